@@ -1,0 +1,46 @@
+# Each target does its own set-up, in .venv; they can be run in any order, alone or together.
+
+PYTHON ?= python3
+BIN := .venv/bin
+TRAIN_LOG := runs/demo/train.log
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint bench train-demo clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# Installed last by venv, so that an interrupted set-up is done again.
+$(BIN)/pip:
+	$(PYTHON) -m venv .venv
+
+# The stamp .stamp-EXTRAS stands for `pip install .[EXTRAS]`.
+.venv/.stamp-%: pyproject.toml constraints-cpu.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[$*]'
+	@touch $@
+
+demo: .venv/.stamp-cpu ## refine the sample masks; contact sheet and IoU table in demo-out/
+	$(BIN)/segrefine demo --output demo-out
+
+test: lint ## lint, types and the quick tests
+	$(BIN)/python -m pytest
+
+test-all: lint ## the same with the slow tests
+	$(BIN)/python -m pytest -m ''
+
+lint: .venv/.stamp-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchmarks/results/
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.quality
+
+train-demo: .venv/.stamp-train ## train the demo model in the background; resumes where it stopped
+	@mkdir -p $(dir $(TRAIN_LOG))
+	@nohup $(BIN)/python -m segrefine.reference.demo.train >> $(TRAIN_LOG) 2>&1 & \
+	echo "training in the background as process $$!; follow it with: tail -f $(TRAIN_LOG)"
+
+clean: ## remove the environment and what the tools left
+	rm -rf .venv demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

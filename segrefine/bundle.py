@@ -1,0 +1,299 @@
+"""The folder that export writes and everything else reads: manifest, checked files, and an all-or-nothing writer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
+
+from segrefine.errors import BundleError, IntegrityError, OutputError
+from segrefine.spec import ComponentSpec
+from segrefine.storage import FileRecord, is_safe, output_errors, staging_folder, sync
+
+FORMAT_VERSION = 1
+MANIFEST = "segrefine.json"
+EXPORT_HINT = "export the bundle again with `segrefine export MODEL BUNDLE`"
+
+Precision = Literal["fp32", "fp16"]
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "Precision": (str,),
+    "tuple": (list,),
+    "Mapping": (dict,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says about itself, in ``segrefine.json``.
+
+    Attributes:
+        method: ``"g4seg"``.
+        sample_size: side of the latent grid that the model was trained on, in latent pixels.
+        latent_channels: channels of a latent.
+        vae_scale_factor: image pixels per latent pixel, along one side.
+        scaling_factor: latents are the VAE's mean times this.
+        prediction_type: what the denoiser predicts: ``"epsilon"`` or ``"v_prediction"``.
+        tokens: length of a tokenized prompt.
+        dtype: precision of the graphs' floating-point inputs and outputs.
+        opset: ONNX opset of the graphs.
+        feature_taps: modules of the UNet whose outputs make up `features`.
+        graphs: path of each component's graph, relative to the bundle.
+        components: what each graph takes and gives; the same keys as `graphs`.
+        ops: custom ops that the graphs use, as ``domain::name``.
+        settings: default settings of the method, for the runtime to read.
+        versions: versions of the libraries that made the bundle.
+        files: record of every file but the manifest and the engines, by path relative to the bundle.
+        format_version: version of this layout.
+    """
+
+    method: str
+    sample_size: int
+    latent_channels: int
+    vae_scale_factor: int
+    scaling_factor: float
+    prediction_type: str
+    tokens: int
+    dtype: Precision
+    opset: int
+    feature_taps: tuple[str, ...]
+    graphs: Mapping[str, str]
+    components: Mapping[str, ComponentSpec]
+    ops: tuple[str, ...]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("sample_size", "latent_channels", "vae_scale_factor", "scaling_factor", "tokens"):
+            if not getattr(self, name) > 0:
+                raise BundleError(f"{name} is {getattr(self, name)}, expected a positive number", hint=EXPORT_HINT)
+        if self.dtype not in get_args(Precision):
+            raise BundleError(f"dtype is {self.dtype!r}, expected fp32 or fp16", hint=EXPORT_HINT)
+        if self.graphs.keys() != self.components.keys():
+            raise BundleError(
+                f"graphs {sorted(self.graphs)} and components {sorted(self.components)} differ", hint=EXPORT_HINT
+            )
+        for relative in (*self.files, *self.graphs.values()):
+            if not is_safe(relative):
+                raise IntegrityError(f"the path {relative!r} leaves the bundle", hint=EXPORT_HINT)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON values; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The manifest that `to_dict` wrote.
+
+        Raises:
+            BundleError: another format version, or a value that is missing or not what it should be.
+        """
+        if (version := raw.get("format_version")) != FORMAT_VERSION:
+            raise BundleError(
+                f"format version is {version!r}, this segrefine reads version {FORMAT_VERSION}", hint=EXPORT_HINT
+            )
+        values: dict[str, Any] = {}
+        for entry in fields(cls):
+            expected = _JSON_TYPES[str(entry.type).partition("[")[0]]
+            if not isinstance(raw.get(entry.name), expected):
+                raise BundleError(f"{entry.name} is missing or no {expected[-1].__name__}", hint=EXPORT_HINT)
+            values[entry.name] = raw[entry.name]
+        try:
+            values |= {name: tuple(map(str, values[name])) for name in ("feature_taps", "ops")}
+            values |= {name: {k: str(v) for k, v in values[name].items()} for name in ("graphs", "versions")}
+            values["components"] = {name: ComponentSpec.from_dict(spec) for name, spec in raw["components"].items()}
+            values["files"] = {name: FileRecord(**record) for name, record in raw["files"].items()}
+            return cls(**values)
+        except BundleError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"malformed entry: {error!r}", hint=EXPORT_HINT) from error
+
+
+class Bundle:
+    """An opened bundle: its manifest, and its files, each checked before it is handed out.
+
+    Attributes:
+        path: the folder.
+        manifest: what it says about itself.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._checked: set[str] = set()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """The bundle in the folder `path`; reads the manifest alone.
+
+        Raises:
+            BundleError: there is no bundle, or its manifest cannot be read.
+        """
+        path = Path(path)
+        manifest_file = path / MANIFEST
+        if not path.is_dir():
+            raise BundleError(f"there is no folder {path}", hint="make a bundle with `segrefine export demo BUNDLE`")
+        if manifest_file.is_symlink() or not manifest_file.is_file():
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", hint=EXPORT_HINT)
+        try:
+            return cls(path, Manifest.from_dict(_read_json(manifest_file)))
+        except BundleError as error:
+            raise type(error)(f"{manifest_file}: {error}", hint=error.hint) from error
+
+    def file(self, relative: str) -> Path:
+        """The path of one file of the bundle, checked once: listed, inside the bundle, no link, size and SHA-256 right.
+
+        Raises:
+            IntegrityError: one of these does not hold; the message names the file.
+        """
+        record = self.manifest.files.get(relative)
+        if record is None:
+            raise IntegrityError(f"{self.path / relative} is not listed in {MANIFEST}", hint=EXPORT_HINT)
+        if relative not in self._checked:
+            record.check(self.path, relative, hint=EXPORT_HINT)
+            self._checked.add(relative)
+        return self.path / relative
+
+    def graph_files(self, component: str) -> tuple[str, ...]:
+        """The relative paths of a component's graph and, after it, of the external data in its folder.
+
+        Raises:
+            BundleError: there is no such component.
+        """
+        graph = self.manifest.graphs.get(component)
+        if graph is None:
+            raise BundleError(f"{self.path} has no component {component!r}; it has {', '.join(self.manifest.graphs)}")
+        folder = graph.rpartition("/")[0]
+        return graph, *(
+            name for name in self.manifest.files if name.rpartition("/")[0] == folder and name.endswith(".onnx_data")
+        )
+
+    def graph(self, component: str) -> Path:
+        """The path of a component's graph, checked together with its external data.
+
+        Raises:
+            BundleError: there is no such component.
+            IntegrityError: a file is not what the manifest says.
+        """
+        return [self.file(relative) for relative in self.graph_files(component)][0]
+
+    def read_json(self, relative: str) -> dict[str, Any]:
+        """The content of a JSON file of the bundle, checked first.
+
+        Raises:
+            BundleError: the file is not what the manifest says, or holds no JSON object.
+        """
+        return _read_json(self.file(relative))
+
+    def verify(self) -> None:
+        """Checks every file that the manifest lists.
+
+        Raises:
+            IntegrityError: names the first file that is not what the manifest says.
+        """
+        for relative in self.manifest.files:
+            self.file(relative)
+
+
+class BundleWriter:
+    """A context in which a bundle is written beside its place, and moved there as a whole by `finish`.
+
+    Leaving the context without `finish`, or by an error, leaves nothing behind.
+
+    Attributes:
+        path: where the bundle will be.
+        directory: the temporary folder to write the bundle's files into; set once the context is entered.
+    """
+
+    directory: Path
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        self.path = Path(path).resolve()
+        self.overwrite = overwrite
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Makes the temporary folder.
+
+        Raises:
+            OutputError: the place is taken, or cannot be written to.
+        """
+        self._check_place()
+        self.directory = self._stack.enter_context(staging_folder(self.path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def finish(self, manifest: Manifest) -> Bundle:
+        """The finished bundle: records every file written, adds the manifest last, and moves all into place.
+
+        Args:
+            manifest: all but `files`, which is filled in here.
+
+        Raises:
+            BundleError: the manifest names a graph that was not written.
+            OutputError: the place was taken meanwhile, or cannot be written to.
+        """
+        with output_errors(self.path):
+            written = sorted(path for path in self.directory.rglob("*") if path.is_file())
+            for path in written:  # onnx writes external data for its owner alone
+                path.chmod(self.directory.stat().st_mode & 0o666)
+            records = {path.relative_to(self.directory).as_posix(): FileRecord.of(path) for path in written}
+            if lacking := sorted(set(manifest.graphs.values()) - records.keys()):
+                raise BundleError(f"the graph {lacking[0]} was not written to {self.directory}")
+            manifest = replace(manifest, files=records)
+            text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
+            (self.directory / MANIFEST).write_text(text, encoding="utf-8")
+            sync(self.directory, *self.directory.rglob("*"))
+            self._check_place()
+            self._move_into_place()
+            sync(self.path.parent)
+        return Bundle(self.path, manifest)
+
+    def _check_place(self) -> None:
+        with output_errors(self.path):
+            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+                return
+            if not (self.path / MANIFEST).is_file():
+                raise OutputError(f"{self.path} exists and is not a bundle", hint="choose another place for the bundle")
+            if not self.overwrite:
+                raise OutputError(
+                    f"the bundle {self.path} exists already", hint="add --overwrite, or choose another place"
+                )
+
+    def _move_into_place(self) -> None:
+        # Were this killed between the renames, the next writer would find the name and remove what is left.
+        retired = self.directory.with_name(self.directory.name + "-replaced")
+        if self.path.exists():
+            self.path.rename(retired)
+        try:
+            self.directory.rename(self.path)
+        except OSError:
+            if retired.exists():
+                retired.rename(self.path)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"cannot read {path} as JSON: {error}", hint=EXPORT_HINT) from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} holds no JSON object", hint=EXPORT_HINT)
+    return content

@@ -1,0 +1,102 @@
+"""Bundle → engines: optimised once here, so that every start afterwards is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segrefine.bundle import Bundle, Precision
+from segrefine.engines.engine import unknown_backend
+from segrefine.engines.onnxruntime import onnxruntime_recipe, optimize_graph
+from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
+from segrefine.errors import EngineError
+from segrefine.storage import locked, output_errors, staging_folder, sync
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFile:
+    """An engine on disk.
+
+    Attributes:
+        component: name of the graph.
+        path: the engine; its sidecar lies beside it.
+        cached: it was there already, built by the same recipe.
+    """
+
+    component: str
+    path: Path
+    cached: bool
+
+
+def build_engine(
+    bundle: Bundle,
+    *,
+    backend: str,
+    precision: Precision | None = None,
+    device: str = "cpu",
+    components: Iterable[str] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[EngineFile]:
+    """The engines of a bundle, built where they are not there yet, in its folder ``engines/``.
+
+    Args:
+        bundle: the bundle.
+        backend: one of `BACKENDS`.
+        precision: of the graphs; another one than theirs is an error. None takes what there is.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        components: which graphs; None takes all.
+        overwrite: builds also what is there already.
+        progress: called with a component's name when its turn comes.
+
+    Raises:
+        BackendError: the backend is unknown, or cannot serve the device.
+        BundleError: there is no such component, or a file of it is not what the manifest says.
+        EngineError: a graph does not load.
+        OutputError: the bundle's folder cannot be written to.
+        SettingsError: the bundle has another precision.
+    """
+    if backend != "onnxruntime":
+        raise unknown_backend(backend)
+    check_precision(bundle, precision)
+    engines = []
+    for component in bundle.manifest.graphs if components is None else components:
+        if progress:
+            progress(component)
+        recipe = onnxruntime_recipe(bundle, component, device)
+        engines.append(_build_onnxruntime(bundle, recipe, device, overwrite=overwrite))
+    return engines
+
+
+def _build_onnxruntime(bundle: Bundle, recipe: EngineRecipe, device: str, *, overwrite: bool) -> EngineFile:
+    folder = recipe.folder(bundle)
+    path = folder / f"{recipe.stem}.onnx"
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if not overwrite and _is_current(bundle, recipe):
+                return EngineFile(component=recipe.component, path=path, cached=True)
+            graph = bundle.graph(recipe.component)
+            with staging_folder(path) as staging:
+                optimize_graph(graph, staging / path.name, device, external_data=len(recipe.graph) > 1)
+                write_sidecar(recipe, staging)
+                _move_into_place(staging, path.with_suffix(".json"))
+    return EngineFile(component=recipe.component, path=path, cached=False)
+
+
+def _is_current(bundle: Bundle, recipe: EngineRecipe) -> bool:
+    try:
+        return find_engine(bundle, recipe) is not None
+    except EngineError:  # stale or damaged: this is where it is built again
+        return False
+
+
+def _move_into_place(staging: Path, sidecar: Path) -> None:
+    """Moves every file, the sidecar last: until it is there, the engine does not count."""
+    sidecar.unlink(missing_ok=True)
+    files = sorted(staging.iterdir(), key=lambda path: path.name == sidecar.name)
+    sync(*files)
+    for path in files:
+        path.rename(sidecar.with_name(path.name))
+    sync(sidecar.parent)

@@ -1,0 +1,51 @@
+"""What every engine can do, and the names of the backends that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from numpy.typing import NDArray
+
+from segrefine.errors import BackendError
+from segrefine.spec import ComponentSpec
+
+BACKENDS = ("onnxruntime",)
+"""The backends that `build_engine` and `load_engine` know."""
+
+
+class Engine(Protocol):
+    """One graph, ready to run; a context manager that closes itself."""
+
+    @property
+    def spec(self) -> ComponentSpec:
+        """What the engine takes and gives."""
+        ...
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs by name, new arrays as `spec.outputs` describes them.
+
+        Args:
+            feeds: exactly the inputs, as `spec.inputs` describes them.
+
+        Raises:
+            ShapeError: a feed does not fit; the message names the tensor.
+            EngineError: the engine is closed, or failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back what the engine holds; closing twice is fine."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def unknown_backend(name: str) -> BackendError:
+    """The error for a backend that is not one of `BACKENDS`."""
+    return BackendError(f"there is no backend {name!r}", hint=f"choose one of: {', '.join(BACKENDS)}")

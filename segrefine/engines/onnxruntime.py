@@ -1,0 +1,204 @@
+"""ONNX Runtime as a backend, on CPU and CUDA."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from segrefine.bundle import Bundle
+from segrefine.engines.recipe import EngineRecipe, graph_hashes
+from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError
+from segrefine.spec import ComponentSpec
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_INSTRUCTION_SETS = ("avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
+
+
+class OnnxRuntimeEngine:
+    """An ONNX graph in ONNX Runtime, on exactly the device asked for.
+
+    Args:
+        path: the graph.
+        spec: what it takes and gives; the graph must agree.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        threads: CPU threads for one operator; None lets ONNX Runtime take every core.
+        optimized: the graph was optimised before (`optimize_graph`), so that this is not done again.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+        BackendError: the device is unknown, or not to be had.
+        EngineError: the graph does not load, or takes or gives something else than `spec`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: ComponentSpec,
+        device: str = "cpu",
+        threads: int | None = None,
+        *,
+        optimized: bool = False,
+    ) -> None:
+        ort = _import_onnxruntime()
+        options = _session_options(ort, optimized=optimized)
+        if threads is not None:
+            if threads < 1:
+                raise SettingsError(f"threads is {threads}, expected at least 1")
+            options.intra_op_num_threads = threads
+        self._session: Any = _create_session(ort, path, device, options)
+        self._outputs = [tensor.name for tensor in spec.outputs]
+        self.spec = spec
+        _check_graph(self._session, spec, path)
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs by name; see `Engine`."""
+        if self._session is None:
+            raise EngineError(f"the engine of {self.spec.name} is closed")
+        self.spec.check_feeds(feeds)
+        try:
+            values = self._session.run(self._outputs, dict(feeds))
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise EngineError(f"{self.spec.name} failed in ONNX Runtime: {error}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Frees the session; closing twice is fine."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def optimize_graph(graph: Path, target: Path, device: str, *, external_data: bool) -> None:
+    """Writes the graph as ONNX Runtime has optimised it for this machine to `target`.
+
+    Args:
+        graph: the graph to read.
+        target: the file to write.
+        device: as for `OnnxRuntimeEngine`.
+        external_data: the weights go to ``<target>_data``; needed where the graph keeps its own apart, since what is
+            written would else refer to the graph's data, in a folder where it is not.
+    """
+    ort = _import_onnxruntime()
+    options = _session_options(ort, optimized=False)
+    options.optimized_model_filepath = str(target)
+    if external_data:
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", target.name + "_data"
+        )
+    _create_session(ort, graph, device, options)
+
+
+def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRecipe:
+    """What an engine of this component is made from, on this machine.
+
+    Raises:
+        BundleError: there is no such component.
+        BackendError: the device is unknown.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    kind, index = _parse_device(device)
+    return EngineRecipe(
+        component=component,
+        graph=graph_hashes(bundle, component),
+        backend="onnxruntime",
+        version=_import_onnxruntime().__version__,
+        precision=bundle.manifest.dtype,
+        profile="dynamic",
+        device=kind,
+        hardware=_cpu_identity() if kind == "cpu" else _gpu_identity(index),
+    )
+
+
+def _import_onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        hint = 'install it: pip install "segrefine[cpu]" (or "segrefine[cuda]" for a GPU)'
+        raise MissingDependencyError("ONNX Runtime is not installed", hint=hint) from error
+    return onnxruntime  # type: ignore[no-any-return]  # it comes without types
+
+
+def _session_options(ort: ModuleType, *, optimized: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about graphs, not about anything that a user can mend
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_DISABLE_ALL if optimized else level.ORT_ENABLE_ALL
+    return options
+
+
+def _create_session(ort: ModuleType, path: Path, device: str, options: Any) -> Any:
+    kind, index = _parse_device(device)
+    provider = _PROVIDERS[kind]
+    lacking = BackendError(
+        f"ONNX Runtime has no {provider} here, which device {device} needs",
+        hint='install CUDA and cuDNN, and "segrefine[cuda]" without "segrefine[cpu]": the two overwrite each other',
+    )
+    if provider not in ort.get_available_providers():
+        raise lacking
+    try:
+        session = ort.InferenceSession(
+            str(path), options, [provider], [{"device_id": str(index)} if kind == "cuda" else {}]
+        )
+    except Exception as error:  # ONNX Runtime's errors have no common base but this
+        raise EngineError(f"{path} does not load in ONNX Runtime: {error}") from error
+    if session.get_providers()[0] != provider:  # it falls back to the CPU without an error
+        raise lacking
+    session.disable_fallback()
+    return session
+
+
+def _check_graph(session: Any, spec: ComponentSpec, path: Path) -> None:
+    names = {"float": "float32"}
+    for side, nodes, tensors in (
+        ("inputs", session.get_inputs(), spec.inputs),
+        ("outputs", session.get_outputs(), spec.outputs),
+    ):
+        types = {node.name: node.type.removeprefix("tensor(").removesuffix(")") for node in nodes}
+        found = {name: names.get(dtype, dtype) for name, dtype in types.items()}
+        expected = {tensor.name: tensor.dtype for tensor in tensors}
+        if found != expected:
+            raise EngineError(
+                f"{path} has {side} {found}, but {spec.name} should have {expected}", hint="export the bundle again"
+            )
+
+
+def _parse_device(device: str) -> tuple[str, int]:
+    kind, colon, index = device.partition(":")
+    if kind not in _PROVIDERS or (colon and (kind == "cpu" or not index.isdecimal())):
+        raise BackendError(f"there is no device {device!r}", hint="choose cpu, cuda or cuda:N")
+    return kind, int(index or 0)
+
+
+@cache
+def _cpu_identity() -> str:
+    """The machine type and the instruction sets that ONNX Runtime's kernels and layouts depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    words = set(text.split("\n\n")[0].lower().split())  # the first core stands for all
+    return " ".join([platform.machine(), *sorted(word for word in words if word.startswith(_INSTRUCTION_SETS))])
+
+
+def _gpu_identity(index: int) -> str:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        hint = 'install it: pip install "segrefine[cuda]"'
+        raise MissingDependencyError("the package cuda-bindings is not installed", hint=hint) from error
+    attribute = runtime.cudaDeviceAttr
+    wanted = (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
+    answers = [runtime.cudaDeviceGetAttribute(entry, index) for entry in wanted]
+    if any(status != runtime.cudaError_t.cudaSuccess for status, _ in answers):
+        raise BackendError(f"there is no CUDA device {index}: {answers[0][0].name}", hint="nvidia-smi lists them")
+    return "sm" + "".join(str(value) for _, value in answers)

@@ -1,0 +1,129 @@
+"""What an engine file was made from: the recipe in its sidecar, compared before the engine is ever loaded.
+
+Layout: ``engines/<backend>/<component>/<stem>.onnx`` with ``<stem>.json`` beside it. The sidecar is written last: an
+engine without one does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segrefine.bundle import Bundle, Precision
+from segrefine.errors import EngineError, IntegrityError, SettingsError
+from segrefine.storage import FileRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecipe:
+    """Everything that shapes an engine; two engines with one recipe are the same.
+
+    Attributes:
+        component: name of the graph.
+        graph: SHA-256 of the graph and of each file of its external data, by path in the bundle.
+        backend: one of `BACKENDS`.
+        version: version of the backend's library.
+        precision: precision of the graph.
+        profile: sizes that the engine serves; ``"dynamic"`` for any.
+        device: ``"cpu"`` or ``"cuda"``, whichever of its kind.
+        hardware: what the engine was tuned to: instruction sets of the CPU, or compute capability of the GPU.
+    """
+
+    component: str
+    graph: Mapping[str, str]
+    backend: str
+    version: str
+    precision: Precision
+    profile: str
+    device: str
+    hardware: str
+
+    @property
+    def key(self) -> str:
+        """The hash of everything above, in hexadecimal."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def stem(self) -> str:
+        """The name of the engine's files, less the suffix."""
+        machine = self.hardware if self.device == "cuda" else "cpu"
+        return f"{self.precision}_{self.profile}_{self.version}_{machine}"
+
+    def folder(self, bundle: Bundle) -> Path:
+        """The folder of this component's engines."""
+        return bundle.path / "engines" / self.backend / self.component
+
+    def rebuild_command(self, bundle: Bundle) -> str:
+        """The command that builds the engine again."""
+        return f"segrefine build-engine {bundle.path} --backend {self.backend} --device {self.device}"
+
+
+def check_precision(bundle: Bundle, precision: Precision | None) -> None:
+    """Checks that the bundle's graphs have the precision asked for; None asks for what there is.
+
+    Raises:
+        SettingsError: they have another one.
+    """
+    if precision not in (None, dtype := bundle.manifest.dtype):
+        raise SettingsError(
+            f"the graphs of {bundle.path} are {dtype}, not {precision}",
+            hint=f"precision is decided at export: segrefine export MODEL BUNDLE --dtype {precision}",
+        )
+
+
+def graph_hashes(bundle: Bundle, component: str) -> dict[str, str]:
+    """The SHA-256 of a component's graph and external data by path, as the manifest records them."""
+    return {name: bundle.manifest.files[name].sha256 for name in bundle.graph_files(component)}
+
+
+def write_sidecar(recipe: EngineRecipe, folder: Path) -> None:
+    """Writes the recipe, its key and the record of every file in `folder` to the sidecar in `folder`."""
+    files = {path.name: asdict(FileRecord.of(path)) for path in sorted(folder.iterdir())}
+    text = json.dumps({"key": recipe.key, **asdict(recipe), "files": files}, indent=2) + "\n"
+    (folder / f"{recipe.stem}.json").write_text(text, encoding="utf-8")
+
+
+def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
+    """The engine that was built by this recipe, its files checked; None where none was built for this kind of device.
+
+    Raises:
+        EngineError: an engine was built for this kind of device, but from something else, or it is damaged.
+    """
+    folder = recipe.folder(bundle)
+    sidecar = folder / f"{recipe.stem}.json"
+    if not sidecar.exists():  # one of another version or GPU is an error, too: ignoring it would hide a slow start
+        others = sorted(folder.glob("*_cpu.json" if recipe.device == "cpu" else "*_sm*.json"))
+        if not others:
+            return None
+        sidecar = others[-1]
+    hint = f"build it again: {recipe.rebuild_command(bundle)}"
+    found = _read_sidecar(sidecar, hint)
+    if found.get("key") != recipe.key:
+        raise EngineError(f"the engine of {sidecar} is stale: {_difference(found, recipe)}", hint=hint)
+    try:
+        for name, record in found["files"].items():
+            FileRecord(**record).check(bundle.path, f"{folder.relative_to(bundle.path).as_posix()}/{name}", hint=hint)
+    except (IntegrityError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"the engine of {sidecar} is damaged: {error}", hint=hint) from error
+    return sidecar.with_suffix(".onnx")
+
+
+def _read_sidecar(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(f"the engine's sidecar {path} cannot be read: {error}", hint=hint) from error
+    if not isinstance(sidecar, dict):
+        raise EngineError(f"the engine's sidecar {path} holds no JSON object", hint=hint)
+    return sidecar
+
+
+def _difference(sidecar: Mapping[str, Any], recipe: EngineRecipe) -> str:
+    for name, here in asdict(recipe).items():
+        if (there := sidecar.get(name)) != here:
+            return "the graph was exported anew" if name == "graph" else f"built for {name} {there}, here it is {here}"
+    return "its key does not match its recipe"

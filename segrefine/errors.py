@@ -1,0 +1,90 @@
+"""What can go wrong, as one tree; every error also inherits the builtin that a caller would reach for.
+
+    SegrefineError
+    ├── BundleError (ValueError)               a bundle that cannot be read, or a component that it lacks
+    │   └── IntegrityError                     a file of it is missing, cut short, altered, a link, or outside it
+    ├── ExportError (RuntimeError)             PyTorch → ONNX failed, or gave another graph than it should
+    ├── BackendError (ValueError)              unknown backend, or one that cannot serve the device asked for
+    ├── EngineError (RuntimeError)             an engine that is stale, does not load, or fails while it runs
+    ├── ShapeError (ValueError)                arrays that do not fit the specification of a graph
+    ├── NumericalError (ArithmeticError)       a result that is not finite; names the component and the step
+    ├── ParityError (AssertionError)           an engine and its reference disagree past tolerance
+    ├── ImageError (ValueError)                an image that cannot be read or used
+    ├── MaskError (ValueError)                 a mask that cannot be used, or does not fit its image
+    ├── PromptError (ValueError)               a label that is empty or too long
+    ├── SettingsError (ValueError)             an option outside its range
+    ├── OutputError (OSError)                  a place that cannot be written to
+    └── MissingDependencyError (ImportError)   a package of an extra that is not installed
+
+A message says what was expected and what came; `hint` says what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class SegrefineError(Exception):
+    """The root of every error that segrefine raises on purpose.
+
+    Attributes:
+        hint: the command to run or the option to change, or None where there is nothing to say.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class BundleError(SegrefineError, ValueError):
+    """A bundle that cannot be read, or a component that it lacks."""
+
+
+class IntegrityError(BundleError):
+    """A file of a bundle that is missing, cut short, altered, a link, or outside of the bundle."""
+
+
+class ExportError(SegrefineError, RuntimeError):
+    """An export that failed, or that gave another graph than it should."""
+
+
+class BackendError(SegrefineError, ValueError):
+    """A backend that is unknown, or that cannot serve the device asked for."""
+
+
+class EngineError(SegrefineError, RuntimeError):
+    """An engine that is stale, does not load, or fails while it runs."""
+
+
+class ShapeError(SegrefineError, ValueError):
+    """Arrays that do not fit the specification of a graph."""
+
+
+class NumericalError(SegrefineError, ArithmeticError):
+    """A result that is not finite; the message names the component and the step."""
+
+
+class ParityError(SegrefineError, AssertionError):
+    """An engine and its reference that disagree past tolerance."""
+
+
+class ImageError(SegrefineError, ValueError):
+    """An image that cannot be read or used."""
+
+
+class MaskError(SegrefineError, ValueError):
+    """A mask that cannot be used, or that does not fit its image."""
+
+
+class PromptError(SegrefineError, ValueError):
+    """A label that is empty or too long."""
+
+
+class SettingsError(SegrefineError, ValueError):
+    """An option outside its range."""
+
+
+class OutputError(SegrefineError, OSError):
+    """A place that cannot be written to."""
+
+
+class MissingDependencyError(SegrefineError, ImportError):
+    """A package of an extra that is not installed; the hint names the extra."""

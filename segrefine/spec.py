@@ -1,0 +1,141 @@
+"""What a graph takes and gives: tensors with named free dimensions, and the sizes an engine is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+from numpy.typing import NDArray
+
+from segrefine.errors import ShapeError
+
+DType = Literal["float32", "float16", "int64"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: the one name that the tensor has in torch, in ONNX and in every engine.
+        dtype: element type.
+        shape: per axis a fixed size, or a symbol such as ``"batch"`` where it is free; one symbol, one size.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(DType):
+            raise ShapeError(f"tensor {self.name!r} is {self.dtype!r}, expected one of {', '.join(get_args(DType))}")
+        if not all(isinstance(size, str) or (type(size) is int and size >= 1) for size in self.shape):
+            raise ShapeError(f"tensor {self.name!r} has shape {self.shape}, expected symbols and sizes of at least 1")
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join(map(str, self.shape))})"
+
+    def fits(self, array: NDArray[Any]) -> bool:
+        """Whether the array has this dtype, this number of axes and every fixed size."""
+        return (
+            array.dtype.name == self.dtype
+            and array.ndim == len(self.shape)
+            and all(isinstance(want, str) or want == got for want, got in zip(self.shape, array.shape, strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """The inputs and outputs of one graph, in the graph's order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification as JSON values; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The specification that `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: the values are not what `to_dict` writes.
+        """
+
+        def tensors(key: str) -> tuple[TensorSpec, ...]:
+            return tuple(TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in raw[key])
+
+        return cls(raw["name"], tensors("inputs"), tensors("outputs"))
+
+    def check_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Checks that the feeds are exactly the inputs, each with its dtype and shape, every symbol with one size.
+
+        Raises:
+            ShapeError: names the tensor that is wrong, what was expected and what came.
+        """
+        expected = [tensor.name for tensor in self.inputs]
+        hint = f"its inputs are {', '.join(expected)}"
+        if missing := [name for name in expected if name not in feeds]:
+            raise ShapeError(f"{self.name}: input {missing[0]!r} is missing", hint=hint)
+        if surplus := sorted(set(feeds) - set(expected)):
+            raise ShapeError(f"{self.name}: has no input {surplus[0]!r}", hint=hint)
+        first_use: dict[str, tuple[int, str]] = {}
+        for tensor in self.inputs:
+            array = feeds[tensor.name]
+            if not tensor.fits(array):
+                got = f"{array.dtype} {array.shape}"
+                raise ShapeError(f"{self.name}: input {tensor.name!r} should be {tensor}, got {got}")
+            for symbol, size in zip(tensor.shape, array.shape, strict=True):
+                if isinstance(symbol, int):
+                    continue
+                agreed, where = first_use.setdefault(symbol, (size, tensor.name))
+                if size != agreed:
+                    raise ShapeError(
+                        f"{self.name}: input {tensor.name!r} has {symbol}={size}, but {where!r} has {symbol}={agreed}"
+                    )
+
+
+@dataclass(frozen=True)
+class ShapeProfile:
+    """The sizes an engine is built for: smallest, best-tuned and largest, per symbol (not per tensor)."""
+
+    min: Mapping[str, int]
+    opt: Mapping[str, int]
+    max: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not self.min.keys() == self.opt.keys() == self.max.keys():
+            raise ShapeError(
+                "min, opt and max shapes name different symbols: "
+                f"{sorted(self.min)}, {sorted(self.opt)} and {sorted(self.max)}"
+            )
+        for symbol in self.opt:
+            if not 1 <= self.min[symbol] <= self.opt[symbol] <= self.max[symbol]:
+                sizes = f"{self.min[symbol]}, {self.opt[symbol]}, {self.max[symbol]}"
+                raise ShapeError(f"{symbol} has min, opt, max {sizes}; expected 1 ≤ min ≤ opt ≤ max")
+
+    @classmethod
+    def parse(cls, min: str, opt: str, max: str) -> Self:
+        """The profile that three texts such as ``"batch=1,height=64"`` give.
+
+        Raises:
+            ShapeError: a text cannot be read, or the three do not go together.
+        """
+        return cls(_parse_sizes(min), _parse_sizes(opt), _parse_sizes(max))
+
+    def contains(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the profile covers these sizes; a symbol that it does not name is not covered."""
+        return all(s in self.opt and self.min[s] <= size <= self.max[s] for s, size in sizes.items())
+
+
+def _parse_sizes(text: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for item in text.split(","):
+        symbol, _, size = (part.strip() for part in item.partition("="))
+        if not symbol or not size.isdecimal() or symbol in sizes:
+            raise ShapeError(f"cannot read the shapes {text!r} at {item!r}", hint="write them as batch=1,height=64")
+        sizes[symbol] = int(size)
+    return sizes

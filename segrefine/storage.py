@@ -1,0 +1,129 @@
+"""Files that are whole or not there: their hashes, and folders that appear by one rename."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from segrefine.errors import IntegrityError, OutputError
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file must be: its SHA-256 in hexadecimal, and its size in bytes."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """The record of a file as it lies on disk."""
+        with path.open("rb") as file:
+            return cls(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
+
+    def check(self, root: Path, relative: str, *, hint: str) -> Path:
+        """The path of `root / relative`, once it is known to be that file: inside `root`, no link, and unaltered.
+
+        Raises:
+            IntegrityError: it is not; the message names the file.
+        """
+        path = root / relative
+        if os.path.realpath(path) != os.path.join(os.path.realpath(root), relative):
+            raise IntegrityError(f"{path} is reached through a link; only files inside of {root} are read", hint=hint)
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing", hint=hint)
+        if (size := path.stat().st_size) != self.size:
+            raise IntegrityError(f"{path} should have {self.size} bytes, but has {size}", hint=hint)
+        try:
+            found = FileRecord.of(path)
+        except OSError as error:
+            raise IntegrityError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
+        if found != self:
+            raise IntegrityError(f"{path} was altered: its SHA-256 is not the recorded one", hint=hint)
+        return path
+
+
+def is_safe(relative: str) -> bool:
+    """Whether a recorded path is a plain one: relative, forward slashes, no empty, ``.`` or ``..`` part."""
+    return "\\" not in relative and "\0" not in relative and not {"", ".", ".."} & set(relative.split("/"))
+
+
+@contextmanager
+def output_errors(target: Path) -> Iterator[None]:
+    """A context in which the system's refusals to write become an `OutputError` that names the target."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "choose a folder that exists and is writable"
+        raise OutputError(f"cannot write {target}: {reason}", hint=hint) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A context that one process at a time can be in, for a folder that exists; waits for its turn."""
+    import fcntl  # POSIX only; reading a bundle does without it
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A context with a new empty folder beside `target`, to be filled and renamed; what is left at the end is removed.
+
+    A killed process leaves its folder behind, under a name that nothing reads. The next writer of the same target
+    removes it: the lock that a living writer holds on its folder tells the two apart.
+
+    Raises:
+        OutputError: no folder can be made there.
+    """
+    prefix = f".{target.name}.partial-"
+    with output_errors(target):
+        for leftover in target.parent.glob(glob.escape(prefix) + "*"):
+            if not _is_locked(leftover):
+                shutil.rmtree(leftover)
+        folder = target.with_name(prefix + secrets.token_hex(4))
+        folder.mkdir()
+    with locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
+def sync(*paths: Path) -> None:
+    """Brings files and folders (a folder's list of names, not what is in it) to the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

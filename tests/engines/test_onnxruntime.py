@@ -1,0 +1,109 @@
+"""ONNX Runtime as a backend: right results, wrong feeds, wrong graphs, wrong devices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from segrefine.engines.onnxruntime import OnnxRuntimeEngine
+from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
+from segrefine.spec import TensorSpec
+from tests.tiny_bundle import CHAIN, CHANNELS, LINEAR, chain_graph, linear, linear_graph
+
+SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
+TIMESTEP = np.arange(3)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(linear_graph(), path)
+    return path
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_engine_computes_the_graph(graph: Path, threads: int | None) -> None:
+    with OnnxRuntimeEngine(graph, LINEAR, threads=threads) as engine:
+        for batch in (3, 1):
+            outputs = engine({"sample": SAMPLE[:batch], "timestep": TIMESTEP[:batch]})
+            assert list(outputs) == ["out_sample"]
+            np.testing.assert_allclose(outputs["out_sample"], linear(SAMPLE, TIMESTEP)[:batch], atol=1e-5)
+
+
+def test_feeds_are_checked(graph: Path) -> None:
+    with OnnxRuntimeEngine(graph, LINEAR) as engine, pytest.raises(ShapeError, match="'timestep' has batch=2"):
+        engine({"sample": SAMPLE, "timestep": TIMESTEP[:2]})
+
+
+def test_closed_engine_says_so(graph: Path) -> None:
+    engine = OnnxRuntimeEngine(graph, LINEAR)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="linear is closed"):
+        engine({"sample": SAMPLE, "timestep": TIMESTEP})
+
+
+def test_failure_inside_the_runtime_names_the_component(tmp_path: Path) -> None:
+    """A graph whose constant does not fit what its specification promises fails only when it runs."""
+    model = chain_graph()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "any"
+    onnx.save(model, tmp_path / "model.onnx")
+    loose = replace(CHAIN, inputs=(TensorSpec("sample", "float32", ("batch", "any")),))
+    with OnnxRuntimeEngine(tmp_path / "model.onnx", loose) as engine, pytest.raises(EngineError, match="chain failed"):
+        engine({"sample": SAMPLE[:, :2]})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (replace(LINEAR, inputs=LINEAR.inputs[:1]), "has inputs .*timestep"),
+        (
+            replace(LINEAR, inputs=(LINEAR.inputs[0], TensorSpec("timestep", "float32", ("batch",)))),
+            "has inputs .*int64",
+        ),
+        (replace(LINEAR, outputs=(TensorSpec("features", "float32", ("batch",)),)), "has outputs .*out_sample"),
+    ],
+)
+def test_graph_of_another_component_is_refused(graph: Path, spec: object, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        OnnxRuntimeEngine(graph, spec)  # type: ignore[arg-type]
+
+
+def test_file_that_is_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a protobuf")
+    for path in (tmp_path / "model.onnx", tmp_path / "missing.onnx"):
+        with pytest.raises(EngineError, match="does not load"):
+            OnnxRuntimeEngine(path, LINEAR)
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "CPU"])
+def test_unknown_device(graph: Path, device: str) -> None:
+    with pytest.raises(BackendError, match="there is no device") as caught:
+        OnnxRuntimeEngine(graph, LINEAR, device)
+    assert caught.value.hint == "choose cpu, cuda or cuda:N"
+
+
+def test_cuda_is_never_replaced_by_the_cpu(graph: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackendError, match="no CUDAExecutionProvider here, which device cuda:0 needs") as caught:
+        OnnxRuntimeEngine(graph, LINEAR, "cuda:0")
+    assert caught.value.hint and "segrefine[cuda]" in caught.value.hint
+
+
+def test_threads_below_one(graph: Path) -> None:
+    with pytest.raises(SettingsError, match="threads is 0"):
+        OnnxRuntimeEngine(graph, LINEAR, threads=0)
+
+
+def test_missing_library_names_the_extra(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        OnnxRuntimeEngine(graph, LINEAR)
+    assert caught.value.hint and 'pip install "segrefine[cpu]"' in caught.value.hint

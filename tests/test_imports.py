@@ -1,0 +1,55 @@
+"""The lean install: everything but reference and export imports without torch, and without any other extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segrefine
+
+EXTRAS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
+ROOT = Path(segrefine.__file__).parent
+MODULES = sorted(
+    "segrefine." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for file in ROOT.rglob("*.py")
+    if file.relative_to(ROOT).parts[0] not in {"reference", "export"} and not file.name.startswith("__")
+)
+
+
+def run_blocked(code: str) -> subprocess.CompletedProcess[str]:
+    block = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))\n"
+    return subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["segrefine", "segrefine.runtime", "segrefine.engines", "segrefine.cli"])
+def test_entry_point_imports_without_extras(name: str) -> None:
+    done = run_blocked(f"import {name}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_of_the_runtime_imports_without_extras() -> None:
+    assert "segrefine.engines.onnxruntime" in MODULES
+    done = run_blocked("\n".join(f"import {name}" for name in MODULES))
+    assert done.returncode == 0, done.stderr
+
+
+def test_block_works() -> None:
+    assert "ModuleNotFoundError" in run_blocked("import torch").stderr
+
+
+def test_bare_import_loads_nothing_of_weight() -> None:
+    done = run_blocked("import segrefine; print(*sys.modules)")
+    assert not {"numpy", "PIL", "tokenizers", "click"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", segrefine.__all__)
+def test_public_names_resolve(name: str) -> None:
+    assert getattr(segrefine, name)
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        segrefine.nonsense  # noqa: B018

@@ -1,0 +1,28 @@
+import json
+
+import pytest
+
+from segrefine.errors import SettingsError
+from segrefine.settings import G4SegSettings
+
+
+def test_settings_survive_json():
+    settings = G4SegSettings(mode="loop", timesteps=(700, 300, 100), confusion=(0.5, 0.4, 0.3))
+    assert G4SegSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "two-step"},
+        {"timesteps": ()},
+        {"timesteps": (500,), "confusion": (0.5, 0.4)},
+        {"noises": 0},
+        {"mixing": 0.0},
+        {"temperature": -1.0},
+        {"strenght": 3.0},
+    ],
+)
+def test_wrong_settings_are_named(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong)).removesuffix("s")):
+        G4SegSettings.from_dict(wrong)
