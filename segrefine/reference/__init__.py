@@ -1,0 +1,1 @@
+"""The methods in PyTorch, in the clearest code: the oracle for every engine."""

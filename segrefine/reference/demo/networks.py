@@ -1,0 +1,78 @@
+"""The demo model's networks: Stable Diffusion's classes and folder layout, at a size that two CPU cores can train."""
+
+from __future__ import annotations
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+IMAGE_SIDE, LATENT_SIDE, LATENT_CHANNELS, TEXT_WIDTH, TOKENS = 64, 16, 4, 128, 77
+
+
+def new_vae() -> AutoencoderKL:
+    """An untrained image codec: (B, 3, 64, 64) in [-1, 1] ↔ (B, 4, 16, 16)."""
+    vae = AutoencoderKL(
+        sample_size=IMAGE_SIDE,
+        latent_channels=LATENT_CHANNELS,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+    )
+    # A codec starts to learn only when its latents are not drowned in noise: log-variance −6 at first.
+    vae.quant_conv.bias.data[LATENT_CHANNELS:] = -6.0
+    return vae
+
+
+def new_unet() -> UNet2DConditionModel:
+    """An untrained denoiser of (B, 4, 16, 16) latents with self- and cross-attention at 16×16 and 8×8."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIDE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        attention_head_dim=(1, 2),  # diffusers' name for the number of heads
+        cross_attention_dim=TEXT_WIDTH,
+        norm_num_groups=16,
+        use_linear_projection=True,
+    )
+
+
+def new_text_encoder(vocabulary: int, *, start: int, end: int) -> CLIPTextModel:
+    """An untrained text encoder (B, 77) → (B, 77, 128).
+
+    Args:
+        vocabulary: number of token ids.
+        start: id of `<|startoftext|>`.
+        end: id of `<|endoftext|>`, which pads too.
+    """
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+        projection_dim=TEXT_WIDTH,
+    )
+    return CLIPTextModel(config)
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule, with v-prediction as in 2.1."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
