@@ -1,0 +1,162 @@
+"""Checkpoint → bundle: every part exported, checked, and written beside what the runtime reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from segrefine import __version__
+from segrefine.bundle import Bundle, BundleWriter, Manifest, Precision
+from segrefine.errors import ExportError
+from segrefine.export.functions import attach_functions
+from segrefine.export.graph import example_inputs, export_graph, half_precision
+from segrefine.export.modules import GRAPHS, GraphModule, Source
+from segrefine.export.ops import masked_attention
+from segrefine.export.storage import WeightFile, halve_weights
+from segrefine.export.verify import verify_graph
+from segrefine.reference.attention import inject_masks
+from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
+from segrefine.settings import G4SegSettings
+
+DEFAULT_TAPS = ("up_blocks.1.attentions.0",)
+TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
+_DEMO = Path(__file__).parents[1] / "assets" / "demo-checkpoint"
+_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """How graphs are made: precision of their arithmetic, ONNX opset, allowed error relative to an output's range."""
+
+    dtype: Precision
+    opset: int
+    atol: float
+
+
+def export_bundle(
+    model: str | Path,
+    target: str | Path,
+    *,
+    dtype: Precision = "fp32",
+    opset: int = 23,
+    components: Sequence[str] | None = None,
+    atol: float | None = None,
+    taps: Sequence[str] = DEFAULT_TAPS,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Bundle:
+    """The bundle of a checkpoint, written as a whole or not at all.
+
+    Args:
+        model: a folder that diffusers' `save_pretrained` wrote, or "demo", the model that ships with segrefine.
+        target: the bundle's folder.
+        dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
+            and outputs.
+        opset: ONNX opset, 23 or later.
+        components: the graphs to export, of `GRAPHS`; None exports all.
+        atol: largest allowed error against torch, relative to the range of the output; None takes `TOLERANCE`.
+        taps: named submodules of the UNet whose outputs are the features.
+        settings: default settings of the method; None takes those that measured best.
+        overwrite: replaces a bundle that is there already.
+        progress: called with a line about each step.
+
+    Raises:
+        ExportError: the model is no such checkpoint, a component is unknown, or a graph differs from torch.
+        OutputError: the target is taken or cannot be written.
+        SettingsError: a tap is no submodule of the UNet.
+    """
+    if unknown := sorted(set(components or ()) - GRAPHS.keys()):
+        raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(GRAPHS)}")
+    options = GraphOptions(dtype=dtype, opset=opset, atol=TOLERANCE[dtype] if atol is None else atol)
+    checkpoint = load_checkpoint(_DEMO if model == "demo" else model)
+    injector = inject_masks(checkpoint.unet, masked_attention)
+    source = Source(checkpoint=checkpoint, injector=injector, taps=tuple(taps))
+    written: dict[str, GraphModule] = {}
+    stores: dict[Path, WeightFile] = {}
+    ops: set[str] = set()
+    with BundleWriter(target, overwrite=overwrite) as writer:
+        for name in components or GRAPHS:
+            progress(f"exporting {name}")
+            written[name] = module = GRAPHS[name](source)
+            path = writer.directory / module.file
+            weights = stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data")))
+            ops.update(_write_graph(module, path, weights, _trial_sizes(checkpoint), options))
+        _write_texts(checkpoint, writer.directory)
+        manifest = _manifest(source, options, written, ops)
+        return writer.finish(replace(manifest, settings=settings or manifest.settings))
+
+
+def _write_graph(
+    module: GraphModule, path: Path, weights: WeightFile, sizes: Sequence[Mapping[str, int]], options: GraphOptions
+) -> tuple[str, ...]:
+    """The custom ops of the graph that is written to `path`: traced at the first sizes, checked at the others."""
+    half = options.dtype == "fp16" and not module.island
+    with half_precision(module) if half else nullcontext():
+        model = export_graph(module, sizes[0], opset=options.opset)
+        ops = attach_functions(model)
+        halve_weights(model)
+        path.parent.mkdir(exist_ok=True)
+        weights.take(model)
+        ir.save(model, path)
+    trials = (example_inputs(module, each, seed) for seed, each in enumerate(sizes[1:], 1))
+    verify_graph(path, module, trials, atol=options.atol)
+    return ops
+
+
+def _trial_sizes(checkpoint: Checkpoint) -> list[dict[str, int]]:
+    """Three small sets of sizes; the first has odd latents, as `export_graph` wants them."""
+    coarse = 2 ** len(checkpoint.unet.down_blocks)
+    tokens, pixels = checkpoint.tokenizer.model_max_length, checkpoint.vae_scale_factor
+    trials = []
+    for batch, height, width, length in (
+        (2, coarse + 1, coarse + 3, 7),
+        (1, 2 * coarse, coarse, tokens),
+        (3, coarse + 3, 2 * coarse, 5),
+    ):
+        latent = {"height": height, "width": width, "pixels": height * width}
+        image = {"image_height": height * pixels, "image_width": width * pixels}
+        trials.append({"batch": batch, "tokens": length, **latent, **image})
+    return trials
+
+
+def _write_texts(checkpoint: Checkpoint, directory: Path) -> None:
+    """Writes the files that diffusers' own tools read as well: tokenizer, schedule, pipeline."""
+    checkpoint.tokenizer.save_pretrained(directory / "tokenizer")
+    for relative, content in {
+        "model_index.json": checkpoint.model_index,
+        "scheduler/scheduler_config.json": checkpoint.scheduler_config,
+    }.items():
+        file = directory / relative
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _manifest(
+    source: Source, options: GraphOptions, modules: Mapping[str, GraphModule], ops: Collection[str]
+) -> Manifest:
+    checkpoint = source.checkpoint
+    return Manifest(
+        method="g4seg",
+        sample_size=checkpoint.unet.config.sample_size,
+        latent_channels=checkpoint.vae.config.latent_channels,
+        vae_scale_factor=checkpoint.vae_scale_factor,
+        scaling_factor=checkpoint.vae.config.scaling_factor,
+        prediction_type=checkpoint.prediction_type,
+        tokens=checkpoint.tokenizer.model_max_length,
+        dtype=options.dtype,
+        opset=options.opset,
+        feature_taps=source.taps,
+        graphs={name: module.file for name, module in modules.items()},
+        components={name: module.spec for name, module in modules.items()},
+        ops=tuple(sorted(ops)),
+        settings=G4SegSettings().to_dict(),
+        versions={"segrefine": __version__} | {package: version(package) for package in _PACKAGES},
+    )

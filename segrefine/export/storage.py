@@ -1,0 +1,79 @@
+"""Weights on disk: in half the bytes where that loses nothing, once each, beside the graphs that use them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.convenience import replace_all_uses_with
+
+_LARGE = 1024  # bytes; smaller tensors stay in the graph, as they are
+_ALIGNMENT = 64  # bytes, so that a mapped file can be used in place
+
+
+def halve_weights(model: ir.Model) -> int:
+    """The number of bytes saved by storing float32 weights that float16 can represent exactly as float16.
+
+    Each is followed by a Cast to float32, which runtimes fold when they load the graph: what is computed is the same.
+
+    Args:
+        model: changed in place.
+    """
+    graph, saved = model.graph, 0
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < _LARGE:
+            continue
+        whole = tensor.numpy()
+        with np.errstate(over="ignore"):
+            half = whole.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), whole):
+            continue
+        stored = ir.Value(name=f"{name}.half", const_value=ir.tensor(half, name=f"{name}.half"))
+        cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT})
+        replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        cast.outputs[0].name = name
+        graph.register_initializer(stored)
+        graph.insert_before(graph[0], cast)
+        saved += tensor.nbytes // 2
+    return saved
+
+
+class WeightFile:
+    """A file of external data that the graphs of one folder share; equal weights are stored once.
+
+    Args:
+        path: the file, beside the graphs; made with the first weight.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offsets: dict[bytes, int] = {}
+
+    def take(self, model: ir.Model) -> None:
+        """Moves the model's large weights into the file; the model, changed in place, refers to them."""
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < _LARGE:
+                continue
+            value.const_value = ir.ExternalTensor(
+                self.path.name,
+                self._store(tensor.tobytes()),
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                base_dir=self.path.parent,
+            )
+
+    def _store(self, content: bytes) -> int:
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._offsets:
+            with self.path.open("ab") as file:
+                file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                self._offsets[digest] = file.tell()
+                file.write(content)
+        return self._offsets[digest]

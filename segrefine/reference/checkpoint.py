@@ -1,0 +1,107 @@
+"""A Stable Diffusion checkpoint, as diffusers saves it, opened for inference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from segrefine.errors import ExportError
+
+_EXPECTED = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+_HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x or 2.x, or `demo`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The parts of a text-to-image model, in float32, in evaluation mode, without gradients.
+
+    Attributes:
+        folder: where it was read from.
+        unet: the denoiser.
+        vae: the image codec.
+        text_encoder: turns token ids into states.
+        tokenizer: turns text into token ids.
+        scheduler_config: the noise schedule, as in `scheduler/scheduler_config.json`.
+        model_index: pipeline class and parts, as in `model_index.json`.
+    """
+
+    folder: Path
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler_config: dict[str, Any]
+    model_index: dict[str, Any]
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Image pixels per latent pixel, along one side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def prediction_type(self) -> str:
+        """What the denoiser predicts: "epsilon" or "v_prediction"."""
+        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """The checkpoint in a diffusers folder; half-precision weights are widened, nothing is fetched.
+
+    Raises:
+        ExportError: the folder is not such a checkpoint; the message names what was expected.
+    """
+    folder = Path(folder)
+    model_index = _read_json(folder, "model_index.json")
+    scheduler_config = _read_json(folder, "scheduler/scheduler_config.json")
+    for part, expected in _EXPECTED.items():
+        config = _read_json(folder, f"{part}/config.json")
+        found = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0]
+        if found != expected:
+            raise ExportError(f"{folder / part} holds {found}, expected {expected}", hint=_HINT)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise ExportError(f"{folder / 'tokenizer'} holds no CLIP tokenizer: {error}", hint=_HINT) from error
+    return Checkpoint(
+        folder=folder,
+        unet=cast(UNet2DConditionModel, _load(UNet2DConditionModel, folder / "unet", "diffusion_pytorch_model")),
+        vae=cast(AutoencoderKL, _load(AutoencoderKL, folder / "vae", "diffusion_pytorch_model")),
+        text_encoder=cast(CLIPTextModel, _load(CLIPTextModel, folder / "text_encoder", "model")),
+        tokenizer=tokenizer,
+        scheduler_config=scheduler_config,
+        model_index=model_index,
+    )
+
+
+def _read_json(folder: Path, relative: str) -> dict[str, Any]:
+    file = folder / relative
+    if not file.is_file():
+        raise ExportError(f"{folder} is no diffusers checkpoint: {relative} is missing", hint=_HINT)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExportError(f"cannot read {file} as JSON: {error}", hint=_HINT) from error
+    if not isinstance(content, dict):
+        raise ExportError(f"{file} holds no JSON object", hint=_HINT)
+    return content
+
+
+def _load(kind: Any, folder: Path, stem: str) -> nn.Module:
+    """The model of one subfolder; of a folder with half-precision weights alone, those. Weights are safetensors."""
+    whole = any(folder.glob(f"{stem}*.safetensors")) and not any(folder.glob(f"{stem}.fp16*.safetensors"))
+    if not whole and not any(folder.glob(f"{stem}*.safetensors")):
+        raise ExportError(f"{folder / stem}.safetensors is missing", hint="weights are read from safetensors only")
+    variant = None if whole or (folder / f"{stem}.safetensors").is_file() else "fp16"
+    options: dict[str, Any] = {"variant": variant, "use_safetensors": True, "local_files_only": True}
+    try:
+        model = kind.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, **options)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ExportError(f"cannot load {folder} as {kind.__name__}: {error}", hint=_HINT) from error
+    return cast(nn.Module, model.float().eval().requires_grad_(False))

@@ -1,0 +1,56 @@
+"""Blurs whose cost does not depend on their width."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+def box_blur(values: Floats, radius: int) -> Floats:
+    """The mean over a square of 2·radius + 1 pixels around each pixel, cut off at the border; float32 (H, W)."""
+    return _running_mean(_running_mean(values, radius, 0), radius, 1)
+
+
+def gaussian_blur(values: Floats, sigma: float) -> Floats:
+    """A Gaussian blur of standard deviation `sigma` pixels; float32 (H, W), the border mirrored.
+
+    Exact below two pixels; three box blurs above (Kovesi 2010), whose fractional widths are met by blending two radii.
+    """
+    if sigma <= 0:
+        return values
+    if sigma < 2:
+        radius = max(1, round(3 * sigma))
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).astype(np.float32)
+        return _convolve(_convolve(values, kernel, 0), kernel, 1)
+    radius, rest = divmod((np.sqrt(4 * sigma**2 + 1) - 1) / 2, 1)
+    for _ in range(3):
+        values = np.float32(1 - rest) * box_blur(values, int(radius)) + np.float32(rest) * box_blur(
+            values, int(radius) + 1
+        )
+    return values
+
+
+def _running_mean(values: Floats, radius: int, axis: int) -> Floats:
+    lines = np.moveaxis(values, axis, 0)
+    count = len(lines)
+    totals = np.zeros((count + 1, *lines.shape[1:]))
+    np.cumsum(lines, 0, np.float64, out=totals[1:])
+    last = np.minimum(np.arange(count) + radius + 1, count)
+    first = np.maximum(np.arange(count) - radius, 0)
+    return np.moveaxis((totals[last] - totals[first]) / (last - first)[:, None], 0, axis).astype(np.float32)
+
+
+def _convolve(values: Floats, kernel: Floats, axis: int) -> Floats:
+    radius, lines = len(kernel) // 2, np.moveaxis(values, axis, 0)
+    padded = np.pad(lines, [(radius, radius), (0, 0)], mode="reflect" if len(lines) > radius else "edge")
+    blurred = sum(weight * padded[i : i + len(lines)] for i, weight in enumerate(kernel))
+    return np.asarray(np.moveaxis(blurred, 0, axis), np.float32)
+
+
+def pool(values: Floats, cell: int) -> Floats:
+    """The means of the squares of `cell` × `cell` pixels, float32 (H / cell, W / cell); H and W are multiples of it."""
+    height, width = values.shape
+    return values.reshape(height // cell, cell, width // cell, cell).mean((1, 3), dtype=np.float32)

@@ -1,0 +1,110 @@
+"""Reading coarse masks: every common way to store one, as a foreground probability."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segrefine.errors import MaskError
+from segrefine.runtime.image import name_of, open_image, read_bytes
+
+_NPY_MAGIC = b"\x93NUMPY"
+_FULL_SCALE = {"uint8": 255, "uint16": 65535, "int32": 65535}
+"""Value of certain foreground by dtype; Pillow gives some 16-bit files as int32."""
+
+
+def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The foreground probability in `source`, float32 (H, W) in [0, 1].
+
+    What a file means:
+
+    - one channel of integers: 0 and 1, or 0 up to the full scale of 8 or 16 bits (soft);
+    - floating point (`.npy`, TIFF): the probability itself;
+    - palette: a label map, in which every index above 0 is foreground; but black and white mean their colours;
+    - an alpha channel that is not constant: the alpha; else the colours, which must be grey.
+
+    Args:
+        source: a picture file or `.npy`, or its bytes.
+        size: (H, W) of the image that the mask belongs to.
+
+    Raises:
+        ImageError: `source` is missing, empty, a folder, damaged or too large.
+        MaskError: it is not a mask, is of another size, or is empty or full.
+    """
+    encoded = read_bytes(source)
+    if encoded.startswith(_NPY_MAGIC):
+        stored = _read_npy(encoded)
+    else:
+        stored = _read_pixels(open_image(encoded, name_of(source)))
+    if stored.ndim != 2:
+        raise MaskError(f"expected a mask (H, W), got an array of shape {stored.shape}", hint="save one channel")
+    probability = _to_probability(stored)
+    check_mask(probability, size)
+    return probability
+
+
+def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) -> None:
+    """Checks that a mask can be refined.
+
+    Args:
+        probability: float (H, W) in [0, 1].
+        size: (H, W) of its image.
+
+    Raises:
+        MaskError: the mask is of another size, not in [0, 1], or has no pixel or nothing but pixels above ½.
+    """
+    if probability.shape != size:
+        expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, probability.shape))
+        raise MaskError(
+            f"expected a mask of {expected} pixels, as the image, got {got}",
+            hint="resize the mask, or give the image that it was drawn on",
+        )
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise MaskError("expected probabilities from 0 to 1, got others", hint="scale the mask to [0, 1]; no NaN")
+    foreground = probability > 0.5
+    if not foreground.any():
+        raise MaskError("the mask is empty: there is nothing to refine", hint="mark the object (value above one half)")
+    if foreground.all():
+        raise MaskError(
+            "the mask covers the whole image: there is no border to refine", hint="leave the background out"
+        )
+
+
+def _read_npy(encoded: bytes) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(encoded), allow_pickle=False)
+    except Exception as error:  # the header is parsed as Python, and fails in as many ways
+        raise MaskError("the .npy mask is damaged, or holds objects", hint="write it again with numpy.save") from error
+    return array
+
+
+def _read_pixels(image: Image.Image) -> NDArray[Any]:
+    """The numbers that make up the mask, in the dtype that tells their scale."""
+    match image.mode:
+        case "1" | "L" | "I" | "F" | "I;16" | "I;16B" | "I;16L" | "I;16N":
+            return np.asarray(image)
+        case "P":
+            grey = np.asarray(image.convert("L"))
+            return grey if np.unique(grey).tolist() == [0, 255] else np.asarray(image) > 0
+        case "LA" | "PA" | "RGBA" if np.ptp(alpha := np.asarray(image.getchannel("A"))):
+            return alpha
+        case "RGB" | "RGBA" | "LA" | "PA":
+            colours = np.asarray(image.convert("RGB"))
+            if not np.ptp(colours, axis=2).any():
+                return colours[..., 0]
+    message = f"expected a grey or palette mask, got colours ({image.mode})"
+    raise MaskError(message, hint="save the mask as one channel, 0 and 255")
+
+
+def _to_probability(stored: NDArray[Any]) -> NDArray[np.float32]:
+    if stored.dtype.kind in "bf":
+        return stored.astype(np.float32)
+    if stored.dtype.kind not in "ui":
+        raise MaskError(f"expected a mask of numbers, got {stored.dtype}", hint="save it as float32 from 0 to 1")
+    full = 1 if stored.max(initial=0) <= 1 else _FULL_SCALE.get(stored.dtype.name, 1)
+    return (stored / full).astype(np.float32)

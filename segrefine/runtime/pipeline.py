@@ -1,0 +1,263 @@
+"""The whole of G4Seg on engines: a coarse mask in, a sharp mask out. Start reading here.
+
+`Refiner.__call__` is the method (arXiv 2506.01539; `docs/method.md`): encode the image and the label; ask how well the
+label explains each pixel; then, in rounds, generate the image under the mask, compare it with the original, and move
+the mask where the two disagree; at last let the border follow the image's edges.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.bundle import Bundle
+from segrefine.engines import Engine, load_engine
+from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, check_finite
+from segrefine.runtime.edges import EdgeSettings, logit, sharpen
+from segrefine.runtime.filters import pool
+from segrefine.runtime.grid import fit_to_grid
+from segrefine.runtime.mask import check_mask
+from segrefine.runtime.prompt import build_prompt
+from segrefine.runtime.schedule import NoiseSchedule
+from segrefine.runtime.tokenizer import ClipTokenizer
+from segrefine.settings import G4SegSettings
+
+Floats = NDArray[np.float32]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the work that is behind, in [0, 1]."""
+
+LATENT_MULTIPLE = 8
+"""Sides of a latent are multiples of this: Stable Diffusion's UNet halves them three times."""
+
+COMPONENTS = ("text_encoder", "vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round of refinement computed, on the latent grid (h, w).
+
+    Attributes:
+        timestep: noise level of the generation.
+        generated: float32 (1, c, h, w) latents of the mask-conditional image.
+        discrepancy: float32 (h, w); how much each pixel disagrees with the generation.
+        probability: float32 (h, w) foreground probability after the round, in [0, 1].
+    """
+
+    timestep: int
+    generated: Floats
+    discrepancy: Floats
+    probability: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """A refined mask.
+
+    Attributes:
+        mask: bool (H, W), at the image's size.
+        probability: float32 (H, W) foreground probability in [0, 1], after the edge step (ours).
+        paper_probability: float32 (H, W), before the edge step (the paper's result), resized from the latent grid.
+        latents: float32 (1, c, h, w) of the image.
+        text_evidence: float32 (h, w); error per pixel that the label takes away.
+        rounds: the trace.
+        seconds: time of each stage.
+    """
+
+    mask: NDArray[np.bool_]
+    probability: Floats
+    paper_probability: Floats
+    latents: Floats
+    text_evidence: Floats
+    rounds: tuple[Round, ...]
+    seconds: Mapping[str, float] = field(repr=False)
+
+
+class Refiner:
+    """Refines coarse masks with the engines of one bundle; a context manager that closes them.
+
+    Attributes:
+        bundle: where the engines come from.
+        settings: the method's numbers.
+        edges: the edge step's numbers.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        *,
+        settings: G4SegSettings | None = None,
+        edges: EdgeSettings | None = None,
+    ) -> None:
+        self.bundle, self.engines = bundle, engines
+        self.settings = settings or G4SegSettings.from_dict(bundle.manifest.settings)
+        self.edges = edges or EdgeSettings()
+        self._tokenizer = ClipTokenizer.from_folder(bundle.file("tokenizer/tokenizer.json").parent)
+        self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | Path,
+        *,
+        backend: str = "onnxruntime",
+        device: str = "cpu",
+        threads: int | None = None,
+        settings: G4SegSettings | None = None,
+    ) -> Self:
+        """A refiner on the bundle at `path`.
+
+        Args:
+            path: folder that `segrefine export` wrote.
+            backend: what runs the graphs; one of `segrefine.engines.BACKENDS`.
+            device: `cpu`, or `cuda:0` where the backend has it.
+            threads: of the CPU; None for all cores.
+            settings: other settings than the bundle's own.
+
+        Raises:
+            BundleError: no bundle there, or a damaged one.
+            BackendError: unknown backend, or the device is not there.
+        """
+        bundle = Bundle.open(path)
+        with ExitStack() as stack:
+            engines = {
+                name: stack.enter_context(load_engine(bundle, name, backend, device=device, threads=threads))
+                for name in COMPONENTS
+            }
+            refiner = cls(bundle, engines, settings=settings)
+            stack.pop_all()
+        return refiner
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        mask: Floats,
+        label: str,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        observe: Observe | None = None,
+    ) -> Refinement:
+        """The refined mask.
+
+        Args:
+            image: uint8 (H, W, 3) RGB, any size.
+            mask: float (H, W) coarse foreground probability in [0, 1], at the image's size.
+            label: what the mask shows, such as "fox".
+            seed: of the noise; the same seed gives the same mask on every backend, up to rounding.
+            progress: told of every stage.
+            observe: told of the latents of every step of generation.
+
+        Raises:
+            MaskError: another size than the image, or nothing to refine.
+            PromptError: the label is empty or too long.
+            NumericalError: an engine gave a value that is not finite.
+        """
+        s, watch = self.settings, _Watch(progress, steps=4 + 2 * len(self.settings.timesteps))
+        check_mask(mask, image.shape[:2])
+        cell = self.bundle.manifest.vae_scale_factor
+        fit = fit_to_grid(image, side=self.bundle.manifest.sample_size * cell, multiple=LATENT_MULTIPLE * cell)
+        coarse = probability = pool(fit.apply(mask), cell)
+        denoiser = Denoiser(
+            engines=self.engines,
+            schedule=self._schedule,
+            settings=s,
+            conditions=self._encode_label(label),
+            observe=observe,
+        )
+        z0 = self._encode_image(fit.image)
+        noise = np.random.default_rng(seed).standard_normal((s.noises, *z0.shape[1:]), np.float32)
+        watch.step("encode")
+        text = denoiser.text_evidence(z0, noise)
+        watch.step("text evidence")
+        original = denoiser.features(z0, noise)
+        watch.step("features")
+        rounds = []
+        for t, width in zip(s.timesteps, s.confusion, strict=True):
+            generated, contrast = denoiser.generate(z0, probability, t, noise)
+            watch.step("generate")
+            evidence = s.prior_weight * logit(coarse) + s.text_weight * text + s.contrast_weight * contrast
+            features = denoiser.features(generated, noise)
+            discrepancy, probability = self._align(original, features, probability, evidence, width)
+            watch.step("align")
+            rounds.append(Round(timestep=t, generated=generated, discrepancy=discrepancy, probability=probability))
+        sharp = sharpen(image, mask, fit.restore(logit(probability) - logit(coarse)), self.edges)
+        watch.step("edges")
+        return Refinement(
+            mask=sharp > 0.5,
+            probability=sharp,
+            paper_probability=fit.restore(probability),
+            latents=z0,
+            text_evidence=text,
+            rounds=tuple(rounds),
+            seconds=watch.seconds,
+        )
+
+    def decode(self, latents: Floats) -> NDArray[np.uint8]:
+        """The picture of latents (1, c, h, w), uint8 (h·f, w·f, 3); for looking at a round's `generated`."""
+        sample = check_finite(
+            self.engines["vae_decoder"]({"latent_sample": latents})["sample"], "vae_decoder", "decode"
+        )
+        return np.asarray(np.round((sample[0].transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5), np.uint8)
+
+    def close(self) -> None:
+        """Closes the engines."""
+        for engine in self.engines.values():
+            engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encode_label(self, label: str) -> Conditions:
+        prompt = build_prompt(self._tokenizer, label, template=self.settings.template)
+        ids = np.concatenate([prompt.input_ids, self._tokenizer("")])
+        states = self.engines["text_encoder"]({"input_ids": ids})["last_hidden_state"]
+        named, nothing = np.split(check_finite(states, "text_encoder", "prompt"), 2)
+        return Conditions(label=named, nothing=nothing, token_indicator=prompt.token_indicator)
+
+    def _encode_image(self, image: NDArray[np.uint8]) -> Floats:
+        sample = image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
+        return check_finite(self.engines["vae_encoder"]({"sample": sample})["latent_sample"], "vae_encoder", "image")
+
+    def _align(
+        self, original: Floats, generated: Floats, probability: Floats, evidence: Floats, width: float
+    ) -> tuple[Floats, Floats]:
+        s = self.settings
+        feeds = {
+            "features_original": original,
+            "features_generated": generated,
+            "foreground": probability[None, None],
+            "evidence": evidence[None, None].astype(np.float32),
+            "parameters": np.array([[s.temperature, s.mixing, width, s.position_weight]], np.float32),
+        }
+        outputs = self.engines["alignment"](feeds)
+        return tuple(check_finite(outputs[n], "alignment", n)[0, 0] for n in ("discrepancy", "probability"))  # type: ignore[return-value]
+
+
+class _Watch:
+    """Measures the stages and tells of them."""
+
+    def __init__(self, progress: Progress | None, steps: int) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress, self._steps, self._done, self._last = progress, steps, 0, time.perf_counter()
+
+    def step(self, stage: str) -> None:
+        """The stage has just ended."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last, self._done = now, self._done + 1
+        if self._progress:
+            self._progress(stage, self._done / self._steps)

@@ -1,0 +1,92 @@
+"""The prompt that names what a mask shows, and which of its tokens do so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.errors import PromptError
+from segrefine.runtime.tokenizer import ClipTokenizer, Token
+
+MARKER = "{label}"
+
+SpecialTokens = Literal["untouched", "background"]
+"""Whether mask injection leaves the start, end and padding tokens alone, or counts them as background."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompt:
+    """A text for the text encoder and for mask injection.
+
+    Attributes:
+        text: the prompt in full.
+        input_ids: int64 (1, tokens).
+        token_indicator: float32 (1, tokens, 2), 0 or 1. Column 0: the token belongs to the label; column 1: it counts
+            as background; a token with neither is left untouched.
+        truncated: words after the label did not fit and were cut off.
+    """
+
+    text: str
+    input_ids: NDArray[np.int64]
+    token_indicator: NDArray[np.float32]
+    truncated: bool
+
+
+def build_prompt(
+    tokenizer: ClipTokenizer,
+    label: str,
+    *,
+    template: str = "a photo of a {label}",
+    special_tokens: SpecialTokens = "untouched",
+) -> Prompt:
+    """The prompt for `label`, with the label's tokens marked.
+
+    Args:
+        tokenizer: the text encoder's.
+        label: one or more words; white space around them does not count.
+        template: the words around it, with `{label}` once.
+        special_tokens: what becomes of start, end and padding.
+
+    Raises:
+        PromptError: the label is empty, too long, or holds the start or end token; the template has not one `{label}`.
+    """
+    if template.count(MARKER) != 1:
+        raise PromptError(
+            f"expected {MARKER} once in the template, got {template!r}", hint=f'such as "a photo of a {MARKER}"'
+        )
+    label = label.strip()
+    start = template.index(MARKER)
+    text = template.replace(MARKER, label)
+    tokens = tokenizer.split(text)
+    inside = [not token.added and token.start < start + len(label) and token.end > start for token in tokens]
+    _check_label(label, tokens, inside, tokenizer.length)
+
+    input_ids = tokenizer.fit(tokens)
+    indicator = np.zeros((1, tokenizer.length, 2), np.float32)
+    for position, token in enumerate(tokens[: tokenizer.length - 1]):
+        if not token.added:
+            indicator[0, position, 0 if inside[position] else 1] = 1
+    if special_tokens == "background":
+        indicator[..., 1] = 1 - indicator[..., 0]
+    return Prompt(text=text, input_ids=input_ids, token_indicator=indicator, truncated=len(tokens) > tokenizer.length)
+
+
+def _check_label(label: str, tokens: list[Token], inside: list[bool], length: int) -> None:
+    """Raises PromptError unless the label has tokens, and all of them stand before the end token."""
+    if not label or not any(inside):
+        raise PromptError(
+            f"expected a label that names something, got {label!r}", hint='name the object, such as "dog"'
+        )
+    if any(marked and token.id in (tokens[0].id, tokens[-1].id) for token, marked in zip(tokens, inside, strict=True)):
+        raise PromptError(
+            f"the label {label!r} holds the start or end token", hint="leave out <|startoftext|> and <|endoftext|>"
+        )
+    room, count = max(0, length - 1 - inside.index(True)), sum(inside)
+    if count > room:
+        raise PromptError(
+            f"the label is too long: expected at most {room} tokens, got {count}",
+            hint="shorten the label or the template",
+        )

@@ -1,0 +1,180 @@
+"""Noise levels of a trained diffusion model, as plain arrays read from a diffusers `scheduler_config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.errors import SettingsError
+
+Array = NDArray[np.floating[Any]]
+Timestep = int | NDArray[np.int64]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoiseSchedule:
+    """The share of signal at every timestep of training, and how the network's output is to be read.
+
+    A sample at timestep t is √ᾱ_t · clean + √(1 − ᾱ_t) · noise. Timesteps are a number, or int64 (B,) with one per
+    sample; a negative one stands for the end of sampling, whose level is `final_alpha`. Samples are float (B, ...), and
+    what is computed from them keeps their dtype.
+
+    Attributes:
+        alphas_cumprod: ᾱ, float64 (T,), in [0, 1], falling.
+        final_alpha: ᾱ below the first timestep: 1, or ᾱ_0.
+        prediction_type: what the network gives: the noise, the velocity √ᾱ·noise − √(1 − ᾱ)·clean, or the clean sample.
+        timestep_spacing: how fewer steps than T are spread over them (arXiv 2305.08891, table 2).
+        steps_offset: added to every timestep under "leading" spacing.
+        clip_range: predicted clean samples are clipped to ± this; None for latents.
+
+    Raises:
+        SettingsError: a value is not one that the fields above describe.
+    """
+
+    alphas_cumprod: Array
+    final_alpha: float
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: TimestepSpacing = "leading"
+    steps_offset: int = 0
+    clip_range: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the fields against each other."""
+        _check_choice("prediction_type", self.prediction_type, get_args(PredictionType))
+        _check_choice("timestep_spacing", self.timestep_spacing, get_args(TimestepSpacing))
+        if self.prediction_type == "epsilon" and not self.alphas_cumprod.all():
+            raise SettingsError(
+                "the schedule ends without any signal (rescale_betas_zero_snr), where noise says nothing of the image",
+                hint="such a model predicts v: set prediction_type to v_prediction",
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
+        """The schedule that a `scheduler_config.json` describes; what it leaves out is as in diffusers' DDIMScheduler.
+
+        Raises:
+            SettingsError: the configuration asks for something that this schedule has not.
+        """
+        if config.get("thresholding"):
+            raise SettingsError(
+                "dynamic thresholding is for pixel models", hint="set thresholding to false in the scheduler config"
+            )
+        alphas_cumprod: Array = np.cumprod(1 - _read_betas(config))
+        if config.get("rescale_betas_zero_snr", False):
+            alphas_cumprod = _end_without_signal(alphas_cumprod)
+        return cls(
+            alphas_cumprod=alphas_cumprod,
+            final_alpha=1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0]),
+            prediction_type=config.get("prediction_type", "epsilon"),
+            timestep_spacing=config.get("timestep_spacing", "leading"),
+            steps_offset=config.get("steps_offset", 0),
+            clip_range=config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None,
+        )
+
+    def add_noise(self, clean: Array, noise: Array, timestep: Timestep) -> Array:
+        """The clean sample brought to the noise level of `timestep`."""
+        signal, spread = self._weights(timestep, clean)
+        return signal * clean + spread * noise
+
+    def predict_clean(self, output: Array, sample: Array, timestep: Timestep) -> Array:
+        """The clean sample that the network's `output` for `sample` implies (DDIM, arXiv 2010.02502, equation 9)."""
+        signal, spread = self._weights(timestep, sample)
+        clean: Array
+        match self.prediction_type:
+            case "epsilon":
+                clean = (sample - spread * output) / signal
+            case "v_prediction":
+                clean = signal * sample - spread * output
+            case "sample":
+                clean = output
+        return clean if self.clip_range is None else clean.clip(-self.clip_range, self.clip_range)
+
+    def predict_noise(self, output: Array, sample: Array, timestep: Timestep) -> Array:
+        """The noise that the network's `output` for `sample` implies."""
+        signal, spread = self._weights(timestep, sample)
+        match self.prediction_type:
+            case "epsilon":
+                return output
+            case "v_prediction":
+                return signal * output + spread * sample
+            case "sample":
+                return (sample - signal * output) / spread
+
+    def ddim_timesteps(self, steps: int, start: int | None = None) -> NDArray[np.int64]:
+        """The timesteps that DDIM visits, int64, falling: `steps` of them, or those of them that are not above `start`.
+
+        Raises:
+            SettingsError: more steps than there are timesteps, or none left.
+        """
+        length = len(self.alphas_cumprod)
+        if not 1 <= steps <= length:
+            raise SettingsError(f"expected 1 to {length} steps, got {steps}", hint="change the number of steps")
+        falling: NDArray[np.number]
+        match self.timestep_spacing:
+            case "leading":
+                falling = np.arange(steps)[::-1] * self.stride(steps) + self.steps_offset
+            case "trailing":  # float steps can overshoot by one, to timestep −1
+                falling = np.round(np.arange(length, 0, -length / steps))[:steps] - 1
+            case "linspace":
+                falling = np.linspace(0, length - 1, steps).round()[::-1]
+        timesteps = falling.astype(np.int64)
+        if timesteps[0] >= length:
+            raise SettingsError(
+                f"{steps} steps with an offset of {self.steps_offset} pass the last timestep", hint="use fewer steps"
+            )
+        visited = timesteps if start is None else timesteps[timesteps <= start]
+        if not visited.size:
+            raise SettingsError(
+                f"expected to start at timestep {timesteps[-1]} or above, got {start}",
+                hint="start later or use more steps",
+            )
+        return visited
+
+    def stride(self, steps: int) -> int:
+        """How many timesteps one of `steps` DDIM steps goes down, whatever the spacing: diffusers does the same."""
+        return len(self.alphas_cumprod) // steps
+
+    def _weights(self, timestep: Timestep, sample: Array) -> tuple[Array, Array]:
+        """√ᾱ and √(1 − ᾱ) at `timestep`, shaped to multiply `sample` and of its dtype."""
+        at = np.asarray(timestep)
+        alpha = np.where(at < 0, self.final_alpha, self.alphas_cumprod[np.maximum(at, 0)])
+        alpha = alpha.reshape(-1, *[1] * (sample.ndim - 1))
+        return np.sqrt(alpha).astype(sample.dtype), np.sqrt(1 - alpha).astype(sample.dtype)
+
+
+def _read_betas(config: Mapping[str, Any]) -> Array:
+    """The share of noise added at each timestep, float64 (T,)."""
+    if config.get("trained_betas") is not None:
+        return np.asarray(config["trained_betas"], np.float64)
+    length = config.get("num_train_timesteps", 1000)
+    first, last = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
+    kind = config.get("beta_schedule", "linear")
+    _check_choice("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2"))
+    match kind:
+        case "linear":
+            return np.linspace(first, last, length)
+        case "scaled_linear":
+            return np.linspace(first**0.5, last**0.5, length) ** 2
+        case _:  # the cosine schedule of Improved DDPM, arXiv 2102.09672
+            signal: Array = np.cos((np.linspace(0, 1, length + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+            return (1 - signal[1:] / signal[:-1]).clip(max=0.999)
+
+
+def _end_without_signal(alphas_cumprod: Array) -> Array:
+    """ᾱ shifted and scaled to end at 0 and keep its first value; algorithm 1 of arXiv 2305.08891."""
+    signal = np.sqrt(alphas_cumprod)
+    scaled: Array = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    return scaled**2
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SettingsError(
+            f"{name}: expected one of {', '.join(choices)}, got {value!r}", hint="change it in the scheduler config"
+        )

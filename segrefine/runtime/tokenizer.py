@@ -1,0 +1,106 @@
+"""CLIP's tokenizer, read from a bundle by `tokenizers` alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from segrefine.errors import BundleError, PromptError
+
+
+class Token(NamedTuple):
+    """One token of a text: its id, the characters [start, end) that it comes from, and whether the text lacks it."""
+
+    id: int
+    start: int
+    end: int
+    added: bool
+
+
+class ClipTokenizer:
+    """Text → token ids, equal to `transformers.CLIPTokenizer` with `padding="max_length", truncation=True`.
+
+    Attributes:
+        length: tokens of every encoded text, with the start token, the end token and the padding.
+
+    Args:
+        tokenizer: adds the start and the end token itself.
+        length: see above; at least 2.
+        pad_token: what fills a short text up; one of the tokenizer's tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, length: int, pad_token: str) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.length = length
+        self._tokenizer = tokenizer
+        self._pad_id = tokenizer.token_to_id(pad_token)
+        if self._pad_id is None:
+            raise BundleError(f"the tokenizer has no token {pad_token!r} to pad with", hint="export the bundle again")
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ClipTokenizer:
+        """The tokenizer in a `tokenizer/` folder: `tokenizer.json`, and `tokenizer_config.json` for length and padding.
+
+        Raises:
+            BundleError: one of the files is missing or is not what its name says.
+        """
+        try:
+            tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except Exception as error:  # what `tokenizers` raises on a bad file is a plain Exception
+            raise BundleError(f"no tokenizer in {folder}: {error}", hint="export the bundle again") from error
+        return cls(tokenizer, length=_length_of(config), pad_token=_content_of(config.get("pad_token")))
+
+    def __call__(self, text: str) -> NDArray[np.int64]:
+        """The ids of `text`, int64 (1, length): start, its tokens as far as they fit, end, padding.
+
+        Raises:
+            PromptError: see `split`.
+        """
+        return self.fit(self.split(text))
+
+    def split(self, text: str) -> list[Token]:
+        """All tokens of `text`, with the start and the end token around them, however many they are.
+
+        Raises:
+            PromptError: the text holds half a surrogate pair.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(f"{text!r} is not valid Unicode text", hint="write the label in UTF-8") from error
+        encoding = self._tokenizer.encode(text)
+        marks = map(bool, encoding.special_tokens_mask)
+        return [Token(i, *span, added) for i, span, added in zip(encoding.ids, encoding.offsets, marks, strict=True)]
+
+    def fit(self, tokens: Sequence[Token]) -> NDArray[np.int64]:
+        """The ids of `tokens` (start and end token included), cut or padded to `length`: int64 (1, length)."""
+        ids = [token.id for token in tokens]
+        if len(ids) > self.length:
+            ids[self.length - 1 :] = ids[-1:]
+        return np.array([ids + [self._pad_id] * (self.length - len(ids))], np.int64)
+
+
+def _length_of(config: dict[str, Any]) -> int:
+    """The number of tokens, which transformers writes as 10³⁰ where it is not known."""
+    length = config.get("model_max_length")
+    if not isinstance(length, int) or not 2 <= length <= 4096:
+        raise BundleError(
+            f"tokenizer_config.json: expected a model_max_length of 2 to 4096, got {length!r}",
+            hint="set it to the text encoder's max_position_embeddings and export again",
+        )
+    return length
+
+
+def _content_of(token: Any) -> str:
+    """The text of a special token, which a config holds bare or with its properties; CLIP's own where there is none."""
+    if token is None:
+        return "<|endoftext|>"
+    return str(token["content"] if isinstance(token, dict) else token)

@@ -1,0 +1,89 @@
+"""The numbers that G4Seg leaves open, with the values that measured best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+from segrefine.errors import SettingsError
+
+Mode = Literal["one-step", "loop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class G4SegSettings:
+    """How a mask is refined. Defaults: `docs/method.md` says what was tried and what it measured.
+
+    Attributes:
+        mode: how the mask-conditional image is made: "one-step" adds noise and removes it in one step (the paper's
+            way), "loop" inverts the image by DDIM and samples it back.
+        timesteps: noise level of each round, in training timesteps, coarse to fine.
+        confusion: for each round the largest |P − ½| of a pixel that may change.
+        noises: noises that are averaged over, in the generation and in the evidence of the text.
+        loop_steps: DDIM steps over the whole schedule, in mode "loop".
+        guidance_scale: classifier-free guidance of the generation; 1 is none.
+        self_strength: logits that self-attention gains between pixels of like foreground.
+        cross_strength: logits that cross-attention gains between pixels and the tokens that name them.
+        feature_timestep: noise level at which features are taken.
+        temperature: difference of feature distances that makes odds of e.
+        position_weight: weight of a pixel's position, in units of the latent's side, in its descriptor.
+        text_timesteps: noise levels at which the image is denoised with and without the label.
+        text_weight: log-odds per unit of error that the label takes away.
+        contrast_weight: log-odds per unit of error between generation under the mask and under its opposite.
+        blur: Gaussian blur of the error maps, standard deviation in latent pixels.
+        mixing: share of the new estimate in the updated probability.
+        prior_weight: weight of the coarse mask's own log-odds in every estimate.
+        template: the prompt; `{label}` stands for the label.
+    """
+
+    mode: Mode = "one-step"
+    timesteps: tuple[int, ...] = (500, 350)
+    confusion: tuple[float, ...] = (0.5, 0.45)
+    noises: int = 2
+    loop_steps: int = 20
+    guidance_scale: float = 1.0
+    self_strength: float = 4.0
+    cross_strength: float = 4.0
+    feature_timestep: int = 100
+    temperature: float = 0.1
+    position_weight: float = 0.5
+    text_timesteps: tuple[int, ...] = (300, 450, 600, 750)
+    text_weight: float = 10.0
+    contrast_weight: float = 10.0
+    blur: float = 1.0
+    mixing: float = 0.7
+    prior_weight: float = 0.5
+    template: str = "a photo of a {label}"
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError where a value is outside its range."""
+        if self.mode not in get_args(Mode):
+            raise SettingsError(f"mode: expected one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        if not self.timesteps or len(self.timesteps) != len(self.confusion):
+            raise SettingsError(
+                f"expected one confusion width for each timestep, got {len(self.confusion)} for {len(self.timesteps)}"
+            )
+        for name in ("noises", "loop_steps"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if not 0 < self.mixing <= 1:
+            raise SettingsError(f"mixing: expected a share in (0, 1], got {self.mixing}")
+        if self.temperature <= 0:
+            raise SettingsError(f"temperature: expected a positive number, got {self.temperature}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The settings that `to_dict` wrote; what is left out has its default.
+
+        Raises:
+            SettingsError: an unknown name, or a value outside its range.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(raw.keys() - known):
+            raise SettingsError(f"unknown setting {unknown[0]!r}", hint=f"there are: {', '.join(sorted(known))}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from segrefine.errors import ExportError
+from segrefine.reference.checkpoint import load_checkpoint
+
+
+def test_parts_are_ready_for_inference(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
+        assert not part.training
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in part.parameters())
+    assert (checkpoint.vae_scale_factor, checkpoint.prediction_type) == (2, "v_prediction")
+    letters = checkpoint.tokenizer.convert_tokens_to_ids(["a", "b</w>"])
+    assert checkpoint.tokenizer("ab").input_ids == [512, *letters, 513]
+
+
+def test_half_precision_weights_are_widened(tiny_checkpoint: Path) -> None:
+    stored = load_file(tiny_checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+    weights = load_checkpoint(tiny_checkpoint).unet.state_dict()
+    assert stored["conv_in.weight"].dtype == torch.float16
+    assert all(torch.equal(weights[name], tensor.float()) for name, tensor in stored.items())
+
+
+def test_a_half_precision_variant_is_found(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "variant")
+    for weights in folder.glob("*/*.safetensors"):
+        weights.rename(weights.with_suffix(".fp16.safetensors"))
+    expected = load_checkpoint(tiny_checkpoint).unet.state_dict()
+    assert all(torch.equal(each, expected[name]) for name, each in load_checkpoint(folder).unet.state_dict().items())
+
+
+def edit(file: str, **values: object) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | values))
+
+    return apply
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+
+def cut(file: str) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(folder / file, 20)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove("model_index.json"), "no diffusers checkpoint: model_index.json is missing"),
+        (remove("scheduler"), "scheduler/scheduler_config.json is missing"),
+        (remove("vae"), "vae/config.json is missing"),
+        (remove("tokenizer"), "no CLIP tokenizer"),
+        (remove("unet/diffusion_pytorch_model.safetensors"), "diffusion_pytorch_model.safetensors is missing"),
+        (edit("unet/config.json", _class_name="UNet3D"), "holds UNet3D, expected UNet2DConditionModel"),
+        (edit("text_encoder/config.json", architectures=["T5"]), "holds T5, expected CLIPTextModel"),
+        (edit("unet/config.json", block_out_channels=[8, 16]), "cannot load .*unet as UNet2DConditionModel"),
+        (cut("model_index.json"), "cannot read .*model_index.json as JSON"),
+        (cut("vae/diffusion_pytorch_model.safetensors"), "cannot load .*vae"),
+    ],
+)
+def test_damaged_checkpoints_are_named(
+    tiny_checkpoint: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
+    damage(folder)
+    with pytest.raises(ExportError, match=message) as caught:
+        load_checkpoint(folder)
+    assert caught.value.hint
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="nowhere is no diffusers checkpoint"):
+        load_checkpoint(tmp_path / "nowhere")
