@@ -2,7 +2,8 @@
 
     python -m benchmarks.latency      writes benchmarks/results/latency.{json,md}
 
-Contestants take turns, call by call, so that whatever else the machine does falls on all of them alike; ratios are of medians.
+Contestants take turns, call by call, so that whatever else the machine does falls on all alike;
+ratios are of medians.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import markdown_table, write_result
-from segrefine.assets import demo_bundle, demo_checkpoint, demo_labels, demo_samples
+from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
+from segrefine.cli.samples import load_samples
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GRAPHS, Source
 from segrefine.export.parity import Scene, run_reference
@@ -30,9 +32,9 @@ from segrefine.reference.attention import inject_masks
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.reference.g4seg import G4Seg
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.samples import load_samples
 
 Times = dict[str, list[float]]
+COLUMNS = ("component", "batch", "eager ms", "engine ms", "eager ÷ engine", "GFLOP", "share")
 
 
 @click.command()
@@ -57,9 +59,7 @@ def main(repeats: int, threads: int) -> None:
             markdown_table(["whole refine loop", "ms", "÷ segrefine"], loop_rows),
             "## Components",
             f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",
-            markdown_table(
-                ["component", "batch", "eager ms", "engine ms", "eager ÷ engine", "GFLOP", "share"], components
-            ),
+            markdown_table(COLUMNS, components),
             "## Cold start",
             markdown_table(
                 ["process", "seconds", "bar"], [[n, f"{np.median(t):.2f}", b] for n, (t, b) in cold.items()]
@@ -73,7 +73,7 @@ def main(repeats: int, threads: int) -> None:
 
 def _loop(refiner: Refiner, repeats: int) -> Times:
     """Seconds of the whole loop, edge step included, by contestant."""
-    sample = load_samples()[0]
+    sample = next(iter(load_samples(demo_samples()).values()))
     scene = Scene(image=sample.image, coarse=sample.coarse, label=sample.label)
     eager, compiled = (
         G4Seg(load_checkpoint(demo_checkpoint()), refiner.settings, refiner.bundle.manifest.feature_taps) for _ in "ab"
@@ -126,10 +126,10 @@ def _components(refiner: Refiner, checkpoint: Checkpoint, repeats: int, peak: fl
 
 def _cold(scratch: Path, repeats: int) -> dict[str, tuple[list[float], str]]:
     """Seconds of fresh processes, and what they may take."""
-    name = next(iter(demo_labels()))
+    name, sample = next(iter(load_samples(demo_samples()).items()))
     image, mask = (str(demo_samples() / part / f"{name}.png") for part in ("images", "masks"))
     run = "from segrefine.cli import main; main()"
-    refine = ["refine", image, mask, "--label", demo_labels()[name], "-o", str(scratch / "mask.png")]
+    refine = ["refine", image, mask, "--label", sample.label, "-o", str(scratch / "mask.png")]
     processes = {
         "segrefine refine, demo model": ([sys.executable, "-c", run, *refine], "≤ 2"),
         "import segrefine.runtime": ([sys.executable, "-c", "import segrefine.runtime.pipeline"], "≤ 0.3"),

@@ -17,7 +17,7 @@ from segrefine.storage import FileRecord, is_safe, output_errors, staging_folder
 
 FORMAT_VERSION = 1
 MANIFEST = "segrefine.json"
-EXPORT_HINT = "export the bundle again with `segrefine export MODEL BUNDLE`"
+EXPORT_HINT = "export the bundle again with `segrefine export MODEL BUNDLE --overwrite`"
 
 Precision = Literal["fp32", "fp16"]
 

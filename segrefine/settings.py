@@ -86,4 +86,7 @@ class G4SegSettings:
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(raw.keys() - known):
             raise SettingsError(f"unknown setting {unknown[0]!r}", hint=f"there are: {', '.join(sorted(known))}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
+        }
+        return cls(**values)

@@ -189,7 +189,7 @@ def test_damaged_file_is_named_and_never_handed_out(
         with pytest.raises(IntegrityError, match=message) as caught:
             read()
         assert str(bundle.path / "linear") in str(caught.value)
-        assert caught.value.hint == "export the bundle again with `segrefine export MODEL BUNDLE`"
+        assert caught.value.hint == "export the bundle again with `segrefine export MODEL BUNDLE --overwrite`"
     assert opened.graph("chain").is_file()
 
 

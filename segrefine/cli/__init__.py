@@ -1,5 +1,5 @@
-"""The command line: the only place that prints, exits and reads environment variables."""
+"""The command line: the only part that prints, exits and reads environment variables."""
 
-from segrefine.cli.main import main
+from segrefine.cli.group import main
 
 __all__ = ["main"]

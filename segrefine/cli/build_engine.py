@@ -1,44 +1,52 @@
-"""`segrefine build-engine`: the bundle's graphs, made ready for this machine."""
+"""`segrefine build-engine`."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
-from segrefine.cli.console import common_options, note, show
+from segrefine.bundle import Bundle, Precision
+from segrefine.cli.console import Console, table, with_console
+from segrefine.cli.options import backend_option, components_option, device_option
 
 
-@click.command("build-engine")
+@click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="onnxruntime", show_default=True, help="What will run the graphs.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="[default: what the bundle was exported in]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:N.")
-@click.option("--components", help="Only these graphs, separated by commas.")
-@click.option("--overwrite", is_flag=True, help="Build again what is there already.")
-@common_options
-def command(
+@backend_option
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs; decided at export, checked here."
+)
+@device_option
+@components_option
+@click.option("--overwrite", is_flag=True, help="Build also what is there already.")
+@with_console
+def build_engine(
+    console: Console,
     bundle: Path,
     backend: str,
-    precision: str | None,
+    precision: Precision | None,
     device: str,
-    components: str | None,
+    components: list[str] | None,
     overwrite: bool,
-    as_json: bool,
 ) -> None:
-    """Build engines for the graphs of BUNDLE, into BUNDLE/engines."""
-    from segrefine.bundle import Bundle
-    from segrefine.engines import build_engine
+    """Build the engines of BUNDLE for this machine, so that every start afterwards is faster."""
+    from segrefine import engines
 
-    files = build_engine(
-        Bundle.open(bundle),
-        backend=backend,
-        precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
-        device=device,
-        components=components.split(",") if components else None,
-        overwrite=overwrite,
-        progress=note,
-    )
-    entries = [{"component": f.component, "path": str(f.path), "cached": f.cached} for f in files]
-    text = "\n".join(f"{e['component']}: {e['path']}{' (was there)' if e['cached'] else ''}" for e in entries)
-    show({"bundle": str(bundle), "backend": backend, "engines": entries}, text, as_json=as_json)
+    started = time.perf_counter()
+    with console.progress(f"building for {backend}") as tell:
+        built = engines.build_engine(
+            Bundle.open(bundle),
+            backend=backend,
+            precision=precision,
+            device=device,
+            components=components,
+            overwrite=overwrite,
+            progress=lambda component: tell(component, None),
+        )
+    seconds = time.perf_counter() - started
+    listed = [{"component": e.component, "path": str(e.path), "cached": e.cached} for e in built]
+    rows = [(e.component, "was there" if e.cached else "built", str(e.path)) for e in built]
+    text = f"{table(('component', 'state', 'engine'), rows)}\n{seconds:.1f} s for {len(built)} engines"
+    console.result({"bundle": str(bundle), "engines": listed, "seconds": seconds}, text)

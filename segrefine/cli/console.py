@@ -1,95 +1,129 @@
-"""What all commands share: options, output for people and for programs, progress."""
+"""How commands talk: results on stdout, everything else on stderr, errors as one line and a hint."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 import click
-from tqdm import tqdm
 
-from segrefine.errors import MissingDependencyError, OutputError
+Params = ParamSpec("Params")
+Tell = Callable[[str, float | None], None]
+"""Called with the stage and, where known, the share of the work that is behind, in [0, 1]."""
 
-VERBOSE = "segrefine.verbose"
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def common_options(command: Command) -> Command:
-    """Adds `--json`, which the command gets as `as_json`, and `-v/--verbose`."""
-
-    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        ctx.meta[VERBOSE] = value
-
-    verbose = click.option(
-        "-v", "--verbose", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks."
-    )
-    return verbose(click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(command))
+_PATIENCE = 2.0
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_LONGEST_MESSAGE = 400
 
 
-def engine_options(command: Command) -> Command:
-    """Adds `--bundle`, `--backend`, `--device` and `--threads`."""
-    options = (
-        click.option("--bundle", type=click.Path(path_type=Path), help="[default: the demo model's bundle]"),
-        click.option("--backend", default="onnxruntime", show_default=True, help="What runs the graphs."),
-        click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:N."),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads  [default: all cores]"),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+@dataclass
+class Console:
+    """Where a command's words go.
 
-
-def show(data: Mapping[str, Any], text: str, *, as_json: bool, err: bool = False) -> None:
-    """Prints `data` as JSON, or `text` for people (on stderr with `err`)."""
-    if as_json:
-        click.echo(json.dumps(data))
-    else:
-        click.echo(text, err=err)
-
-
-def note(line: str) -> None:
-    """Prints a line of progress on stderr."""
-    click.echo(line, err=True)
-
-
-@contextmanager
-def progress_bar(total: float, description: str) -> Iterator[tqdm[Any]]:
-    """A bar on stderr, shown on a terminal when the work takes longer than two seconds."""
-    with tqdm(total=total, desc=description, delay=2, disable=not sys.stderr.isatty(), leave=False) as bar:
-        yield bar
-
-
-def check_output(*files: Path | None) -> None:
-    """Checks, before any work is done, that files can be written.
-
-    Raises:
-        OutputError: a folder does not exist or is read-only.
+    Attributes:
+        json: the result is one JSON object.
+        verbose: stages are told as lines, and an error with its traceback.
     """
-    for file in files:
-        if file is None or str(file) == "-":
-            continue
-        folder = file.parent
-        if not folder.is_dir():
-            raise OutputError(f"cannot write {file}: there is no folder {folder}", hint=f"create it: mkdir -p {folder}")
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"cannot write {file}: {folder} is read-only", hint="choose another folder")
+
+    json: bool = False
+    verbose: bool = False
+
+    def result(self, values: Mapping[str, Any], text: str, *, stdout: bool = True) -> None:
+        """Prints what the command found, as `values` or as `text`; on stderr where stdout carries a picture."""
+        click.echo(json.dumps(values, ensure_ascii=False, indent=2) if self.json else text, err=not stdout)
+
+    def fail(self, message: str, hint: str | None, *, error: BaseException | None = None) -> None:
+        """Prints an error as one line, and its hint as another; with `--verbose`, the traceback before them."""
+        if self.verbose and error is not None:
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        line = " ".join(message.split())
+        if len(line) > _LONGEST_MESSAGE and not self.verbose:
+            line = line[:_LONGEST_MESSAGE].rstrip() + " …"
+        click.echo(f"error: {line}", err=True)
+        click.echo(f"hint: {hint or 'segrefine --help lists the commands and their options'}", err=True)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Tell]:
+        """A context with a function to tell of each stage.
+
+        On a terminal a line with the elapsed time appears after two seconds, and goes when the work is done.
+        """
+        if not sys.stderr.isatty():
+
+            def tell(stage: str, share: float | None = None) -> None:
+                self._log(f"{title}: {stage}")
+
+            yield tell
+            return
+        line = _StatusLine(title)
+        thread = threading.Thread(target=line.run, daemon=True)
+        thread.start()
+        try:
+            yield line.tell
+        finally:
+            line.stop.set()
+            thread.join()
+
+    def _log(self, text: str) -> None:
+        if self.verbose:
+            click.echo(text, err=True)
 
 
-@contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """A context in which a missing package becomes an error that names the extra to install.
+class _StatusLine:
+    """A line on the terminal that is drawn anew five times a second, so that the time is seen to pass."""
 
-    Raises:
-        MissingDependencyError: a package is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"this needs the package {error.name}", hint=f'install it: pip install "segrefine[{extra}]"'
-        ) from error
+    def __init__(self, title: str) -> None:
+        self.stop = threading.Event()
+        self._title, self._state, self._started = title, "", time.time()
+
+    def tell(self, stage: str, share: float | None = None) -> None:
+        self._state = stage if share is None else f"{stage} {share:4.0%}"
+
+    def run(self) -> None:
+        if self.stop.wait(_PATIENCE):
+            return
+        from tqdm import tqdm
+
+        with tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, bar_format="{desc}  {elapsed}") as line:
+            line.start_t = self._started
+            for frame in itertools.cycle(_FRAMES):
+                line.set_description_str(f"{frame} {self._title}: {self._state}")
+                if self.stop.wait(0.2):
+                    break
+
+
+def with_console(command: Callable[Concatenate[Console, Params], None]) -> Callable[..., None]:
+    """Gives a command `--json` and `-v/--verbose`, and as its first argument the console that they set up."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+    @click.option("-v", "--verbose", is_flag=True, help="Tell every stage; show the traceback of an error.")
+    @click.pass_obj
+    @wraps(command)
+    def configured(console: Console, /, *args: Any, as_json: bool, verbose: bool, **options: Any) -> None:
+        console.json, console.verbose = as_json, verbose
+        command(console, *args, **options)
+
+    return configured
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A text table with a rule under its header; columns whose every cell is a number go to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [
+        all(cell.strip("+-.%").replace(".", "").isdigit() or not cell for cell in column[1:]) for column in columns
+    ]
+    lines = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in (header, ["─" * width for width in widths], *rows)
+    ]
+    return "\n".join(lines)

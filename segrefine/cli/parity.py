@@ -1,49 +1,58 @@
-"""`segrefine parity`: engines held against PyTorch."""
+"""`segrefine parity`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from segrefine.cli.console import common_options, needs_extra, show
-from segrefine.errors import ParityError
+from segrefine.cli.console import Console, table, with_console
+from segrefine.cli.models import find_model
+from segrefine.cli.options import BundleFolder, backend_option, device_option
+from segrefine.errors import MissingDependencyError, ParityError
 
 
-@click.command("parity")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--reference", required=True, help="The checkpoint it was exported from (a folder, a hub id, or: demo).")
-@click.option("--revision", help="Of a model on the hub: branch, tag or commit.")
-@click.option("--scenes", type=click.IntRange(1, 12), default=3, show_default=True, help="Shipped scenes to refine.")
-@click.option("--backend", default="onnxruntime", show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@common_options
-def command(
-    bundle: Path, reference: str, revision: str | None, scenes: int, backend: str, device: str, as_json: bool
-) -> None:
-    """Compare BUNDLE with its checkpoint: every graph, every step of the loop, the final mask."""
-    from segrefine.assets import demo_bundle
-    from segrefine.runtime.samples import load_samples
+@click.command()
+@click.argument("bundle", type=BundleFolder())
+@click.option("--reference", required=True, metavar="MODEL", help="What BUNDLE was exported from: `demo`, a folder, …")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@backend_option
+@device_option
+@with_console
+def parity(console: Console, bundle: Path, reference: str, revision: str | None, backend: str, device: str) -> None:
+    """Hold the engines of BUNDLE against PyTorch: every component, every step of the loop, the final masks.
 
-    with needs_extra("export"):
-        from segrefine.cli.models import find_checkpoint
+    BUNDLE is a folder, or `demo`. Errors are relative to the range of the reference. Fails where one is past its
+    tolerance.
+    """
+    from segrefine.assets import demo_samples
+    from segrefine.cli.samples import load_samples
+
+    try:
         from segrefine.export.parity import Scene, check_parity
-
-    path = demo_bundle() if str(bundle) == "demo" else bundle
-    chosen = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples()[:scenes]]
+    except ImportError as error:
+        message = f"parity takes PyTorch and diffusers, and {error.name} is not installed"
+        raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+    samples = load_samples(demo_samples()).values()
+    scenes = [Scene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
     rows = []
-    if not as_json:
-        click.echo(f"{'component':<14} {'step':<36} {'error':>9} {'allowed':>9}")
-    for row in check_parity(path, find_checkpoint(reference, revision), chosen, backend=backend, device=device):
-        rows.append(row)
-        if not as_json:
-            verdict = "" if row.ok else "  FAILED"
-            click.echo(f"{row.component:<14} {row.step:<36} {row.error:>9.1e} {row.tolerance:>9.1e}{verdict}")
+    with console.progress("comparing") as tell:
+        for row in check_parity(bundle, find_model(reference, revision), scenes, backend=backend, device=device):
+            tell(f"{row.component}, {row.step}", None)
+            rows.append(row)
     failed = [row for row in rows if not row.ok]
-    data = {"ok": not failed, "rows": [vars(row) | {"ok": row.ok} for row in rows]}
-    show(data, f"{len(rows) - len(failed)} of {len(rows)} comparisons within tolerance", as_json=as_json)
+    cells = [(r.component, r.step, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.ok else "FAILED") for r in rows]
+    values = {
+        "bundle": str(bundle),
+        "backend": backend,
+        "ok": not failed,
+        "rows": [asdict(r) | {"ok": r.ok} for r in rows],
+    }
+    console.result(values, table(("component", "step", "error", "tolerance", ""), cells))
     if failed:
+        worst = max(failed, key=lambda row: row.error / row.tolerance)
         raise ParityError(
-            f"{failed[0].component}, {failed[0].step}: error {failed[0].error:.1e}, allowed {failed[0].tolerance:.1e}",
-            hint="export the bundle again from this checkpoint, and compare with the same versions",
+            f"{len(failed)} of {len(rows)} comparisons are past tolerance, the worst {worst.component} ({worst.step})",
+            hint="is the reference what the bundle was exported from? If so, export it again",
         )

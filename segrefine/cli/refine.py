@@ -1,110 +1,179 @@
-"""`segrefine refine`: one image, one coarse mask, one sharp mask."""
+"""`segrefine refine`."""
 
 from __future__ import annotations
 
-import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from segrefine.assets import demo_bundle
-from segrefine.cli.console import check_output, common_options, engine_options, note, progress_bar, show
+from segrefine.cli.console import Console, with_console
+from segrefine.cli.options import Model, model_options
 from segrefine.errors import OutputError
 
-_FILE = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segrefine.runtime.pipeline import Refinement, Refiner
+
+_STREAM = Path("-")
 
 
-@click.command("refine")
-@click.argument("image")
-@click.argument("mask", type=_FILE)
-@click.option("--label", required=True, help="What the mask shows, such as: fox.")
-@click.option("-o", "--output", type=_FILE, help="The mask as PNG, - for stdout  [default: IMAGE-refined.png]")
-@click.option("--probability", type=_FILE, help="Also write the probability: 16-bit PNG, or .npy.")
-@click.option("--overlay", type=_FILE, help="Also write the image with the mask over it.")
-@click.option("--trace", type=_FILE, help="Also write a contact sheet of every round.")
-@click.option("--seed", default=0, show_default=True, help="Of the noise.")
-@engine_options
-@common_options
-def command(
-    image: str,
-    mask: Path,
-    label: str,
-    output: Path | None,
-    probability: Path | None,
-    overlay: Path | None,
-    trace: Path | None,
-    seed: int,
-    bundle: Path | None,
-    backend: str,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Refine the coarse MASK of what LABEL names in IMAGE (a file, or - for stdin)."""
-    from segrefine.runtime import pictures
+class PictureFile(click.ParamType[Path]):
+    """A file to write, whose name ends in one of some suffixes; where allowed, `-` is stdout."""
+
+    name = "path"
+
+    def __init__(self, *suffixes: str, stream: bool = False) -> None:
+        self.suffixes, self.stream = suffixes, stream
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; fails as a usage error."""
+        path = Path(value)
+        if path.suffix.lower() not in self.suffixes and not (self.stream and path == _STREAM):
+            self.fail(f"expected a name that ends in {' or '.join(self.suffixes)}, got {str(path)!r}", param, ctx)
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The files to write; None leaves one out."""
+
+    mask: Path
+    probability: Path | None
+    overlay: Path | None
+    trace: Path | None
+
+    def check(self) -> None:
+        """Checks, before the work is done, that there is a place for every file.
+
+        Raises:
+            OutputError: there is none.
+        """
+        hint = "choose a folder that exists and is writable"
+        for file in (path for _, path in self.files()):
+            if not file.parent.is_dir():
+                raise OutputError(f"cannot write {file}: there is no folder {file.parent}", hint=hint)
+            if not os.access(file.parent, os.W_OK):
+                raise OutputError(f"cannot write {file}: the folder {file.parent} is read-only", hint=hint)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """What is written to the disk, and where."""
+        for name in ("mask", "probability", "overlay", "trace"):
+            if (path := getattr(self, name)) not in (None, _STREAM):
+                yield name, path
+
+    def write(
+        self, image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement, refiner: Refiner
+    ) -> None:
+        """Writes them, each as a whole."""
+        from segrefine.runtime.output import save_image, save_mask, save_probability
+        from segrefine.runtime.pictures import overlay, trace_sheet
+
+        if self.trace:
+            save_image(self.trace, trace_sheet(image, coarse, result, refiner.decode))
+        if self.overlay:
+            save_image(self.overlay, overlay(image, result.mask))
+        if self.probability:
+            save_probability(self.probability, result.probability)
+        if self.mask != _STREAM:
+            save_mask(self.mask, result.mask)
+        else:
+            _stream(result.mask)
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("mask", type=click.Path(path_type=Path))
+@click.option("--label", required=True, help="What the mask shows, such as fox.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PNG",
+    type=PictureFile(".png", stream=True),
+    default="refined.png",
+    show_default=True,
+    help="The refined mask, 0 and 255; - is stdout.",
+)
+@click.option(
+    "--probability",
+    metavar="PNG|NPY",
+    type=PictureFile(".png", ".npy"),
+    help="Also write the probability: PNG of 16 bits, or float32 .npy.",
+)
+@click.option(
+    "--overlay", metavar="PNG", type=PictureFile(".png"), help="Also write the image with the mask drawn on it."
+)
+@click.option("--trace", metavar="PNG", type=PictureFile(".png"), help="Also write a sheet that shows every round.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@model_options
+@with_console
+def refine(
+    console: Console, image: Path, mask: Path, label: str, output: Path, probability: Path | None,
+    overlay: Path | None, trace: Path | None, seed: int, model: Model,
+) -> None:  # fmt: skip
+    """Refine the coarse MASK of IMAGE.
+
+    IMAGE is a picture of any size, - is stdin. MASK is a picture of the same size: white, or an index above 0 of a
+    palette, is foreground; or a .npy with probabilities.
+    """
     from segrefine.runtime.image import load_image
     from segrefine.runtime.mask import load_mask
-    from segrefine.runtime.output import save_image, save_probability
-    from segrefine.runtime.pipeline import Refiner
 
-    output = output or _default_output(image)
-    check_output(output, probability, overlay, trace)
-    pixels = load_image(click.get_binary_stream("stdin").read() if image == "-" else image)
+    outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
+    if console.json and output == _STREAM:
+        raise click.UsageError("--json and -o - both want stdout")
+    outputs.check()
+    pixels = load_image(sys.stdin.buffer.read() if image == _STREAM else image)
     coarse = load_mask(mask, (pixels.shape[0], pixels.shape[1]))
-    if bundle is None:
-        note("no --bundle given: the demo model serves, which knows sixteen words (segrefine inspect lists them)")
-    with (
-        Refiner.from_bundle(bundle or demo_bundle(), backend=backend, device=device, threads=threads) as refine,
-        progress_bar(1, "refining") as bar,
-    ):
-        result = refine(pixels, coarse, label, seed=seed, progress=lambda _, share: bar.update(share - bar.n) and None)
-        if trace:
-            save_image(trace, pictures.trace_sheet(pixels, coarse, result, refine.decode, f'"{label}"'))
-    _write_mask(output, result.mask)
-    if probability:
-        save_probability(probability, result.probability)
-    if overlay:
-        save_image(overlay, pictures.overlay(pixels, result.mask))
-    summary = _summary(coarse > 0.5, result.mask) | {"label": label, "backend": backend, "demo_model": bundle is None}
-    written = {"mask": output, "probability": probability, "overlay": overlay, "trace": trace}
-    summary["files"] = {name: str(file) for name, file in written.items() if file}
-    summary["seconds"] = {stage: round(seconds, 4) for stage, seconds in result.seconds.items()}
-    text = (
-        f"{label}: {summary['changed']:.1%} of {summary['width']}×{summary['height']} pixels changed, "
-        f"IoU with the coarse mask {summary['iou_with_coarse']:.3f}, {sum(result.seconds.values()):.2f} s → {output}"
-    )
-    show(summary, text, as_json=as_json, err=str(output) == "-")
+    started = time.perf_counter()
+    with model.open() as refiner:
+        loaded = time.perf_counter() - started
+        with console.progress("refining") as tell:
+            result = refiner(pixels, coarse, label, seed=seed, progress=tell)
+        outputs.write(pixels, coarse, result, refiner)
+    seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
+    values = _summary(pixels, coarse, result) | {"seconds": seconds, "model": model.to_dict()}
+    values = {
+        "label": label,
+        "image": str(image),
+        **values,
+        "outputs": {name: str(path) for name, path in outputs.files()},
+    }
+    console.result(values, _describe(values, model), stdout=output != _STREAM)
 
 
-def _default_output(image: str) -> Path:
-    if image == "-":
-        raise OutputError("an image from stdin has no name to derive the mask's from", hint="add -o FILE, or -o -")
-    return Path(image).with_name(Path(image).stem + "-refined.png")
-
-
-def _write_mask(output: Path, mask: NDArray[np.bool_]) -> None:
-    from PIL import Image
-
-    from segrefine.runtime.output import save_mask
-
-    if str(output) != "-":
-        save_mask(output, mask)
-        return
-    buffer = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, "PNG")
-    click.get_binary_stream("stdout").write(buffer.getvalue())
-
-
-def _summary(coarse: NDArray[np.bool_], mask: NDArray[np.bool_]) -> dict[str, Any]:
+def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement) -> dict[str, Any]:
     from segrefine.runtime.metrics import iou
 
     return {
-        "width": mask.shape[1],
-        "height": mask.shape[0],
-        "iou_with_coarse": round(iou(coarse, mask), 4),
-        "changed": round(float((coarse != mask).mean()), 4),
-        "foreground": round(float(mask.mean()), 4),
+        "size": [image.shape[1], image.shape[0]],
+        "iou_with_coarse": iou(coarse > 0.5, result.mask),
+        "changed": float(((coarse > 0.5) != result.mask).mean()),
     }
+
+
+def _describe(values: dict[str, Any], model: Model) -> str:
+    seconds = dict(values["seconds"])
+    total = seconds.pop("total")
+    lines = {
+        "image": "{} ({}×{}), label {}".format(values["image"], *values["size"], values["label"]),
+        "model": model.describe(),
+        "mask": "{changed:.1%} of the pixels changed, IoU {iou_with_coarse:.3f} with the coarse mask".format(**values),
+        "time": f"{total:.2f} s: " + ", ".join(f"{stage} {spent:.2f}" for stage, spent in seconds.items()),
+        "wrote": ", ".join(values["outputs"].values()) or "stdout",
+    }
+    return "\n".join(f"{name:7}{text}" for name, text in lines.items())
+
+
+def _stream(mask: NDArray[np.bool_]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray(mask.astype(np.uint8) * 255).save(sys.stdout.buffer, "PNG")

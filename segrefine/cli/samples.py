@@ -1,35 +1,102 @@
-"""`segrefine samples`: the shipped scenes as a folder to play with."""
+"""`segrefine samples`, and the one reader of the shipped scenes."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from segrefine.assets import demo_labels, demo_samples
-from segrefine.cli.console import common_options, show
-from segrefine.storage import output_errors
+from segrefine.cli.console import Console, with_console
+from segrefine.errors import OutputError
 
-PARTS = ("images", "masks", "truth")
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FOLDERS = ("images", "masks", "truth")
 
 
-@click.command("samples")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Of every scene.")
-@common_options
-def command(folder: Path, copies: int, as_json: bool) -> None:
-    """Write the twelve demo scenes to FOLDER: images/, masks/ (coarse), truth/ and labels.json."""
-    labels = {}
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A scene with a coarse mask and the true one.
+
+    Attributes:
+        image: uint8 (H, W, 3) RGB.
+        coarse: float32 (H, W) foreground probability in [0, 1].
+        truth: bool (H, W).
+        label: what the masks show.
+    """
+
+    image: NDArray[np.uint8]
+    coarse: NDArray[np.float32]
+    truth: NDArray[np.bool_]
+    label: str
+
+
+def load_samples(folder: Path) -> dict[str, Sample]:
+    """The scenes by name, of a folder that `segrefine samples` wrote.
+
+    Raises:
+        ImageError: a picture is missing or damaged.
+        MaskError: a mask does not fit its image.
+    """
+    from segrefine.runtime.image import load_image
+    from segrefine.runtime.mask import load_mask
+
+    samples = {}
+    for name, label in _read_labels(folder).items():
+        image, coarse, truth = (folder / kind / f"{name}.png" for kind in FOLDERS)
+        pixels = load_image(image)
+        size = pixels.shape[0], pixels.shape[1]
+        samples[name] = Sample(
+            image=pixels, coarse=load_mask(coarse, size), truth=load_mask(truth, size) > 0.5, label=label
+        )
+    return samples
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Write every scene so many times."
+)
+@with_console
+def samples(console: Console, folder: Path, copies: int) -> None:
+    """Write the demo scenes to a new folder DIR.
+
+    DIR/images, DIR/masks (coarse) and DIR/truth hold a PNG for each scene, DIR/labels.json what the mask shows.
+    """
+    from segrefine.assets import demo_samples
+    from segrefine.storage import output_errors, staging_folder
+
+    folder = folder.absolute()
     with output_errors(folder):
-        for part in PARTS:
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        for name, label in demo_labels().items():
-            for copy in range(copies):
-                target = name if copies == 1 else f"{name}-{copy + 1:03d}"
-                for part in PARTS:
-                    shutil.copyfile(demo_samples() / part / f"{name}.png", folder / part / f"{target}.png")
-                labels[target] = label
-        (folder / "labels.json").write_text(json.dumps(labels, indent=2) + "\n", encoding="utf-8")
-    show({"folder": str(folder), "scenes": len(labels)}, f"{len(labels)} scenes → {folder}", as_json=as_json)
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise OutputError(f"{folder} exists and is not an empty folder", hint="choose a new folder")
+    with staging_folder(folder) as staging, output_errors(folder):
+        labels = dict(_copy_scenes(demo_samples(), staging, copies))
+        (staging / "labels.json").write_text(json.dumps(labels, indent=2) + "\n", encoding="utf-8")
+        staging.rename(folder)
+    text = f"{len(labels)} scenes in {folder}: images, coarse masks, true masks and labels.json"
+    console.result({"folder": str(folder), "samples": list(labels)}, text)
+
+
+def _copy_scenes(source: Path, target: Path, copies: int) -> Iterator[tuple[str, str]]:
+    """Copies the scenes `copies` times, and gives the name and the label of each."""
+    for kind in FOLDERS:
+        (target / kind).mkdir()
+    for copy in range(1, copies + 1):
+        for name, label in _read_labels(source).items():
+            copy_name = name if copies == 1 else f"{name}-{copy:0{len(str(copies))}d}"
+            for kind in FOLDERS:
+                shutil.copyfile(source / kind / f"{name}.png", target / kind / f"{copy_name}.png")
+            yield copy_name, label
+
+
+def _read_labels(folder: Path) -> dict[str, str]:
+    labels: dict[str, str] = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    return labels

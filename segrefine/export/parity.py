@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from segrefine.runtime.pipeline import LATENT_MULTIPLE, Refiner
 from segrefine.settings import Mode
 
 Floats = NDArray[np.float32]
-Result = TypeVar("Result")
 
 TOLERANCES: Mapping[str, Mapping[Precision, float]] = {
     # one forward pass: float32 sums in another order; half precision keeps eleven bits of every product
@@ -124,13 +122,11 @@ def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mod
     drift: dict[str, list[float]] = {}
     probability, mask = [], []
     for scene in scenes:
-        ours, ours_steps = _traced(lambda observe, s=scene: engines(s.image, s.coarse, s.label, observe=observe))
-        (theirs, their_mask), their_steps = _traced(
-            lambda observe, s=scene: run_reference(
-                refiner, G4Seg(checkpoint, settings, refiner.bundle.manifest.feature_taps, observe), s
-            )
-        )
-        for (step, got), (same, expected) in zip(ours_steps, their_steps, strict=True):
+        ours_steps, their_steps = _Steps(), _Steps()
+        ours = engines(scene.image, scene.coarse, scene.label, observe=ours_steps)
+        reference = G4Seg(checkpoint, settings, refiner.bundle.manifest.feature_taps, their_steps)
+        theirs, their_mask = run_reference(refiner, reference, scene)
+        for (step, got), (same, expected) in zip(ours_steps.seen, their_steps.seen, strict=True):
             assert step == same
             drift.setdefault(step, []).append(_relative(got, expected))
         probability.append(_relative(ours.rounds[-1].probability, theirs.probability.numpy()[0, 0]))
@@ -142,14 +138,14 @@ def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mod
     yield _row(mode, f"mask, mean of {len(mask)} scenes", float(np.mean(mask)), "mask", dtype)
 
 
-def _traced(run: Callable[[Callable[[str, int, object], None]], Result]) -> tuple[Result, list[tuple[str, Floats]]]:
-    """What `run` returns, and the latents of each of its steps, under a name that counts repeated ones."""
-    steps: list[tuple[str, Floats]] = []
+class _Steps:
+    """Keeps the latents of every step, under a name that counts the steps."""
 
-    def observe(stage: str, timestep: int, latents: object) -> None:
-        steps.append((f"step {len(steps) + 1:2d}: {stage}, t={timestep}", np.array(latents)))
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Floats]] = []
 
-    return run(observe), steps
+    def __call__(self, stage: str, timestep: int, latents: Floats | torch.Tensor) -> None:
+        self.seen.append((f"step {len(self.seen) + 1:2d}: {stage}, t={timestep}", np.array(latents)))
 
 
 def run_reference(refiner: Refiner, reference: G4Seg, scene: Scene) -> tuple[ReferenceResult, NDArray[np.bool_]]:

@@ -113,12 +113,14 @@ class G4Seg:
     def encode_image(self, image: Tensor) -> Tensor:
         """Latents (1, c, h, w) of an image (1, 3, H, W) in [-1, 1]: the mean of the codec's posterior, scaled."""
         vae = self.model.vae
-        return vae.encode(image).latent_dist.mean * vae.config.scaling_factor
+        mean: Tensor = vae.encode(image).latent_dist.mean
+        return mean * float(vae.config.scaling_factor)
 
     def encode_text(self, text: str) -> Tensor:
         """The text encoder's states (1, tokens, hidden)."""
         ids = self.model.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.model.text_encoder(ids).last_hidden_state
+        states: Tensor = self.model.text_encoder(ids).last_hidden_state
+        return states
 
     def encode_label(self, label: str) -> tuple[Tensor, Tensor]:
         """States of the prompt (1, tokens, hidden), and its token indicator (1, tokens, 2): label, other words."""
@@ -143,13 +145,14 @@ class G4Seg:
         """The mask-conditional image's latents (1, c, h, w), and the contrast with its opposite (1, 1, h, w)."""
         if self.settings.mode == "one-step":
             start = self.add_noise(z0, t, noise)
-            clean = [self.denoise(start, t, self.prompt, mask) for mask in (p, 1 - p)]
-            self.observe("one-step", t, torch.cat(clean))
+            clean = torch.cat([self.denoise(start, t, self.prompt, mask) for mask in (p, 1 - p)])
+            self.observe("one-step", t, clean)
         else:
             start = self.invert(z0, t)
-            clean = self.sample(start.expand(2, -1, -1, -1), t, torch.cat([p, 1 - p])).chunk(2)
-        errors = [self.velocity_error(each, z0, t) for each in clean]
-        return clean[0].mean(0, keepdim=True), blur(errors[1] - errors[0], self.settings.blur)
+            clean = self.sample(start.expand(2, -1, -1, -1), t, torch.cat([p, 1 - p]))
+        under_mask, under_opposite = clean.chunk(2)
+        contrast = self.velocity_error(under_opposite, z0, t) - self.velocity_error(under_mask, z0, t)
+        return under_mask.mean(0, keepdim=True), blur(contrast, self.settings.blur)
 
     def features(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Descriptors (1, N, C) of the pixels of `latents`, slightly noised, as the UNet expects them; no mask."""
@@ -159,25 +162,29 @@ class G4Seg:
 
     def add_noise(self, latents: Tensor, t: int, noise: Tensor) -> Tensor:
         """The latents at noise level t, once for each noise: (noises, c, h, w)."""
-        return self.scheduler.add_noise(latents.expand_as(noise), noise, torch.tensor([t]))
+        noisy: Tensor = self.scheduler.add_noise(latents.expand_as(noise), noise, torch.tensor([t]))
+        return noisy
 
     def denoise(self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None) -> Tensor:
         """Clean latents (B, c, h, w) in one step from `sample` at level t; under the mask `p` if there is one."""
-        return self.scheduler.step(self.predict(sample, t, states, p), t, sample).pred_original_sample
+        clean: Tensor = self.scheduler.step(self.predict(sample, t, states, p), t, sample).pred_original_sample
+        return clean
 
     def predict(self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None) -> Tensor:
         """The UNet's output (B, c, h, w), with guidance where `p` is injected."""
         s, batch = self.settings, len(sample)
-        timesteps = torch.full((batch,), t)
+        inputs = sample, torch.full((batch,), t), states.expand(batch, -1, -1)
+        output: Tensor
         if p is None:
-            return self.model.unet(sample, timesteps, states.expand(batch, -1, -1)).sample
+            output = self.model.unet(*inputs).sample
+            return output
         injection = MaskInjection(
             foreground=p.expand(batch, -1, -1, -1),
             token_indicator=self.indicator.expand(batch, -1, -1),
             strength=torch.tensor([[s.self_strength, s.cross_strength]]).expand(batch, -1),
         )
         with self.injector.apply(injection):
-            output = self.model.unet(sample, timesteps, states.expand(batch, -1, -1)).sample
+            output = self.model.unet(*inputs).sample
         if s.guidance_scale == 1:
             return output
         plain = self.predict(sample, t, self.unconditional)
@@ -201,7 +208,8 @@ class G4Seg:
 
     def velocity_error(self, clean: Tensor, z0: Tensor, t: int) -> Tensor:
         """Squared error per pixel (h, w), mean over channels and noises; of v, which weighs levels alike."""
-        return (clean - z0).square().mean((0, 1)) / (1 - self.scheduler.alphas_cumprod[t])
+        noise_share = 1 - float(self.scheduler.alphas_cumprod[t])
+        return (clean - z0).square().mean((0, 1)) / noise_share
 
 
 def blur(error: Tensor, sigma: float) -> Tensor:

@@ -160,7 +160,8 @@ class Denoiser:
         """Squared error of the clean latents, as for v-prediction; mean over the batch and the channels, (h, w)."""
         clean = self.schedule.predict_clean(output, sample, timestep)
         error = np.square(clean - z0).mean(1)
-        return (error / (1 - self.schedule.alphas_cumprod[timestep])[:, None, None]).mean(0, dtype=np.float32)
+        noise_share = (1 - self.schedule.alphas_cumprod[timestep])[:, None, None]
+        return np.asarray((error / noise_share).mean(0), np.float32)
 
 
 def check_finite(values: Floats, component: str, step: str) -> Floats:

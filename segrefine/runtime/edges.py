@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,12 +57,13 @@ def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: Ed
     """
     scale = min(1.0, settings.working_side / max(image.shape[:2]))
     if scale < 1:
-        size = tuple(max(1, round(side * scale)) for side in reversed(image.shape[:2]))
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        size = width, height
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-        low = sharpen(small, *(_resize(each, size) for each in (coarse, gain)), settings)
+        low = sharpen(small, _resize(coarse, size), _resize(gain, size), settings)
         return _guided_upsampling(image, small, low)
-    size = np.sqrt(max(np.count_nonzero(coarse > 0.5), 4))
-    fine, broad = (gaussian_blur(coarse, max(0.5, reach * size)) for reach in (0.06, settings.broad_reach))
+    extent = math.sqrt(max(int(np.count_nonzero(coarse > 0.5)), 4))
+    fine, broad = (gaussian_blur(coarse, max(0.5, reach * extent)) for reach in (0.06, settings.broad_reach))
     logits = settings.fine_weight * logit(fine) + settings.broad_weight * logit(broad) + settings.gain_weight * gain
     return follow_edges(image, logits, settings)
 
@@ -100,7 +102,11 @@ def logit(probability: Floats) -> Floats:
     return np.asarray(np.log(kept / (1 - kept)), np.float32)
 
 
-def _resize(values: Floats, size: tuple[int, ...]) -> Floats:
+def _lightness(image: NDArray[np.uint8]) -> Floats:
+    return np.asarray(image.mean(-1) / 255, np.float32)
+
+
+def _resize(values: Floats, size: tuple[int, int]) -> Floats:
     return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR), np.float32)
 
 
@@ -108,14 +114,14 @@ def _guided_upsampling(
     image: NDArray[np.uint8], small: NDArray[np.uint8], low: Floats, radius: int = 4, epsilon: float = 1e-4
 ) -> Floats:
     """`low`, the probability for `small`, at the size of `image`: fast guided filter (He and Sun 2015) on lightness."""
-    guide, fine = (each.astype(np.float32).mean(-1) / 255 for each in (small, image))
+    guide, fine = _lightness(small), _lightness(image)
     mean_g, mean_p = box_blur(guide, radius), box_blur(low, radius)
     variance = box_blur(guide * guide, radius) - mean_g * mean_g
-    slope = (box_blur(guide * low, radius) - mean_g * mean_p) / (variance + epsilon)
+    slope = np.asarray((box_blur(guide * low, radius) - mean_g * mean_p) / (variance + epsilon), np.float32)
     offset = mean_p - slope * mean_g
-    size = fine.shape[::-1]
-    slope, offset = (_resize(box_blur(each, radius).astype(np.float32), size) for each in (slope, offset))
-    return np.asarray(np.clip(slope * fine + offset, 0, 1), np.float32)
+    height, width = fine.shape
+    full_slope, full_offset = (_resize(box_blur(each, radius), (width, height)) for each in (slope, offset))
+    return np.asarray(np.clip(full_slope * fine + full_offset, 0, 1), np.float32)
 
 
 _BINS = 16
@@ -131,12 +137,12 @@ def _colour_odds(colours: NDArray[np.intp], probability: Floats, limit: float) -
     """Log-odds of foreground by colour alone, from smoothed histograms weighted with the probability."""
     histograms = []
     for weight in (probability, 1 - probability):
-        counts = np.bincount(colours.ravel(), weight.ravel().astype(np.float64), _BINS**3).reshape(_BINS, _BINS, _BINS)
+        counts = np.bincount(colours.ravel(), weight.ravel(), _BINS**3).astype(np.float64).reshape([_BINS] * 3)
         for axis in range(3):
             counts = _smooth(counts, axis)
         histograms.append(counts / max(counts.sum(), 1e-6) + 2e-4)
-    odds = np.log(histograms[0] / histograms[1]).astype(np.float32).ravel()[colours]
-    return np.clip(odds, -limit, limit)
+    odds = np.log(histograms[0] / histograms[1]).ravel()[colours]
+    return np.asarray(np.clip(odds, -limit, limit), np.float32)
 
 
 def _smooth(counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -148,7 +154,7 @@ def _smooth(counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 
 def _bonds(image: NDArray[np.uint8], contrast: float) -> list[tuple[tuple[int, int], Floats]]:
     """For each offset the strength, in [0, 1], with which a pixel and the one at that offset hold together."""
-    colour = image.astype(np.float32) / 255
+    colour = np.asarray(image / 255, np.float32)
     differences = {offset: np.square(_ahead(colour, offset) - _behind(colour, offset)).sum(-1) for offset in _OFFSETS}
     scale = 2 * contrast**2 * max(np.mean([d.mean() for d in differences.values() if d.size] or [0]), 1e-6)
     total = sum(1 / np.hypot(*offset) for offset in _OFFSETS) * 2

@@ -27,9 +27,8 @@ def gaussian_blur(values: Floats, sigma: float) -> Floats:
         return _convolve(_convolve(values, kernel, 0), kernel, 1)
     radius, rest = divmod((np.sqrt(4 * sigma**2 + 1) - 1) / 2, 1)
     for _ in range(3):
-        values = np.float32(1 - rest) * box_blur(values, int(radius)) + np.float32(rest) * box_blur(
-            values, int(radius) + 1
-        )
+        narrow, wide = box_blur(values, int(radius)), box_blur(values, int(radius) + 1)
+        values = np.asarray((1 - rest) * narrow + rest * wide, np.float32)
     return values
 
 
@@ -40,7 +39,8 @@ def _running_mean(values: Floats, radius: int, axis: int) -> Floats:
     np.cumsum(lines, 0, np.float64, out=totals[1:])
     last = np.minimum(np.arange(count) + radius + 1, count)
     first = np.maximum(np.arange(count) - radius, 0)
-    return np.moveaxis((totals[last] - totals[first]) / (last - first)[:, None], 0, axis).astype(np.float32)
+    means = (totals[last] - totals[first]) / (last - first)[:, None]
+    return np.asarray(np.moveaxis(means, 0, axis), np.float32)
 
 
 def _convolve(values: Floats, kernel: Floats, axis: int) -> Floats:
@@ -53,4 +53,5 @@ def _convolve(values: Floats, kernel: Floats, axis: int) -> Floats:
 def pool(values: Floats, cell: int) -> Floats:
     """The means of the squares of `cell` × `cell` pixels, float32 (H / cell, W / cell); H and W are multiples of it."""
     height, width = values.shape
-    return values.reshape(height // cell, cell, width // cell, cell).mean((1, 3), dtype=np.float32)
+    squares = values.reshape(height // cell, cell, width // cell, cell)
+    return np.asarray(squares.mean((1, 3)), np.float32)

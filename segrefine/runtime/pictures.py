@@ -1,117 +1,197 @@
-"""Results to look at: overlays, heat maps and contact sheets."""
+"""Pictures that show what happened: overlays, heat maps and contact sheets, drawn with Pillow alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from segrefine.runtime.pipeline import Refinement
 
-Picture = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
-TINT = (255, 64, 96)
-TILE, GAP, CAPTION = 176, 10, 20
-_PAPER, _INK, _FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
-_HEAT = np.array([(12, 10, 40), (84, 24, 110), (176, 48, 100), (240, 120, 56), (252, 236, 150)], np.float32)
+ORANGE: Colour = (255, 122, 26)
+PAPER: Colour = (250, 249, 246)
+INK: Colour = (38, 38, 44)
+FAINT: Colour = (128, 126, 122)
+BETTER: Colour = (24, 128, 72)
+WORSE: Colour = (190, 46, 46)
+
+TILE = 192
+_GAP, _MARGIN, _CAPTION = 12, 24, 24
+_RAMP = np.array([(22, 16, 48), (74, 22, 104), (158, 42, 99), (222, 86, 58), (250, 164, 42), (252, 244, 178)])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Tile:
-    """A picture, uint8 (h, w, 3) RGB of any size, and the words below it."""
+    """One picture of a contact sheet, uint8 (h, w, 3), with a caption below it and a coloured note after that."""
 
-    picture: Picture
+    picture: Pixels
     caption: str = ""
+    note: str = ""
+    colour: Colour = INK
 
 
-def overlay(image: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int] = TINT) -> Picture:
-    """The image with the mask tinted and its contour drawn, uint8 (H, W, 3).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BeforeAfter:
+    """A mask before and after.
 
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        mask: bool (H, W).
-        colour: RGB of tint and contour.
+    Attributes:
+        image: uint8 (H, W, 3).
+        coarse: bool (H, W).
+        refined: bool (H, W).
+        label: what the masks show.
+        iou_before: of the coarse mask with the true one, in [0, 1].
+        iou_after: of the refined mask.
     """
-    tinted = image.astype(np.float32)
-    tinted[mask] = 0.6 * tinted[mask] + 0.4 * np.array(colour)
-    inside = np.pad(mask, 1, mode="edge")
-    core = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    tinted[mask & ~core] = colour
-    return tinted.round().astype(np.uint8)
+
+    image: Pixels
+    coarse: NDArray[np.bool_]
+    refined: NDArray[np.bool_]
+    label: str
+    iou_before: float
+    iou_after: float
 
 
-def heat_map(values: Floats, low: float | None = None, high: float | None = None) -> Picture:
-    """Values (h, w) as colours from dark (at `low`, else the least) to bright (at `high`), uint8 (h, w, 3)."""
-    low = float(values.min()) if low is None else low
-    high = float(values.max()) if high is None else high
-    place = np.clip((values - low) / max(high - low, 1e-9), 0, 1) * (len(_HEAT) - 1)
-    channels = [np.interp(place, np.arange(len(_HEAT)), _HEAT[:, channel]) for channel in range(3)]
-    return np.stack(channels, -1).round().astype(np.uint8)
+def overlay(image: Pixels, mask: NDArray[np.bool_], colour: Colour = ORANGE) -> Pixels:
+    """The image, uint8 (H, W, 3), with the mask, bool (H, W), tinted and its border drawn as a line."""
+    width = max(1, round(max(mask.shape) / 160))
+    inside = Image.fromarray(mask.astype(np.uint8) * 255)
+    bordered = Image.new("L", (mask.shape[1] + 2 * width, mask.shape[0] + 2 * width))
+    bordered.paste(inside, (width, width))
+    eroded = np.asarray(bordered.filter(ImageFilter.MinFilter(2 * width + 1)))[width:-width, width:-width] > 0
+    strength = np.where(mask & ~eroded, 1.0, np.where(mask, 0.4, 0.0))[..., None]
+    return np.asarray(np.round(image * (1 - strength) + np.array(colour) * strength), np.uint8)
 
 
-def grey(probability: Floats | NDArray[np.bool_]) -> Picture:
-    """A probability or mask (h, w) in shades of grey, uint8 (h, w, 3)."""
-    shade = np.round(np.clip(probability.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-    return np.repeat(shade[..., None], 3, -1)
+def heat_map(values: NDArray[np.floating[Any]], low: float, high: float) -> Pixels:
+    """Values (h, w) as colours, uint8 (h, w, 3): from dark violet at `low` and below to pale yellow at `high`."""
+    position = np.clip((values - low) / max(high - low, 1e-9), 0, 1) * (len(_RAMP) - 1)
+    channels = [np.interp(position, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)]
+    return np.asarray(np.round(np.stack(channels, -1)), np.uint8)
 
 
 def trace_sheet(
-    image: Picture, coarse: Floats, result: Refinement, decode: Callable[[Floats], Picture], title: str = ""
-) -> Picture:
-    """How a mask came about: image, coarse mask, text evidence, each round, result; uint8 (H', W', 3).
+    image: Pixels, coarse: NDArray[np.float32], result: Refinement, decode: Callable[[NDArray[np.float32]], Pixels]
+) -> Pixels:
+    """How a mask came about, as one picture, uint8 (h, w, 3); a row for the input, for each round, for the result.
 
     Args:
-        image: uint8 (H, W, 3) RGB.
-        coarse: float (H, W) coarse probability in [0, 1].
-        result: what the refiner returned for them.
-        decode: latents → picture, such as `Refiner.decode`.
-        title: a line at the top.
+        image: uint8 (H, W, 3).
+        coarse: float32 (H, W) in [0, 1].
+        result: what the refiner made of them.
+        decode: latents (1, c, h, w) → picture, such as `Refiner.decode`.
     """
+    size = (image.shape[0], image.shape[1])
+    large = magnify(image)
+
+    def latent_map(values: NDArray[np.float32], low: float, high: float) -> Pixels:
+        return magnify(_without_filling(heat_map(values, low, high), size), smooth=False)
+
+    evidence = float(np.abs(result.text_evidence).max())
+    largest = max(float(each.discrepancy.max()) for each in result.rounds)
     rows = [
         [
-            Tile(picture=image, caption="image"),
-            Tile(picture=overlay(image, coarse > 0.5), caption="coarse mask"),
-            Tile(picture=heat_map(result.text_evidence), caption="error the label takes away"),
-            Tile(picture=overlay(image, result.mask), caption="result"),
+            Tile(picture=large, caption="image"),
+            Tile(picture=_overlaid(large, coarse > 0.5), caption="coarse mask"),
+            Tile(picture=latent_map(result.text_evidence, -evidence, evidence), caption="evidence of the label"),
         ]
     ]
-    for number, turn in enumerate(result.rounds, 1):
+    for number, each in enumerate(result.rounds, 1):
+        generated = magnify(_without_filling(decode(each.generated), size))
         rows.append(
             [
-                Tile(picture=decode(turn.generated), caption=f"round {number}: generated, t={turn.timestep}"),
-                Tile(picture=heat_map(turn.discrepancy), caption="discrepancy"),
-                Tile(picture=grey(turn.probability), caption="probability"),
+                Tile(picture=generated, caption=f"round {number}: generated, t = {each.timestep}"),
+                Tile(picture=latent_map(each.discrepancy, 0, largest), caption="discrepancy"),
+                Tile(picture=latent_map(each.probability, 0, 1), caption="probability"),
             ]
         )
-    rows[-1].append(Tile(picture=grey(result.probability), caption="after the edge step"))
-    return contact_sheet(rows, title)
+    rows.append(
+        [
+            Tile(picture=magnify(heat_map(result.paper_probability, 0, 1)), caption="probability, full size"),
+            Tile(picture=magnify(heat_map(result.probability, 0, 1)), caption="after the edge step"),
+            Tile(picture=_overlaid(large, result.mask), caption="refined mask"),
+        ]
+    )
+    return contact_sheet(rows)
 
 
-def contact_sheet(rows: Sequence[Sequence[Tile]], title: str = "") -> Picture:
-    """Rows of captioned tiles on paper, uint8 (H', W', 3); small pictures are magnified."""
-    top = 3 * GAP + CAPTION if title else GAP
-    width = GAP + max(len(row) for row in rows) * (TILE + GAP)
-    height = top + len(rows) * (TILE + CAPTION + GAP)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+def before_after_sheet(rows: Sequence[BeforeAfter], *, columns: int = 2) -> Pixels:
+    """Images, coarse and refined masks with their IoU, as one picture, uint8 (h, w, 3); `columns` triples in a row."""
+    triples = [_triple(row) for row in rows]
+    lines = [sum(triples[first : first + columns], []) for first in range(0, len(triples), columns)]
+    return contact_sheet(lines, group=3)
+
+
+def _triple(row: BeforeAfter) -> list[Tile]:
+    large, gain = magnify(row.image), 100 * (row.iou_after - row.iou_before)
+    return [
+        Tile(picture=large, caption=row.label),
+        Tile(picture=_overlaid(large, row.coarse), caption=f"coarse: IoU {row.iou_before:.3f}"),
+        Tile(
+            picture=_overlaid(large, row.refined),
+            caption=f"refined: {row.iou_after:.3f}",
+            note=f"{gain:+.1f} points",
+            colour=BETTER if gain >= 0 else WORSE,
+        ),
+    ]
+
+
+def contact_sheet(rows: Sequence[Sequence[Tile]], *, group: int = 0) -> Pixels:
+    """Tiles in rows on light paper, with captions, uint8 (h, w, 3); a wider gap after every `group` columns."""
+    height = [max(tile.picture.shape[0] for tile in row) + _CAPTION for row in rows]
+    columns = max(map(len, rows))
+    left = [_MARGIN + c * (TILE + _GAP) + (c // group * 2 * _GAP if group else 0) for c in range(columns)]
+    size = left[-1] + TILE + _MARGIN, 2 * _MARGIN + sum(height) + _GAP * (len(rows) - 1)
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((GAP, GAP), title, _INK, ImageFont.load_default(16))
-    for row, tiles in enumerate(rows):
-        for column, tile in enumerate(tiles):
-            left, upper = GAP + column * (TILE + GAP), top + row * (TILE + CAPTION + GAP)
-            picture = _fit(tile.picture)
-            sheet.paste(picture, (left + (TILE - picture.width) // 2, upper + (TILE - picture.height) // 2))
-            draw.text((left, upper + TILE + 3), tile.caption, _FAINT, ImageFont.load_default(12))
+    top = _MARGIN
+    for row, tall in zip(rows, height, strict=True):
+        for x, tile in zip(left, row, strict=False):
+            sheet.paste(Image.fromarray(tile.picture), (x + (TILE - tile.picture.shape[1]) // 2, top))
+            _write_caption(draw, (x, top + tall - _CAPTION + 5), tile)
+        top += tall + _GAP
     return np.asarray(sheet)
 
 
-def _fit(picture: Picture) -> Image.Image:
-    """The picture scaled to fit a tile, its aspect kept."""
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    scale = TILE / max(image.size)
-    method = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.LANCZOS
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
+def magnify(picture: Pixels, *, smooth: bool = True) -> Pixels:
+    """The picture, uint8 (h, w, 3), with its longer side brought to `TILE` pixels."""
+    scale = TILE / max(picture.shape[:2])
+    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
+    return np.asarray(
+        Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
+    )
+
+
+def _overlaid(large: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+    """A magnified image under a mask at its own size, whose border is smoothed on the way."""
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(large.shape[1::-1], Image.Resampling.BICUBIC)
+    return overlay(large, np.asarray(soft) > 127)
+
+
+def _without_filling(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    """A picture of the model's grid, cut to where the image of `size` (H, W) lies in it; see `fit_to_grid`."""
+    scale = max(picture.shape[:2]) / max(size)
+    height, width = (max(1, round(side * scale)) for side in size)
+    return picture[:height, :width]
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, place: tuple[int, int], tile: Tile) -> None:
+    font = _font()
+    room = TILE - draw.textlength("  " + tile.note, font)
+    caption = tile.caption
+    while caption and draw.textlength(caption, font) > room:
+        caption = caption.removesuffix("…")[:-1] + "…"
+    draw.text(place, caption, font=font, fill=INK)
+    draw.text((place[0] + TILE, place[1]), tile.note, font=font, fill=tile.colour, anchor="ra")
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(13)

@@ -244,7 +244,10 @@ class Refiner:
             "parameters": np.array([[s.temperature, s.mixing, width, s.position_weight]], np.float32),
         }
         outputs = self.engines["alignment"](feeds)
-        return tuple(check_finite(outputs[n], "alignment", n)[0, 0] for n in ("discrepancy", "probability"))  # type: ignore[return-value]
+        discrepancy, updated = (
+            check_finite(outputs[name], "alignment", name)[0, 0] for name in ("discrepancy", "probability")
+        )
+        return discrepancy, updated
 
 
 class _Watch:

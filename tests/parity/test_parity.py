@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from segrefine.assets import demo_bundle, demo_checkpoint
+from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
+from segrefine.cli.samples import load_samples
 from segrefine.engines import BACKENDS
 from segrefine.export.parity import TOLERANCES, Scene, check_parity
-from segrefine.runtime.samples import load_samples
 
 
 def scenes() -> list[Scene]:
     """The twelve shipped scenes, and as many mirrored, upright and cropped ones: 24 of three shapes."""
-    originals = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples()]
+    originals = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
     mirrored = []
     for number, scene in enumerate(originals):
         part = np.s_[:, ::-1] if number % 2 else np.s_[: 128 - 8 * number]
-        image, coarse = scene.image[part], scene.coarse[part]
-        mirrored.append(Scene(image=np.ascontiguousarray(image), coarse=np.ascontiguousarray(coarse), label=scene.label))
+        image, coarse = (np.ascontiguousarray(each[part]) for each in (scene.image, scene.coarse))
+        mirrored.append(Scene(image=image, coarse=coarse, label=scene.label))
     return originals + [s for s in mirrored if 0 < (s.coarse > 0.5).sum() < s.coarse.size]
 
 

@@ -68,7 +68,7 @@ def rotate_hue(rgb: Floats, angle: float) -> Floats:
     axis = np.full(3, 1 / np.sqrt(3))
     cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     matrix = np.eye(3) * np.cos(angle) + np.sin(angle) * cross + (1 - np.cos(angle)) * np.outer(axis, axis)
-    return rgb @ matrix.T.astype(np.float32)
+    return np.asarray(rgb @ matrix.T, np.float32)
 
 
 def _background(rng: Generator, sources: Sources, side: int) -> Floats:
@@ -79,13 +79,13 @@ def _background(rng: Generator, sources: Sources, side: int) -> Floats:
         height, width = photo.shape[:2]
         crop = int(rng.integers(64, min(height, width) + 1))
         y, x = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
-        image = cv2.resize(photo[y : y + crop, x : x + crop], (side, side), interpolation=cv2.INTER_AREA)
-        image = image.astype(np.float32) / 255
+        patch = cv2.resize(photo[y : y + crop, x : x + crop], (side, side), interpolation=cv2.INTER_AREA)
+        image = np.asarray(patch / np.float32(255), np.float32)
         if rng.random() < 0.5:
             image = image[:, ::-1]
-    image = rotate_hue(image, rng.uniform(-np.pi, np.pi))
-    image = (image - image.mean()) * rng.uniform(0.6, 1.3) + rng.uniform(0.2, 0.8)
-    return np.ascontiguousarray(np.clip(image, 0, 1), dtype=np.float32)
+    turned = rotate_hue(image, rng.uniform(-np.pi, np.pi))
+    relit = (turned - turned.mean()) * rng.uniform(0.6, 1.3) + rng.uniform(0.2, 0.8)
+    return np.ascontiguousarray(np.clip(relit, 0, 1), dtype=np.float32)
 
 
 def _texture(rng: Generator, side: int) -> Floats:
@@ -98,7 +98,9 @@ def _texture(rng: Generator, side: int) -> Floats:
         blend = np.zeros((side, side), np.float32)
         for octave in (2, 4, 8, 16):
             noise = rng.random((octave + 1, octave + 1)).astype(np.float32)
-            blend += cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC) / octave**0.6
+            blend += (
+                np.asarray(cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC), np.float32) / octave**0.6
+            )
         blend = (blend - blend.min()) / np.ptp(blend)
     elif kind == 1:
         blend = 0.5 + 0.5 * np.sin(along * rng.uniform(10, 40) + 6 * rng.random())
@@ -135,9 +137,9 @@ def _add_distractors(rng: Generator, image: Floats, sources: Sources, side: int)
             cv2.ellipse(disc, (width // 2, height // 2), (width // 2, height // 2), 0, 0, 360, 1.0, -1)
             alpha = alpha * disc
         y, x = int(rng.integers(0, side - height)), int(rng.integers(0, side - width))
-        colour = np.clip(rotate_hue(patch[..., :3], rng.uniform(-np.pi, np.pi)) * rng.uniform(0.7, 1.2), 0, 1)
+        recoloured = rotate_hue(np.asarray(patch[..., :3]), rng.uniform(-np.pi, np.pi)) * rng.uniform(0.7, 1.2)
         region = image[y : y + height, x : x + width]
-        region += alpha[..., None] * (colour - region)
+        region[...] += alpha[..., None] * (np.clip(recoloured, 0, 1) - region)
     return image
 
 

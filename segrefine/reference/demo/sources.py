@@ -1,17 +1,20 @@
 """Where the demo scenes come from: emoji sprites from npm, photographs from Debian's wallpaper packages.
 
 Nothing here ships with segrefine; `fetch_sources` downloads the packages once with the ordinary clients (`npm`,
-`apt-get`) and keeps one compact file of sprites and background crops. Sprites: Fluent 3D (Microsoft, MIT), Noto
-(Google, Apache-2.0), Twemoji (CC-BY 4.0).
+`apt-get`) and keeps one compact file of sprites and background crops. Sprites: Fluent (Microsoft, MIT), Noto (Google,
+Apache-2.0), Twemoji (CC-BY 4.0), and for training only Firefox OS (Apache-2.0), EmojiOne 1 and 2 (CC-BY-SA 4.0,
+CC-BY 4.0), OpenMoji (CC-BY-SA 4.0) and Streamline (CC-BY 4.0).
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +42,25 @@ STYLES: dict[str, tuple[str, str]] = {
     "noto": ("emoji-datasource-google@16.0.0", "img/google/64/{code}.png"),
     "twemoji": ("emoji-datasource-twitter@16.0.0", "img/twitter/64/{code}.png"),
 }
-"""Sprite style → (npm package, path of a sprite in it)."""
+"""Sprite style → (npm package, path of a sprite in it): the styles of which one per class is held out."""
+
+DRAWN_STYLES: dict[str, tuple[str, str | None]] = {
+    "fluent-flat": ("@iconify-json/fluent-emoji-flat@1.2.6", "fluent"),
+    "noto-blob": ("@iconify-json/noto-v1@1.2.5", "noto"),
+    "firefox": ("@iconify-json/fxemoji@1.2.2", None),
+    "emojione-1": ("@iconify-json/emojione-v1@1.2.3", None),
+    "emojione-2": ("@iconify-json/emojione@1.2.3", None),
+    "openmoji": ("@iconify-json/openmoji@1.2.29", None),
+    "streamline": ("@iconify-json/streamline-emojis@1.2.4", None),
+}
+"""Vector style, of training only → (npm package, the style by the same designers: held out together with it)."""
+
+_DRAWN_NAMES: dict[str, tuple[str, ...]] = {
+    "fox": ("fox", "fox-face", "fox-face-1"), "car": ("automobile",), "apple": ("red-apple", "redapple"),
+    "tree": ("deciduous-tree",), "boat": ("sailboat",), "penguin": ("penguin", "penguin-1"),
+    "cactus": ("cactus", "cactus-1"),
+}  # fmt: skip
+"""What the vector styles call a class, where it is not the name of the class itself."""
 
 WALLPAPERS = ("gnome-backgrounds", "mate-backgrounds", "ukui-wallpapers", "plasma-workspace-wallpapers")
 SPRITE_SIDE, BACKGROUND_SIDE = 96, 320
@@ -63,8 +84,9 @@ class Sources:
 def load_sources(cache: Path, *, held_out: bool) -> Sources:
     """The sources of one split; fetched into `cache` first where they are not there yet.
 
-    Class number i has style i mod 3 held out, so that every style is seen in training, but not on every class; every
-    sixth wallpaper is held out. Held-out sources have held-out sprites and backgrounds only.
+    Class number i has style i mod 3 of `STYLES` held out, with the vector style of the same designers, so that every
+    style is seen in training, but not on every class; every sixth wallpaper is held out. Held-out sources have held-out
+    sprites and backgrounds only.
 
     Args:
         cache: folder for the downloaded material.
@@ -75,11 +97,7 @@ def load_sources(cache: Path, *, held_out: bool) -> Sources:
         data = {name: stored[name] for name in stored.files}
     styles = list(STYLES)
     sprites = tuple(
-        tuple(
-            _unit(data[f"sprite/{code}/{style}"])
-            for j, style in enumerate(styles)
-            if (j == i % len(styles)) == held_out
-        )
+        tuple(_unit(data[key]) for key in _sprite_keys(code, styles[i % len(styles)], held_out) if key in data)
         for i, code in enumerate(CLASSES.values())
     )
     distractors = tuple(_unit(data[f"sprite/{code}/{style}"]) for code in DISTRACTORS for style in styles)
@@ -102,22 +120,62 @@ def fetch_sources(cache: Path) -> Path:
     return target
 
 
+def _sprite_keys(code: str, reserved: str, held_out: bool) -> list[str]:
+    """Names in the sources file of the sprites of a class that one split has, if style `reserved` is held out."""
+    if held_out:
+        return [f"sprite/{code}/{reserved}"]
+    drawn = [style for style, (_, family) in DRAWN_STYLES.items() if family != reserved]
+    return [f"sprite/{code}/{style}" for style in (*STYLES, *drawn) if style != reserved]
+
+
 def _unit(sprite: Image) -> NDArray[np.float32]:
-    return sprite.astype(np.float32) / 255
+    return np.asarray(sprite / np.float32(255), np.float32)
 
 
 def _fetch_sprites(scratch: Path) -> dict[str, Image]:
     arrays = {}
     for style, (package, path) in tqdm(STYLES.items(), desc="sprites"):
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", package], cwd=scratch, check=True, capture_output=True, text=True
-        )
-        with tarfile.open(scratch / packed.stdout.strip().splitlines()[-1]) as archive:
+        with _npm_package(scratch, package) as archive:
             for code in [*CLASSES.values(), *DISTRACTORS]:
-                member = archive.extractfile("package/" + path.format(code=code))
-                assert member is not None
-                arrays[f"sprite/{code}/{style}"] = _crop_sprite(member.read())
+                arrays[f"sprite/{code}/{style}"] = _crop_sprite(_member(archive, path.format(code=code)))
+    for style, (package, _) in tqdm(DRAWN_STYLES.items(), desc="vector sprites"):
+        with _npm_package(scratch, package) as archive:
+            icons = json.loads(_member(archive, "icons.json"))
+        for name, code in CLASSES.items():
+            if drawn := _draw_icon(icons, _DRAWN_NAMES.get(name, (name,))):
+                arrays[f"sprite/{code}/{style}"] = _crop_sprite(drawn)
     return arrays
+
+
+def _npm_package(scratch: Path, package: str) -> tarfile.TarFile:
+    packed = subprocess.run(
+        ["npm", "pack", "--silent", package], cwd=scratch, check=True, capture_output=True, text=True
+    )
+    return tarfile.open(scratch / packed.stdout.strip().splitlines()[-1])
+
+
+def _member(archive: tarfile.TarFile, path: str) -> bytes:
+    member = archive.extractfile("package/" + path)
+    assert member is not None
+    return member.read()
+
+
+def _draw_icon(icons: dict[str, Any], names: tuple[str, ...]) -> bytes | None:
+    """The first icon of `names` that an Iconify collection has, drawn as a PNG file; None if it has none."""
+    from resvg_py import svg_to_bytes
+
+    aliases = icons.get("aliases", {})
+    found = next(
+        (icon for name in names if (icon := icons["icons"].get(aliases.get(name, {}).get("parent", name)))), None
+    )
+    if found is None:
+        return None
+    width, height = (found.get(side, icons.get(side, 16)) for side in ("width", "height"))
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height}">{found["body"]}</svg>'
+    )
+    return bytes(svg_to_bytes(svg_string=svg, width=2 * SPRITE_SIDE, height=2 * SPRITE_SIDE))
 
 
 def _crop_sprite(encoded: bytes) -> Image:

@@ -34,7 +34,7 @@ GATE_CASES = 512
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Write the checkpoint here  [default: CACHE/checkpoint]"
 )
-@click.option("--scenes", default=65536, show_default=True, help="Scenes to compose for training.")
+@click.option("--scenes", default=131072, show_default=True, help="Scenes to compose for training.")
 @click.option("--vae-steps", default=3000, show_default=True, help="Codec steps of 16 images.")
 @click.option("--samples", default=1_000_000, show_default=True, help="Denoiser samples, over all runs.")
 @click.option("--threads", default=2, show_default=True)

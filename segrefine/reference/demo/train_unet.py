@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -146,8 +147,9 @@ class DenoiserTraining:
         return float(loss.detach())
 
 
-def _draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _draw_timesteps(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
     """Seven in ten around the middle (logit-normal), where words matter, the others uniform; int64 (count,)."""
     middle = 1 / (1 + np.exp(-rng.standard_normal(count)))
     unit = np.where(rng.random(count) < 0.7, middle, rng.random(count))
-    return np.minimum(unit * 1000, 999).astype(np.int64)
+    timesteps: NDArray[np.int64] = np.minimum(unit * 1000, 999).astype(np.int64)
+    return timesteps

@@ -1,0 +1,5 @@
+"""`python -m segrefine.cli`."""
+
+from segrefine.cli import main
+
+main()

@@ -1,0 +1,94 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from segrefine.runtime.pipeline import Refiner
+
+backend_option = click.option(
+    "--backend", default="onnxruntime", show_default=True, metavar="NAME", help="What runs the graphs."
+)
+device_option = click.option(
+    "--device", default="cpu", show_default=True, metavar="DEVICE", help="Where they run: cpu, cuda or cuda:N."
+)
+
+
+class BundleFolder(click.ParamType[Path]):
+    """The folder of a bundle; `demo` is the one that ships with segrefine."""
+
+    name = "path"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The folder, which need not exist."""
+        from segrefine.assets import demo_bundle
+
+        return demo_bundle() if str(value) == "demo" else Path(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The bundle that serves, and how it runs.
+
+    Attributes:
+        bundle: its folder; None for the demo model's.
+        backend: what runs the graphs.
+        device: where they run.
+        threads: of the CPU; None for all cores.
+    """
+
+    bundle: Path | None
+    backend: str
+    device: str
+    threads: int | None
+
+    def open(self) -> Refiner:
+        """The refiner; the caller closes it.
+
+        Raises:
+            SegrefineError: see `Refiner.from_bundle`.
+        """
+        from segrefine.assets import demo_bundle
+        from segrefine.runtime.pipeline import Refiner
+
+        path = self.bundle or demo_bundle()
+        return Refiner.from_bundle(path, backend=self.backend, device=self.device, threads=self.threads)
+
+    def describe(self) -> str:
+        """The model in words."""
+        model = self.bundle or "the demo model that ships with segrefine (--bundle chooses another)"
+        return f"{model}, {self.backend} on {self.device}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The model as JSON values; `demo` says whether it is the shipped one."""
+        return asdict(self) | {"bundle": self.bundle and str(self.bundle), "demo": self.bundle is None}
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command `--bundle`, `--backend`, `--device` and `--threads`, and an argument `model` for the four."""
+
+    @click.option("--bundle", type=BundleFolder(), help="Folder of the model; without, the demo model serves.")
+    @backend_option
+    @device_option
+    @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; without, all cores.")
+    @wraps(command)
+    def gathered(*args: Any, bundle: Path | None, backend: str, device: str, threads: int | None, **rest: Any) -> None:
+        command(*args, model=Model(bundle=bundle, backend=backend, device=device, threads=threads), **rest)
+
+    return gathered
+
+
+def _split(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",")] if text is not None else None
+
+
+components_option = click.option(
+    "--components", callback=_split, metavar="A,B,…", help="Only these graphs, parted by commas; without, all."
+)

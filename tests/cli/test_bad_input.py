@@ -1,0 +1,156 @@
+"""Every bad input gets one error line, a hint and exit code 1, and leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segrefine.assets import demo_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
+
+
+@pytest.fixture
+def refine_fails(fails, scene, tmp_path):
+    """Runs `refine` with one thing wrong; no file is left in the output's folder."""
+
+    def check(**wrong: object) -> str:
+        image, mask, label = scene
+        words = {"image": image, "mask": mask, "label": label, "output": tmp_path / "out" / "mask.png"} | wrong
+        (tmp_path / "out").mkdir(exist_ok=True)
+        options = [f"--{name}={value}" for name, value in words.items() if name not in ("image", "mask")]
+        line = fails("refine", words["image"], words["mask"], *options)
+        assert not list((tmp_path / "out").iterdir())
+        return line
+
+    return check
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_missing_image(refine_fails, tmp_path):
+    assert "no such file" in refine_fails(image=tmp_path / "none.png")
+
+
+def test_damaged_image(refine_fails, scene, tmp_path):
+    (tmp_path / "cut.png").write_bytes(scene[0].read_bytes()[:900])
+    assert "damaged" in refine_fails(image=tmp_path / "cut.png")
+    (tmp_path / "text.png").write_text("no picture")
+    assert "no picture" in refine_fails(image=tmp_path / "text.png")
+
+
+def test_missing_mask(refine_fails, tmp_path):
+    assert "no such file" in refine_fails(mask=tmp_path / "none.png")
+
+
+def test_mask_of_another_size(refine_fails, tmp_path):
+    mask = save(tmp_path / "small.png", np.eye(64, dtype=np.uint8) * 255)
+    assert "128×128" in refine_fails(mask=mask)
+
+
+@pytest.mark.parametrize(("value", "word"), [(0, "empty"), (255, "whole image")])
+def test_constant_mask(refine_fails, tmp_path, value, word):
+    assert word in refine_fails(mask=save(tmp_path / "flat.png", np.full((128, 128), value, np.uint8)))
+
+
+def test_one_pixel(refine_fails, tmp_path):
+    image = save(tmp_path / "dot.png", np.zeros((1, 1, 3), np.uint8))
+    mask = save(tmp_path / "dot-mask.png", np.full((1, 1), 255, np.uint8))
+    assert "whole image" in refine_fails(image=image, mask=mask)
+
+
+@pytest.mark.parametrize("label", ["", "   "])
+def test_empty_label(refine_fails, label):
+    assert "names something" in refine_fails(label=label)
+
+
+def test_label_longer_than_the_prompt(refine_fails):
+    assert "too long" in refine_fails(label="fox " * 100)
+
+
+def test_unknown_backend(refine_fails):
+    assert "tensorflow" in refine_fails(backend="tensorflow")
+
+
+def test_output_folder_that_does_not_exist(fails, scene, tmp_path):
+    image, mask, label = scene
+    assert "no folder" in fails("refine", image, mask, "--label", label, "-o", tmp_path / "none" / "mask.png")
+
+
+def test_output_folder_that_cannot_be_written(fails, scene):
+    image, mask, label = scene
+    assert "cannot write" in fails("refine", image, mask, "--label", label, "-o", "/proc/mask.png")
+
+
+def test_no_bundle(refine_fails, tmp_path):
+    assert "no folder" in refine_fails(bundle=tmp_path / "none")
+    assert "not a bundle" in refine_fails(bundle=tmp_path)
+
+
+def test_bundle_with_a_file_missing(refine_fails, bundle):
+    (bundle / "unet" / "model.onnx_data").unlink()
+    assert "model.onnx_data is missing" in refine_fails(bundle=bundle)
+
+
+def test_bundle_with_a_file_cut_short(refine_fails, bundle):
+    graph = bundle / "vae_encoder" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    assert "bytes" in refine_fails(bundle=bundle)
+
+
+def test_bundle_with_an_altered_file(refine_fails, bundle, fails):
+    graph = bundle / "alignment" / "model.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    assert "altered" in refine_fails(bundle=bundle)
+    assert "altered" in fails("inspect", bundle)
+    assert "altered" in fails("build-engine", bundle)
+
+
+def test_bundle_whose_path_leaves_it(refine_fails, bundle):
+    manifest = json.loads((bundle / "segrefine.json").read_text())
+    manifest["graphs"]["unet"] = "../../unet/model.onnx"
+    (bundle / "segrefine.json").write_text(json.dumps(manifest))
+    assert "leaves the bundle" in refine_fails(bundle=bundle)
+
+
+def test_bundle_behind_a_link(refine_fails, bundle, tmp_path):
+    graph = bundle / "unet" / "model.onnx"
+    graph.rename(tmp_path / "elsewhere.onnx")
+    graph.symlink_to(tmp_path / "elsewhere.onnx")
+    assert "link" in refine_fails(bundle=bundle)
+
+
+def test_model_that_is_not_there(fails, tmp_path):
+    assert "no model" in fails("export", tmp_path / "none", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_export_over_something_else(fails, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "not a bundle" in fails("export", "demo", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_damaged_image_on_stdin(fails, scene, tmp_path):
+    output = tmp_path / "mask.png"
+    assert "the input is no picture" in fails(
+        "refine", "-", scene[1], "--label", "fox", "-o", output, input=b"no picture"
+    )
+    assert not output.exists()
+
+
+def test_usage_errors_exit_with_two(run, scene):
+    assert run("refine", scene[0]).exit_code == 2
+    assert run("polish").exit_code == 2
+    assert run("refine", scene[0], scene[1], "--label", "fox", "-o", "-", "--json").exit_code == 2

@@ -1,0 +1,113 @@
+"""`refine` on every kind of picture, and what it writes."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segrefine.assets import demo_bundle
+
+
+def variants(image: Image.Image) -> dict[str, tuple[Image.Image, dict]]:
+    """The same picture in other guises, with what to save it with."""
+    turned = Image.Exif()
+    turned[0x0112] = 6  # stored lying on its side
+    return {
+        "palette.png": (image.quantize(64), {}),
+        "alpha.png": (image.convert("RGBA"), {}),
+        "grey.png": (image.convert("L"), {}),
+        "16-bit.png": (Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257), {}),
+        "exif.jpg": (image.rotate(90, expand=True), {"exif": turned}),
+    }
+
+
+@pytest.mark.parametrize("name", ["palette.png", "alpha.png", "grey.png", "16-bit.png", "exif.jpg"])
+def test_every_kind_of_picture_works(run, scene, tmp_path, name):
+    image, mask, label = scene
+    picture, options = variants(Image.open(image).convert("RGB"))[name]
+    picture.save(tmp_path / name, **options)
+    result = run("refine", tmp_path / name, mask, "--label", label, "-o", tmp_path / "mask.png")
+    assert result.exit_code == 0, result.output
+    written = Image.open(tmp_path / "mask.png")
+    assert written.size == (128, 128) and set(np.unique(np.asarray(written))) == {0, 255}
+
+
+@pytest.mark.parametrize("size", [(300, 20), (2, 2), (37, 501)])
+def test_every_size_works(run, tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    Image.fromarray(np.uint8(255) * (np.arange(size[0]) < size[0] / 2)[None].repeat(size[1], 0)).save(
+        tmp_path / "m.png"
+    )
+    result = run("refine", tmp_path / "image.png", tmp_path / "m.png", "--label", "fox", "-o", tmp_path / "out.png")
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "out.png").size == size
+
+
+def test_all_outputs_and_one_json_object(run, scene, tmp_path):
+    image, mask, label = scene
+    files = {name: tmp_path / f"{name}.png" for name in ("output", "probability", "overlay", "trace")}
+    options = [f"--{name}={path}" for name, path in files.items()]
+    result = run("refine", image, mask, "--label", label, *options, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["label"] == label and summary["model"]["demo"] and 0 < summary["iou_with_coarse"] <= 1
+    sizes = {name: Image.open(path).size for name, path in files.items()}
+    assert sizes["output"] == sizes["probability"] == sizes["overlay"] == (128, 128)
+    assert sizes["trace"][0] > 500
+    assert np.asarray(Image.open(files["probability"])).dtype == np.uint16
+
+
+def test_stdin_and_stdout(run, scene):
+    image, mask, label = scene
+    result = run("refine", "-", mask, "--label", label, "-o", "-", input=image.read_bytes())
+    assert result.exit_code == 0, result.output
+    assert Image.open(io.BytesIO(result.stdout_bytes)).size == (128, 128)
+
+
+def test_the_same_seed_gives_the_same_mask(run, scene, tmp_path):
+    image, mask, label = scene
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run("refine", image, mask, "--label", label, f"--seed={seed}", "-o", tmp_path / f"{name}.png",
+            "--probability", tmp_path / f"{name}.npy")  # fmt: skip
+    a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 0
+
+
+def test_demo_writes_sheet_and_table(run, tmp_path):
+    result = run("demo", "--output", tmp_path / "demo", "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert len(summary["samples"]) == 12
+    assert Image.open(summary["sheet"]).width > 900
+    assert 0 < summary["mean_iou_before"] < summary["mean_iou_after"]
+    assert len(list((tmp_path / "demo" / "masks").iterdir())) == 12
+
+
+def test_samples_can_be_copied(run, tmp_path):
+    assert run("samples", tmp_path / "scenes", "--copies", 3).exit_code == 0
+    labels = json.loads((tmp_path / "scenes" / "labels.json").read_text())
+    assert len(labels) == 36
+    assert all(
+        (tmp_path / "scenes" / part / f"{name}.png").exists()
+        for part in ("images", "masks", "truth")
+        for name in labels
+    )
+
+
+def test_inspect_lists_components(run):
+    result = run("inspect", "demo", "--json")
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["components"]) >= {"unet", "unet_features", "alignment"}
+    assert Path(json.loads(result.stdout)["bundle"]) == demo_bundle()
+
+
+def test_help_names_every_command(run):
+    result = run("--help")
+    for name in ("refine", "demo", "export", "build-engine", "inspect", "parity", "samples"):
+        assert name in result.stdout
+        assert run(name, "--help").exit_code == 0
