@@ -29,31 +29,40 @@ class G4SegSettings:
         temperature: difference of feature distances that makes odds of e.
         position_weight: weight of a pixel's position, in units of the latent's side, in its descriptor.
         text_timesteps: noise levels at which the image is denoised with and without the label.
-        text_weight: log-odds per unit of error that the label takes away.
-        contrast_weight: log-odds per unit of error between generation under the mask and under its opposite.
-        blur: Gaussian blur of the error maps, standard deviation in latent pixels.
+        text_strengths: strengths of cross-attention under the coarse mask with which the label is tried.
+        text_effect: weight of how much the label changes what is predicted, beside the error that it takes away.
+        text_spread: how far the evidence of the text spreads along regions of like colour, see `spread`.
+        text_contrast: colour difference at which it stops, in multiples of the image's root mean square.
+        text_weight: log-odds per unit of that evidence.
+        text_threshold: the evidence that speaks neither for the label nor against it, as a share of the mask's own:
+            of the ninth decile of the evidence within the coarse mask.
+        bias: log-odds of foreground where nothing speaks for it or against it.
         mixing: share of the new estimate in the updated probability.
         prior_weight: weight of the coarse mask's own log-odds in every estimate.
         template: the prompt; `{label}` stands for the label.
     """
 
     mode: Mode = "one-step"
-    timesteps: tuple[int, ...] = (500, 350)
-    confusion: tuple[float, ...] = (0.5, 0.45)
+    timesteps: tuple[int, ...] = (350,)
+    confusion: tuple[float, ...] = (1.0,)
     noises: int = 2
     loop_steps: int = 20
     guidance_scale: float = 1.0
-    self_strength: float = 4.0
-    cross_strength: float = 4.0
-    feature_timestep: int = 100
-    temperature: float = 0.1
+    self_strength: float = 6.0
+    cross_strength: float = 6.0
+    feature_timestep: int = 150
+    temperature: float = 0.76
     position_weight: float = 0.5
-    text_timesteps: tuple[int, ...] = (300, 450, 600, 750)
-    text_weight: float = 10.0
-    contrast_weight: float = 10.0
-    blur: float = 1.0
-    mixing: float = 0.7
-    prior_weight: float = 0.5
+    text_timesteps: tuple[int, ...] = (300, 400, 500, 600)
+    text_strengths: tuple[float, ...] = (0.0, 6.0)
+    text_effect: float = 1.0
+    text_spread: float = 3000.0
+    text_contrast: float = 0.2
+    text_weight: float = 20.0
+    text_threshold: float = 0.4
+    bias: float = -0.35
+    mixing: float = 1.0
+    prior_weight: float = 0.38
     template: str = "a photo of a {label}"
 
     def __post_init__(self) -> None:

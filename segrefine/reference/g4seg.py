@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from segrefine.reference.alignment import align
 from segrefine.reference.attention import MaskInjection, inject_masks
 from segrefine.reference.checkpoint import Checkpoint
 from segrefine.reference.features import extract_features
+from segrefine.runtime.evidence import gather_evidence
 from segrefine.settings import G4SegSettings
 
 
@@ -26,14 +26,12 @@ class ReferenceRound:
 
     Attributes:
         generated: (1, c, h, w) latents of the mask-conditional image.
-        contrast: error under the opposite mask minus error under the mask: positive where the mask explains the image.
         discrepancy: how much a pixel disagrees with the generation.
         estimate: the new estimate of P.
         probability: P after the round.
     """
 
     generated: Tensor
-    contrast: Tensor
     discrepancy: Tensor
     estimate: Tensor
     probability: Tensor
@@ -45,7 +43,7 @@ class ReferenceResult:
 
     Attributes:
         latents: (1, c, h, w) of the image.
-        text_evidence: (1, 1, h, w) error that the label takes away.
+        text_evidence: (h, w) how much better the label explains each pixel than no label does.
         rounds: one entry for each round.
         probability: (1, 1, h, w) P after the last round.
     """
@@ -54,6 +52,10 @@ class ReferenceResult:
     text_evidence: Tensor
     rounds: tuple[ReferenceRound, ...]
     probability: Tensor
+
+
+Strengths = tuple[float, float]
+"""Of the mask's injection into self-attention and into cross-attention."""
 
 
 class G4Seg:
@@ -94,19 +96,16 @@ class G4Seg:
         self.prompt, self.indicator = self.encode_label(label)
         self.unconditional = self.encode_text("")
         z0 = self.encode_image(image)
-        prior = s.prior_weight * torch.logit(coarse, eps=0.02)
-        text = self.text_evidence(z0, noise)
+        text = self.text_evidence(z0, coarse, noise)
+        evidence = self.gather_evidence(image, coarse, text)
         original = self.features(z0, noise)
         p, rounds = coarse, []
         for t, width in zip(s.timesteps, s.confusion, strict=True):
-            generated, contrast = self.generate(z0, p, t, noise)
-            evidence = prior + s.text_weight * text + s.contrast_weight * contrast
+            generated = self.generate(z0, p, t, noise)
             parameters = torch.tensor([[s.temperature, s.mixing, width, s.position_weight]])
             discrepancy, estimate, p = align(original, self.features(generated, noise), p, evidence, parameters)
             rounds.append(
-                ReferenceRound(
-                    generated=generated, contrast=contrast, discrepancy=discrepancy, estimate=estimate, probability=p
-                )
+                ReferenceRound(generated=generated, discrepancy=discrepancy, estimate=estimate, probability=p)
             )
         return ReferenceResult(latents=z0, text_evidence=text, rounds=tuple(rounds), probability=p)
 
@@ -132,27 +131,37 @@ class G4Seg:
         indicator[0, start:stop] = torch.tensor([1.0, 0.0])
         return self.encode_text(text), indicator
 
-    def text_evidence(self, z0: Tensor, noise: Tensor) -> Tensor:
-        """How much less error denoising makes with the label than without, per pixel (1, 1, h, w), blurred."""
-        errors = torch.zeros(2, *z0.shape[2:])
-        for t in self.settings.text_timesteps:
-            for i, states in enumerate((self.prompt, self.unconditional)):
-                clean = self.denoise(self.add_noise(z0, t, noise), t, states)
-                errors[i] += self.velocity_error(clean, z0, t) / len(self.settings.text_timesteps)
-        return blur(errors[1] - errors[0], self.settings.blur)
+    def text_evidence(self, z0: Tensor, coarse: Tensor, noise: Tensor) -> Tensor:
+        """How much better the label explains each pixel than no label does, (h, w).
 
-    def generate(self, z0: Tensor, p: Tensor, t: int, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask-conditional image's latents (1, c, h, w), and the contrast with its opposite (1, 1, h, w)."""
-        if self.settings.mode == "one-step":
-            start = self.add_noise(z0, t, noise)
-            clean = torch.cat([self.denoise(start, t, self.prompt, mask) for mask in (p, 1 - p)])
-            self.observe("one-step", t, clean)
-        else:
-            start = self.invert(z0, t)
-            clean = self.sample(start.expand(2, -1, -1, -1), t, torch.cat([p, 1 - p]))
-        under_mask, under_opposite = clean.chunk(2)
-        contrast = self.velocity_error(under_opposite, z0, t) - self.velocity_error(under_mask, z0, t)
-        return under_mask.mean(0, keepdim=True), blur(contrast, self.settings.blur)
+        The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
+        arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over levels, noises and
+        the strengths with which the coarse mask hands the label to its pixels.
+        """
+        s, total = self.settings, torch.zeros(z0.shape[2:])
+        for t in s.text_timesteps:
+            noisy, noise_share = self.add_noise(z0, t, noise), 1 - float(self.scheduler.alphas_cumprod[t])
+            plain = self.denoise(noisy, t, self.unconditional)
+            for strength in s.text_strengths:
+                named = self.denoise(noisy, t, self.prompt, coarse, (0.0, strength))
+                gained = (plain - z0).square() - (named - z0).square() + s.text_effect * (named - plain).square()
+                total += gained.mean((0, 1)) / noise_share
+        return total / (len(s.text_timesteps) * len(s.text_strengths))
+
+    def gather_evidence(self, image: Tensor, coarse: Tensor, text: Tensor) -> Tensor:
+        """Log-odds of foreground from the coarse mask and the text, (1, 1, h, w): the runtime's, for it is ours."""
+        pixels = (127.5 * (image[0].permute(1, 2, 0) + 1)).round().to(torch.uint8)
+        evidence = gather_evidence(pixels.numpy(), coarse[0, 0].numpy(), text.numpy(), self.settings)
+        return torch.from_numpy(evidence)[None, None]
+
+    def generate(self, z0: Tensor, p: Tensor, t: int, noise: Tensor) -> Tensor:
+        """The mask-conditional image's latents (1, c, h, w)."""
+        if self.settings.mode == "loop":
+            return self.sample(self.invert(z0, t), t, p)
+        start = self.add_noise(z0, t, noise)
+        clean: Tensor = self.scheduler.step(self.predict_guided(start, t, p), t, start).pred_original_sample
+        self.observe("one-step", t, clean)
+        return clean.mean(0, keepdim=True)
 
     def features(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Descriptors (1, N, C) of the pixels of `latents`, slightly noised, as the UNet expects them; no mask."""
@@ -165,14 +174,19 @@ class G4Seg:
         noisy: Tensor = self.scheduler.add_noise(latents.expand_as(noise), noise, torch.tensor([t]))
         return noisy
 
-    def denoise(self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None) -> Tensor:
-        """Clean latents (B, c, h, w) in one step from `sample` at level t; under the mask `p` if there is one."""
-        clean: Tensor = self.scheduler.step(self.predict(sample, t, states, p), t, sample).pred_original_sample
+    def denoise(
+        self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None, strengths: Strengths = (0.0, 0.0)
+    ) -> Tensor:
+        """Clean latents (B, c, h, w) in one step from `sample` at level t."""
+        output = self.predict(sample, t, states, p, strengths)
+        clean: Tensor = self.scheduler.step(output, t, sample).pred_original_sample
         return clean
 
-    def predict(self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None) -> Tensor:
-        """The UNet's output (B, c, h, w), with guidance where `p` is injected."""
-        s, batch = self.settings, len(sample)
+    def predict(
+        self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None, strengths: Strengths = (0.0, 0.0)
+    ) -> Tensor:
+        """The UNet's output (B, c, h, w), with the mask p (B, 1, h, w) injected if there is one."""
+        batch = len(sample)
         inputs = sample, torch.full((batch,), t), states.expand(batch, -1, -1)
         output: Tensor
         if p is None:
@@ -181,10 +195,16 @@ class G4Seg:
         injection = MaskInjection(
             foreground=p.expand(batch, -1, -1, -1),
             token_indicator=self.indicator.expand(batch, -1, -1),
-            strength=torch.tensor([[s.self_strength, s.cross_strength]]).expand(batch, -1),
+            strength=torch.tensor([strengths]).expand(batch, -1),
         )
         with self.injector.apply(injection):
             output = self.model.unet(*inputs).sample
+        return output
+
+    def predict_guided(self, sample: Tensor, t: int, p: Tensor) -> Tensor:
+        """The UNet's output (B, c, h, w) for the prompt under the masks p, with classifier-free guidance."""
+        s = self.settings
+        output = self.predict(sample, t, self.prompt, p, (s.self_strength, s.cross_strength))
         if s.guidance_scale == 1:
             return output
         plain = self.predict(sample, t, self.unconditional)
@@ -202,21 +222,6 @@ class G4Seg:
         """Clean latents (B, c, h, w), sampled by DDIM from `start` at level t under the masks p (B, 1, h, w)."""
         sample = start
         for step in self.scheduler.timesteps[self.scheduler.timesteps <= t]:
-            sample = self.scheduler.step(self.predict(sample, int(step), self.prompt, p), int(step), sample).prev_sample
+            sample = self.scheduler.step(self.predict_guided(sample, int(step), p), int(step), sample).prev_sample
             self.observe("sampling", int(step), sample)
         return sample
-
-    def velocity_error(self, clean: Tensor, z0: Tensor, t: int) -> Tensor:
-        """Squared error per pixel (h, w), mean over channels and noises; of v, which weighs levels alike."""
-        noise_share = 1 - float(self.scheduler.alphas_cumprod[t])
-        return (clean - z0).square().mean((0, 1)) / noise_share
-
-
-def blur(error: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur of a map (h, w), with the border mirrored; (1, 1, h, w)."""
-    radius = max(1, round(3 * sigma))
-    x = torch.arange(-radius, radius + 1, dtype=error.dtype)
-    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = F.pad(error[None, None], [radius] * 4, mode="reflect" if min(error.shape) > radius else "replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))

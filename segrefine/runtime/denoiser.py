@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from segrefine.engines import Engine
 from segrefine.errors import NumericalError
-from segrefine.runtime.filters import gaussian_blur
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.settings import G4SegSettings
@@ -39,6 +38,14 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Injection:
+    """Masks (B, h, w), and the strengths (B, 2) of self- and cross-attention with which they are injected."""
+
+    masks: Floats
+    strengths: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
 class Denoiser:
     """A UNet, its noise schedule, and the conditions of one image.
 
@@ -56,38 +63,41 @@ class Denoiser:
     conditions: Conditions
     observe: Observe | None = None
 
-    def text_evidence(self, z0: Floats, noise: Floats) -> Floats:
-        """How much less error denoising makes with the label than without, per pixel (h, w), blurred."""
-        levels = self.settings.text_timesteps
-        noisy = np.concatenate([self.schedule.add_noise(z0, noise, t) for t in levels])
-        timestep = np.repeat(np.array(levels, np.int64), len(noise))
-        outputs = self._predict(
-            np.concatenate([noisy, noisy]),
-            np.concatenate([timestep, timestep]),
-            np.repeat(np.concatenate([self.conditions.label, self.conditions.nothing]), len(noisy), 0),
-            step="text evidence",
-        )
-        with_label, without = (self._velocity_error(output, noisy, z0, timestep) for output in np.split(outputs, 2))
-        return gaussian_blur(without - with_label, self.settings.blur)
+    def text_evidence(self, z0: Floats, coarse: Floats, noise: Floats) -> Floats:
+        """How much better the label explains each pixel than no label does, float32 (h, w).
 
-    def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats) -> tuple[Floats, Floats]:
-        """Latents (1, c, h, w) of the mask-conditional image, and the contrast (h, w) with its opposite.
-
-        The contrast is the error of generation under 1 − P less the error under P, blurred: positive where the mask
-        explains the image.
+        The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
+        arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over levels, noises and
+        the strengths with which the coarse mask (h, w) hands the label to its pixels.
         """
-        masks = np.stack([probability, 1 - probability]).astype(np.float32)
-        if self.settings.mode == "one-step":
-            noisy = self.schedule.add_noise(z0, noise, t)
-            sample, masks = np.concatenate([noisy, noisy]), np.repeat(masks, len(noisy), 0)
-            clean = self.schedule.predict_clean(self._predict_masked(sample, t, masks, f"t={t}"), sample, t)
-            self._tell("one-step", t, clean)
-        else:
-            clean = self._generate_by_loop(z0, masks, t)
-        error = np.square(clean - z0).mean(1) / (1 - self.schedule.alphas_cumprod[t])
-        under_mask, under_opposite = (half.mean(0, dtype=np.float32) for half in np.split(error, 2))
-        generated = np.split(clean, 2)[0].mean(0, keepdims=True)
-        return generated, gaussian_blur(under_opposite - under_mask, self.settings.blur)
+        s = self.settings
+        noisy = np.concatenate([self.schedule.add_noise(z0, noise, t) for t in s.text_timesteps])
+        levels = np.repeat(np.array(s.text_timesteps, np.int64), len(noise))
+        trials, strengths = 1 + len(s.text_strengths), np.repeat((0.0, *s.text_strengths), len(noisy))
+        samples, timesteps = np.tile(noisy, (trials, 1, 1, 1)), np.tile(levels, trials)
+        states = np.concatenate([self.conditions.nothing, *[self.conditions.label] * len(s.text_strengths)])
+        injected = _Injection(
+            masks=np.tile(coarse, (len(samples), 1, 1)),
+            strengths=np.stack([np.zeros_like(strengths), strengths], 1).astype(np.float32),
+        )
+        outputs = self._predict(
+            samples, timesteps, np.repeat(states, len(noisy), 0), step="text evidence", injected=injected
+        )
+        clean = self.schedule.predict_clean(outputs, samples, timesteps).reshape(trials, *noisy.shape)
+        plain, named = clean[:1], clean[1:]
+        gained = np.square(plain - z0) - np.square(named - z0) + s.text_effect * np.square(named - plain)
+        noise_share = (1 - self.schedule.alphas_cumprod[levels])[:, None, None]
+        return np.asarray((gained.mean(2) / noise_share).mean((0, 1)), np.float32)
+
+    def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats) -> Floats:
+        """Latents (1, c, h, w) of the mask-conditional image: z0 noised to level t, and denoised under the mask."""
+        if self.settings.mode == "loop":
+            return self._generate_by_loop(z0, probability[None], t)
+        noisy = self.schedule.add_noise(z0, noise, t)
+        masks = np.repeat(probability[None], len(noisy), 0)
+        clean = self.schedule.predict_clean(self._predict_masked(noisy, t, masks, f"t={t}"), noisy, t)
+        self._tell("one-step", t, clean)
+        return np.asarray(clean.mean(0, keepdims=True), np.float32)
 
     def features(self, latents: Floats, noise: Floats) -> Floats:
         """Descriptors (1, N, C) of the pixels of `latents` (1, c, h, w), slightly noised, without a mask."""
@@ -97,7 +107,7 @@ class Denoiser:
         return self._checked("unet_features", feeds, "features", f"t={t}")
 
     def _generate_by_loop(self, z0: Floats, masks: Floats, t: int) -> Floats:
-        """Clean latents (2, c, h, w) under the two masks: inverted to level t without a mask, sampled back with it."""
+        """Clean latents (1, c, h, w): inverted to level t without a mask, sampled back under masks (1, h, w)."""
         steps, label = self.settings.loop_steps, self.conditions.label
 
         def plain(sample: Floats, timestep: int) -> Floats:
@@ -110,8 +120,7 @@ class Denoiser:
             return lambda _, timestep, latents: self._tell(stage, timestep, latents)
 
         start = invert_ddim(plain, z0, self.schedule, steps, end=t, callback=watch("inversion"))
-        both = np.concatenate([start, start])
-        return sample_ddim(masked, both, self.schedule, steps, start=t, callback=watch("sampling"))
+        return sample_ddim(masked, start, self.schedule, steps, start=t, callback=watch("sampling"))
 
     def _tell(self, stage: str, timestep: int, latents: Floats) -> None:
         if self.observe:
@@ -121,47 +130,49 @@ class Denoiser:
         """The UNet's output with masks (B, h, w) injected, guided."""
         batch, scale = len(sample), self.settings.guidance_scale
         timestep, label = np.full(batch, t, np.int64), np.repeat(self.conditions.label, batch, 0)
-        output = self._predict(sample, timestep, label, step=step, masks=masks)
+        strengths = np.tile(
+            np.array([self.settings.self_strength, self.settings.cross_strength], np.float32), (batch, 1)
+        )
+        injected = _Injection(masks=masks, strengths=strengths)
+        output = self._predict(sample, timestep, label, step=step, injected=injected)
         if scale == 1:
             return output
         plain = self._predict(sample, timestep, np.repeat(self.conditions.nothing, batch, 0), step=step)
         return plain + np.float32(scale) * (output - plain)
 
     def _predict(
-        self, sample: Floats, timestep: NDArray[np.int64], states: Floats, *, step: str, masks: Floats | None = None
+        self,
+        sample: Floats,
+        timestep: NDArray[np.int64],
+        states: Floats,
+        *,
+        step: str,
+        injected: _Injection | None = None,
     ) -> Floats:
         """The UNet's output for a batch of any size."""
+        feeds = self._feeds(sample, timestep, states, injected)
         outputs = []
         for first in range(0, len(sample), MAX_BATCH):
-            part = slice(first, first + MAX_BATCH)
-            feeds = self._feeds(sample[part], timestep[part], states[part], None if masks is None else masks[part])
-            outputs.append(self._checked("unet", feeds, "out_sample", step))
+            part = {name: values[first : first + MAX_BATCH] for name, values in feeds.items()}
+            outputs.append(self._checked("unet", part, "out_sample", step))
         return np.concatenate(outputs)
 
     def _feeds(
-        self, sample: Floats, timestep: NDArray[np.int64], states: Floats, masks: Floats | None = None
+        self, sample: Floats, timestep: NDArray[np.int64], states: Floats, injected: _Injection | None = None
     ) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
         batch, (height, width) = len(sample), sample.shape[2:]
-        strength = (0.0, 0.0) if masks is None else (self.settings.self_strength, self.settings.cross_strength)
-        foreground = np.zeros((batch, height, width), np.float32) if masks is None else masks
+        masks = injected.masks if injected else np.zeros((batch, height, width), np.float32)
         return {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": timestep,
             "encoder_hidden_states": states,
-            "foreground": foreground[:, None],
+            "foreground": masks[:, None],
             "token_indicator": np.repeat(self.conditions.token_indicator, batch, 0),
-            "strength": np.tile(np.array(strength, np.float32), (batch, 1)),
+            "strength": injected.strengths if injected else np.zeros((batch, 2), np.float32),
         }
 
     def _checked(self, component: str, feeds: Mapping[str, NDArray[np.generic]], output: str, step: str) -> Floats:
         return check_finite(self.engines[component](feeds)[output], component, step)
-
-    def _velocity_error(self, output: Floats, sample: Floats, z0: Floats, timestep: NDArray[np.int64]) -> Floats:
-        """Squared error of the clean latents, as for v-prediction; mean over the batch and the channels, (h, w)."""
-        clean = self.schedule.predict_clean(output, sample, timestep)
-        error = np.square(clean - z0).mean(1)
-        noise_share = (1 - self.schedule.alphas_cumprod[timestep])[:, None, None]
-        return np.asarray((error / noise_share).mean(0), np.float32)
 
 
 def check_finite(values: Floats, component: str, step: str) -> Floats:

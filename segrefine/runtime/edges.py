@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.runtime.filters import box_blur, gaussian_blur
-
-Floats = NDArray[np.float32]
+from segrefine.runtime.affinity import bonds, gather
+from segrefine.runtime.filters import Floats, box_blur, gaussian_blur
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +18,8 @@ class EdgeSettings:
     """How coarse mask, gained evidence and colours weigh against each other. Values: measured on validation scenes.
 
     Attributes:
-        fine_weight: weight of the coarse mask's log-odds close to its border.
-        broad_weight: weight of the coarse mask's log-odds, blurred over `broad_reach`.
-        broad_reach: standard deviation of that blur, over the square root of the mask's area.
+        coarse_weight: weight of the coarse mask's log-odds, blurred a little.
+        coarse_blur: standard deviation of that blur, over the square root of the mask's area.
         gain_weight: weight of the log-odds that the diffusion model added.
         colour_weight: weight of the colour models' log-odds.
         colour_limit: largest log-odds that colour may claim for a pixel.
@@ -33,15 +31,14 @@ class EdgeSettings:
             pixels.
     """
 
-    fine_weight: float = 0.1
-    broad_weight: float = 0.3
-    broad_reach: float = 0.32
-    gain_weight: float = 1.0
-    colour_weight: float = 0.9
-    colour_limit: float = 2.5
-    smoothness: float = 5.0
-    contrast: float = 1.2
-    rounds: int = 5
+    coarse_weight: float = 0.18
+    coarse_blur: float = 0.043
+    gain_weight: float = 0.3
+    colour_weight: float = 0.67
+    colour_limit: float = 4.1
+    smoothness: float = 5.9
+    contrast: float = 1.7
+    rounds: int = 4
     iterations: int = 6
     working_side: int = 512
 
@@ -63,8 +60,8 @@ def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: Ed
         low = sharpen(small, _resize(coarse, size), _resize(gain, size), settings)
         return _guided_upsampling(image, small, low)
     extent = math.sqrt(max(int(np.count_nonzero(coarse > 0.5)), 4))
-    fine, broad = (gaussian_blur(coarse, max(0.5, reach * extent)) for reach in (0.06, settings.broad_reach))
-    logits = settings.fine_weight * logit(fine) + settings.broad_weight * logit(broad) + settings.gain_weight * gain
+    soft = gaussian_blur(coarse, max(0.5, settings.coarse_blur * extent))
+    logits = settings.coarse_weight * logit(soft) + settings.gain_weight * gain
     return follow_edges(image, logits, settings)
 
 
@@ -81,13 +78,13 @@ def follow_edges(image: NDArray[np.uint8], logits: Floats, settings: EdgeSetting
         settings: weights.
     """
     colours = _colour_index(image)
-    bonds = _bonds(image, settings.contrast)
+    joined = bonds(image, settings.contrast)
     probability = sigmoid(logits)
     for _ in range(settings.rounds):
         odds = _colour_odds(colours, probability, settings.colour_limit)
         unary = logits + settings.colour_weight * odds
         for _ in range(settings.iterations):
-            probability = sigmoid(unary + settings.smoothness * _agreement(bonds, 2 * probability - 1))
+            probability = sigmoid(unary + settings.smoothness * gather(joined, 2 * probability - 1))
     return probability
 
 
@@ -125,7 +122,6 @@ def _guided_upsampling(
 
 
 _BINS = 16
-_OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2))
 
 
 def _colour_index(image: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -150,35 +146,3 @@ def _smooth(counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     count = counts.shape[axis]
     before, here, after = (np.take(padded, range(i, i + count), axis) for i in range(3))
     return 0.25 * before + 0.5 * here + 0.25 * after
-
-
-def _bonds(image: NDArray[np.uint8], contrast: float) -> list[tuple[tuple[int, int], Floats]]:
-    """For each offset the strength, in [0, 1], with which a pixel and the one at that offset hold together."""
-    colour = np.asarray(image / 255, np.float32)
-    differences = {offset: np.square(_ahead(colour, offset) - _behind(colour, offset)).sum(-1) for offset in _OFFSETS}
-    scale = 2 * contrast**2 * max(np.mean([d.mean() for d in differences.values() if d.size] or [0]), 1e-6)
-    total = sum(1 / np.hypot(*offset) for offset in _OFFSETS) * 2
-    return [(o, (np.exp(-d / scale) / (np.hypot(*o) * total)).astype(np.float32)) for o, d in differences.items()]
-
-
-def _agreement(bonds: list[tuple[tuple[int, int], Floats]], spin: Floats) -> Floats:
-    """Sum over neighbours of bond times their spin, (H, W) in [-1, 1]."""
-    total = np.zeros_like(spin)
-    for offset, bond in bonds:
-        _behind(total, offset)[...] += bond * _ahead(spin, offset)
-        _ahead(total, offset)[...] += bond * _behind(spin, offset)
-    return total
-
-
-def _behind(array: Floats, offset: tuple[int, int]) -> Floats:
-    """The part of `array` (H, W, …) whose pixels have a partner at `offset` (rows ≥ 0, columns of any sign)."""
-    dy, dx = offset
-    height, width = array.shape[:2]
-    return array[: max(height - dy, 0), max(-dx, 0) : max(width - max(dx, 0), 0)]
-
-
-def _ahead(array: Floats, offset: tuple[int, int]) -> Floats:
-    """The partners at `offset` of the pixels in `_behind`."""
-    dy, dx = offset
-    height, width = array.shape[:2]
-    return array[dy:, max(dx, 0) : max(width + min(dx, 0), 0)]

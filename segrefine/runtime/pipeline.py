@@ -22,6 +22,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine, load_engine
 from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, check_finite
 from segrefine.runtime.edges import EdgeSettings, logit, sharpen
+from segrefine.runtime.evidence import gather_evidence
 from segrefine.runtime.filters import pool
 from segrefine.runtime.grid import fit_to_grid
 from segrefine.runtime.mask import check_mask
@@ -66,7 +67,7 @@ class Refinement:
         probability: float32 (H, W) foreground probability in [0, 1], after the edge step (ours).
         paper_probability: float32 (H, W), before the edge step (the paper's result), resized from the latent grid.
         latents: float32 (1, c, h, w) of the image.
-        text_evidence: float32 (h, w); error per pixel that the label takes away.
+        text_evidence: float32 (h, w); how much better the label explains each pixel than no label does.
         rounds: the trace.
         seconds: time of each stage.
     """
@@ -176,15 +177,15 @@ class Refiner:
         z0 = self._encode_image(fit.image)
         noise = np.random.default_rng(seed).standard_normal((s.noises, *z0.shape[1:]), np.float32)
         watch.step("encode")
-        text = denoiser.text_evidence(z0, noise)
+        text = denoiser.text_evidence(z0, coarse, noise)
+        evidence = gather_evidence(fit.image, coarse, text, s)
         watch.step("text evidence")
         original = denoiser.features(z0, noise)
         watch.step("features")
         rounds = []
         for t, width in zip(s.timesteps, s.confusion, strict=True):
-            generated, contrast = denoiser.generate(z0, probability, t, noise)
+            generated = denoiser.generate(z0, probability, t, noise)
             watch.step("generate")
-            evidence = s.prior_weight * logit(coarse) + s.text_weight * text + s.contrast_weight * contrast
             features = denoiser.features(generated, noise)
             discrepancy, probability = self._align(original, features, probability, evidence, width)
             watch.step("align")

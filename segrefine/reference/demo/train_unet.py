@@ -107,10 +107,9 @@ class DenoiserTraining:
                 log(f"{self.samples} samples, loss {np.mean(losses[-100:]):.4f}, {rate:.1f} samples/s")
             if (step + 1) % SAVE_EVERY == 0:
                 self.save()
-            if (step + 1) % GATE_EVERY == 0:
+            if (step + 1) % GATE_EVERY == 0 or self.samples >= total:
                 log(self.gate())
         self.save()
-        log(self.gate())
 
     def gate(self) -> str:
         """A line with the text gate of the averaged weights."""
