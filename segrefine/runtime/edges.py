@@ -27,6 +27,7 @@ class EdgeSettings:
         contrast: colour difference, in multiples of the image's root mean square, at which neighbours part.
         rounds: times the colour models are fitted anew.
         iterations: mean-field iterations in each round.
+        first_side: larger images start from the result at half their size, so that borders may move far.
         working_side: larger images are cut at this size, and the cut is carried to full size by a guided filter,
             pixels.
     """
@@ -40,6 +41,7 @@ class EdgeSettings:
     contrast: float = 1.7
     rounds: int = 4
     iterations: int = 6
+    first_side: int = 96
     working_side: int = 512
 
 
@@ -52,20 +54,26 @@ def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: Ed
         gain: float32 (H, W) log-odds of foreground that the diffusion model added to the coarse mask.
         settings: weights.
     """
-    scale = min(1.0, settings.working_side / max(image.shape[:2]))
-    if scale < 1:
+    longest = max(image.shape[:2])
+    start = None
+    if longest > settings.first_side:
+        scale = settings.working_side / longest if longest > settings.working_side else 0.5
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         size = width, height
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
         low = sharpen(small, _resize(coarse, size), _resize(gain, size), settings)
-        return _guided_upsampling(image, small, low)
+        if longest > settings.working_side:
+            return _guided_upsampling(image, small, low)
+        start = _resize(low, (image.shape[1], image.shape[0]))
     extent = math.sqrt(max(int(np.count_nonzero(coarse > 0.5)), 4))
     soft = gaussian_blur(coarse, max(0.5, settings.coarse_blur * extent))
     logits = settings.coarse_weight * logit(soft) + settings.gain_weight * gain
-    return follow_edges(image, logits, settings)
+    return follow_edges(image, logits, settings, start)
 
 
-def follow_edges(image: NDArray[np.uint8], logits: Floats, settings: EdgeSettings) -> Floats:
+def follow_edges(
+    image: NDArray[np.uint8], logits: Floats, settings: EdgeSettings, start: Floats | None = None
+) -> Floats:
     """Foreground probability (H, W) in [0, 1], with its border moved to the image's edges.
 
     Mean-field inference in a conditional random field: unary terms are the evidence and two colour models (histograms
@@ -76,10 +84,11 @@ def follow_edges(image: NDArray[np.uint8], logits: Floats, settings: EdgeSetting
         image: uint8 (H, W, 3) RGB.
         logits: evidence as log-odds of foreground, float32 (H, W).
         settings: weights.
+        start: probability to start from, float32 (H, W); None for that of the evidence alone.
     """
     colours = _colour_index(image)
     joined = bonds(image, settings.contrast)
-    probability = sigmoid(logits)
+    probability = sigmoid(logits) if start is None else start
     for _ in range(settings.rounds):
         odds = _colour_odds(colours, probability, settings.colour_limit)
         unary = logits + settings.colour_weight * odds
