@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -24,16 +25,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.report import markdown_table, write_result
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
+from segrefine.engines import EnginePrecision
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GRAPHS, Source
 from segrefine.export.parity import Scene, run_reference
 from segrefine.reference.attention import inject_masks
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.reference.g4seg import G4Seg
+from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
 Times = dict[str, list[float]]
-COLUMNS = ("component", "batch", "eager ms", "engine ms", "eager ÷ engine", "GFLOP", "share")
+Refiners = Mapping[str, Refiner]
+ENGINES: dict[str, tuple[str, EnginePrecision]] = {
+    "ONNX Runtime": ("onnxruntime", "fp32"),
+    "OpenVINO": ("openvino", "fp32"),
+    "OpenVINO bf16": ("openvino", "bf16"),
+}
+COLUMNS = ("ms", "ratio", "share")
 
 
 @click.command()
@@ -43,22 +52,37 @@ def main(repeats: int, threads: int) -> None:
     """Measure latency of the whole loop, of each component, and of a cold start."""
     torch.set_num_threads(threads)
     peak = _peak_gflops()
-    with tempfile.TemporaryDirectory() as scratch, Refiner.from_bundle(demo_bundle(), threads=threads) as refiner:
-        loop = _loop(refiner, repeats)
-        components = _components(refiner, load_checkpoint(demo_checkpoint()), repeats, peak)
+    checkpoint = load_checkpoint(demo_checkpoint())
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        refiners = {
+            name: stack.enter_context(
+                Refiner.from_bundle(demo_bundle(), backend=backend, precision=precision, threads=threads)
+            )
+            for name, (backend, precision) in ENGINES.items()
+        }
+        loop = _loop(refiners, repeats)
+        components = _components(refiners, checkpoint, repeats, peak)
+        overlaps = _overlaps(refiners, checkpoint)
         cold = _cold(Path(scratch), max(3, repeats // 3))
-    medians = {name: float(np.median(times)) for name, times in loop.items()}
-    ratio = medians["PyTorch eager"] / medians["segrefine"]
-    loop_rows = [[name, f"{1e3 * t:.1f}", f"{t / medians['segrefine']:.2f}"] for name, t in medians.items()]
+    eager = float(np.median(loop["PyTorch eager"]))
+    ratios = {name: eager / float(np.median(times)) for name, times in loop.items()}
+    rows = [
+        [name, f"{1e3 * eager / ratio:.1f}", f"{ratio:.2f}", *([f"{overlaps[name]:.4f}"] if name in overlaps else [""])]
+        for name, ratio in ratios.items()
+    ]
+    fastest = max(ENGINES, key=lambda name: ratios[name])
     markdown = "\n\n".join(
         [
             "# Latency",
             f"One 128×128 image, demo model, {threads} threads, {repeats} interleaved calls each; medians.",
-            f"**Whole loop: PyTorch eager ÷ segrefine = {ratio:.2f}** (bar: 3).",
-            markdown_table(["whole refine loop", "ms", "÷ segrefine"], loop_rows),
+            f"**Whole loop: PyTorch eager ÷ segrefine on {fastest} = {ratios[fastest]:.2f}** (bar: 3).",
+            markdown_table(["whole refine loop", "ms", "eager ÷ this", "least IoU with eager's mask, 12 scenes"], rows),
             "## Components",
             f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",
-            markdown_table(COLUMNS, components),
+            markdown_table(
+                ["component", "batch", "GFLOP", "eager ms", *(f"{name} {x}" for name in ENGINES for x in COLUMNS)],
+                components,
+            ),
             "## Cold start",
             markdown_table(
                 ["process", "seconds", "bar"], [[n, f"{np.median(t):.2f}", b] for n, (t, b) in cold.items()]
@@ -66,26 +90,41 @@ def main(repeats: int, threads: int) -> None:
         ]
     )
     click.echo(markdown)
-    data = {"loop_seconds": loop, "eager_over_ours": ratio, "components": components, "cold": cold, "peak_gflops": peak}
-    write_result("latency", data, markdown)
+    data = {"loop_seconds": loop, "eager_over": ratios, "least_iou": overlaps, "components": components, "cold": cold}
+    write_result("latency", data | {"peak_gflops": peak}, markdown)
 
 
-def _loop(refiner: Refiner, repeats: int) -> Times:
+def _loop(refiners: Refiners, repeats: int) -> Times:
     """Seconds of the whole loop, edge step included, by contestant."""
-    sample = next(iter(load_samples(demo_samples()).values()))
-    scene = Scene(image=sample.image, coarse=sample.coarse, label=sample.label)
+    scene, any_of = _scenes()[0], next(iter(refiners.values()))
     eager, compiled = (
-        G4Seg(load_checkpoint(demo_checkpoint()), refiner.settings, refiner.bundle.manifest.feature_taps) for _ in "ab"
+        G4Seg(load_checkpoint(demo_checkpoint()), any_of.settings, any_of.bundle.manifest.feature_taps) for _ in "ab"
     )
     compiled.model.unet.compile()
-    return take_turns(
-        {
-            "segrefine": lambda: refiner(scene.image, scene.coarse, scene.label),
-            "PyTorch eager": lambda: run_reference(refiner, eager, scene),
-            "torch.compile": lambda: run_reference(refiner, compiled, scene),
-        },
-        repeats,
-    )
+    ours = {name: partial(refiner, scene.image, scene.coarse, scene.label) for name, refiner in refiners.items()}
+    theirs = {
+        "PyTorch eager": partial(run_reference, any_of, eager, scene),
+        "torch.compile": partial(run_reference, any_of, compiled, scene),
+    }
+    return take_turns(ours | theirs, repeats)
+
+
+def _scenes() -> list[Scene]:
+    samples = load_samples(demo_samples()).values()
+    return [Scene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
+
+
+def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
+    """For each engine, the least IoU of its mask with the reference's."""
+    least = dict.fromkeys(refiners, 1.0)
+    any_of = next(iter(refiners.values()))
+    reference = G4Seg(checkpoint, any_of.settings, any_of.bundle.manifest.feature_taps)
+    for scene in _scenes():
+        _, expected = run_reference(any_of, reference, scene)
+        for name, refiner in refiners.items():
+            found = refiner(scene.image, scene.coarse, scene.label).mask
+            least[name] = min(least[name], iou(found, expected))
+    return least
 
 
 def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int) -> Times:
@@ -100,26 +139,29 @@ def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int) ->
     return times
 
 
-def _components(refiner: Refiner, checkpoint: Checkpoint, repeats: int, peak: float) -> list[list[str]]:
-    """One row for each graph: eager PyTorch (attention with the bias written out) beside the engine."""
-    manifest, rows = refiner.bundle.manifest, []
+def _components(refiners: Refiners, checkpoint: Checkpoint, repeats: int, peak: float) -> list[list[str]]:
+    """One row for each graph: eager PyTorch (attention with the bias written out) beside the engines."""
+    manifest, rows = next(iter(refiners.values())).bundle.manifest, []
     source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet), taps=manifest.feature_taps)
     side = manifest.sample_size
     pixels = {"height": side, "width": side, "pixels": side * side, "tokens": manifest.tokens}
     pixels |= {"image_height": side * manifest.vae_scale_factor, "image_width": side * manifest.vae_scale_factor}
-    for name, engine in refiner.engines.items():
-        batch = 8 if name == "unet" else 1
+    for name, spec in manifest.components.items():
+        batch = 24 if name == "unet" else 1
         module = GRAPHS[name](source)
         inputs = example_inputs(module, pixels | {"batch": batch})
-        feeds = {tensor.name: value.numpy() for tensor, value in zip(engine.spec.inputs, inputs, strict=True)}
+        feeds = {tensor.name: value.numpy() for tensor, value in zip(spec.inputs, inputs, strict=True)}
+        engines = {each: partial(refiner.engines[name], feeds) for each, refiner in refiners.items()}
         with torch.inference_mode():
             with FlopCounterMode(display=False) as counter:
                 module(*inputs)
-            times = take_turns({"eager": partial(module, *inputs), "engine": partial(engine, feeds)}, repeats)
-        eager, ours = (float(np.median(times[each])) for each in ("eager", "engine"))
-        gflop = counter.get_total_flops() / 1e9
-        row = [name, batch, f"{1e3 * eager:.2f}", f"{1e3 * ours:.2f}", f"{eager / ours:.2f}", f"{gflop:.2f}"]
-        rows.append([str(cell) for cell in row] + [f"{gflop / ours / peak:.0%}"])
+            times = take_turns({"eager": partial(module, *inputs)} | engines, repeats)
+        eager, gflop = float(np.median(times["eager"])), counter.get_total_flops() / 1e9
+        row = [name, str(batch), f"{gflop:.2f}", f"{1e3 * eager:.2f}"]
+        for each in engines:
+            seconds = float(np.median(times[each]))
+            row += [f"{1e3 * seconds:.2f}", f"{eager / seconds:.2f}", f"{gflop / seconds / peak:.0%}"]
+        rows.append(row)
     return rows
 
 

@@ -10,7 +10,18 @@ import pytest
 
 import segrefine
 
-EXTRAS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
+EXTRAS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "safetensors",
+    "cv2",
+    "skimage",
+)
 ROOT = Path(segrefine.__file__).parent
 MODULES = sorted(
     "segrefine." + ".".join(file.relative_to(ROOT).with_suffix("").parts)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrefine.bundle import Bundle, Precision
-from segrefine.engines.engine import unknown_backend
+from segrefine.engines.engine import BACKENDS, unknown_backend
 from segrefine.engines.onnxruntime import onnxruntime_recipe, optimize_graph
+from segrefine.engines.openvino import convert_graph, openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
 from segrefine.errors import EngineError
 from segrefine.storage import locked, output_errors, staging_folder, sync
@@ -57,21 +58,21 @@ def build_engine(
         OutputError: the bundle's folder cannot be written to.
         SettingsError: the bundle has another precision.
     """
-    if backend != "onnxruntime":
+    if backend not in BACKENDS:
         raise unknown_backend(backend)
     check_precision(bundle, precision)
     engines = []
     for component in bundle.manifest.graphs if components is None else components:
         if progress:
             progress(component)
-        recipe = onnxruntime_recipe(bundle, component, device)
-        engines.append(_build_onnxruntime(bundle, recipe, device, overwrite=overwrite))
+        recipe = (openvino_recipe if backend == "openvino" else onnxruntime_recipe)(bundle, component, device)
+        engines.append(_build(bundle, recipe, device, overwrite=overwrite))
     return engines
 
 
-def _build_onnxruntime(bundle: Bundle, recipe: EngineRecipe, device: str, *, overwrite: bool) -> EngineFile:
+def _build(bundle: Bundle, recipe: EngineRecipe, device: str, *, overwrite: bool) -> EngineFile:
     folder = recipe.folder(bundle)
-    path = folder / f"{recipe.stem}.onnx"
+    path = folder / f"{recipe.stem}{recipe.suffix}"
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
@@ -79,7 +80,10 @@ def _build_onnxruntime(bundle: Bundle, recipe: EngineRecipe, device: str, *, ove
                 return EngineFile(component=recipe.component, path=path, cached=True)
             graph = bundle.graph(recipe.component)
             with staging_folder(path) as staging:
-                optimize_graph(graph, staging / path.name, device, external_data=len(recipe.graph) > 1)
+                if recipe.backend == "openvino":
+                    convert_graph(graph, staging / path.name)
+                else:
+                    optimize_graph(graph, staging / path.name, device, external_data=len(recipe.graph) > 1)
                 write_sidecar(recipe, staging)
                 _move_into_place(staging, path.with_suffix(".json"))
     return EngineFile(component=recipe.component, path=path, cached=False)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from numpy.typing import NDArray
 
 from segrefine.errors import BackendError
 from segrefine.spec import ComponentSpec
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "openvino")
 """The backends that `build_engine` and `load_engine` know."""
+
+EnginePrecision = Literal["fp32", "fp16", "bf16"]
+"""What an engine computes in: the precision of the graph, or bfloat16 where the backend can."""
 
 
 class Engine(Protocol):
@@ -23,11 +26,12 @@ class Engine(Protocol):
         """What the engine takes and gives."""
         ...
 
-    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name, new arrays as `spec.outputs` describes them.
 
         Args:
             feeds: exactly the inputs, as `spec.inputs` describes them.
+            only: the one output that is wanted; a backend that can leaves out what the others alone need.
 
         Raises:
             ShapeError: a feed does not fit; the message names the tensor.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from segrefine.bundle import Bundle, Precision
-from segrefine.engines.engine import Engine, unknown_backend
+from segrefine.bundle import Bundle
+from segrefine.engines.engine import Engine, EnginePrecision, unknown_backend
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
+from segrefine.engines.openvino import BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
 from segrefine.engines.recipe import check_precision, find_engine
+from segrefine.errors import SettingsError
 
 
 def load_engine(
@@ -14,20 +16,21 @@ def load_engine(
     backend: str = "onnxruntime",
     *,
     device: str = "cpu",
-    precision: Precision | None = None,
+    precision: EnginePrecision | None = None,
     threads: int | None = None,
 ) -> Engine:
     """The engine of one component, on exactly the backend, device and precision asked for.
 
-    With ``"onnxruntime"`` this is the engine that `build_engine` made. Where none was built for this kind of device, it
-    is the bundle's graph itself: the same results, after a slower start.
+    This is the engine that `build_engine` made. Where none was built for this kind of device, it is made from the
+    bundle's graph: the same results, after a slower start.
 
     Args:
         bundle: the bundle.
         component: name of the graph.
         backend: one of `BACKENDS`.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        precision: of the graph; another one than the bundle's is an error. None takes what there is.
+        precision: of the graph; another one than the bundle's is an error. None takes what there is. ``"bf16"``
+            computes the denoiser of a float32 bundle in bfloat16, on OpenVINO.
         threads: CPU threads for one operator; None takes every core.
 
     Raises:
@@ -35,14 +38,22 @@ def load_engine(
         BundleError: there is no such component, or a file of it is not what the manifest says.
         EngineError: the engine is stale or damaged (the hint has the command that rebuilds it), or does not load.
         MissingDependencyError: the backend's library is not installed; the hint names the extra.
-        SettingsError: the bundle has another precision, or `threads` is below 1.
+        SettingsError: the bundle or the backend has another precision, or `threads` is below 1.
     """
-    check_precision(bundle, precision)
+    if precision == "bf16" and backend != "openvino":
+        raise SettingsError(f"{backend} does not compute in bf16", hint="add --backend openvino")
+    check_precision(bundle, "fp32" if precision == "bf16" else precision)
     match backend:
         case "onnxruntime":
             built = find_engine(bundle, onnxruntime_recipe(bundle, component, device))
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
             return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None)
+        case "openvino":
+            built = find_engine(bundle, openvino_recipe(bundle, component, device))
+            reduced = precision == "bf16" and component in BFLOAT16_COMPONENTS
+            graph = built or bundle.graph(component)
+            spec = bundle.manifest.components[component]
+            return OpenVinoEngine(graph, spec, threads, precision="bf16" if reduced else "fp32")
         case _:
             raise unknown_backend(backend)

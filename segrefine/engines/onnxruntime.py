@@ -56,16 +56,17 @@ class OnnxRuntimeEngine:
         self.spec = spec
         _check_graph(self._session, spec, path)
 
-    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name; see `Engine`."""
         if self._session is None:
             raise EngineError(f"the engine of {self.spec.name} is closed")
         self.spec.check_feeds(feeds)
+        wanted = [only] if only else self._outputs
         try:
-            values = self._session.run(self._outputs, dict(feeds))
+            values = self._session.run(wanted, dict(feeds))
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise EngineError(f"{self.spec.name} failed in ONNX Runtime: {error}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        return dict(zip(wanted, values, strict=True))
 
     def close(self) -> None:
         """Frees the session; closing twice is fine."""

@@ -1,7 +1,7 @@
 """What an engine file was made from: the recipe in its sidecar, compared before the engine is ever loaded.
 
-Layout: ``engines/<backend>/<component>/<stem>.onnx`` with ``<stem>.json`` beside it. The sidecar is written last: an
-engine without one does not count.
+Layout: ``engines/<backend>/<component>/<stem>.onnx`` (``.xml`` for OpenVINO) with ``<stem>.json`` beside it. The
+sidecar is written last: an engine without one does not count.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ class EngineRecipe:
         """The name of the engine's files, less the suffix."""
         machine = self.hardware if self.device == "cuda" else "cpu"
         return f"{self.precision}_{self.profile}_{self.version}_{machine}"
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the engine itself."""
+        return ".xml" if self.backend == "openvino" else ".onnx"
 
     def folder(self, bundle: Bundle) -> Path:
         """The folder of this component's engines."""
@@ -109,7 +114,7 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
             FileRecord(**record).check(bundle.path, f"{folder.relative_to(bundle.path).as_posix()}/{name}", hint=hint)
     except (IntegrityError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"the engine of {sidecar} is damaged: {error}", hint=hint) from error
-    return sidecar.with_suffix(".onnx")
+    return sidecar.with_suffix(recipe.suffix)
 
 
 def _read_sidecar(path: Path, hint: str) -> dict[str, Any]:

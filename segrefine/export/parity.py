@@ -145,7 +145,7 @@ class _Steps:
         self.seen: list[tuple[str, Floats]] = []
 
     def __call__(self, stage: str, timestep: int, latents: Floats | torch.Tensor) -> None:
-        self.seen.append((f"step {len(self.seen) + 1:2d}: {stage}, t={timestep}", np.array(latents)))
+        self.seen.append((f"step {len(self.seen) + 1:2d}: {stage}, t={timestep}", np.asarray(latents).copy()))
 
 
 def run_reference(refiner: Refiner, reference: G4Seg, scene: Scene) -> tuple[ReferenceResult, NDArray[np.bool_]]:

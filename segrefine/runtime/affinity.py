@@ -8,36 +8,52 @@ from PIL import Image
 
 from segrefine.runtime.filters import Floats
 
-Offset = tuple[int, int]
-Bonds = list[tuple[Offset, Floats]]
-"""For each offset (rows ≥ 0, columns of any sign) the bond, in [0, 1], of each pixel with the one at that offset."""
-
-_OFFSETS: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2))
+_OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2))
+_REACH = 2
 _WORKING_SIDE = 128
 _LARGEST_RESIDUAL, _MOST_STEPS = 2e-3, 200
 
 
-def bonds(image: NDArray[np.uint8], contrast: float) -> Bonds:
-    """How strongly each pixel of an image (H, W, 3) and those around it hold together; those of one pixel sum to ≤ 1.
+class Bonds:
+    """How strongly each pixel of an image and those around it hold together; the bonds of one pixel sum to ≤ 1.
+
+    Maps are worked on as one line of pixels, rows parted by `_REACH` zeros: a neighbour is then a fixed number of
+    places ahead, whatever the pixel, and no bond crosses the image's border.
 
     Args:
-        image: uint8 RGB.
+        image: uint8 (H, W, 3) RGB.
         contrast: colour difference, in multiples of the image's root mean square, at which neighbours part.
     """
-    colour = np.asarray(image / 255, np.float32)
-    differences = {offset: np.square(_ahead(colour, offset) - _behind(colour, offset)).sum(-1) for offset in _OFFSETS}
-    scale = 2 * contrast**2 * max(np.mean([d.mean() for d in differences.values() if d.size] or [0]), 1e-6)
-    total = sum(1 / np.hypot(*offset) for offset in _OFFSETS) * 2
-    return [(o, (np.exp(-d / scale) / (np.hypot(*o) * total)).astype(np.float32)) for o, d in differences.items()]
 
+    def __init__(self, image: NDArray[np.uint8], contrast: float) -> None:
+        self._shape = image.shape[:2]
+        self._stride = image.shape[1] + _REACH
+        colour = np.asarray(image / 255, np.float32)
+        gaps = {offset: _length_squared(_ahead(colour, offset) - _behind(colour, offset)) for offset in _OFFSETS}
+        scale = 2 * contrast**2 * max(np.mean([gap.mean() for gap in gaps.values() if gap.size] or [0]), 1e-6)
+        total = sum(1 / np.hypot(*offset) for offset in _OFFSETS) * 2
+        self._bonds: list[tuple[int, Floats]] = []
+        for offset, gap in gaps.items():
+            bond, places = np.zeros(self._shape, np.float32), offset[0] * self._stride + offset[1]
+            _behind(bond, offset)[...] = np.exp(-gap / scale) / (np.hypot(*offset) * total)
+            self._bonds.append((places, self.line(bond)[:-places]))
 
-def gather(joined: Bonds, values: Floats) -> Floats:
-    """The sum over each pixel's neighbours of bond times value, float32 (H, W)."""
-    total = np.zeros_like(values)
-    for offset, bond in joined:
-        _behind(total, offset)[...] += bond * _ahead(values, offset)
-        _ahead(total, offset)[...] += bond * _behind(values, offset)
-    return total
+    def line(self, values: Floats) -> Floats:
+        """A map (H, W) as a line of pixels."""
+        return np.pad(np.asarray(values, np.float32), ((0, 0), (0, _REACH))).ravel()
+
+    def map(self, line: Floats) -> Floats:
+        """The map (H, W) of a line of pixels."""
+        return line.reshape(-1, self._stride)[:, : self._shape[1]]
+
+    def gather(self, line: Floats) -> Floats:
+        """The sum over each pixel's neighbours of bond times value, a line as well."""
+        total, product = np.zeros_like(line), np.empty_like(line)
+        for places, bond in self._bonds:
+            part = product[:-places]
+            total[:-places] += np.multiply(bond, line[places:], out=part)
+            total[places:] += np.multiply(bond, line[:-places], out=part)
+        return total
 
 
 def spread(image: NDArray[np.uint8], values: Floats, *, smoothness: float, contrast: float) -> Floats:
@@ -50,7 +66,7 @@ def spread(image: NDArray[np.uint8], values: Floats, *, smoothness: float, contr
         image: uint8 (H, W, 3) RGB.
         values: float32 (h, w), a coarser grid over the same image.
         smoothness: how much bonds weigh against the values; 0 changes nothing.
-        contrast: see `bonds`.
+        contrast: see `Bonds`.
     """
     height, width = values.shape
     if smoothness == 0:
@@ -59,16 +75,17 @@ def spread(image: NDArray[np.uint8], values: Floats, *, smoothness: float, contr
     side_y, side_x = (max(length, round(side * scale)) for length, side in zip(values.shape, image.shape, strict=False))
     small = np.asarray(Image.fromarray(image).resize((side_x, side_y), Image.Resampling.BOX))
     fine = np.asarray(Image.fromarray(values).resize((side_x, side_y), Image.Resampling.BILINEAR), np.float32)
-    even = _solve(bonds(small, contrast), fine, smoothness)
+    bonds = Bonds(small, contrast)
+    even = bonds.map(_solve(bonds, bonds.line(fine), smoothness))
     return np.asarray(Image.fromarray(even).resize((width, height), Image.Resampling.BOX), np.float32)
 
 
-def _solve(joined: Bonds, values: Floats, smoothness: float) -> Floats:
+def _solve(bonds: Bonds, values: Floats, smoothness: float) -> Floats:
     """Conjugate gradients, preconditioned by the diagonal, for u + smoothness · Laplacian(u) = values."""
-    diagonal = 1 + smoothness * gather(joined, np.ones_like(values))
+    diagonal = 1 + smoothness * bonds.gather(np.ones_like(values))
 
     def apply(u: Floats) -> Floats:
-        return diagonal * u - np.float32(smoothness) * gather(joined, u)
+        return diagonal * u - np.float32(smoothness) * bonds.gather(u)
 
     u = values.copy()
     residual = values - apply(u)
@@ -88,14 +105,18 @@ def _solve(joined: Bonds, values: Floats, smoothness: float) -> Floats:
     return u
 
 
-def _behind(array: Floats, offset: Offset) -> Floats:
+def _length_squared(vectors: Floats) -> Floats:
+    return np.asarray(np.einsum("ijk,ijk->ij", vectors, vectors), np.float32)
+
+
+def _behind(array: Floats, offset: tuple[int, int]) -> Floats:
     """The part of `array` (H, W, …) whose pixels have a partner at `offset`."""
     dy, dx = offset
     height, width = array.shape[:2]
     return array[: max(height - dy, 0), max(-dx, 0) : max(width - max(dx, 0), 0)]
 
 
-def _ahead(array: Floats, offset: Offset) -> Floats:
+def _ahead(array: Floats, offset: tuple[int, int]) -> Floats:
     """The partners at `offset` of the pixels in `_behind`."""
     dy, dx = offset
     height, width = array.shape[:2]

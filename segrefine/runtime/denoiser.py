@@ -18,8 +18,8 @@ Floats = NDArray[np.float32]
 Observe = Callable[[str, int, Floats], None]
 """Called with the stage, the timestep and the latents (B, c, h, w) that each step of generation gave."""
 
-MAX_BATCH = 16
-"""Samples in one UNet call: enough to fill the cores, few enough for the memory of a large model."""
+MAX_PIXELS = 8192
+"""Latent pixels in one UNet call: enough to fill the cores, few enough for the memory of a large model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +151,9 @@ class Denoiser:
     ) -> Floats:
         """The UNet's output for a batch of any size."""
         feeds = self._feeds(sample, timestep, states, injected)
-        outputs = []
-        for first in range(0, len(sample), MAX_BATCH):
-            part = {name: values[first : first + MAX_BATCH] for name, values in feeds.items()}
+        batch, outputs = max(1, MAX_PIXELS // (sample.shape[2] * sample.shape[3])), []
+        for first in range(0, len(sample), batch):
+            part = {name: values[first : first + batch] for name, values in feeds.items()}
             outputs.append(self._checked("unet", part, "out_sample", step))
         return np.concatenate(outputs)
 
@@ -172,7 +172,7 @@ class Denoiser:
         }
 
     def _checked(self, component: str, feeds: Mapping[str, NDArray[np.generic]], output: str, step: str) -> Floats:
-        return check_finite(self.engines[component](feeds)[output], component, step)
+        return check_finite(self.engines[component](feeds, only=output)[output], component, step)
 
 
 def check_finite(values: Floats, component: str, step: str) -> Floats:

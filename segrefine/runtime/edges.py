@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.runtime.affinity import bonds, gather
+from segrefine.runtime.affinity import Bonds
 from segrefine.runtime.filters import Floats, box_blur, gaussian_blur
 
 
@@ -86,15 +86,14 @@ def follow_edges(
         settings: weights.
         start: probability to start from, float32 (H, W); None for that of the evidence alone.
     """
-    colours = _colour_index(image)
-    joined = bonds(image, settings.contrast)
-    probability = sigmoid(logits) if start is None else start
+    colours, bonds = _colour_index(image), Bonds(image, settings.contrast)
+    lean = np.tanh(0.5 * bonds.line(logits)) if start is None else bonds.line(2 * start - 1)  # 2 · probability − 1
     for _ in range(settings.rounds):
-        odds = _colour_odds(colours, probability, settings.colour_limit)
-        unary = logits + settings.colour_weight * odds
+        odds = _colour_odds(colours, bonds.map(0.5 + 0.5 * lean), settings.colour_limit)
+        unary = 0.5 * bonds.line(logits + settings.colour_weight * odds)
         for _ in range(settings.iterations):
-            probability = sigmoid(unary + settings.smoothness * gather(joined, 2 * probability - 1))
-    return probability
+            lean = np.tanh(unary + np.float32(0.5 * settings.smoothness) * bonds.gather(lean))
+    return np.ascontiguousarray(bonds.map(0.5 + 0.5 * lean))
 
 
 def sigmoid(logits: Floats) -> Floats:
@@ -131,6 +130,7 @@ def _guided_upsampling(
 
 
 _BINS = 16
+_SMOOTHING = 0.5 * np.eye(_BINS) + 0.25 * np.eye(_BINS, k=1) + 0.25 * np.eye(_BINS, k=-1)
 
 
 def _colour_index(image: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -143,15 +143,8 @@ def _colour_odds(colours: NDArray[np.intp], probability: Floats, limit: float) -
     histograms = []
     for weight in (probability, 1 - probability):
         counts = np.bincount(colours.ravel(), weight.ravel(), _BINS**3).astype(np.float64).reshape([_BINS] * 3)
-        for axis in range(3):
-            counts = _smooth(counts, axis)
+        for _ in range(3):  # each time the first axis is smoothed and becomes the last
+            counts = np.tensordot(counts, _SMOOTHING, (0, 0))
         histograms.append(counts / max(counts.sum(), 1e-6) + 2e-4)
     odds = np.log(histograms[0] / histograms[1]).ravel()[colours]
     return np.asarray(np.clip(odds, -limit, limit), np.float32)
-
-
-def _smooth(counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    padded = np.pad(counts, [(1, 1) if a == axis else (0, 0) for a in range(3)])
-    count = counts.shape[axis]
-    before, here, after = (np.take(padded, range(i, i + count), axis) for i in range(3))
-    return 0.25 * before + 0.5 * here + 0.25 * after

@@ -181,7 +181,7 @@ def test_altered_graph_is_never_built(bundle: Bundle) -> None:
     assert os.listdir(bundle.path / "engines/onnxruntime/chain") == []
 
 
-@pytest.mark.parametrize("name", ["openvino", "", "ONNXRuntime"])
+@pytest.mark.parametrize("name", ["tensorrt", "", "ONNXRuntime"])
 def test_unknown_backend_lists_the_known_ones(bundle: Bundle, name: str) -> None:
     for call in (lambda: build_engine(bundle, backend=name), lambda: load_engine(bundle, "chain", name)):
         with pytest.raises(BackendError, match=f"there is no backend '{name}'") as caught:

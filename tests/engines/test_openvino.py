@@ -1,0 +1,158 @@
+"""OpenVINO as a backend: right results at every shape, both precisions, built or not; wrong feeds, graphs, devices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from segrefine.assets import demo_bundle, demo_samples
+from segrefine.bundle import Bundle
+from segrefine.cli.samples import load_samples
+from segrefine.engines import BACKENDS, build_engine, load_engine
+from segrefine.engines.openvino import OpenVinoEngine
+from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
+from segrefine.runtime.metrics import iou
+from segrefine.runtime.pipeline import Refiner
+from tests.tiny_bundle import CHANNELS, LINEAR, chain, linear, linear_graph, write_bundle
+
+SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
+TIMESTEP = np.arange(3)
+HAS_BFLOAT16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(linear_graph(), path)
+    return path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_engine_computes_the_graph_at_every_shape(graph: Path, threads: int | None) -> None:
+    with OpenVinoEngine(graph, LINEAR, threads) as engine:
+        for batch in (3, 1, *range(2, 12), 3):  # more shapes than are kept
+            sample, timestep = np.resize(SAMPLE, (batch, CHANNELS)), np.arange(batch)
+            outputs = engine({"sample": sample, "timestep": timestep})
+            assert list(outputs) == ["out_sample"]
+            np.testing.assert_allclose(outputs["out_sample"], linear(sample, timestep), atol=1e-4)
+
+
+def test_outputs_are_new_arrays(graph: Path) -> None:
+    with OpenVinoEngine(graph, LINEAR) as engine:
+        first = engine({"sample": SAMPLE, "timestep": TIMESTEP})["out_sample"]
+        kept = first.copy()
+        engine({"sample": -SAMPLE, "timestep": TIMESTEP})
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_bundle_runs_with_and_without_built_engines(bundle: Bundle, built: bool) -> None:
+    if built:
+        engines = build_engine(bundle, backend="openvino")
+        assert [engine.path.suffix for engine in engines] == [".xml", ".xml"]
+        assert all(engine.cached for engine in build_engine(bundle, backend="openvino"))
+    with load_engine(bundle, "linear", "openvino") as engine:  # its weights are external data
+        outputs = engine({"sample": SAMPLE, "timestep": TIMESTEP})
+        np.testing.assert_allclose(outputs["out_sample"], linear(SAMPLE, TIMESTEP), atol=1e-4)
+    with load_engine(bundle, "chain", "openvino") as engine:
+        np.testing.assert_allclose(engine({"sample": SAMPLE})["out_sample"], chain(SAMPLE), rtol=1e-4, atol=1e-3)
+
+
+def test_weights_of_a_built_engine_count(bundle: Bundle) -> None:
+    [engine] = build_engine(bundle, backend="openvino", components=["chain"])
+    os.truncate(engine.path.with_suffix(".bin"), 100)
+    with pytest.raises(EngineError, match="is damaged: .* but has 100") as caught:
+        load_engine(bundle, "chain", "openvino")
+    assert caught.value.hint and "build-engine" in caught.value.hint and "--backend openvino" in caught.value.hint
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
+def test_masks_in_bfloat16_are_nearly_those_in_float32() -> None:
+    scenes = list(load_samples(demo_samples()).values())[:6]
+    with (
+        Refiner.from_bundle(demo_bundle()) as exact,
+        Refiner.from_bundle(demo_bundle(), backend="openvino", precision="bf16") as rounded,
+    ):
+        pairs = [[refiner(s.image, s.coarse, s.label) for refiner in (exact, rounded)] for s in scenes]
+    assert any(np.any(ours.text_evidence != theirs.text_evidence) for ours, theirs in pairs)
+    assert min(iou(ours.mask, theirs.mask) for ours, theirs in pairs) > 0.97
+
+
+@pytest.mark.skipif(HAS_BFLOAT16, reason="this CPU has bfloat16")
+def test_bfloat16_is_refused_where_the_cpu_lacks_it(graph: Path) -> None:
+    with pytest.raises(BackendError, match="no instructions for bfloat16"):
+        OpenVinoEngine(graph, LINEAR, precision="bf16")
+
+
+def test_bfloat16_is_refused_by_other_backends(bundle: Bundle) -> None:
+    with pytest.raises(SettingsError, match="onnxruntime does not compute in bf16") as caught:
+        load_engine(bundle, "chain", precision="bf16")
+    assert caught.value.hint == "add --backend openvino"
+
+
+def test_feeds_are_checked_and_a_closed_engine_says_so(graph: Path) -> None:
+    engine = OpenVinoEngine(graph, LINEAR)
+    with pytest.raises(ShapeError, match="'timestep' has batch=2"):
+        engine({"sample": SAMPLE, "timestep": TIMESTEP[:2]})
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="linear is closed"):
+        engine({"sample": SAMPLE, "timestep": TIMESTEP})
+
+
+def test_graph_of_another_component_is_refused(graph: Path) -> None:
+    for spec in (replace(LINEAR, inputs=LINEAR.inputs[:1]), replace(LINEAR, outputs=())):
+        with pytest.raises(EngineError, match="but linear should have"):
+            OpenVinoEngine(graph, spec)
+
+
+def test_file_that_is_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a protobuf")
+    (tmp_path / "model.xml").write_text("not a model")
+    for name in ("model.onnx", "missing.onnx", "model.xml"):
+        with pytest.raises(EngineError, match="does not load"):
+            OpenVinoEngine(tmp_path / name, LINEAR)
+
+
+def test_other_devices_and_no_threads_are_refused(bundle: Bundle, graph: Path) -> None:
+    with pytest.raises(BackendError, match="OpenVINO serves the CPU here, not 'cuda'"):
+        load_engine(bundle, "chain", "openvino", device="cuda")
+    with pytest.raises(SettingsError, match="threads is 0"):
+        OpenVinoEngine(graph, LINEAR, threads=0)
+
+
+@pytest.mark.parametrize("module", ["openvino", "onnx"])
+def test_missing_library_names_the_extra(graph: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(MissingDependencyError) as caught:
+        OpenVinoEngine(graph, LINEAR)
+    assert caught.value.hint and 'pip install "segrefine[openvino]"' in caught.value.hint
+
+
+def test_an_output_can_be_asked_for_alone() -> None:
+    bundle = Bundle.open(demo_bundle())
+    rng = np.random.default_rng(3)
+    feeds = {
+        "sample": rng.standard_normal((2, 4, 16, 8)).astype(np.float32),
+        "timestep": np.array([100, 700]),
+        "encoder_hidden_states": rng.standard_normal((2, 77, 128)).astype(np.float32),
+        "foreground": rng.random((2, 1, 16, 8)).astype(np.float32),
+        "token_indicator": np.ones((2, 77, 2), np.float32),
+        "strength": np.ones((2, 2), np.float32),
+    }
+    for backend in BACKENDS:
+        with load_engine(bundle, "unet", backend) as engine:
+            alone, everything = engine(feeds, only="out_sample"), engine(feeds)
+        assert list(alone) == ["out_sample"] and list(everything) == ["out_sample", "features"]
+        np.testing.assert_allclose(alone["out_sample"], everything["out_sample"], atol=1e-4)
