@@ -19,7 +19,10 @@ FORMAT_VERSION = 1
 MANIFEST = "segrefine.json"
 EXPORT_HINT = "export the bundle again with `segrefine export MODEL BUNDLE --overwrite`"
 
+MAKE_HINT = "make a bundle with `segrefine export MODEL BUNDLE`; MODEL may be `demo`"
+
 Precision = Literal["fp32", "fp16"]
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -41,7 +44,7 @@ class Manifest:
         latent_channels: channels of a latent.
         vae_scale_factor: image pixels per latent pixel, along one side.
         scaling_factor: latents are the VAE's mean times this.
-        prediction_type: what the denoiser predicts: ``"epsilon"`` or ``"v_prediction"``.
+        prediction_type: what the denoiser predicts: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``.
         tokens: length of a tokenized prompt.
         dtype: precision of the graphs' floating-point inputs and outputs.
         opset: ONNX opset of the graphs.
@@ -77,8 +80,10 @@ class Manifest:
         for name in ("sample_size", "latent_channels", "vae_scale_factor", "scaling_factor", "tokens"):
             if not getattr(self, name) > 0:
                 raise BundleError(f"{name} is {getattr(self, name)}, expected a positive number", hint=EXPORT_HINT)
-        if self.dtype not in get_args(Precision):
-            raise BundleError(f"dtype is {self.dtype!r}, expected fp32 or fp16", hint=EXPORT_HINT)
+        for name, allowed in (("dtype", get_args(Precision)), ("prediction_type", PREDICTION_TYPES)):
+            if getattr(self, name) not in allowed:
+                expected = " or ".join(allowed)
+                raise BundleError(f"{name} is {getattr(self, name)!r}, expected {expected}", hint=EXPORT_HINT)
         if self.graphs.keys() != self.components.keys():
             raise BundleError(
                 f"graphs {sorted(self.graphs)} and components {sorted(self.components)} differ", hint=EXPORT_HINT
@@ -105,7 +110,7 @@ class Manifest:
         values: dict[str, Any] = {}
         for entry in fields(cls):
             expected = _JSON_TYPES[str(entry.type).partition("[")[0]]
-            if not isinstance(raw.get(entry.name), expected):
+            if not isinstance(raw.get(entry.name), expected) or isinstance(raw[entry.name], bool):
                 raise BundleError(f"{entry.name} is missing or no {expected[-1].__name__}", hint=EXPORT_HINT)
             values[entry.name] = raw[entry.name]
         try:
@@ -143,11 +148,12 @@ class Bundle:
         path = Path(path)
         manifest_file = path / MANIFEST
         if not path.is_dir():
-            raise BundleError(f"there is no folder {path}", hint="make a bundle with `segrefine export demo BUNDLE`")
+            raise BundleError(f"there is no folder {path}", hint=MAKE_HINT)
         if manifest_file.is_symlink() or not manifest_file.is_file():
-            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", hint=EXPORT_HINT)
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", hint=MAKE_HINT)
+        content = _read_json(manifest_file)
         try:
-            return cls(path, Manifest.from_dict(_read_json(manifest_file)))
+            return cls(path, Manifest.from_dict(content))
         except BundleError as error:
             raise type(error)(f"{manifest_file}: {error}", hint=error.hint) from error
 
@@ -173,7 +179,9 @@ class Bundle:
         """
         graph = self.manifest.graphs.get(component)
         if graph is None:
-            raise BundleError(f"{self.path} has no component {component!r}; it has {', '.join(self.manifest.graphs)}")
+            raise BundleError(
+                f"{self.path} has no component {component!r}", hint=f"choose of: {', '.join(self.manifest.graphs)}"
+            )
         folder = graph.rpartition("/")[0]
         return graph, *(
             name for name in self.manifest.files if name.rpartition("/")[0] == folder and name.endswith(".onnx_data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
@@ -66,9 +67,16 @@ class G4SegSettings:
     template: str = "a photo of a {label}"
 
     def __post_init__(self) -> None:
-        """Raises SettingsError where a value is outside its range."""
+        """Raises SettingsError where a value is of another kind than its default, or outside its range."""
+        for entry in fields(self):
+            if not _is_like(getattr(self, entry.name), entry.default):
+                raise SettingsError(
+                    f"{entry.name}: expected the like of {entry.default!r}, got {getattr(self, entry.name)!r}"
+                )
         if self.mode not in get_args(Mode):
             raise SettingsError(f"mode: expected one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        if min(*self.timesteps, *self.text_timesteps, self.feature_timestep, 0) < 0:
+            raise SettingsError("expected timesteps of 0 or more, got a negative one")
         if not self.timesteps or len(self.timesteps) != len(self.confusion):
             raise SettingsError(
                 f"expected one confusion width for each timestep, got {len(self.confusion)} for {len(self.timesteps)}"
@@ -99,3 +107,12 @@ class G4SegSettings:
             name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
         }
         return cls(**values)
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value is of its default's kind: text, a whole number, a finite number, or a tuple of one kind."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_is_like(each, default[0]) for each in value)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+        return False
+    return not isinstance(value, float) or math.isfinite(value)

@@ -21,6 +21,14 @@ def test_settings_survive_json():
         {"mixing": 0.0},
         {"temperature": -1.0},
         {"strenght": 3.0},
+        {"timesteps": "x"},
+        {"timesteps": 350},
+        {"timesteps": (350.5,)},
+        {"timesteps": (-1,)},
+        {"temperature": "hot"},
+        {"bias": float("nan")},
+        {"noises": True},
+        {"template": 5},
     ],
 )
 def test_wrong_settings_are_named(wrong):

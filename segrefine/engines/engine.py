@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, Self
 
 from numpy.typing import NDArray
 
-from segrefine.errors import BackendError
+from segrefine.errors import BackendError, SettingsError
 from segrefine.spec import ComponentSpec
 
 BACKENDS = ("onnxruntime", "openvino")
@@ -48,6 +48,20 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+MOST_THREADS = 256
+
+
+def check_threads(threads: int) -> int:
+    """`threads`, once they can be had.
+
+    Raises:
+        SettingsError: below 1, or so many that starting them would take longer than the work.
+    """
+    if not 1 <= threads <= MOST_THREADS:
+        raise SettingsError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
+    return threads
 
 
 def unknown_backend(name: str) -> BackendError:

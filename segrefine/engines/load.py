@@ -38,7 +38,7 @@ def load_engine(
         BundleError: there is no such component, or a file of it is not what the manifest says.
         EngineError: the engine is stale or damaged (the hint has the command that rebuilds it), or does not load.
         MissingDependencyError: the backend's library is not installed; the hint names the extra.
-        SettingsError: the bundle or the backend has another precision, or `threads` is below 1.
+        SettingsError: the bundle or the backend has another precision, or `threads` is out of range.
     """
     if precision == "bf16" and backend != "openvino":
         raise SettingsError(f"{backend} does not compute in bf16", hint="add --backend openvino")

@@ -12,8 +12,9 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
+from segrefine.engines.engine import check_threads
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
-from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError
+from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -48,9 +49,7 @@ class OnnxRuntimeEngine:
         ort = _import_onnxruntime()
         options = _session_options(ort, optimized=optimized)
         if threads is not None:
-            if threads < 1:
-                raise SettingsError(f"threads is {threads}, expected at least 1")
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = check_threads(threads)
         self._session: Any = _create_session(ort, path, device, options)
         self._outputs = [tensor.name for tensor in spec.outputs]
         self.spec = spec
@@ -144,7 +143,7 @@ def _create_session(ort: ModuleType, path: Path, device: str, options: Any) -> A
     provider = _PROVIDERS[kind]
     lacking = BackendError(
         f"ONNX Runtime has no {provider} here, which device {device} needs",
-        hint='install CUDA and cuDNN, and "segrefine[cuda]" without "segrefine[cpu]": the two overwrite each other',
+        hint='choose device cpu; or install CUDA, cuDNN and "segrefine[cuda]", and remove "segrefine[cpu]"',
     )
     if provider not in ort.get_available_providers():
         raise lacking

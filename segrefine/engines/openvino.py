@@ -13,8 +13,9 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
+from segrefine.engines.engine import check_threads
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
-from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError
+from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
 
 BFLOAT16_COMPONENTS = ("unet", "unet_features")
@@ -40,16 +41,14 @@ class OpenVinoEngine:
         MissingDependencyError: OpenVINO is not installed.
         BackendError: this CPU has no instructions for bfloat16.
         EngineError: the graph does not load, or takes or gives something else than `spec`.
-        SettingsError: `threads` is below 1.
+        SettingsError: `threads` is out of range.
     """
 
     def __init__(self, path: Path, spec: ComponentSpec, threads: int | None = None, *, precision: str = "fp32") -> None:
         self._core: Any = _import_openvino().Core()
         self._options = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision], "NUM_STREAMS": 1}
         if threads is not None:
-            if threads < 1:
-                raise SettingsError(f"threads is {threads}, expected at least 1")
-            self._options["INFERENCE_NUM_THREADS"] = threads
+            self._options["INFERENCE_NUM_THREADS"] = check_threads(threads)
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendError(
                 "this CPU has no instructions for bfloat16",

@@ -43,6 +43,21 @@ def load_image(source: str | Path | bytes) -> NDArray[np.uint8]:
         raise ImageError(f"{name} cannot be turned into RGB: {error}", hint="save it as an 8-bit RGB PNG") from error
 
 
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Checks that an array is an RGB image.
+
+    Raises:
+        ImageError: it is no uint8 array (H, W, 3), or has no pixel.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"expected an image as an array, got {type(image).__name__}", hint="numpy.asarray(image)")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ImageError(
+            f"expected an image uint8 (H, W, 3), got {image.dtype} {image.shape}",
+            hint="segrefine.runtime.image.load_image reads any file as such an array",
+        )
+
+
 def name_of(source: str | Path | bytes) -> str:
     """What messages call `source`."""
     return "the input" if isinstance(source, bytes) else str(source)

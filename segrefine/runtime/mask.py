@@ -15,7 +15,7 @@ from segrefine.runtime.image import name_of, open_image, read_bytes
 
 _NPY_MAGIC = b"\x93NUMPY"
 _FULL_SCALE = {"uint8": 255, "uint16": 65535, "int32": 65535}
-"""Value of certain foreground by dtype; Pillow gives some 16-bit files as int32."""
+"""Value of certain foreground by dtype; Pillow gives some 16-bit files as int32. 255 is 8 bits' in any but uint16."""
 
 
 def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -36,16 +36,19 @@ def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.f
         ImageError: `source` is missing, empty, a folder, damaged or too large.
         MaskError: it is not a mask, is of another size, or is empty or full.
     """
-    encoded = read_bytes(source)
-    if encoded.startswith(_NPY_MAGIC):
-        stored = _read_npy(encoded)
-    else:
-        stored = _read_pixels(open_image(encoded, name_of(source)))
+    try:
+        probability = _decode(read_bytes(source), name_of(source))
+        check_mask(probability, size)
+    except MaskError as error:
+        raise MaskError(f"{name_of(source)}: {error}", hint=error.hint) from error
+    return probability
+
+
+def _decode(encoded: bytes, name: str) -> NDArray[np.float32]:
+    stored = _read_npy(encoded) if encoded.startswith(_NPY_MAGIC) else _read_pixels(open_image(encoded, name))
     if stored.ndim != 2:
         raise MaskError(f"expected a mask (H, W), got an array of shape {stored.shape}", hint="save one channel")
-    probability = _to_probability(stored)
-    check_mask(probability, size)
-    return probability
+    return _to_probability(stored)
 
 
 def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) -> None:
@@ -56,8 +59,12 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
         size: (H, W) of its image.
 
     Raises:
-        MaskError: the mask is of another size, not in [0, 1], or has no pixel or nothing but pixels above ½.
+        MaskError: the mask is no array of floats, of another size, not in [0, 1], or has no pixel or nothing but pixels
+            above ½.
     """
+    if not isinstance(probability, np.ndarray) or probability.dtype.kind != "f":
+        got = str(probability.dtype) if isinstance(probability, np.ndarray) else type(probability).__name__
+        raise MaskError(f"expected a mask as an array of floats, got {got}", hint="mask.astype(float), 0 to 1")
     if probability.shape != size:
         expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, probability.shape))
         raise MaskError(
@@ -65,7 +72,8 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
             hint="resize the mask, or give the image that it was drawn on",
         )
     if not ((probability >= 0) & (probability <= 1)).all():
-        raise MaskError("expected probabilities from 0 to 1, got others", hint="scale the mask to [0, 1]; no NaN")
+        found = "NaN" if np.isnan(probability).any() else f"{probability.min():g} to {probability.max():g}"
+        raise MaskError(f"expected probabilities from 0 to 1, got {found}", hint="scale the mask to [0, 1]")
     foreground = probability > 0.5
     if not foreground.any():
         raise MaskError("the mask is empty: there is nothing to refine", hint="mark the object (value above one half)")
@@ -106,5 +114,8 @@ def _to_probability(stored: NDArray[Any]) -> NDArray[np.float32]:
         return stored.astype(np.float32)
     if stored.dtype.kind not in "ui":
         raise MaskError(f"expected a mask of numbers, got {stored.dtype}", hint="save it as float32 from 0 to 1")
-    full = 1 if stored.max(initial=0) <= 1 else _FULL_SCALE.get(stored.dtype.name, 1)
+    largest = int(stored.max(initial=0))
+    full = 1 if largest <= 1 else _FULL_SCALE.get(stored.dtype.name, 1)
+    if largest == 255 and stored.dtype != np.uint16:
+        full = 255
     return (stored / full).astype(np.float32)

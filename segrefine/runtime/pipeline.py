@@ -25,6 +25,7 @@ from segrefine.runtime.edges import EdgeSettings, logit, sharpen
 from segrefine.runtime.evidence import gather_evidence
 from segrefine.runtime.filters import pool
 from segrefine.runtime.grid import fit_to_grid
+from segrefine.runtime.image import check_image
 from segrefine.runtime.mask import check_mask
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.schedule import NoiseSchedule
@@ -99,10 +100,11 @@ class Refiner:
         edges: EdgeSettings | None = None,
     ) -> None:
         self.bundle, self.engines = bundle, engines
-        self.settings = settings or G4SegSettings.from_dict(bundle.manifest.settings)
+        self.settings = s = settings or G4SegSettings.from_dict(bundle.manifest.settings)
         self.edges = edges or EdgeSettings()
         self._tokenizer = ClipTokenizer.from_folder(bundle.file("tokenizer/tokenizer.json").parent)
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
+        self._schedule.check_timesteps((*s.timesteps, *s.text_timesteps, s.feature_timestep))
 
     @classmethod
     def from_bundle(
@@ -163,11 +165,13 @@ class Refiner:
             observe: told of the latents of every step of generation.
 
         Raises:
-            MaskError: another size than the image, or nothing to refine.
+            ImageError: the image is no uint8 array (H, W, 3).
+            MaskError: no floating-point array, another size than the image, or nothing to refine.
             PromptError: the label is empty or too long.
             NumericalError: an engine gave a value that is not finite.
         """
         s, watch = self.settings, _Watch(progress, steps=4 + 2 * len(self.settings.timesteps))
+        check_image(image)
         check_mask(mask, image.shape[:2])
         cell = self.bundle.manifest.vae_scale_factor
         fit = fit_to_grid(image, side=self.bundle.manifest.sample_size * cell, multiple=LATENT_MULTIPLE * cell)

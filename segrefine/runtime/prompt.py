@@ -51,12 +51,15 @@ def build_prompt(
         special_tokens: what becomes of start, end and padding.
 
     Raises:
-        PromptError: the label is empty, too long, or holds the start or end token; the template has not one `{label}`.
+        PromptError: the label is no text, empty, too long, or holds the start or end token; the template has not one
+            `{label}`.
     """
     if template.count(MARKER) != 1:
         raise PromptError(
             f"expected {MARKER} once in the template, got {template!r}", hint=f'such as "a photo of a {MARKER}"'
         )
+    if not isinstance(label, str):
+        raise PromptError(f"expected a label as text, got {label!r}", hint='name the object, such as "dog"')
     label = label.strip()
     start = template.index(MARKER)
     text = template.replace(MARKER, label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -52,6 +52,17 @@ class NoiseSchedule:
             raise SettingsError(
                 "the schedule ends without any signal (rescale_betas_zero_snr), where noise says nothing of the image",
                 hint="such a model predicts v: set prediction_type to v_prediction",
+            )
+
+    def check_timesteps(self, timesteps: Iterable[int]) -> None:
+        """Checks that the schedule has these timesteps.
+
+        Raises:
+            SettingsError: it ends before the largest.
+        """
+        if (largest := max(timesteps)) >= len(self.alphas_cumprod):
+            raise SettingsError(
+                f"timestep {largest}: expected at most {len(self.alphas_cumprod) - 1}, the schedule's last"
             )
 
     @classmethod

@@ -64,6 +64,8 @@ BINARY = {
     "npy bool": npy(MASK),
     "npy int64": npy(MASK.astype(np.int64)),
     "npy 0 and 255": npy(BYTES * 255),
+    "npy int32 0 and 255": npy(MASK.astype(np.int32) * 255),
+    "npy int64 0 and 255": npy(MASK.astype(np.int64) * 255),
     "npy float64": npy(MASK.astype(np.float64)),
 }
 
@@ -119,11 +121,11 @@ def test_another_size_is_refused_in_the_order_people_say_it(encoded: bytes) -> N
         (png(BYTES * 0 + 1), "covers the whole image"),
         (png(BYTES * 0 + 255), "covers the whole image"),
         (npy(SOFT * 0.4), "is empty"),
-        (npy(SOFT * 255), "from 0 to 1, got others"),
-        (npy(SOFT - 0.5), "from 0 to 1, got others"),
-        (npy(np.where(MASK, np.nan, 0.0)), "from 0 to 1, got others"),
-        (npy(MASK.astype(np.int64) * 3), "from 0 to 1, got others"),
-        (npy(-MASK.astype(np.int32)), "from 0 to 1, got others"),
+        (npy(SOFT * 255), "from 0 to 1, got 0 to [0-9]+"),
+        (npy(SOFT - 0.5), "from 0 to 1, got -0.5 to 0.[0-9]+"),
+        (npy(np.where(MASK, np.nan, 0.0)), "from 0 to 1, got NaN"),
+        (npy(MASK.astype(np.int64) * 3), "from 0 to 1, got 0 to 3"),
+        (npy(-MASK.astype(np.int32)), "from 0 to 1, got -1 to 0"),
         (npy(np.repeat(SOFT[None], 2, 0)), r"of shape \(2, 5, 8\)"),
         (npy(np.full((5, 8), "fox")), "a mask of numbers"),
         (npy(SOFT.astype(complex)), "a mask of numbers"),
@@ -139,6 +141,20 @@ def test_another_size_is_refused_in_the_order_people_say_it(encoded: bytes) -> N
 def test_masks_that_cannot_be_refined(encoded: bytes, message: str) -> None:
     with pytest.raises(MaskError, match=message) as caught:
         load_mask(encoded, (5, 8))
+    assert caught.value.hint
+
+
+def test_the_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "coarse.png"
+    file.write_bytes(png(BYTES * 0))
+    with pytest.raises(MaskError, match="coarse.png: the mask is empty"):
+        load_mask(file, (5, 8))
+
+
+@pytest.mark.parametrize("mask", [[[0.0, 1.0]], MASK, BYTES * 255, None])
+def test_only_arrays_of_floats_are_masks_in_python(mask: object) -> None:
+    with pytest.raises(MaskError, match="expected a mask as an array of floats, got") as caught:
+        check_mask(mask, (5, 8))  # type: ignore[arg-type]
     assert caught.value.hint
 
 
