@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+DEMO_LABELS = (
+    "fox", "car", "apple", "tree", "penguin", "butterfly", "turtle", "elephant", "banana", "boat", "cactus", "guitar",
+    "mushroom", "crown", "umbrella", "rocket",
+)  # fmt: skip
+"""The sixteen words that the demo model was trained on: all that it knows."""
+
 _FOLDER = Path(__file__).parent
 
 

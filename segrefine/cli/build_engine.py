@@ -9,11 +9,11 @@ import click
 
 from segrefine.bundle import Bundle, Precision
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.options import backend_option, components_option, device_option
+from segrefine.cli.options import BundleFolder, backend_option, components_option, device_option
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundleFolder())
 @backend_option
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs; decided at export, checked here."
@@ -31,7 +31,7 @@ def build_engine(
     components: list[str] | None,
     overwrite: bool,
 ) -> None:
-    """Build the engines of BUNDLE for this machine, so that every start afterwards is faster."""
+    """Build the engines of BUNDLE (`demo` is the shipped one) for this machine: every start afterwards is faster."""
     from segrefine import engines
 
     started = time.perf_counter()

@@ -16,6 +16,8 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
+from segrefine.errors import OutputError
+
 Params = ParamSpec("Params")
 Tell = Callable[[str, float | None], None]
 """Called with the stage and, where known, the share of the work that is behind, in [0, 1]."""
@@ -39,7 +41,16 @@ class Console:
 
     def result(self, values: Mapping[str, Any], text: str, *, stdout: bool = True) -> None:
         """Prints what the command found, as `values` or as `text`; on stderr where stdout carries a picture."""
-        click.echo(json.dumps(values, ensure_ascii=False, indent=2) if self.json else text, err=not stdout)
+        output = json.dumps(values, ensure_ascii=False, indent=2) if self.json else text
+        if not stdout:
+            click.echo(output, err=True)
+            return
+        with stdout_errors():
+            click.echo(output)
+
+    def warn(self, message: str) -> None:
+        """Prints, as one line on stderr, what did not stop the command but should be known."""
+        click.echo(f"warning: {message}", err=True)
 
     def fail(self, message: str, hint: str | None, *, error: BaseException | None = None) -> None:
         """Prints an error as one line, and its hint as another; with `--verbose`, the traceback before them."""
@@ -52,15 +63,20 @@ class Console:
         click.echo(f"hint: {hint or 'segrefine --help lists the commands and their options'}", err=True)
 
     @contextmanager
-    def progress(self, title: str) -> Iterator[Tell]:
+    def progress(self, title: str, *, long: bool = False) -> Iterator[Tell]:
         """A context with a function to tell of each stage.
 
-        On a terminal a line with the elapsed time appears after two seconds, and goes when the work is done.
+        On a terminal a line with the elapsed time appears after two seconds, and goes when the work is done. Elsewhere
+        each stage is a line on stderr, told once, with `--verbose` or where the work is `long`: minutes, not seconds.
         """
         if not sys.stderr.isatty():
+            last = ""
 
             def tell(stage: str, share: float | None = None) -> None:
-                self._log(f"{title}: {stage}")
+                nonlocal last
+                if stage != last and (long or self.verbose):
+                    click.echo(f"{title}: {stage}", err=True)
+                last = stage
 
             yield tell
             return
@@ -72,10 +88,6 @@ class Console:
         finally:
             line.stop.set()
             thread.join()
-
-    def _log(self, text: str) -> None:
-        if self.verbose:
-            click.echo(text, err=True)
 
 
 class _StatusLine:
@@ -113,6 +125,22 @@ def with_console(command: Callable[Concatenate[Console, Params], None]) -> Calla
         command(console, *args, **options)
 
     return configured
+
+
+@contextmanager
+def stdout_errors() -> Iterator[None]:
+    """A context for writing to stdout, in which the system's refusals become an `OutputError`.
+
+    A reader that has gone away is no error: click ends the command quietly.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        message = f"cannot write the result to stdout: {error.strerror or error}"
+        raise OutputError(message, hint="make room where stdout leads to, or send it elsewhere") from error
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import click
 from segrefine.cli.console import Console, Tell, table, with_console
 from segrefine.cli.options import Model, model_options
 from segrefine.cli.samples import Sample, load_samples
+from segrefine.errors import OutputError
 
 if TYPE_CHECKING:
     from segrefine.runtime.pictures import BeforeAfter
@@ -34,10 +35,11 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
     from segrefine.assets import demo_samples
     from segrefine.storage import output_errors
 
+    scenes = load_samples(demo_samples())
     with output_errors(output):
+        _check_folder(output, scenes)
         for folder in (output, output / "masks", output / "overlays"):
             folder.mkdir(exist_ok=True)
-    scenes = load_samples(demo_samples())
     with model.open() as refiner, console.progress("refining") as tell:
         started = time.perf_counter()
         results = _refine_all(refiner, scenes, seed, tell)
@@ -54,6 +56,21 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         "model": model.to_dict(),
     }
     console.result(values, _describe(values, model))
+
+
+def _check_folder(output: Path, names: Iterable[str]) -> None:
+    """Checks that a folder has nothing but what the demo writes, so that running it again is fine.
+
+    Raises:
+        OutputError: it holds something else.
+    """
+    own = {"sheet.png", "masks", "overlays"} | {
+        f"{kind}/{name}.png" for kind in ("masks", "overlays") for name in names
+    }
+    for path in output.rglob("*") if output.is_dir() else ():
+        if path.relative_to(output).as_posix() not in own and path.suffix != ".partial":  # a killed demo leaves those
+            message = f"{output} is not a folder that only the demo wrote to: it has {path.relative_to(output)}"
+            raise OutputError(message, hint="choose a new folder for --output")
 
 
 def _refine_all(refiner: Refiner, scenes: Mapping[str, Sample], seed: int, tell: Tell) -> dict[str, Refinement]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from segrefine.bundle import Precision
+from segrefine.bundle import Bundle, BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
-from segrefine.cli.models import find_model
+from segrefine.cli.models import find_model, silence_libraries
 from segrefine.cli.options import components_option
 from segrefine.errors import MissingDependencyError
 
@@ -47,13 +48,11 @@ def export(
     all.
     """
     started = time.perf_counter()
-    with console.progress(f"exporting {model}") as tell:
+    with BundleWriter(bundle, overwrite=overwrite):
+        pass  # entering checks the place, which is better known now than after a model was loaded
+    with console.progress(f"exporting {model}", long=True) as tell:
         tell("loading PyTorch", None)
-        try:
-            from segrefine.export import export_bundle
-        except ImportError as error:
-            message = f"export takes PyTorch and diffusers, and {error.name} is not installed"
-            raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+        export_bundle = _import_exporter()
         tell("loading the model", None)
         written = export_bundle(
             find_model(model, revision),
@@ -70,3 +69,14 @@ def export(
     text = f"{len(graphs)} graphs in {bundle}, {dtype}, {megabytes:.1f} MB, checked against PyTorch; {seconds:.1f} s"
     values = {"bundle": str(bundle), "model": model, "dtype": dtype, "opset": opset, "components": graphs}
     console.result(values | {"megabytes": megabytes, "seconds": seconds}, text)
+
+
+def _import_exporter() -> Callable[..., Bundle]:
+    try:
+        from segrefine.export import export_bundle
+
+        silence_libraries()
+    except ImportError as error:
+        message = f"export takes PyTorch and diffusers, and {error.name} is not installed"
+        raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+    return export_bundle

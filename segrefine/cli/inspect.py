@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from segrefine.bundle import Bundle
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.options import BundleFolder
-from segrefine.errors import IntegrityError
+from segrefine.errors import EngineError, IntegrityError
 from segrefine.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from segrefine.cli.built_engines import BuiltEngine
 
 
 @click.command()
 @click.argument("bundle", type=BundleFolder())
 @with_console
 def inspect(console: Console, bundle: Path) -> None:
-    """Show what BUNDLE (`demo` is the shipped one) holds, and check every file of it.
+    """Show what BUNDLE (`demo` is the shipped one) holds, and check every file and every built engine of it.
 
-    Fails where a file is not what the manifest says.
+    Fails where a file is not what the manifest says, or an engine is damaged. A stale engine, which build-engine makes
+    anew, is no failure.
     """
+    from segrefine.cli.built_engines import list_engines
+
     opened = Bundle.open(bundle)
     problems = _check_files(opened)
     manifest = opened.manifest.to_dict()
     files = manifest.pop("files")
-    engines = _list_engines(opened)
+    engines = list_engines(opened)
+    damaged = [engine.problem for engine in engines if engine.problem]
     listed = [{"path": name, **record, "ok": name not in problems} for name, record in files.items()]
-    values = {"bundle": str(bundle), **manifest, "files": listed, "engines": engines, "intact": not problems}
+    values = {
+        "bundle": str(bundle),
+        **manifest,
+        "files": listed,
+        "engines": [engine.to_dict() for engine in engines],
+        "intact": not problems and not damaged,
+    }
     console.result(values, _describe(opened, problems, engines))
     if problems:
         raise next(iter(problems.values()))
+    if len(damaged) > 1:
+        raise EngineError(f"{len(damaged)} engines are damaged; the first: {damaged[0]}", hint=damaged[0].hint)
+    if damaged:
+        raise damaged[0]
 
 
 def _check_files(bundle: Bundle) -> dict[str, IntegrityError]:
@@ -47,23 +63,7 @@ def _check_files(bundle: Bundle) -> dict[str, IntegrityError]:
     return problems
 
 
-def _list_engines(bundle: Bundle) -> list[dict[str, Any]]:
-    """What the sidecars say, and whether each engine is of the graph that is in the bundle now."""
-    from segrefine.engines.recipe import graph_hashes
-
-    engines = []
-    for sidecar in sorted(bundle.path.glob("engines/*/*/*.json")):
-        try:
-            said = json.loads(sidecar.read_text(encoding="utf-8"))
-            entry = {key: said[key] for key in ("backend", "component", "version", "precision", "device", "hardware")}
-            current = said["graph"] == graph_hashes(bundle, said["component"])
-        except (OSError, ValueError, KeyError, TypeError):
-            entry, current = {"backend": sidecar.parts[-3], "component": sidecar.parts[-2]}, False
-        engines.append({**entry, "sidecar": sidecar.relative_to(bundle.path).as_posix(), "current": current})
-    return engines
-
-
-def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: list[dict[str, Any]]) -> str:
+def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: Sequence[BuiltEngine]) -> str:
     m = bundle.manifest
     side = m.sample_size * m.vae_scale_factor
     versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
@@ -74,7 +74,7 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: l
         for tensor in side_
     ]
     files = [(name, f"{r.size:,}", "damaged" if name in problems else "ok") for name, r in m.files.items()]
-    built = [(e["backend"], e["component"], "current" if e["current"] else "stale", e["sidecar"]) for e in engines]
+    built = [(e.backend, e.component, e.state, e.sidecar) for e in engines]
     return "\n\n".join(
         [
             f"{bundle.path}: {m.method}, {m.dtype}, opset {m.opset}, {m.prediction_type}\n"

@@ -37,6 +37,21 @@ def find_model(model: str, revision: str | None = None) -> Path:
     return _fetch(model, revision)
 
 
+def silence_libraries() -> None:
+    """Turns off the progress bars of transformers, diffusers and huggingface-hub, which know nothing of ours.
+
+    They are off for this process. Setting environment variables would come too late once the libraries are imported.
+
+    Raises:
+        ImportError: one of them is not installed.
+    """
+    from diffusers.utils import logging as of_diffusers  # noqa: TID251  # to load nothing: only to keep them quiet
+    from transformers.utils import logging as of_transformers  # noqa: TID251
+
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+
+
 def _fetch(model: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download

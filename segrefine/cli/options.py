@@ -56,6 +56,13 @@ class Model:
     precision: EnginePrecision | None
     threads: int | None
 
+    @property
+    def is_demo(self) -> bool:
+        """Whether the demo model serves."""
+        from segrefine.assets import demo_bundle
+
+        return self.bundle is None or self.bundle.absolute() == demo_bundle().absolute()
+
     def open(self) -> Refiner:
         """The refiner; the caller closes it.
 
@@ -77,7 +84,7 @@ class Model:
 
     def to_dict(self) -> dict[str, Any]:
         """The model as JSON values; `demo` says whether it is the shipped one."""
-        return asdict(self) | {"bundle": self.bundle and str(self.bundle), "demo": self.bundle is None}
+        return asdict(self) | {"bundle": self.bundle and str(self.bundle), "demo": self.is_demo}
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from segrefine.bundle import Bundle
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.models import find_model
+from segrefine.cli.models import find_model, silence_libraries
 from segrefine.cli.options import BundleFolder, backend_option, device_option
 from segrefine.errors import MissingDependencyError, ParityError
 
@@ -29,17 +30,21 @@ def parity(console: Console, bundle: Path, reference: str, revision: str | None,
     from segrefine.assets import demo_samples
     from segrefine.cli.samples import load_samples
 
-    try:
-        from segrefine.export.parity import Scene, check_parity
-    except ImportError as error:
-        message = f"parity takes PyTorch and diffusers, and {error.name} is not installed"
-        raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
-    samples = load_samples(demo_samples()).values()
-    scenes = [Scene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
+    Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
     rows = []
-    with console.progress("comparing") as tell:
+    with console.progress("comparing", long=True) as tell:
+        tell("loading PyTorch", None)
+        try:
+            from segrefine.export.parity import Scene, check_parity
+
+            silence_libraries()
+        except ImportError as error:
+            message = f"parity takes PyTorch and diffusers, and {error.name} is not installed"
+            raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+        scenes = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
+        tell("loading the model", None)
         for row in check_parity(bundle, find_model(reference, revision), scenes, backend=backend, device=device):
-            tell(f"{row.component}, {row.step}", None)
+            tell(row.component, None)
             rows.append(row)
     failed = [row for row in rows if not row.ok]
     cells = [(r.component, r.step, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.ok else "FAILED") for r in rows]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segrefine.cli.console import Console, with_console
+from segrefine.cli.console import Console, stdout_errors, with_console
 from segrefine.cli.options import Model, model_options
 from segrefine.errors import OutputError
 
@@ -63,6 +63,21 @@ class Outputs:
             if not os.access(file.parent, os.W_OK):
                 raise OutputError(f"cannot write {file}: the folder {file.parent} is read-only", hint=hint)
 
+    def check_names(self, image: Path, mask: Path) -> None:
+        """Checks that no file is written over an input or over another output.
+
+        Raises:
+            click.UsageError: one is; the message names both.
+        """
+        taken = {os.path.realpath(mask): "the mask to refine"}
+        if image != _STREAM:
+            taken[os.path.realpath(image)] = "the image to refine"
+        for name, path in self.files():
+            option = "--output" if name == "mask" else f"--{name}"
+            if owner := taken.get(place := os.path.realpath(path)):
+                raise click.UsageError(f"{option} {path} would overwrite {owner}; choose another file for {option}")
+            taken[place] = f"the file of {option}"
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """What is written to the disk, and where."""
         for name in ("mask", "probability", "overlay", "trace"):
@@ -85,7 +100,8 @@ class Outputs:
         if self.mask != _STREAM:
             save_mask(self.mask, result.mask)
         else:
-            _stream(result.mask)
+            with stdout_errors():
+                _stream(result.mask)
 
 
 @click.command()
@@ -129,6 +145,9 @@ def refine(
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
     if console.json and output == _STREAM:
         raise click.UsageError("--json and -o - both want stdout")
+    if mask == _STREAM:
+        raise click.UsageError("only IMAGE can be -, which is stdin; MASK is a file")
+    outputs.check_names(image, mask)
     outputs.check()
     pixels = load_image(sys.stdin.buffer.read() if image == _STREAM else image)
     coarse = load_mask(mask, (pixels.shape[0], pixels.shape[1]))
@@ -146,6 +165,8 @@ def refine(
         **values,
         "outputs": {name: str(path) for name, path in outputs.files()},
     }
+    for warning in _warnings(label, coarse, result, model):
+        console.warn(warning)
     console.result(values, _describe(values, model), stdout=output != _STREAM)
 
 
@@ -156,7 +177,18 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
         "size": [image.shape[1], image.shape[0]],
         "iou_with_coarse": iou(coarse > 0.5, result.mask),
         "changed": float(((coarse > 0.5) != result.mask).mean()),
+        "empty": not result.mask.any(),
     }
+
+
+def _warnings(label: str, coarse: NDArray[np.float32], result: Refinement, model: Model) -> Iterator[str]:
+    from segrefine.assets import DEMO_LABELS
+
+    if model.is_demo and label.strip().casefold() not in DEMO_LABELS:
+        known = ", ".join(DEMO_LABELS)
+        yield f"the demo model does not know {label!r}; it knows {known}; --bundle chooses another model"
+    if not result.mask.any() and (coarse > 0.5).any():
+        yield f"the refined mask is empty: the model found no {label} under the coarse mask; check --label and MASK"
 
 
 def _describe(values: dict[str, Any], model: Model) -> str:

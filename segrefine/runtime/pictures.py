@@ -100,7 +100,11 @@ def trace_sheet(
         [
             Tile(picture=large, caption="image"),
             Tile(picture=_overlaid(large, coarse > 0.5), caption="coarse mask"),
-            Tile(picture=latent_map(result.text_evidence, -evidence, evidence), caption="evidence of the label"),
+            Tile(
+                picture=latent_map(result.text_evidence, -evidence, evidence),
+                caption="text evidence",
+                note="bright: for it",
+            ),
         ]
     ]
     for number, each in enumerate(result.rounds, 1):
@@ -108,8 +112,8 @@ def trace_sheet(
         rows.append(
             [
                 Tile(picture=generated, caption=f"round {number}: generated, t = {each.timestep}"),
-                Tile(picture=latent_map(each.discrepancy, 0, largest), caption="discrepancy"),
-                Tile(picture=latent_map(each.probability, 0, 1), caption="probability"),
+                Tile(picture=latent_map(each.discrepancy, 0, largest), caption="discrepancy", note="bright: large"),
+                Tile(picture=latent_map(each.probability, 0, 1), caption="probability", note="bright: foreground"),
             ]
         )
     rows.append(

@@ -154,3 +154,49 @@ def test_usage_errors_exit_with_two(run, scene):
     assert run("refine", scene[0]).exit_code == 2
     assert run("polish").exit_code == 2
     assert run("refine", scene[0], scene[1], "--label", "fox", "-o", "-", "--json").exit_code == 2
+
+
+@pytest.fixture
+def refuses(run, scene, tmp_path, monkeypatch):
+    """Runs `refine` on copies named photo.png and coarse.png; a usage error, and nothing changed. Returns its line."""
+
+    def check(*words: object, **extra: object) -> str:
+        before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        result = run("refine", *words, "--label", "car", **extra)
+        assert result.exit_code == 2, result.output
+        assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+        return result.stderr.splitlines()[-2]
+
+    for source, name in zip(scene[:2], ("photo.png", "coarse.png"), strict=True):
+        shutil.copyfile(source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return check
+
+
+@pytest.mark.parametrize("option", ["-o", "--overlay", "--trace", "--probability"])
+def test_output_over_an_input(refuses, tmp_path, option):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in ("photo.png", "./photo.png", tmp_path / "photo.png", "link/photo.png"):
+        assert "would overwrite the image" in refuses("photo.png", "coarse.png", option, path)
+    assert "would overwrite the mask" in refuses("photo.png", "coarse.png", option, "link/coarse.png")
+
+
+def test_default_output_over_an_input(refuses, tmp_path):
+    (tmp_path / "photo.png").rename(tmp_path / "refined.png")
+    assert "--output refined.png would overwrite the image" in refuses("refined.png", "coarse.png")
+
+
+def test_output_over_the_mask_of_an_image_on_stdin(refuses, scene):
+    line = refuses("-", "coarse.png", "-o", "coarse.png", input=scene[0].read_bytes())
+    assert "would overwrite the mask" in line
+
+
+def test_two_outputs_in_one_file(refuses):
+    line = refuses("photo.png", "coarse.png", "-o", "z.png", "--overlay", "./z.png")
+    assert "--overlay z.png would overwrite the file of --output" in line
+    assert "--trace" in refuses("photo.png", "coarse.png", "--overlay", "refined2.png", "--trace", "refined2.png")
+
+
+@pytest.mark.parametrize("image", ["-", "photo.png"])
+def test_mask_is_never_stdin(refuses, scene, image):
+    assert "only IMAGE can be -" in refuses(image, "-", "-o", "z.png", input=scene[1].read_bytes())

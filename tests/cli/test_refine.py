@@ -2,13 +2,14 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.assets import demo_bundle
+from segrefine.assets import DEMO_LABELS, demo_bundle
 
 
 def variants(image: Image.Image) -> dict[str, tuple[Image.Image, dict]]:
@@ -78,16 +79,6 @@ def test_the_same_seed_gives_the_same_mask(run, scene, tmp_path):
     assert np.abs(a - c).max() > 0
 
 
-def test_demo_writes_sheet_and_table(run, tmp_path):
-    result = run("demo", "--output", tmp_path / "demo", "--json")
-    assert result.exit_code == 0, result.output
-    summary = json.loads(result.stdout)
-    assert len(summary["samples"]) == 12
-    assert Image.open(summary["sheet"]).width > 900
-    assert 0 < summary["mean_iou_before"] < summary["mean_iou_after"]
-    assert len(list((tmp_path / "demo" / "masks").iterdir())) == 12
-
-
 def test_samples_can_be_copied(run, tmp_path):
     assert run("samples", tmp_path / "scenes", "--copies", 3).exit_code == 0
     labels = json.loads((tmp_path / "scenes" / "labels.json").read_text())
@@ -111,3 +102,46 @@ def test_help_names_every_command(run):
     for name in ("refine", "demo", "export", "build-engine", "inspect", "parity", "samples"):
         assert name in result.stdout
         assert run(name, "--help").exit_code == 0
+
+
+def warnings(result) -> list[str]:
+    assert result.exit_code == 0, result.output
+    return [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+
+
+def test_demo_labels_are_what_the_demo_model_was_trained_on():
+    assert tuple(pytest.importorskip("segrefine.reference.demo.sources").CLASSES) == DEMO_LABELS
+
+
+@pytest.mark.parametrize("model", [[], ["--bundle", "demo"]], ids=["default", "named"])
+def test_word_that_the_demo_model_does_not_know(run, scene, tmp_path, model):
+    image, mask, _ = scene
+    words = ["refine", image, mask, "-o", tmp_path / "mask.png", *model]
+    [line] = warnings(result := run(*words, "--label", "zebra", "--json"))
+    assert line == (
+        f"warning: the demo model does not know 'zebra'; it knows {', '.join(DEMO_LABELS)}; "
+        "--bundle chooses another model"
+    )
+    assert json.loads(result.stdout)["model"]["demo"]
+    assert warnings(run(*words, "--label", " Car ")) == []
+
+
+def test_other_models_may_know_any_word(run, scene, tmp_path):
+    image, mask, _ = scene
+    bundle = shutil.copytree(demo_bundle(), tmp_path / "bundle")
+    result = run("refine", image, mask, "--label", "zebra", "-o", tmp_path / "mask.png", "--bundle", bundle)
+    assert warnings(result) == []
+
+
+def test_empty_result_is_told(run, scene, tmp_path):
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "flat.png")
+    speck = np.zeros((64, 64), np.uint8)
+    speck[:4, :4] = 255
+    Image.fromarray(speck).save(tmp_path / "speck.png")
+    words = ["--label", "fox", "-o", tmp_path / "mask.png", "--json"]
+    [line] = warnings(result := run("refine", tmp_path / "flat.png", tmp_path / "speck.png", *words))
+    assert "the refined mask is empty" in line
+    assert json.loads(result.stdout)["empty"] is True
+    assert not np.asarray(Image.open(tmp_path / "mask.png")).any()
+    result = run("refine", scene[0], scene[1], "--label", scene[2], "-o", tmp_path / "mask.png", "--json")
+    assert json.loads(result.stdout)["empty"] is False and warnings(result) == []

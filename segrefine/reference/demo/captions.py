@@ -34,9 +34,17 @@ def draw_caption(rng: Generator, classes: Sequence[int]) -> str:
     chance = rng.random()
     if chance < 0.1:
         return ""
-    if chance < 0.4 and len(names) > 1:
+    if chance < 0.5 and len(names) > 1:
         names = names[: rng.integers(1, len(names))]
     return caption(names)
+
+
+def draw_pair(rng: Generator, classes: Sequence[int]) -> tuple[int, str, str]:
+    """The number of one object of a scene, from 0, its caption, and that of a class that is not in the scene."""
+    present = [int(c) for c in classes if c >= 0]
+    target = int(rng.integers(len(present)))
+    other = rng.choice([c for c in range(len(NAMES)) if c not in present])
+    return target, caption([NAMES[present[target]]]), caption([NAMES[other]])
 
 
 class CaptionEncoder:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrefine.reference.demo.captions import NAMES, CaptionEncoder, caption
+from segrefine.reference.demo.captions import CaptionEncoder, draw_pair
 from segrefine.reference.demo.pool import ScenePool
 
 TIMESTEPS = (200, 350, 500, 650)
@@ -38,11 +38,9 @@ def gate_cases(scenes: ScenePool, latents: Tensor, count: int) -> GateCases:
     rng = np.random.default_rng(11)
     right, wrong, regions = [], [], []
     for i in range(count):
-        present = [int(c) for c in scenes.classes[i] if c >= 0]
-        target = int(rng.integers(len(present)))
-        other = rng.choice([c for c in range(len(NAMES)) if c not in present])
-        right.append(caption([NAMES[present[target]]]))
-        wrong.append(caption([NAMES[other]]))
+        target, named, misnamed = draw_pair(rng, scenes.classes[i])
+        right.append(named)
+        wrong.append(misnamed)
         regions.append(torch.from_numpy(scenes.instances[i] == target + 1).float())
     region = F.avg_pool2d(torch.stack(regions)[:, None], 4)[:, 0]
     return GateCases(latents=latents[:count].float(), region=region, right=right, wrong=wrong)

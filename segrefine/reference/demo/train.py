@@ -1,7 +1,7 @@
 """Trains the demo model from nothing: `python -m segrefine.reference.demo.train`, also by `make train-demo`.
 
 Stages: scenes (8 minutes on two cores), image codec (12 minutes), latents (4 minutes), then denoiser and text encoder
-for as long as it takes (60 samples a second). Every stage resumes where a run was cut off. The result is a Stable
+for as long as it takes (50 samples a second). Every stage resumes where a run was cut off. The result is a Stable
 Diffusion folder in half precision.
 """
 

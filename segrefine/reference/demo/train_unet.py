@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from segrefine.reference.demo.captions import CaptionEncoder, draw_caption
+from segrefine.reference.demo.captions import CaptionEncoder, draw_caption, draw_pair
 from segrefine.reference.demo.checkpoints import WeightAverage, load_state, save_state
 from segrefine.reference.demo.gate import GateCases, text_gate
 from segrefine.reference.demo.networks import new_scheduler, new_text_encoder, new_unet
@@ -25,6 +25,8 @@ from segrefine.reference.demo.pool import ScenePool
 from segrefine.reference.demo.train_vae import to_unit
 
 BATCH, LEARNING_RATE = 32, 1e-3
+PAIRS, PAIR_WEIGHT, MARGIN = 8, 0.5, 0.15
+"""Samples of a batch that are seen under a wrong caption too, the weight of telling the two apart, and by how much."""
 SAVE_EVERY, GATE_EVERY = 250, 2000
 
 
@@ -124,26 +126,55 @@ class DenoiserTraining:
     def _step(
         self, unet: Callable[..., tuple[Tensor]], text: Callable[..., tuple[Tensor]], rng: np.random.Generator
     ) -> float:
-        rows = rng.integers(len(self.scenes), size=BATCH)
-        ids = self._encode([draw_caption(rng, self.scenes.classes[row]) for row in rows])
+        """One step on BATCH samples; the last PAIRS repeat the first with captions that are wrong."""
+        rows = rng.integers(len(self.scenes), size=BATCH - PAIRS)
+        captions, wrong, regions = self._draw_pairs(rng, rows[:PAIRS])
+        captions += [draw_caption(rng, self.scenes.classes[row]) for row in rows[PAIRS:]]
+        ids = self._encode(captions + wrong)
         latents = self.latents[rows].float()
         covered = F.avg_pool2d(torch.from_numpy(self.scenes.instances[rows] > 0)[:, None].float(), 4)
-        timestep = torch.from_numpy(_draw_timesteps(rng, BATCH))
+        timestep = torch.from_numpy(_draw_timesteps(rng, len(rows)))
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
         alpha = self._alphas[timestep].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        noisy, timestep, target = (torch.cat([each, each[:PAIRS]]) for each in (noisy, timestep, target))
         with torch.autocast("cpu", torch.bfloat16):
             output = unet(noisy, timestep, text(ids, return_dict=False)[0], return_dict=False)[0]
+        errors = (output.float() - target).square()
         # min-SNR weighting (arXiv 2303.09556) for v-prediction, floored; captions name objects: these count threefold
         snr = alpha / (1 - alpha)
         weight = (snr.clamp(max=5) / (snr + 1)).clamp(min=0.4) * (1 + 2 * covered)
-        loss = ((output.float() - target).square() * weight).mean() / 0.6
+        loss = (errors[:-PAIRS] * weight).mean() / 0.6
+        loss = loss + PAIR_WEIGHT * _margin_loss(errors[:PAIRS], errors[-PAIRS:], regions)
         self._optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*self.unet.parameters(), *self.text_encoder.parameters()], 1.0)
         self._optimiser.step()
         return float(loss.detach())
+
+    def _draw_pairs(self, rng: np.random.Generator, rows: NDArray[np.integer]) -> tuple[list[str], list[str], Tensor]:
+        """Of each scene one object: its caption, a wrong one, and its region, float32 (n, 16, 16)."""
+        right, wrong, regions = [], [], []
+        for row in rows:
+            target, named, misnamed = draw_pair(rng, self.scenes.classes[row])
+            right.append(named)
+            wrong.append(misnamed)
+            regions.append(torch.from_numpy(self.scenes.instances[row] == target + 1).float())
+        return right, wrong, F.avg_pool2d(torch.stack(regions)[:, None], 4)[:, 0]
+
+
+def _margin_loss(right: Tensor, wrong: Tensor, regions: Tensor) -> Tensor:
+    """How far the wrong caption's error in the object's region falls short of MARGIN above the right caption's.
+
+    Args:
+        right: (n, c, h, w) squared errors under the right captions.
+        wrong: the same under the wrong ones.
+        regions: (n, h, w) share of each pixel that the object covers.
+    """
+    area = regions.sum((1, 2)).clamp(min=1e-3)  # a few objects of the training scenes are covered entirely
+    here, there = ((each.mean(1) * regions).sum((1, 2)) / area for each in (right, wrong))
+    return (MARGIN - (there - here) / here.detach().clamp(min=1e-3)).clamp(min=0).mean()
 
 
 def _draw_timesteps(rng: np.random.Generator, count: int) -> NDArray[np.int64]:

@@ -1,0 +1,128 @@
+"""The engines that a bundle holds, each checked as `load_engine` would check it, without being loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from segrefine.bundle import Bundle
+from segrefine.engines import BACKENDS
+from segrefine.engines.onnxruntime import onnxruntime_recipe
+from segrefine.engines.openvino import openvino_recipe
+from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes
+from segrefine.errors import BackendError, EngineError, MissingDependencyError
+
+State = Literal["current", "stale", "damaged"]
+_TOLD = ("version", "precision", "device", "hardware")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """An engine on disk.
+
+    Attributes:
+        backend: what runs it.
+        component: name of the graph.
+        sidecar: path of its sidecar, relative to the bundle.
+        recipe: what the sidecar says of version, precision, device and hardware; less where it does not.
+        state: `current` is what would be loaded here; `stale` was built from another graph, or for something else.
+        problem: why it is damaged, with the rebuild command as its hint; None where it is not.
+    """
+
+    backend: str
+    component: str
+    sidecar: str
+    recipe: Mapping[str, Any]
+    state: State
+    problem: EngineError | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The engine as JSON values."""
+        names = {"backend": self.backend, "component": self.component, **self.recipe}
+        return names | {
+            "sidecar": self.sidecar,
+            "state": self.state,
+            "problem": self.problem and str(self.problem),
+            "hint": self.problem and self.problem.hint,
+        }
+
+
+def list_engines(bundle: Bundle) -> list[BuiltEngine]:
+    """Every engine of the bundle that has a sidecar, for whichever backend."""
+    return [_describe(bundle, sidecar) for sidecar in sorted(bundle.path.glob("engines/*/*/*.json"))]
+
+
+def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
+    backend, component = sidecar.parts[-3:-1]
+    said: Mapping[str, Any] = {}
+    problem: EngineError | None = None
+    state: State = "stale"  # as is what no component or backend asks for
+    try:
+        said = _read(bundle, sidecar)
+        if backend in BACKENDS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
+            state = "current"
+    except EngineError as error:
+        state, problem = "damaged", error
+    return BuiltEngine(
+        backend=backend,
+        component=component,
+        sidecar=sidecar.relative_to(bundle.path).as_posix(),
+        recipe={name: said[name] for name in _TOLD if name in said},
+        state=state,
+        problem=problem,
+    )
+
+
+def _read(bundle: Bundle, sidecar: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"the engine's sidecar {sidecar} cannot be read: {error}"
+        raise EngineError(message, hint=_rebuild(bundle, sidecar)) from error
+    if not isinstance(said, dict):
+        raise EngineError(f"the engine's sidecar {sidecar} holds no JSON object", hint=_rebuild(bundle, sidecar))
+    return said
+
+
+def _is_current(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> bool:
+    """Whether `load_engine` would load this engine here; if not, it is stale.
+
+    Raises:
+        EngineError: it would be loaded, but a file is not what the sidecar says.
+    """
+    recipe = _recipe(bundle, sidecar, said)
+    if recipe is None or sidecar.stem != recipe.stem or said.get("key") != recipe.key:
+        return False
+    engine = find_engine(bundle, recipe)
+    if engine is None or not engine.is_file():  # a sidecar that does not list its engine
+        message = f"the engine of {sidecar} is damaged: {sidecar.with_suffix(recipe.suffix)} is missing"
+        raise EngineError(message, hint=_rebuild(bundle, sidecar))
+    return True
+
+
+def _recipe(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> EngineRecipe | None:
+    """What the engine should be made from here.
+
+    Where its backend or its device is not to be had here, this is what the sidecar says, of the graph as it is now;
+    None where the sidecar does not say enough.
+    """
+    backend, component = sidecar.parts[-3:-1]
+    try:
+        return (openvino_recipe if backend == "openvino" else onnxruntime_recipe)(bundle, component, _device(sidecar))
+    except (MissingDependencyError, BackendError):
+        names = [entry.name for entry in fields(EngineRecipe)]
+        if not all(name in said for name in names):
+            return None
+        return EngineRecipe(**{name: said[name] for name in names} | {"graph": graph_hashes(bundle, component)})
+
+
+def _device(sidecar: Path) -> str:
+    return "cpu" if sidecar.stem.endswith("_cpu") else "cuda"
+
+
+def _rebuild(bundle: Bundle, sidecar: Path) -> str:
+    command = f"segrefine build-engine {bundle.path} --backend {sidecar.parts[-3]} --device {_device(sidecar)}"
+    return f"build it again: {command}"

@@ -1,0 +1,40 @@
+"""`demo` writes a folder of its own, and into no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+
+def test_demo_writes_sheet_and_table_and_can_be_run_again(run, tmp_path):
+    folder = tmp_path / "demo-out"
+    result = run("demo", "--output", folder, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert len(summary["samples"]) == 12
+    assert Image.open(summary["sheet"]).width > 900
+    assert 0 < summary["mean_iou_before"] < summary["mean_iou_after"]
+    masks = sorted((folder / "masks").iterdir())
+    assert len(masks) == 12
+    masks[0].with_name(f".{masks[0].name}.0a1b2c3d.partial").touch()  # as a demo that was killed leaves it
+    masks[0].unlink()
+    result = run("demo", "--output", folder)
+    assert result.exit_code == 0, result.output
+    assert masks[0].exists()
+
+
+def test_demo_takes_an_empty_folder_alone(fails, tmp_path):
+    for file in ("notes.txt", "masks/mine.png", "photos/sheet.png"):
+        folder = tmp_path / Path(file).name
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_text("mine")
+        before = sorted(folder.rglob("*"))
+        assert file.partition("/")[0] in fails("demo", "--output", folder)
+        assert sorted(folder.rglob("*")) == before and (folder / file).read_text() == "mine"
+
+
+def test_demo_does_not_take_a_file_for_a_folder(fails, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    assert "cannot write" in fails("demo", "--output", tmp_path / "out")

@@ -1,0 +1,83 @@
+"""`export`, `parity` and `build-engine`: what they say on the way, and what they refuse before the work begins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segrefine.assets
+from segrefine.bundle import MANIFEST
+from tests.tiny_bundle import write_bundle
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from segrefine.cli import main; main(sys.argv[1:])"
+
+
+def run_without_torch(*words: object) -> list[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()
+
+
+def test_export_tells_its_stages_and_no_library_does(run, tiny_checkpoint, tmp_path):
+    result = run("export", tiny_checkpoint, tmp_path / "bundle", "--components", "text_encoder", "--json")
+    assert result.exit_code == 0, result.output
+    stages = ["loading PyTorch", "loading the model", "text_encoder"]
+    assert result.stderr.splitlines() == [f"exporting {tiny_checkpoint}: {stage}" for stage in stages]
+    assert json.loads(result.stdout)["components"] == ["text_encoder"]
+
+
+def test_parity_tells_its_stages_and_no_library_does(run):
+    result = run("parity", "demo", "--reference", "demo", "--backend", "abacus")
+    assert result.exit_code == 1
+    told, error = result.stderr.splitlines()[:-2], result.stderr.splitlines()[-2]
+    assert told == ["comparing: loading PyTorch", "comparing: loading the model"]
+    assert "abacus" in error
+
+
+def test_export_refuses_a_taken_place_before_it_loads_anything(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    error, _ = run_without_torch("export", "demo", tmp_path)
+    assert "is not a bundle" in error
+    write_bundle(tmp_path / "bundle")
+    error, hint = run_without_torch("export", "demo", tmp_path / "bundle")
+    assert "exists already" in error and "--overwrite" in hint
+    error, _ = run_without_torch("export", "demo", tmp_path / "none" / "bundle")
+    assert "cannot write" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "notes.txt"]
+
+
+def test_export_leaves_the_bundle_that_it_may_replace_until_it_is_done(tmp_path):
+    write_bundle(tmp_path / "bundle")
+    before = (tmp_path / "bundle" / MANIFEST).read_bytes()
+    error = run_without_torch("export", "demo", tmp_path / "bundle", "--overwrite")[-2]
+    assert "torch is not installed" in error
+    assert (tmp_path / "bundle" / MANIFEST).read_bytes() == before
+
+
+def test_parity_refuses_what_is_no_bundle_before_it_loads_anything(tmp_path):
+    error, _ = run_without_torch("parity", tmp_path, "--reference", "demo")
+    assert "is not a bundle" in error
+
+
+@pytest.fixture
+def demo_copy(tmp_path, monkeypatch) -> Path:
+    """A copy of the shipped bundle in its place, so that nothing is built inside of the package."""
+    copy = Path(shutil.copytree(segrefine.assets.demo_bundle(), tmp_path / "demo-bundle"))
+    monkeypatch.setattr(segrefine.assets, "demo_bundle", lambda: copy)
+    return copy
+
+
+def test_build_engine_knows_the_demo(run, demo_copy):
+    result = run("build-engine", "demo", "--components", "alignment", "--json")
+    assert result.exit_code == 0, result.output
+    [engine] = json.loads(result.stdout)["engines"]
+    assert Path(engine["path"]).is_relative_to(demo_copy) and Path(engine["path"]).is_file()
+
+
+def test_build_engine_of_a_demo_that_cannot_be_written_to(fails, demo_copy):
+    (demo_copy / "engines").write_text("in the way")
+    assert "cannot write" in fails("build-engine", "demo")
