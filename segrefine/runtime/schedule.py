@@ -15,6 +15,7 @@ Array = NDArray[np.floating[Any]]
 Timestep = int | NDArray[np.int64]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
+_FEWER_STEPS = "change the number of steps"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,22 +124,7 @@ class NoiseSchedule:
         Raises:
             SettingsError: more steps than there are timesteps, or none left.
         """
-        length = len(self.alphas_cumprod)
-        if not 1 <= steps <= length:
-            raise SettingsError(f"expected 1 to {length} steps, got {steps}", hint="change the number of steps")
-        falling: NDArray[np.number]
-        match self.timestep_spacing:
-            case "leading":
-                falling = np.arange(steps)[::-1] * self.stride(steps) + self.steps_offset
-            case "trailing":  # float steps can overshoot by one, to timestep −1
-                falling = np.round(np.arange(length, 0, -length / steps))[:steps] - 1
-            case "linspace":
-                falling = np.linspace(0, length - 1, steps).round()[::-1]
-        timesteps = falling.astype(np.int64)
-        if timesteps[0] >= length:
-            raise SettingsError(
-                f"{steps} steps with an offset of {self.steps_offset} pass the last timestep", hint="use fewer steps"
-            )
+        timesteps = self._spread(steps)
         visited = timesteps if start is None else timesteps[timesteps <= start]
         if not visited.size:
             raise SettingsError(
@@ -147,9 +133,53 @@ class NoiseSchedule:
             )
         return visited
 
+    def dpm_timesteps(self, steps: int) -> NDArray[np.int64]:
+        """The timesteps that DPM-Solver visits, int64, falling: `steps` of them, none at the clean end.
+
+        Raises:
+            SettingsError: more steps than there are timesteps.
+        """
+        return self._spread(steps) if self.timestep_spacing == "trailing" else self._spread(steps + 1)[:-1]
+
+    def lcm_timesteps(self, steps: int, distilled_steps: int = 50) -> NDArray[np.int64]:
+        """The timesteps that a latent consistency model visits, int64, falling, whatever the spacing.
+
+        Args:
+            steps: how many.
+            distilled_steps: timesteps that the model was distilled on; those visited are of these.
+
+        Raises:
+            SettingsError: more steps than were distilled.
+        """
+        if not 1 <= steps <= distilled_steps:
+            raise SettingsError(f"expected 1 to {distilled_steps} steps, got {steps}", hint=_FEWER_STEPS)
+        distilled = np.arange(distilled_steps, 0, -1) * (len(self.alphas_cumprod) // distilled_steps) - 1
+        visited: NDArray[np.int64] = distilled[np.arange(steps) * distilled_steps // steps]
+        return visited
+
     def stride(self, steps: int) -> int:
         """How many timesteps one of `steps` DDIM steps goes down, whatever the spacing: diffusers does the same."""
         return len(self.alphas_cumprod) // steps
+
+    def _spread(self, count: int) -> NDArray[np.int64]:
+        """`count` timesteps over the whole schedule, falling, spaced as `timestep_spacing` says."""
+        length = len(self.alphas_cumprod)
+        if not 1 <= count <= length:
+            raise SettingsError(f"expected 1 to {length} steps, got {count}", hint=_FEWER_STEPS)
+        falling: NDArray[np.number]
+        match self.timestep_spacing:
+            case "leading":
+                falling = np.arange(count)[::-1] * self.stride(count) + self.steps_offset
+            case "trailing":  # float steps can overshoot by one, to timestep −1
+                falling = np.round(np.arange(length, 0, -length / count))[:count] - 1
+            case "linspace":
+                falling = np.linspace(0, length - 1, count).round()[::-1]
+        timesteps = falling.astype(np.int64)
+        if timesteps[0] >= length:
+            raise SettingsError(
+                f"{count} steps with an offset of {self.steps_offset} pass the last timestep", hint="use fewer steps"
+            )
+        return timesteps
 
     def _weights(self, timestep: Timestep, sample: Array) -> tuple[Array, Array]:
         """√ᾱ and √(1 − ᾱ) at `timestep`, shaped to multiply `sample` and of its dtype."""

@@ -1,15 +1,17 @@
-"""Sampling and inversion against diffusers' DDIM schedulers, step by step."""
+"""Sampling and inversion against diffusers' schedulers of the same names, step by step."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
-from segrefine.runtime.sampler import invert_ddim, sample_ddim
+from segrefine.errors import SettingsError
+from segrefine.runtime.sampler import invert_ddim, sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -20,6 +22,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "diffusers defaults": {},
     "cosine": {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False, "num_train_timesteps": 400},
 }  # fmt: skip
+DPM_MODELS: dict[str, dict[str, Any]] = {"sd": {}, "sd of 400": {"num_train_timesteps": 400, "steps_offset": 0}}
+"""DPM-Solver knows neither clipping nor `set_alpha_to_one`: it always ends without noise."""
 # diffusers keeps 1 − ᾱ in float32, off by up to 4e-5 of itself near timestep 0, where "sample" divides by its root.
 TOLERANCES = {"epsilon": 1e-5, "v_prediction": 1e-5, "sample": 5e-5}
 STEPS = (1, 4, 7, 20, 50)
@@ -77,6 +81,62 @@ def test_inversion_equals_diffusers(model: str, prediction_type: str, spacing: s
     for steps in STEPS:
         scheduler.set_timesteps(steps)
         check_against(scheduler, trace_of(invert_ddim, start(), schedule, steps), start())
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("prediction_type", TOLERANCES)
+@pytest.mark.parametrize("model", ["sd", "sd of 400"])
+def test_dpm_solver_equals_diffusers(model: str, prediction_type: str, spacing: str) -> None:
+    """Diffusers' scheduler keeps what it needs of the step before, so that it sees our samples from the first on."""
+    config = MODELS["sd"] | DPM_MODELS[model] | {"prediction_type": prediction_type, "timestep_spacing": spacing}
+    schedule, scheduler = NoiseSchedule.from_config(config), DPMSolverMultistepScheduler.from_config(config)
+    for steps in STEPS:
+        scheduler.set_timesteps(steps)
+        check_against(scheduler, trace_of(sample_dpm_solver, start(), schedule, steps), start())
+
+
+def test_dpm_solver_sets_out_from_pure_noise() -> None:
+    """Where ᾱ is 0 diffusers stands in 2^-24, and is off by 1e-3; DDIM's first step is the same, and exact."""
+    config = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    schedule = NoiseSchedule.from_config(MODELS["sd"] | config)
+    ours, ddim = (trace_of(sampler, start(), schedule, 20) for sampler in (sample_dpm_solver, sample_ddim))
+    np.testing.assert_allclose(ours[0][2], ddim[0][2], atol=1e-5)
+    assert np.isfinite(ours[-1][2]).all()
+
+
+def test_dpm_solver_converges_faster_than_ddim() -> None:
+    """To the same end: the network of a Gaussian of spread 0.5, whose exact flow only scales the sample."""
+    schedule = NoiseSchedule.from_config(MODELS["sd"] | {"timestep_spacing": "trailing", "set_alpha_to_one": True})
+
+    def gaussian(sample: Array, timestep: int) -> Array:
+        alpha = schedule.alphas_cumprod[timestep]
+        return np.asarray(np.sqrt(1 - alpha) * sample / (1 - alpha + alpha * 0.25), np.float32)
+
+    exact = start() * 0.5 / np.sqrt(1 - 0.75 * schedule.alphas_cumprod[-1])
+    off = {
+        sampler: [np.abs(sampler(gaussian, start(), schedule, steps) - exact).max() for steps in (5, 10, 20)]
+        for sampler in (sample_ddim, sample_dpm_solver)
+    }
+    assert all(fast < slow for fast, slow in zip(off[sample_dpm_solver], off[sample_ddim], strict=True))
+    assert off[sample_dpm_solver][2] < 0.5 * off[sample_dpm_solver][1] < 0.3 * off[sample_dpm_solver][0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7, 50])
+@pytest.mark.parametrize("prediction_type", TOLERANCES)
+def test_lcm_equals_diffusers(prediction_type: str, steps: int) -> None:
+    config = MODELS["sd"] | {"prediction_type": prediction_type}
+    schedule, scheduler = NoiseSchedule.from_config(config), LCMScheduler(**config)
+    scheduler.set_timesteps(steps)
+    torch.manual_seed(7)  # from here diffusers will draw the same noise
+    noise = np.array([torch.randn(start().shape).numpy() for _ in range(steps - 1)])
+    torch.manual_seed(7)
+    check_against(scheduler, trace_of(partial(sample_lcm, noise=noise), start(), schedule, steps), start())
+
+
+@pytest.mark.parametrize("steps", [0, 51])
+def test_lcm_takes_no_more_steps_than_were_distilled(steps: int) -> None:
+    with pytest.raises(SettingsError, match="expected 1 to 50 steps"):
+        NoiseSchedule.from_config(MODELS["sd"]).lcm_timesteps(steps)
 
 
 def test_whole_trajectory_stays_with_diffusers() -> None:
