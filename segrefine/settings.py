@@ -1,4 +1,4 @@
-"""The numbers that G4Seg leaves open, with the values that measured best."""
+"""The numbers that the methods leave open, with the values that measured best."""
 
 from __future__ import annotations
 
@@ -10,10 +10,56 @@ from typing import Any, Literal, Self, get_args
 from segrefine.errors import SettingsError
 
 Mode = Literal["one-step", "loop"]
+Sampler = Literal["ddim", "dpm-solver", "lcm"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class G4SegSettings:
+class Settings:
+    """What the settings of both methods can do: check their values' kinds, become JSON and be read from it."""
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError where a value is of another kind than its default, or outside its range."""
+        for entry in fields(self):
+            if not _is_like(getattr(self, entry.name), entry.default):
+                raise SettingsError(
+                    f"{entry.name}: expected the like of {entry.default!r}, got {getattr(self, entry.name)!r}"
+                )
+        self._check_ranges()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The settings that `to_dict` wrote; what is left out has its default.
+
+        Raises:
+            SettingsError: an unknown name, or a value outside its range.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(raw.keys() - known):
+            raise SettingsError(f"unknown setting {unknown[0]!r}", hint=f"there are: {', '.join(sorted(known))}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
+        }
+        return cls(**values)
+
+    def _check_ranges(self) -> None:
+        """Raises SettingsError where a value, of the right kind, is outside its range."""
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise SettingsError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class G4SegSettings(Settings):
     """How a mask is refined. Defaults: `docs/method.md` says what was tried and what it measured.
 
     Attributes:
@@ -66,47 +112,42 @@ class G4SegSettings:
     prior_weight: float = 0.38
     template: str = "a photo of a {label}"
 
-    def __post_init__(self) -> None:
-        """Raises SettingsError where a value is of another kind than its default, or outside its range."""
-        for entry in fields(self):
-            if not _is_like(getattr(self, entry.name), entry.default):
-                raise SettingsError(
-                    f"{entry.name}: expected the like of {entry.default!r}, got {getattr(self, entry.name)!r}"
-                )
-        if self.mode not in get_args(Mode):
-            raise SettingsError(f"mode: expected one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+    def _check_ranges(self) -> None:
+        self._check_choice("mode", get_args(Mode))
         if min(*self.timesteps, *self.text_timesteps, self.feature_timestep, 0) < 0:
             raise SettingsError("expected timesteps of 0 or more, got a negative one")
         if not self.timesteps or len(self.timesteps) != len(self.confusion):
             raise SettingsError(
                 f"expected one confusion width for each timestep, got {len(self.confusion)} for {len(self.timesteps)}"
             )
-        for name in ("noises", "loop_steps"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        self._check_counts("noises", "loop_steps")
         if not 0 < self.mixing <= 1:
             raise SettingsError(f"mixing: expected a share in (0, 1], got {self.mixing}")
         if self.temperature <= 0:
             raise SettingsError(f"temperature: expected a positive number, got {self.temperature}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values; `from_dict` reads them back."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """The settings that `to_dict` wrote; what is left out has its default.
+@dataclass(frozen=True, kw_only=True)
+class GsSettings(Settings):
+    """How a mask is generated. Defaults: `docs/gs.md` says what was tried and what it measured.
 
-        Raises:
-            SettingsError: an unknown name, or a value outside its range.
-        """
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(raw.keys() - known):
-            raise SettingsError(f"unknown setting {unknown[0]!r}", hint=f"there are: {', '.join(sorted(known))}")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
-        }
-        return cls(**values)
+    Attributes:
+        sampler: "ddim", "dpm-solver" (DPM-Solver++ 2M), or "lcm".
+        steps: of the sampler, over the whole schedule.
+        samples: masks that are drawn for each phrase; their mean is the probability, their spread the uncertainty.
+        guidance_scale: classifier-free guidance by the phrase; 1 is none.
+        image_guidance_scale: classifier-free guidance by the image; 1 is none.
+    """
+
+    sampler: Sampler = "ddim"
+    steps: int = 4
+    samples: int = 4
+    guidance_scale: float = 1.0
+    image_guidance_scale: float = 1.0
+
+    def _check_ranges(self) -> None:
+        self._check_choice("sampler", get_args(Sampler))
+        self._check_counts("steps", "samples")
 
 
 def _is_like(value: object, default: object) -> bool:

@@ -13,18 +13,21 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.errors import ExportError
+from segrefine.reference.label_codec import AreaCodec, VaeCodec, read_codec
 
-_EXPECTED = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+_CLASSES: dict[str, Any] = {
+    "unet": UNet2DConditionModel, "label_denoiser": UNet2DConditionModel, "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+}  # fmt: skip
 _HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x or 2.x, or `demo`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The parts of a text-to-image model, in float32, in evaluation mode, without gradients.
+class Parts:
+    """What models of both methods have, in float32, in evaluation mode, without gradients.
 
     Attributes:
         folder: where it was read from.
-        unet: the denoiser.
         vae: the image codec.
         text_encoder: turns token ids into states.
         tokenizer: turns text into token ids.
@@ -33,7 +36,6 @@ class Checkpoint:
     """
 
     folder: Path
-    unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
@@ -51,33 +53,75 @@ class Checkpoint:
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Parts):
+    """A text-to-image model.
+
+    Attributes:
+        unet: the denoiser of image latents.
+    """
+
+    unet: UNet2DConditionModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCheckpoint(Parts):
+    """A label diffusion model.
+
+    Attributes:
+        label_denoiser: the denoiser of label latents; takes them joined with the image's latents.
+        codec: turns masks into label latents and back.
+    """
+
+    label_denoiser: UNet2DConditionModel
+    codec: AreaCodec | VaeCodec
+
+
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """The checkpoint in a diffusers folder; half-precision weights are widened, nothing is fetched.
+    """The text-to-image model in a diffusers folder; half-precision weights are widened, nothing is fetched.
 
     Raises:
         ExportError: the folder is not such a checkpoint; the message names what was expected.
     """
-    folder = Path(folder)
-    model_index = _read_json(folder, "model_index.json")
-    scheduler_config = _read_json(folder, "scheduler/scheduler_config.json")
-    for part, expected in _EXPECTED.items():
-        config = _read_json(folder, f"{part}/config.json")
-        found = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0]
-        if found != expected:
-            raise ExportError(f"{folder / part} holds {found}, expected {expected}", hint=_HINT)
+    return Checkpoint(**_load_parts(Path(folder), "unet"))
+
+
+def load_label_checkpoint(folder: str | Path) -> LabelCheckpoint:
+    """The label diffusion model in a folder; half-precision weights are widened, nothing is fetched.
+
+    Raises:
+        ExportError: the folder is not such a checkpoint; the message names what was expected.
+    """
+    parts = _load_parts(Path(folder), "label_denoiser")
+    codec = read_codec(Path(folder), parts["vae"])
+    expected = codec.channels + parts["vae"].config.latent_channels, codec.channels
+    config = parts["label_denoiser"].config
+    if (config.in_channels, config.out_channels) != expected:
+        raise ExportError(
+            f"{Path(folder) / 'label_denoiser'} takes {config.in_channels} channels and gives {config.out_channels}, "
+            f"expected {expected[0]} (label and image latents) and {expected[1]}",
+            hint="check label_codec/config.json",
+        )
+    return LabelCheckpoint(**parts, codec=codec)
+
+
+def _load_parts(folder: Path, denoiser: str) -> dict[str, Any]:
+    """What `Parts` has, and the denoiser, by name."""
+    texts = {
+        "model_index": _read_json(folder, "model_index.json"),
+        "scheduler_config": _read_json(folder, "scheduler/scheduler_config.json"),
+    }
+    names = (denoiser, "vae", "text_encoder")
+    for name in names:
+        config = _read_json(folder, f"{name}/config.json")
+        found, expected = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0], _CLASSES[name]
+        if found != expected.__name__:
+            raise ExportError(f"{folder / name} holds {found}, expected {expected.__name__}", hint=_HINT)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"{folder / 'tokenizer'} holds no CLIP tokenizer: {error}", hint=_HINT) from error
-    return Checkpoint(
-        folder=folder,
-        unet=cast(UNet2DConditionModel, _load(UNet2DConditionModel, folder / "unet", "diffusion_pytorch_model")),
-        vae=cast(AutoencoderKL, _load(AutoencoderKL, folder / "vae", "diffusion_pytorch_model")),
-        text_encoder=cast(CLIPTextModel, _load(CLIPTextModel, folder / "text_encoder", "model")),
-        tokenizer=tokenizer,
-        scheduler_config=scheduler_config,
-        model_index=model_index,
-    )
+    return {"folder": folder, "tokenizer": tokenizer, **texts, **{name: _load(folder / name) for name in names}}
 
 
 def _read_json(folder: Path, relative: str) -> dict[str, Any]:
@@ -93,8 +137,10 @@ def _read_json(folder: Path, relative: str) -> dict[str, Any]:
     return content
 
 
-def _load(kind: Any, folder: Path, stem: str) -> nn.Module:
+def _load(folder: Path) -> nn.Module:
     """The model of one subfolder; of a folder with half-precision weights alone, those. Weights are safetensors."""
+    kind = _CLASSES[folder.name]
+    stem = "model" if kind is CLIPTextModel else "diffusion_pytorch_model"
     whole = any(folder.glob(f"{stem}*.safetensors")) and not any(folder.glob(f"{stem}.fp16*.safetensors"))
     if not whole and not any(folder.glob(f"{stem}*.safetensors")):
         raise ExportError(f"{folder / stem}.safetensors is missing", hint="weights are read from safetensors only")

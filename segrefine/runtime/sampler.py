@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,9 @@ Denoise = Callable[[Array, int], Array]
 
 Callback = Callable[[int, int, Array], None]
 """`callback(step_index, timestep, sample)`, called with the sample that the step gave."""
+
+MIN_ALPHA = 2.0**-24
+"""Least share of signal that DPM-Solver reckons with, since it divides by it; the same as in diffusers."""
 
 LCM_SIGMA, LCM_TIMESTEP_SCALE = 0.5, 10.0
 """How fast a latent consistency model lets go of its input; the values of the paper and of diffusers."""
@@ -104,10 +108,10 @@ def sample_dpm_solver(
         SettingsError: see `NoiseSchedule.dpm_timesteps`.
     """
     timesteps = schedule.dpm_timesteps(steps)
+    schedule = replace(schedule, alphas_cumprod=schedule.alphas_cumprod.clip(min=MIN_ALPHA))
     alpha = np.append(schedule.alphas_cumprod[timesteps], 1.0)
     signal, spread = np.sqrt(alpha), np.sqrt(1 - alpha)
-    with np.errstate(divide="ignore"):  # λ is infinite at the clean end, and where a schedule ends without any signal
-        half_log_snr = np.log(signal / spread)
+    half_log_snr = np.log(signal[:-1] / spread[:-1])  # λ; infinite at the end, which a step of first order reaches
     before = None
     for index, timestep in enumerate(timesteps.tolist()):
         clean = guess = schedule.predict_clean(denoise(sample, timestep), sample, timestep)

@@ -22,7 +22,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "diffusers defaults": {},
     "cosine": {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False, "num_train_timesteps": 400},
 }  # fmt: skip
-DPM_MODELS: dict[str, dict[str, Any]] = {"sd": {}, "sd of 400": {"num_train_timesteps": 400, "steps_offset": 0}}
+DPM_MODELS: dict[str, dict[str, Any]] = {
+    "sd": {},
+    "sd of 400": {"num_train_timesteps": 400, "steps_offset": 0},
+    "zero snr": {"rescale_betas_zero_snr": True},
+}
 """DPM-Solver knows neither clipping nor `set_alpha_to_one`: it always ends without noise."""
 # diffusers keeps 1 − ᾱ in float32, off by up to 4e-5 of itself near timestep 0, where "sample" divides by its root.
 TOLERANCES = {"epsilon": 1e-5, "v_prediction": 1e-5, "sample": 5e-5}
@@ -85,23 +89,16 @@ def test_inversion_equals_diffusers(model: str, prediction_type: str, spacing: s
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction_type", TOLERANCES)
-@pytest.mark.parametrize("model", ["sd", "sd of 400"])
+@pytest.mark.parametrize("model", DPM_MODELS)
 def test_dpm_solver_equals_diffusers(model: str, prediction_type: str, spacing: str) -> None:
     """Diffusers' scheduler keeps what it needs of the step before, so that it sees our samples from the first on."""
     config = MODELS["sd"] | DPM_MODELS[model] | {"prediction_type": prediction_type, "timestep_spacing": spacing}
+    if config.get("rescale_betas_zero_snr") and prediction_type == "epsilon":
+        pytest.skip("such a schedule is refused: at its end the noise says nothing of the image")
     schedule, scheduler = NoiseSchedule.from_config(config), DPMSolverMultistepScheduler.from_config(config)
     for steps in STEPS:
         scheduler.set_timesteps(steps)
         check_against(scheduler, trace_of(sample_dpm_solver, start(), schedule, steps), start())
-
-
-def test_dpm_solver_sets_out_from_pure_noise() -> None:
-    """Where ᾱ is 0 diffusers stands in 2^-24, and is off by 1e-3; DDIM's first step is the same, and exact."""
-    config = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    schedule = NoiseSchedule.from_config(MODELS["sd"] | config)
-    ours, ddim = (trace_of(sampler, start(), schedule, 20) for sampler in (sample_dpm_solver, sample_ddim))
-    np.testing.assert_allclose(ours[0][2], ddim[0][2], atol=1e-5)
-    assert np.isfinite(ours[-1][2]).all()
 
 
 def test_dpm_solver_converges_faster_than_ddim() -> None:

@@ -13,13 +13,14 @@ from transformers import CLIPTokenizer
 from segrefine.reference.demo.sources import CLASSES
 
 NAMES = tuple(CLASSES)
+_IRREGULAR = {"fox": "foxes", "butterfly": "butterflies", "cactus": "cacti"}
+PLURALS = {name: _IRREGULAR.get(name, f"{name}s") for name in NAMES}
+"""Class name → its plural."""
 _CAPTION_WORDS = """
     a an the photo image picture scene background of and in on to with next left right above below
     red green blue yellow purple orange pink brown black white grey big small all is sits stands
-    foxes cars apples trees penguins butterflies turtles elephants bananas boats cacti guitars mushrooms crowns
-    umbrellas rockets
 """
-WORDS = (*_CAPTION_WORDS.split(), *NAMES)
+WORDS = (*_CAPTION_WORDS.split(), *PLURALS.values(), *NAMES)
 """Words that are one token each in the demo's pruned vocabulary; all else is spelt in bytes."""
 
 

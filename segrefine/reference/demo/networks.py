@@ -24,12 +24,12 @@ def new_vae() -> AutoencoderKL:
     return vae
 
 
-def new_unet() -> UNet2DConditionModel:
-    """An untrained denoiser of (B, 4, 16, 16) latents with self- and cross-attention at 16×16 and 8×8."""
+def new_unet(in_channels: int = LATENT_CHANNELS, out_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
+    """An untrained denoiser of (B, in_channels, 16, 16) with self- and cross-attention at 16×16 and 8×8."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=in_channels,
+        out_channels=out_channels,
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         mid_block_type="UNetMidBlock2DCrossAttn",
@@ -40,6 +40,21 @@ def new_unet() -> UNet2DConditionModel:
         norm_num_groups=16,
         use_linear_projection=True,
     )
+
+
+def new_label_denoiser(label_channels: int, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A denoiser of label latents joined with image latents, with all else as `unet` has learned it.
+
+    Args:
+        label_channels: of the label latents, which come first.
+        unet: a trained denoiser of image latents.
+    """
+    denoiser = new_unet(label_channels + LATENT_CHANNELS, label_channels)
+    learned, weights = unet.state_dict(), denoiser.state_dict()
+    weights["conv_in.weight"][:, label_channels:] = learned["conv_in.weight"]
+    weights |= {name: value for name, value in learned.items() if value.shape == weights[name].shape}
+    denoiser.load_state_dict(weights)
+    return denoiser
 
 
 def new_text_encoder(vocabulary: int, *, start: int, end: int) -> CLIPTextModel:
@@ -63,6 +78,21 @@ def new_text_encoder(vocabulary: int, *, start: int, end: int) -> CLIPTextModel:
         projection_dim=TEXT_WIDTH,
     )
     return CLIPTextModel(config)
+
+
+def new_label_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
+    """The schedule of label diffusion: ends without any signal where the prediction allows it (arXiv 2305.08891).
+
+    A model that sets out from pure noise has to know pure noise: of a mask little signal tells much.
+    """
+    return DDIMScheduler.from_config(
+        new_scheduler().config,
+        rescale_betas_zero_snr=prediction_type != "epsilon",
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+        steps_offset=0,
+        prediction_type=prediction_type,
+    )
 
 
 def new_scheduler() -> DDIMScheduler:

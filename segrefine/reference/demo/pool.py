@@ -45,12 +45,19 @@ class ScenePool:
             classes=classes,
         )
 
+    def scene(self, index: int) -> Scene:
+        """One of the scenes."""
+        classes = tuple(int(c) for c in self.classes[index] if c >= 0)
+        return Scene(image=self.images[index], instances=self.instances[index], classes=classes)
+
     def __len__(self) -> int:
         """How many scenes there are."""
         return len(self.images)
 
 
-def compose_pool(folder: Path, cache: Path, count: int, *, held_out: bool, workers: int = 2) -> ScenePool:
+def compose_pool(
+    folder: Path, cache: Path, count: int, *, held_out: bool, twins: float = 0.0, workers: int = 2
+) -> ScenePool:
     """A pool of at least `count` scenes in `folder`; shards that are there already are kept, so a killed run resumes.
 
     Args:
@@ -58,24 +65,25 @@ def compose_pool(folder: Path, cache: Path, count: int, *, held_out: bool, worke
         cache: where `load_sources` keeps its downloads.
         count: number of scenes.
         held_out: compose from held-out sprites and backgrounds.
+        twins: as in `compose_scene`.
         workers: processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     load_sources(cache, held_out=held_out)  # downloads once, before the workers ask
     missing = [i for i in range(-(-count // SHARD)) if not (folder / f"{i:04d}.npz").exists()]
     with ProcessPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_compose_shard, folder, cache, index, held_out) for index in missing]
+        jobs = [pool.submit(_compose_shard, folder, cache, index, held_out, twins) for index in missing]
         for job in tqdm(jobs, desc="composing scenes", unit_scale=SHARD, disable=not jobs):
             job.result()
     shards = [np.load(folder / f"{i:04d}.npz") for i in range(-(-count // SHARD))]
     return ScenePool(**{name: np.concatenate([shard[name] for shard in shards])[:count] for name in shards[0]})
 
 
-def _compose_shard(folder: Path, cache: Path, index: int, held_out: bool) -> None:
+def _compose_shard(folder: Path, cache: Path, index: int, held_out: bool, twins: float) -> None:
     cv2.setNumThreads(1)
     rng = np.random.default_rng([index, int(held_out)])
     sources = load_sources(cache, held_out=held_out)
-    scenes = [compose_scene(rng, sources) for _ in range(SHARD)]
+    scenes = [compose_scene(rng, sources, twins=twins) for _ in range(SHARD)]
     partial = folder / f"{index:04d}.partial.npz"
     np.savez(partial, **vars(ScenePool.of(scenes)))
     partial.rename(folder / f"{index:04d}.npz")

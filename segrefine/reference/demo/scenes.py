@@ -14,7 +14,7 @@ from segrefine.reference.demo.sources import Sources
 Floats = NDArray[np.float32]
 _REFERENCE_SIDE = 64.0  # lengths below are in pixels of a 64-pixel scene
 _OBJECT_SIZE = {1: (22.0, 52.0), 2: (20.0, 38.0), 3: (17.0, 30.0), 4: (16.0, 26.0)}
-_OBJECT_COUNT = (0.42, 0.40, 0.13, 0.05)
+_OBJECT_COUNT, _TWIN_COUNT = (0.42, 0.40, 0.13, 0.05), (0.25, 0.42, 0.22, 0.11)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,10 @@ class _Placement:
     margin: float  # distance to the nearest border over the object's size
 
 
-def compose_scene(rng: Generator, sources: Sources, *, side: int = 64, count: int | None = None) -> Scene:
-    """A scene of `count` objects of different classes (drawn when None), which may touch and overlap.
+def compose_scene(
+    rng: Generator, sources: Sources, *, side: int = 64, count: int | None = None, twins: float = 0.0
+) -> Scene:
+    """A scene of `count` objects (drawn when None), which may touch and overlap.
 
     Hues of objects and background are drawn independently, so that colour alone does not tell what is what.
 
@@ -50,10 +52,13 @@ def compose_scene(rng: Generator, sources: Sources, *, side: int = 64, count: in
         sources: sprites and backgrounds of one split.
         side: height and width of the scene in pixels.
         count: number of objects, 1 to 4.
+        twins: chance that an object is of the first one's class, in scenes with more objects; 0 for different classes.
     """
-    count = count or int(rng.choice(4, p=_OBJECT_COUNT)) + 1
+    count = count or int(rng.choice(4, p=_TWIN_COUNT if twins else _OBJECT_COUNT)) + 1
     background = _add_distractors(rng, _background(rng, sources, side), sources, side)
     classes = tuple(int(c) for c in rng.choice(len(sources.sprites), count, replace=False))
+    if twins:
+        classes = tuple(classes[0] if rng.random() < twins else c for c in classes)
     near = rng.random() < 0.55
     for _ in range(12):
         image, instances, area, margin = _paint_objects(rng, background, sources, classes, near)

@@ -1,30 +1,38 @@
-"""Trains the demo model from nothing: `python -m segrefine.reference.demo.train`, also by `make train-demo`.
+"""Trains the demo models from nothing: `python -m segrefine.reference.demo.train`, also by `make train-demo`.
 
 Stages: scenes (8 minutes on two cores), image codec (12 minutes), latents (4 minutes), then denoiser and text encoder
-for as long as it takes (50 samples a second). Every stage resumes where a run was cut off. The result is a Stable
-Diffusion folder in half precision.
+for as long as it takes (40 samples a second); after them the label diffusion model, which sets out from these two.
+Every stage resumes where a run was cut off. The results are a Stable Diffusion folder and a label diffusion folder, in
+half precision.
 """
 
 from __future__ import annotations
 
+import copy
 import shutil
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDIMScheduler
 from transformers import CLIPTokenizer
 
 from segrefine.reference.demo.captions import WORDS
 from segrefine.reference.demo.gate import gate_cases
-from segrefine.reference.demo.networks import new_scheduler
-from segrefine.reference.demo.pool import compose_pool
+from segrefine.reference.demo.label_gate import label_cases
+from segrefine.reference.demo.networks import new_label_scheduler, new_scheduler
+from segrefine.reference.demo.pool import ScenePool, compose_pool
+from segrefine.reference.demo.train_gs import LabelTraining
 from segrefine.reference.demo.train_unet import DenoiserTraining, encode_pool
 from segrefine.reference.demo.train_vae import train_vae
 from segrefine.reference.demo.vocabulary import fetch_bpe, prune_clip_vocabulary, write_tokenizer
+from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
 
 GATE_CASES = 512
+TWINS = 0.4
 
 
 @click.command()
@@ -32,30 +40,73 @@ GATE_CASES = 512
     "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Write the checkpoint here  [default: CACHE/checkpoint]"
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write the folders `checkpoint` and `label-checkpoint` here  [default: CACHE]",
 )
 @click.option("--scenes", default=131072, show_default=True, help="Scenes to compose for training.")
 @click.option("--vae-steps", default=3000, show_default=True, help="Codec steps of 16 images.")
 @click.option("--samples", default=1_000_000, show_default=True, help="Denoiser samples, over all runs.")
+@click.option("--label-samples", default=600_000, show_default=True, help="Label denoiser samples, over all runs.")
 @click.option("--threads", default=2, show_default=True)
-def main(cache: Path, output: Path | None, scenes: int, vae_steps: int, samples: int, threads: int) -> None:
-    """Train the demo model, resuming what an earlier run left in CACHE."""
+def main(
+    cache: Path, output: Path | None, scenes: int, vae_steps: int, samples: int, label_samples: int, threads: int
+) -> None:
+    """Train the demo models, resuming what an earlier run left in CACHE."""
     torch.set_num_threads(threads)
-    run = cache / "run"
+    run, output = cache / "run", output or cache
     tokenizer_folder = run / "tokenizer"
     if not tokenizer_folder.exists():
         write_tokenizer(tokenizer_folder, *prune_clip_vocabulary(fetch_bpe(cache), WORDS))
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
     training = compose_pool(cache / "scenes/train", cache, scenes, held_out=False)
-    held_out = compose_pool(cache / "scenes/held_out", cache, GATE_CASES, held_out=True)
     vae = train_vae(training.images, run / "vae.pt", steps=vae_steps)
-    latents = encode_pool(vae, training, run / "latents.pt")
+    denoiser = _train_denoiser(cache, training, vae, tokenizer, samples)
+    networks = {"vae": vae, **denoiser.loop.averages}
+    write_checkpoint(output / "checkpoint", networks, new_scheduler(), tokenizer_folder, MODEL_INDEX)
+    if not label_samples:
+        return
+    labels = _train_labels(cache, scenes, networks, tokenizer, label_samples)
+    networks = {"vae": vae, **labels.loop.averages}
+    scheduler = new_label_scheduler(labels.prediction_type)
+    folder = output / "label-checkpoint"
+    write_checkpoint(folder, networks, scheduler, tokenizer_folder, LABEL_MODEL_INDEX, codec=labels.codec)
+
+
+def _train_denoiser(
+    cache: Path, scenes: ScenePool, vae: AutoencoderKL, tokenizer: CLIPTokenizer, samples: int
+) -> DenoiserTraining:
+    """Stage two: the text-to-image model."""
+    run = cache / "run"
+    held_out = compose_pool(cache / "scenes/held_out", cache, GATE_CASES, held_out=True)
     cases = gate_cases(held_out, encode_pool(vae, held_out, run / "latents-held-out.pt"), GATE_CASES)
-    denoiser = DenoiserTraining(
-        scenes=training, latents=latents, tokenizer=tokenizer, cases=cases, state_file=run / "denoiser.pt"
+    latents = encode_pool(vae, scenes, run / "latents.pt")
+    training = DenoiserTraining(
+        scenes=scenes, latents=latents, tokenizer=tokenizer, cases=cases, state_file=run / "denoiser.pt"
     )
-    denoiser.run(samples, log)
-    write_checkpoint(output or cache / "checkpoint", vae, denoiser, tokenizer_folder)
+    training.loop.run(samples, log)
+    return training
+
+
+def _train_labels(
+    cache: Path, count: int, networks: Mapping[str, Any], tokenizer: CLIPTokenizer, samples: int
+) -> LabelTraining:
+    """Stage three: the label diffusion model, on scenes in which classes repeat."""
+    run, vae = cache / "run", networks["vae"]
+    scenes = compose_pool(cache / "scenes/labels", cache, count, held_out=False, twins=TWINS)
+    held_out = compose_pool(cache / "scenes/labels-held_out", cache, GATE_CASES, held_out=True, twins=TWINS)
+    training = LabelTraining(
+        scenes=scenes,
+        latents=encode_pool(vae, scenes, run / "label-latents.pt"),
+        tokenizer=tokenizer,
+        codec=AreaCodec(fold=4, scale=0.25, vae_scale_factor=4),
+        unet=networks["unet"],
+        text_encoder=copy.deepcopy(networks["text_encoder"]),
+        cases=label_cases(held_out, encode_pool(vae, held_out, run / "label-latents-held-out.pt"), vae),
+        state_file=run / "label-denoiser.pt",
+    )
+    training.loop.run(samples, log)
+    return training
 
 
 def log(line: str) -> None:
@@ -63,23 +114,34 @@ def log(line: str) -> None:
     print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
 
 
-def write_checkpoint(folder: Path, vae: AutoencoderKL, denoiser: DenoiserTraining, tokenizer: Path) -> None:
-    """Writes a Stable Diffusion folder, weights in half precision, replacing `folder` when all of it is there.
+def write_checkpoint(
+    folder: Path,
+    networks: Mapping[str, Any],
+    scheduler: DDIMScheduler,
+    tokenizer: Path,
+    model_index: str,
+    *,
+    codec: AreaCodec | VaeCodec | None = None,
+) -> None:
+    """Writes a folder as diffusers does, weights in half precision, replacing `folder` when all of it is there.
 
     Args:
         folder: target.
-        vae: trained codec.
-        denoiser: trained denoiser and text encoder; their averages are written.
+        networks: the networks by the names of their subfolders; left as they are.
+        scheduler: the noise schedule.
         tokenizer: folder with the tokenizer's files.
+        model_index: content of `model_index.json`.
+        codec: the label codec of a label diffusion model.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    vae.half().save_pretrained(partial / "vae")
-    denoiser.unet_average.half().save_pretrained(partial / "unet")
-    denoiser.text_average.half().save_pretrained(partial / "text_encoder")
-    new_scheduler().save_pretrained(partial / "scheduler")
+    for name, network in networks.items():
+        copy.deepcopy(network).half().save_pretrained(partial / name)
+    scheduler.save_pretrained(partial / "scheduler")
     shutil.copytree(tokenizer, partial / "tokenizer")
-    (partial / "model_index.json").write_text(MODEL_INDEX)
+    (partial / "model_index.json").write_text(model_index)
+    if codec:
+        write_codec(codec, partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -94,6 +156,17 @@ MODEL_INDEX = """{
   "text_encoder": ["transformers", "CLIPTextModel"],
   "tokenizer": ["transformers", "CLIPTokenizer"],
   "unet": ["diffusers", "UNet2DConditionModel"],
+  "vae": ["diffusers", "AutoencoderKL"]
+}
+"""
+LABEL_MODEL_INDEX = """{
+  "_class_name": "LabelDiffusionPipeline",
+  "_diffusers_version": "0.42.1",
+  "label_denoiser": ["diffusers", "UNet2DConditionModel"],
+  "label_codec": ["segrefine", "AreaCodec"],
+  "scheduler": ["diffusers", "DDIMScheduler"],
+  "text_encoder": ["transformers", "CLIPTextModel"],
+  "tokenizer": ["transformers", "CLIPTokenizer"],
   "vae": ["diffusers", "AutoencoderKL"]
 }
 """

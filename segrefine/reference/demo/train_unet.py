@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from segrefine.reference.demo.captions import CaptionEncoder, draw_caption, draw_pair
-from segrefine.reference.demo.checkpoints import WeightAverage, load_state, save_state
+from segrefine.reference.demo.checkpoints import load_state, save_state
 from segrefine.reference.demo.gate import GateCases, text_gate
 from segrefine.reference.demo.networks import new_scheduler, new_text_encoder, new_unet
 from segrefine.reference.demo.pool import ScenePool
 from segrefine.reference.demo.train_vae import to_unit
+from segrefine.reference.demo.training import Compiled, TrainingLoop
 
 BATCH, LEARNING_RATE = 32, 1e-3
 PAIRS, PAIR_WEIGHT, MARGIN = 8, 0.5, 0.15
 """Samples of a batch that are seen under a wrong caption too, the weight of telling the two apart, and by how much."""
-SAVE_EVERY, GATE_EVERY = 250, 2000
 
 
 @torch.no_grad()
@@ -62,71 +58,36 @@ class DenoiserTraining:
     state_file: Path
 
     def __post_init__(self) -> None:
-        """Builds networks, average and optimiser, and takes up a run that was cut off."""
+        """Builds the networks, and takes up a run that was cut off."""
         torch.manual_seed(1)
         ends = {"start": self.tokenizer.bos_token_id, "end": self.tokenizer.eos_token_id}
         self.unet = new_unet().train()
         self.text_encoder = new_text_encoder(len(self.tokenizer), **ends).train()
-        self.unet_average: UNet2DConditionModel = copy.deepcopy(self.unet)
-        self.text_average: CLIPTextModel = copy.deepcopy(self.text_encoder)
-        parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
-        self._optimiser = torch.optim.AdamW(
-            parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        self.loop = TrainingLoop(
+            networks={"unet": self.unet, "text_encoder": self.text_encoder},
+            step=self._step,
+            gate=self.gate,
+            batch=BATCH,
+            learning_rate=LEARNING_RATE,
+            seed=13,
+            state_file=self.state_file,
         )
-        self._parts = {
-            "unet": self.unet, "text_encoder": self.text_encoder, "unet_average": self.unet_average,
-            "text_average": self.text_average, "optimiser": self._optimiser,
-        }  # fmt: skip
+        self._compiled_unet: Compiled = torch.compile(self.unet)
+        self._compiled_text: Compiled = torch.compile(self.text_encoder)
         self._encode = CaptionEncoder(self.tokenizer)
         self._alphas = new_scheduler().alphas_cumprod
-        self.samples = 0
-        if state := load_state(self.state_file):
-            for name, part in self._parts.items():
-                part.load_state_dict(state[name])
-            self.samples = state["samples"]
-
-    def run(self, total: int, log: Callable[[str], None]) -> None:
-        """Trains until `total` samples have been seen; the learning rate falls over the last 40 % of them.
-
-        Args:
-            total: samples, counted over all runs that shared the state file.
-            log: takes a line of progress.
-        """
-        average = WeightAverage([self.unet, self.text_encoder], [self.unet_average, self.text_average], 0.999)
-        unet, text_encoder = torch.compile(self.unet), torch.compile(self.text_encoder)
-        began, first, losses = time.time(), self.samples, []
-        while self.samples < total:
-            step = self.samples // BATCH
-            tail = max(0.0, self.samples / total - 0.6) / 0.4
-            for group in self._optimiser.param_groups:
-                warm, cosine = min(1.0, (step + 1) / 100), 0.5 * (1 + math.cos(math.pi * tail))
-                group["lr"] = LEARNING_RATE * warm * (0.02 + 0.98 * cosine)
-            losses.append(self._step(unet, text_encoder, np.random.default_rng([13, step])))
-            average.update(step)
-            self.samples += BATCH
-            if (step + 1) % 100 == 0:
-                rate = (self.samples - first) / (time.time() - began)
-                log(f"{self.samples} samples, loss {np.mean(losses[-100:]):.4f}, {rate:.1f} samples/s")
-            if (step + 1) % SAVE_EVERY == 0:
-                self.save()
-            if (step + 1) % GATE_EVERY == 0 or self.samples >= total:
-                log(self.gate())
-        self.save()
 
     def gate(self) -> str:
         """A line with the text gate of the averaged weights."""
+        averages = self.loop.averages
         with torch.autocast("cpu", torch.bfloat16):
-            passed, ratio = text_gate(self.unet_average, self.text_average, self._encode, self._alphas, self.cases)
-        return f"GATE {self.samples} samples: right beats wrong {passed:.3f}, error wrong/right {ratio:.4f}"
+            passed, ratio = text_gate(
+                averages["unet"], averages["text_encoder"], self._encode, self._alphas, self.cases
+            )
+        return f"right beats wrong {passed:.3f}, error wrong/right {ratio:.4f}"
 
-    def save(self) -> None:
-        """Writes the state file."""
-        save_state(self.state_file, {n: p.state_dict() for n, p in self._parts.items()} | {"samples": self.samples})
-
-    def _step(
-        self, unet: Callable[..., tuple[Tensor]], text: Callable[..., tuple[Tensor]], rng: np.random.Generator
-    ) -> float:
-        """One step on BATCH samples; the last PAIRS repeat the first with captions that are wrong."""
+    def _step(self, rng: np.random.Generator) -> Tensor:
+        """The loss of BATCH samples; the last PAIRS repeat the first with captions that are wrong."""
         rows = rng.integers(len(self.scenes), size=BATCH - PAIRS)
         captions, wrong, regions = self._draw_pairs(rng, rows[:PAIRS])
         captions += [draw_caption(rng, self.scenes.classes[row]) for row in rows[PAIRS:]]
@@ -140,18 +101,15 @@ class DenoiserTraining:
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         noisy, timestep, target = (torch.cat([each, each[:PAIRS]]) for each in (noisy, timestep, target))
         with torch.autocast("cpu", torch.bfloat16):
-            output = unet(noisy, timestep, text(ids, return_dict=False)[0], return_dict=False)[0]
+            states = self._compiled_text(ids, return_dict=False)[0]
+            output = self._compiled_unet(noisy, timestep, states, return_dict=False)[0]
         errors = (output.float() - target).square()
         # min-SNR weighting (arXiv 2303.09556) for v-prediction, floored; captions name objects: these count threefold
         snr = alpha / (1 - alpha)
         weight = (snr.clamp(max=5) / (snr + 1)).clamp(min=0.4) * (1 + 2 * covered)
         loss = (errors[:-PAIRS] * weight).mean() / 0.6
-        loss = loss + PAIR_WEIGHT * _margin_loss(errors[:PAIRS], errors[-PAIRS:], regions)
-        self._optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*self.unet.parameters(), *self.text_encoder.parameters()], 1.0)
-        self._optimiser.step()
-        return float(loss.detach())
+        total: Tensor = loss + PAIR_WEIGHT * _margin_loss(errors[:PAIRS], errors[-PAIRS:], regions)
+        return total
 
     def _draw_pairs(self, rng: np.random.Generator, rows: NDArray[np.integer]) -> tuple[list[str], list[str], Tensor]:
         """Of each scene one object: its caption, a wrong one, and its region, float32 (n, 16, 16)."""

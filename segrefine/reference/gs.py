@@ -1,0 +1,103 @@
+"""GS, label diffusion (arXiv 2508.20020), in PyTorch: the oracle that every engine is held against.
+
+Symbols: z (1, c, h, w), latents of the image; y (B, C, h, w), label latents; K samples of each of P phrases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+from torch import Tensor
+
+from segrefine.reference.checkpoint import LabelCheckpoint
+from segrefine.settings import GsSettings
+
+_SCHEDULERS = {"ddim": DDIMScheduler, "dpm-solver": DPMSolverMultistepScheduler, "lcm": LCMScheduler}
+
+
+class Gs:
+    """Generates masks from noise, conditioned on an image and phrases.
+
+    Args:
+        checkpoint: the model.
+        settings: the method's numbers.
+        observe: called with the timestep and the label latents (B, C, h, w) of every step.
+    """
+
+    def __init__(
+        self,
+        checkpoint: LabelCheckpoint,
+        settings: GsSettings,
+        observe: Callable[[int, Tensor], None] = lambda timestep, latents: None,
+    ) -> None:
+        self.model, self.settings, self.observe = checkpoint, settings, observe
+        self.scheduler: Any = _SCHEDULERS[settings.sampler].from_config(checkpoint.scheduler_config)
+
+    @torch.no_grad()
+    def segment(self, image: Tensor, phrases: Sequence[str], noise: Tensor, fresh: Tensor | None = None) -> Tensor:
+        """The sampled masks (P, K, H', W') in [0, 1], at the label codec's resolution.
+
+        Args:
+            image: (1, 3, H, W) in [-1, 1]; H and W are multiples of the model's pixel grid.
+            phrases: P of them.
+            noise: (K, C, h, w), standard normal; where the samples of every phrase set out from.
+            fresh: (steps − 1, K, C, h, w), standard normal; what the "lcm" sampler adds between its steps.
+        """
+        count = len(noise)
+        z = self.encode_image(image).expand(len(phrases) * count, -1, -1, -1)
+        text = self.encode_text(phrases).repeat_interleave(count, 0)
+        latents = self.sample(z, text, noise.repeat(len(phrases), 1, 1, 1), fresh)
+        masks = self.model.codec.decode(latents)
+        return masks.reshape(len(phrases), count, *masks.shape[2:])
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Latents (1, c, h, w) of an image (1, 3, H, W) in [-1, 1]: the mean of the codec's posterior, scaled."""
+        vae = self.model.vae
+        mean: Tensor = vae.encode(image).latent_dist.mean
+        return mean * float(vae.config.scaling_factor)
+
+    def encode_text(self, phrases: Sequence[str]) -> Tensor:
+        """The text encoder's states (P, tokens, hidden)."""
+        ids = self.model.tokenizer(list(phrases), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states: Tensor = self.model.text_encoder(ids).last_hidden_state
+        return states
+
+    def sample(self, z: Tensor, text: Tensor, start: Tensor, fresh: Tensor | None = None) -> Tensor:
+        """Label latents (B, C, h, w), sampled from the noise `start` under image latents z and phrases, one each."""
+        self.scheduler.set_timesteps(self.settings.steps)
+        y, timesteps = start, self.scheduler.timesteps
+        for index, timestep in enumerate(timesteps):
+            step = self.scheduler.step(self.predict_guided(y, int(timestep), z, text), timestep, y)
+            if self.settings.sampler != "lcm":
+                y = step.prev_sample
+            elif fresh is None or index + 1 == len(timesteps):
+                y = step.denoised
+            else:
+                noise = fresh[index].repeat(len(y) // len(fresh[index]), 1, 1, 1)
+                y = self.scheduler.add_noise(step.denoised, noise, timesteps[index + 1 :][:1])
+            self.observe(int(timestep), y)
+        return y
+
+    def predict_guided(self, y: Tensor, timestep: int, z: Tensor, text: Tensor) -> Tensor:
+        """The denoiser's output (B, C, h, w) with classifier-free guidance by image and phrase.
+
+        ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
+        """
+        s_text, s_image = self.settings.guidance_scale, self.settings.image_guidance_scale
+        output = s_text * self.predict(y, timestep, z, text)
+        if s_text == s_image == 1:
+            return output
+        nothing = self.encode_text([""]).expand(len(y), -1, -1)
+        if s_image != s_text:
+            output = output + (s_image - s_text) * self.predict(y, timestep, z, nothing)
+        if s_image != 1:
+            output = output + (1 - s_image) * self.predict(y, timestep, torch.zeros_like(z), nothing)
+        return output
+
+    def predict(self, y: Tensor, timestep: int, z: Tensor, text: Tensor) -> Tensor:
+        """The denoiser's output (B, C, h, w) for label latents y, joined with the image's latents."""
+        output: Tensor = self.model.label_denoiser(torch.cat([y, z], 1), torch.full((len(y),), timestep), text).sample
+        return output
