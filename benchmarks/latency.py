@@ -26,9 +26,10 @@ from benchmarks.report import markdown_table, write_result
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.engines import EnginePrecision
+from segrefine.export.comparison import Scene
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GRAPHS, Source
-from segrefine.export.parity import Scene, run_reference
+from segrefine.export.parity import run_reference
 from segrefine.reference.attention import inject_masks
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.reference.g4seg import G4Seg

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from segrefine.engines import build_engine, load_engine
     from segrefine.errors import SegrefineError
     from segrefine.runtime.pipeline import Refiner
+    from segrefine.runtime.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Refiner", "SegrefineError", "__version__", "build_engine", "load_engine"]
+__all__ = ["Bundle", "Refiner", "SegrefineError", "Segmenter", "__version__", "build_engine", "load_engine"]
 
 _HOMES = {
     "Bundle": "segrefine.bundle",
     "Refiner": "segrefine.runtime.pipeline",
+    "Segmenter": "segrefine.runtime.segmenter",
     "SegrefineError": "segrefine.errors",
     "build_engine": "segrefine.engines",
     "load_engine": "segrefine.engines",

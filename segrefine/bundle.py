@@ -22,13 +22,20 @@ EXPORT_HINT = "export the bundle again with `segrefine export MODEL BUNDLE --ove
 MAKE_HINT = "make a bundle with `segrefine export MODEL BUNDLE`; MODEL may be `demo`"
 
 Precision = Literal["fp32", "fp16"]
+Method = Literal["g4seg", "gs"]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+_METHOD_HINTS: dict[Method, str] = {
+    "g4seg": "use it with `segrefine refine`, or give a bundle that was exported from a label diffusion model",
+    "gs": "use it with `segrefine segment`, or give a bundle that was exported from a text-to-image model",
+}
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "str": (str,),
     "Precision": (str,),
+    "Method": (str,),
     "tuple": (list,),
     "Mapping": (dict,),
 }
@@ -39,7 +46,7 @@ class Manifest:
     """What a bundle says about itself, in ``segrefine.json``.
 
     Attributes:
-        method: ``"g4seg"``.
+        method: ``"g4seg"`` refines masks, ``"gs"`` generates them.
         sample_size: side of the latent grid that the model was trained on, in latent pixels.
         latent_channels: channels of a latent.
         vae_scale_factor: image pixels per latent pixel, along one side.
@@ -52,13 +59,15 @@ class Manifest:
         graphs: path of each component's graph, relative to the bundle.
         components: what each graph takes and gives; the same keys as `graphs`.
         ops: custom ops that the graphs use, as ``domain::name``.
+        label_codec: of a label diffusion model, how masks become latents; see `segrefine.runtime.label_codec`. Else
+            empty.
         settings: default settings of the method, for the runtime to read.
         versions: versions of the libraries that made the bundle.
         files: record of every file but the manifest and the engines, by path relative to the bundle.
         format_version: version of this layout.
     """
 
-    method: str
+    method: Method
     sample_size: int
     latent_channels: int
     vae_scale_factor: int
@@ -71,6 +80,7 @@ class Manifest:
     graphs: Mapping[str, str]
     components: Mapping[str, ComponentSpec]
     ops: tuple[str, ...]
+    label_codec: Mapping[str, Any]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
@@ -80,7 +90,11 @@ class Manifest:
         for name in ("sample_size", "latent_channels", "vae_scale_factor", "scaling_factor", "tokens"):
             if not getattr(self, name) > 0:
                 raise BundleError(f"{name} is {getattr(self, name)}, expected a positive number", hint=EXPORT_HINT)
-        for name, allowed in (("dtype", get_args(Precision)), ("prediction_type", PREDICTION_TYPES)):
+        for name, allowed in (
+            ("method", get_args(Method)),
+            ("dtype", get_args(Precision)),
+            ("prediction_type", PREDICTION_TYPES),
+        ):
             if getattr(self, name) not in allowed:
                 expected = " or ".join(allowed)
                 raise BundleError(f"{name} is {getattr(self, name)!r}, expected {expected}", hint=EXPORT_HINT)
@@ -156,6 +170,20 @@ class Bundle:
             return cls(path, Manifest.from_dict(content))
         except BundleError as error:
             raise type(error)(f"{manifest_file}: {error}", hint=error.hint) from error
+
+    def check_method(self, method: Method) -> None:
+        """Checks that the bundle is for this method.
+
+        Raises:
+            BundleError: it is for the other one; the hint says what to do.
+        """
+        if self.manifest.method != method:
+            does = {"g4seg": "refines masks", "gs": "generates masks"}
+            raise BundleError(
+                f"{self.path} holds a model that {does[self.manifest.method]} ({self.manifest.method}), expected one "
+                f"that {does[method]} ({method})",
+                hint=_METHOD_HINTS[self.manifest.method],
+            )
 
     def file(self, relative: str) -> Path:
         """The path of one file of the bundle, checked once: listed, inside the bundle, no link, size and SHA-256 right.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,32 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
     index = {"_class_name": "StableDiffusionPipeline", **{part: ["diffusers", kind] for part, kind in parts.items()}}
     (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="session", params=["area", "vae"])
+def tiny_label_checkpoint(
+    request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A label diffusion model as training writes it, around the parts of `tiny_checkpoint`, with either codec."""
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    from segrefine.reference.checkpoint import load_checkpoint
+    from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
+
+    folder = tmp_path_factory.mktemp("tiny-labels") / request.param
+    parts = load_checkpoint(tiny_checkpoint)
+    area = AreaCodec(fold=2, scale=0.25, vae_scale_factor=2)
+    codec = area if request.param == "area" else VaeCodec(vae=parts.vae, scale=0.5)
+    shutil.copytree(tiny_checkpoint, folder, ignore=shutil.ignore_patterns("unet"))
+    torch.manual_seed(3)
+    config = dict(parts.unet.config) | {"in_channels": codec.channels + 4, "out_channels": codec.channels}
+    UNet2DConditionModel.from_config(config).half().save_pretrained(folder / "label_denoiser")
+    DDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    ).save_pretrained(folder / "scheduler")
+    write_codec(codec, folder)
     return folder
 
 

@@ -76,6 +76,7 @@ def manifest() -> Manifest:
         graphs={"linear": "linear/model.onnx", "chain": "chain/model.onnx"},
         components={"linear": LINEAR, "chain": CHAIN},
         ops=("ai.segrefine::PixelHausdorff",),
+        label_codec={},
         settings={"rounds": 2},
         versions={"segrefine": "0.1.0"},
     )

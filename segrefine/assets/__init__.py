@@ -18,6 +18,11 @@ def demo_checkpoint() -> Path:
     return _FOLDER / "demo-checkpoint"
 
 
+def demo_label_checkpoint() -> Path:
+    """The demo model of label diffusion: label denoiser, its codec, and the parts around it."""
+    return _FOLDER / "demo-gs-checkpoint"
+
+
 def demo_bundle() -> Path:
     """The demo model as `segrefine export demo` writes it."""
     return _FOLDER / "demo-bundle"

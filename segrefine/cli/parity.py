@@ -35,7 +35,8 @@ def parity(console: Console, bundle: Path, reference: str, revision: str | None,
     with console.progress("comparing", long=True) as tell:
         tell("loading PyTorch", None)
         try:
-            from segrefine.export.parity import Scene, check_parity
+            from segrefine.export.comparison import Scene
+            from segrefine.export.parity import check_parity
 
             silence_libraries()
         except ImportError as error:

@@ -18,7 +18,7 @@ from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
 
-BFLOAT16_COMPONENTS = ("unet", "unet_features")
+BFLOAT16_COMPONENTS = ("unet", "unet_features", "label_denoiser")
 """What `precision="bf16"` computes in bfloat16: the denoiser, where the time goes. The rest stays in float32."""
 
 _MOST_SHAPES = 8

@@ -5,30 +5,57 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from diffusers import UNet2DConditionModel
 
 from segrefine import __version__
-from segrefine.bundle import Bundle, BundleWriter, Manifest, Precision
+from segrefine.assets import demo_checkpoint, demo_label_checkpoint
+from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
 from segrefine.export.graph import example_inputs, export_graph, half_precision
-from segrefine.export.modules import GRAPHS, GraphModule, Source
+from segrefine.export.modules import GRAPHS, LABEL_GRAPHS, GraphModule, Source
 from segrefine.export.ops import masked_attention
 from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import verify_graph
 from segrefine.reference.attention import inject_masks
-from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
-from segrefine.settings import G4SegSettings
+from segrefine.reference.checkpoint import Parts, is_label_checkpoint, load_checkpoint, load_label_checkpoint
+from segrefine.reference.label_codec import describe_codec
+from segrefine.settings import G4SegSettings, GsSettings, Settings
 
 DEFAULT_TAPS = ("up_blocks.1.attentions.0",)
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
-_DEMO = Path(__file__).parents[1] / "assets" / "demo-checkpoint"
+_DEMOS = {"demo": demo_checkpoint(), "demo-gs": demo_label_checkpoint()}
 _PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What becomes of a checkpoint.
+
+    Attributes:
+        method: of the bundle.
+        checkpoint: the model.
+        denoiser: its denoiser.
+        graphs: what makes each component.
+        settings: default settings of the method.
+        taps: named submodules of the UNet whose outputs are the features.
+        label_codec: see `Manifest`.
+    """
+
+    method: Method
+    checkpoint: Parts
+    denoiser: UNet2DConditionModel
+    graphs: Mapping[str, Callable[[], GraphModule]]
+    settings: Settings
+    taps: tuple[str, ...] = ()
+    label_codec: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +83,15 @@ def export_bundle(
     """The bundle of a checkpoint, written as a whole or not at all.
 
     Args:
-        model: a folder that diffusers' `save_pretrained` wrote, or "demo", the model that ships with segrefine.
+        model: a folder that diffusers' `save_pretrained` wrote, of a text-to-image model or of a label diffusion model;
+            or "demo" or "demo-gs", the models that ship with segrefine.
         target: the bundle's folder.
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
         opset: ONNX opset, 23 or later.
-        components: the graphs to export, of `GRAPHS`; None exports all.
+        components: the graphs to export, of `GRAPHS` or `LABEL_GRAPHS`; None exports all.
         atol: largest allowed error against torch, relative to the range of the output; None takes `TOLERANCE`.
-        taps: named submodules of the UNet whose outputs are the features.
+        taps: named submodules of a text-to-image model's UNet whose outputs are the features.
         settings: default settings of the method; None takes those that measured best.
         overwrite: replaces a bundle that is there already.
         progress: called with a line about each step.
@@ -73,25 +101,53 @@ def export_bundle(
         OutputError: the target is taken or cannot be written.
         SettingsError: a tap is no submodule of the UNet.
     """
-    if unknown := sorted(set(components or ()) - GRAPHS.keys()):
-        raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(GRAPHS)}")
+    folder = _DEMOS.get(str(model), Path(model))
+    known = LABEL_GRAPHS if is_label_checkpoint(folder) else GRAPHS
+    if unknown := sorted(set(components or ()) - known.keys()):
+        raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(known)}")
     options = GraphOptions(dtype=dtype, opset=opset, atol=TOLERANCE[dtype] if atol is None else atol)
-    checkpoint = load_checkpoint(_DEMO if model == "demo" else model)
-    injector = inject_masks(checkpoint.unet, masked_attention)
-    source = Source(checkpoint=checkpoint, injector=injector, taps=tuple(taps))
+    plan = _plan_labels(folder) if is_label_checkpoint(folder) else _plan(folder, tuple(taps))
     written: dict[str, GraphModule] = {}
     stores: dict[Path, WeightFile] = {}
     ops: set[str] = set()
     with BundleWriter(target, overwrite=overwrite) as writer:
-        for name in components or GRAPHS:
+        for name in components or plan.graphs:
             progress(f"exporting {name}")
-            written[name] = module = GRAPHS[name](source)
+            written[name] = module = plan.graphs[name]()
             path = writer.directory / module.file
             weights = stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data")))
-            ops.update(_write_graph(module, path, weights, _trial_sizes(checkpoint), options))
-        _write_texts(checkpoint, writer.directory)
-        manifest = _manifest(source, options, written, ops)
+            ops.update(_write_graph(module, path, weights, _trial_sizes(plan), options))
+        _write_texts(plan.checkpoint, writer.directory)
+        manifest = _manifest(plan, options, written, ops)
         return writer.finish(replace(manifest, settings=settings or manifest.settings))
+
+
+def _plan(folder: Path, taps: tuple[str, ...]) -> _Plan:
+    """The plan for a text-to-image model."""
+    checkpoint = load_checkpoint(folder)
+    source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet, masked_attention), taps=taps)
+    graphs = {name: partial(make, source) for name, make in GRAPHS.items()}
+    return _Plan(
+        method="g4seg",
+        checkpoint=checkpoint,
+        denoiser=checkpoint.unet,
+        graphs=graphs,
+        settings=G4SegSettings(),
+        taps=taps,
+    )
+
+
+def _plan_labels(folder: Path) -> _Plan:
+    """The plan for a label diffusion model."""
+    checkpoint = load_label_checkpoint(folder)
+    return _Plan(
+        method="gs",
+        checkpoint=checkpoint,
+        denoiser=checkpoint.label_denoiser,
+        graphs={name: partial(make, checkpoint) for name, make in LABEL_GRAPHS.items()},
+        settings=GsSettings(),
+        label_codec=describe_codec(checkpoint.codec),
+    )
 
 
 def _write_graph(
@@ -111,10 +167,10 @@ def _write_graph(
     return ops
 
 
-def _trial_sizes(checkpoint: Checkpoint) -> list[dict[str, int]]:
+def _trial_sizes(plan: _Plan) -> list[dict[str, int]]:
     """Three small sets of sizes; the first has odd latents, as `export_graph` wants them."""
-    coarse = 2 ** len(checkpoint.unet.down_blocks)
-    tokens, pixels = checkpoint.tokenizer.model_max_length, checkpoint.vae_scale_factor
+    coarse = 2 ** len(plan.denoiser.down_blocks)
+    tokens, pixels = plan.checkpoint.tokenizer.model_max_length, plan.checkpoint.vae_scale_factor
     trials = []
     for batch, height, width, length in (
         (2, coarse + 1, coarse + 3, 7),
@@ -127,7 +183,7 @@ def _trial_sizes(checkpoint: Checkpoint) -> list[dict[str, int]]:
     return trials
 
 
-def _write_texts(checkpoint: Checkpoint, directory: Path) -> None:
+def _write_texts(checkpoint: Parts, directory: Path) -> None:
     """Writes the files that diffusers' own tools read as well: tokenizer, schedule, pipeline."""
     checkpoint.tokenizer.save_pretrained(directory / "tokenizer")
     for relative, content in {
@@ -139,13 +195,11 @@ def _write_texts(checkpoint: Checkpoint, directory: Path) -> None:
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _manifest(
-    source: Source, options: GraphOptions, modules: Mapping[str, GraphModule], ops: Collection[str]
-) -> Manifest:
-    checkpoint = source.checkpoint
+def _manifest(plan: _Plan, options: GraphOptions, modules: Mapping[str, GraphModule], ops: Collection[str]) -> Manifest:
+    checkpoint = plan.checkpoint
     return Manifest(
-        method="g4seg",
-        sample_size=checkpoint.unet.config.sample_size,
+        method=plan.method,
+        sample_size=plan.denoiser.config.sample_size,
         latent_channels=checkpoint.vae.config.latent_channels,
         vae_scale_factor=checkpoint.vae_scale_factor,
         scaling_factor=checkpoint.vae.config.scaling_factor,
@@ -153,10 +207,11 @@ def _manifest(
         tokens=checkpoint.tokenizer.model_max_length,
         dtype=options.dtype,
         opset=options.opset,
-        feature_taps=source.taps,
+        feature_taps=plan.taps,
         graphs={name: module.file for name, module in modules.items()},
         components={name: module.spec for name, module in modules.items()},
         ops=tuple(sorted(ops)),
-        settings=G4SegSettings().to_dict(),
+        label_codec=plan.label_codec,
+        settings=plan.settings.to_dict(),
         versions={"segrefine": __version__} | {package: version(package) for package in _PACKAGES},
     )

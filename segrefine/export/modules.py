@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segrefine.export import ops
 from segrefine.reference.alignment import align
 from segrefine.reference.attention import MaskInjection, MaskInjector
-from segrefine.reference.checkpoint import Checkpoint
+from segrefine.reference.checkpoint import Checkpoint, LabelCheckpoint, Parts
 from segrefine.reference.features import combine_features, extract_features, tap_outputs
 from segrefine.spec import ComponentSpec, TensorSpec
 
@@ -57,9 +57,9 @@ class TextEncoder(GraphModule):
 
     file = "text_encoder/model.onnx"
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, checkpoint: Parts) -> None:
         super().__init__()
-        self.encoder = source.checkpoint.text_encoder
+        self.encoder = checkpoint.text_encoder
         config = self.encoder.config
         self.limits = {"input_ids": config.vocab_size}
         self.spec = ComponentSpec(
@@ -80,9 +80,9 @@ class VaeEncoder(GraphModule):
     file = "vae_encoder/model.onnx"
     island = True
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, checkpoint: Parts) -> None:
         super().__init__()
-        self.vae = source.checkpoint.vae
+        self.vae = checkpoint.vae
         self.spec = ComponentSpec("vae_encoder", (_image("sample", self.vae),), (_latent("latent_sample", self.vae),))
 
     def forward(self, sample: Tensor) -> Tensor:
@@ -97,9 +97,9 @@ class VaeDecoder(GraphModule):
     file = "vae_decoder/model.onnx"
     island = True
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, checkpoint: Parts) -> None:
         super().__init__()
-        self.vae = source.checkpoint.vae
+        self.vae = checkpoint.vae
         self.spec = ComponentSpec("vae_decoder", (_latent("latent_sample", self.vae),), (_image("sample", self.vae),))
 
     def forward(self, latent_sample: Tensor) -> Tensor:
@@ -191,15 +191,52 @@ class Alignment(GraphModule):
         )
 
 
+class LabelDenoiser(GraphModule):
+    """Denoiser of label latents, given the image's."""
+
+    file = "label_denoiser/model.onnx"
+
+    def __init__(self, checkpoint: LabelCheckpoint) -> None:
+        super().__init__()
+        self.unet = checkpoint.label_denoiser
+        config, labels = self.unet.config, checkpoint.codec.channels
+        self.limits = {"timestep": checkpoint.scheduler_config.get("num_train_timesteps", 1000)}
+        self.spec = ComponentSpec(
+            "label_denoiser",
+            (
+                _float("sample", "batch", labels, "height", "width"),
+                _float("image_latents", "batch", config.in_channels - labels, "height", "width"),
+                TensorSpec("timestep", "int64", ("batch",)),
+                _float("encoder_hidden_states", "batch", "tokens", config.cross_attention_dim),
+            ),
+            (_float("out_sample", "batch", labels, "height", "width"),),
+        )
+
+    def forward(self, sample: Tensor, image_latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        """Prediction (batch, C, height, width)."""
+        dtype = self.unet.conv_in.weight.dtype
+        joined = torch.cat([sample, image_latents], 1).to(dtype)
+        out_sample: Tensor = self.unet(joined, timestep, encoder_hidden_states.to(dtype)).sample
+        return out_sample.float()
+
+
 GRAPHS: dict[str, Callable[[Source], GraphModule]] = {
-    "text_encoder": TextEncoder,
-    "vae_encoder": VaeEncoder,
-    "vae_decoder": VaeDecoder,
+    "text_encoder": lambda source: TextEncoder(source.checkpoint),
+    "vae_encoder": lambda source: VaeEncoder(source.checkpoint),
+    "vae_decoder": lambda source: VaeDecoder(source.checkpoint),
     "unet": MaskedUnet,
     "unet_features": partial(MaskedUnet, truncated=True),
     "alignment": Alignment,
 }
-"""The components of a bundle, in the order in which they are exported."""
+"""The components of a text-to-image model's bundle, in the order in which they are exported."""
+
+LABEL_GRAPHS: dict[str, Callable[[LabelCheckpoint], GraphModule]] = {
+    "text_encoder": TextEncoder,
+    "vae_encoder": VaeEncoder,
+    "vae_decoder": VaeDecoder,
+    "label_denoiser": LabelDenoiser,
+}
+"""The components of a label diffusion model's bundle."""
 
 
 def feature_channels(source: Source) -> int:

@@ -105,6 +105,11 @@ def load_label_checkpoint(folder: str | Path) -> LabelCheckpoint:
     return LabelCheckpoint(**parts, codec=codec)
 
 
+def is_label_checkpoint(folder: Path) -> bool:
+    """Whether a folder looks like a label diffusion model's."""
+    return (folder / "label_denoiser").is_dir()
+
+
 def _load_parts(folder: Path, denoiser: str) -> dict[str, Any]:
     """What `Parts` has, and the denoiser, by name."""
     texts = {

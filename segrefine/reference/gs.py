@@ -24,14 +24,14 @@ class Gs:
     Args:
         checkpoint: the model.
         settings: the method's numbers.
-        observe: called with the timestep and the label latents (B, C, h, w) of every step.
+        observe: called with "sampling", the timestep and the label latents (B, C, h, w) of every step.
     """
 
     def __init__(
         self,
         checkpoint: LabelCheckpoint,
         settings: GsSettings,
-        observe: Callable[[int, Tensor], None] = lambda timestep, latents: None,
+        observe: Callable[[str, int, Tensor], None] = lambda stage, timestep, latents: None,
     ) -> None:
         self.model, self.settings, self.observe = checkpoint, settings, observe
         self.scheduler: Any = _SCHEDULERS[settings.sampler].from_config(checkpoint.scheduler_config)
@@ -78,7 +78,7 @@ class Gs:
             else:
                 noise = fresh[index].repeat(len(y) // len(fresh[index]), 1, 1, 1)
                 y = self.scheduler.add_noise(step.denoised, noise, timesteps[index + 1 :][:1])
-            self.observe(int(timestep), y)
+            self.observe("sampling", int(timestep), y)
         return y
 
     def predict_guided(self, y: Tensor, timestep: int, z: Tensor, text: Tensor) -> Tensor:

@@ -92,12 +92,17 @@ class VaeCodec:
         return mask
 
 
+def describe_codec(codec: AreaCodec | VaeCodec) -> dict[str, Any]:
+    """What a codec is, as JSON values."""
+    kind: dict[str, Any] = {"kind": "area", "fold": codec.fold} if isinstance(codec, AreaCodec) else {"kind": "vae"}
+    return kind | {"scale": codec.scale}
+
+
 def write_codec(codec: AreaCodec | VaeCodec, folder: Path) -> None:
     """Writes what a codec is into the checkpoint `folder`; `read_codec` reads it."""
-    kind: dict[str, Any] = {"kind": "area", "fold": codec.fold} if isinstance(codec, AreaCodec) else {"kind": "vae"}
     file = folder / CODEC_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(kind | {"scale": codec.scale}, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(describe_codec(codec), indent=2) + "\n", encoding="utf-8")
 
 
 def read_codec(folder: Path, vae: AutoencoderKL) -> AreaCodec | VaeCodec:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.engines import Engine
-from segrefine.errors import NumericalError
+from segrefine.runtime.engine_set import MAX_PIXELS, check_finite
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.settings import G4SegSettings
@@ -17,9 +17,6 @@ from segrefine.settings import G4SegSettings
 Floats = NDArray[np.float32]
 Observe = Callable[[str, int, Floats], None]
 """Called with the stage, the timestep and the latents (B, c, h, w) that each step of generation gave."""
-
-MAX_PIXELS = 8192
-"""Latent pixels in one UNet call: enough to fill the cores, few enough for the memory of a large model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +170,3 @@ class Denoiser:
 
     def _checked(self, component: str, feeds: Mapping[str, NDArray[np.generic]], output: str, step: str) -> Floats:
         return check_finite(self.engines[component](feeds, only=output)[output], component, step)
-
-
-def check_finite(values: Floats, component: str, step: str) -> Floats:
-    """`values`, once all of them are finite.
-
-    Raises:
-        NumericalError: names the component and the step.
-    """
-    if not np.isfinite(values).all():
-        hint = "half precision overflows in some models: use a bundle exported with --dtype fp32"
-        raise NumericalError(f"{component} gave a value that is not finite ({step})", hint=hint)
-    return values

@@ -7,24 +7,19 @@ the mask where the two disagree; at last let the border follow the image's edges
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines import Engine, EnginePrecision, load_engine
-from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, check_finite
+from segrefine.engines import Engine
+from segrefine.runtime.denoiser import Conditions, Denoiser, Observe
 from segrefine.runtime.edges import EdgeSettings, logit, sharpen
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite
 from segrefine.runtime.evidence import gather_evidence
 from segrefine.runtime.filters import pool
-from segrefine.runtime.grid import fit_to_grid
 from segrefine.runtime.image import check_image
 from segrefine.runtime.mask import check_mask
 from segrefine.runtime.prompt import build_prompt
@@ -33,12 +28,6 @@ from segrefine.runtime.tokenizer import ClipTokenizer
 from segrefine.settings import G4SegSettings
 
 Floats = NDArray[np.float32]
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of the work that is behind, in [0, 1]."""
-
-LATENT_MULTIPLE = 8
-"""Sides of a latent are multiples of this: Stable Diffusion's UNet halves them three times."""
-
 COMPONENTS = ("text_encoder", "vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
 
 
@@ -82,7 +71,7 @@ class Refinement:
     seconds: Mapping[str, float] = field(repr=False)
 
 
-class Refiner:
+class Refiner(EngineSet[G4SegSettings]):
     """Refines coarse masks with the engines of one bundle; a context manager that closes them.
 
     Attributes:
@@ -90,6 +79,8 @@ class Refiner:
         settings: the method's numbers.
         edges: the edge step's numbers.
     """
+
+    method = "g4seg"
 
     def __init__(
         self,
@@ -99,7 +90,7 @@ class Refiner:
         settings: G4SegSettings | None = None,
         edges: EdgeSettings | None = None,
     ) -> None:
-        self.bundle, self.engines = bundle, engines
+        super().__init__(bundle, engines)
         self.settings = s = settings or G4SegSettings.from_dict(bundle.manifest.settings)
         self.edges = edges or EdgeSettings()
         self._tokenizer = ClipTokenizer.from_folder(bundle.file("tokenizer/tokenizer.json").parent)
@@ -107,42 +98,9 @@ class Refiner:
         self._schedule.check_timesteps((*s.timesteps, *s.text_timesteps, s.feature_timestep))
 
     @classmethod
-    def from_bundle(
-        cls,
-        path: str | Path,
-        *,
-        backend: str = "onnxruntime",
-        device: str = "cpu",
-        precision: EnginePrecision | None = None,
-        threads: int | None = None,
-        settings: G4SegSettings | None = None,
-    ) -> Self:
-        """A refiner on the bundle at `path`.
-
-        Args:
-            path: folder that `segrefine export` wrote.
-            backend: what runs the graphs; one of `segrefine.engines.BACKENDS`.
-            device: `cpu`, or `cuda:0` where the backend has it.
-            precision: None for the graphs' own; ``"bf16"`` for a faster denoiser on OpenVINO.
-            threads: of the CPU; None for all cores.
-            settings: other settings than the bundle's own.
-
-        Raises:
-            BundleError: no bundle there, or a damaged one.
-            BackendError: unknown backend, or the device is not there.
-            SettingsError: the bundle or the backend has another precision.
-        """
-        bundle = Bundle.open(path)
-        with ExitStack() as stack:
-            engines = {
-                name: stack.enter_context(
-                    load_engine(bundle, name, backend, device=device, precision=precision, threads=threads)
-                )
-                for name in COMPONENTS
-            }
-            refiner = cls(bundle, engines, settings=settings)
-            stack.pop_all()
-        return refiner
+    def components(cls, bundle: Bundle) -> Sequence[str]:
+        """The components that refining takes."""
+        return COMPONENTS
 
     def __call__(
         self,
@@ -170,12 +128,11 @@ class Refiner:
             PromptError: the label is empty or too long.
             NumericalError: an engine gave a value that is not finite.
         """
-        s, watch = self.settings, _Watch(progress, steps=4 + 2 * len(self.settings.timesteps))
+        s, watch = self.settings, Watch(progress, steps=4 + 2 * len(self.settings.timesteps))
         check_image(image)
         check_mask(mask, image.shape[:2])
-        cell = self.bundle.manifest.vae_scale_factor
-        fit = fit_to_grid(image, side=self.bundle.manifest.sample_size * cell, multiple=LATENT_MULTIPLE * cell)
-        coarse = probability = pool(fit.apply(mask), cell)
+        fit = self.fit(image)
+        coarse = probability = pool(fit.apply(mask), self.bundle.manifest.vae_scale_factor)
         denoiser = Denoiser(
             engines=self.engines,
             schedule=self._schedule,
@@ -183,7 +140,7 @@ class Refiner:
             conditions=self._encode_label(label),
             observe=observe,
         )
-        z0 = self._encode_image(fit.image)
+        z0 = self.encode_image(fit.image)
         noise = np.random.default_rng(seed).standard_normal((s.noises, *z0.shape[1:]), np.float32)
         watch.step("encode")
         text = denoiser.text_evidence(z0, coarse, noise)
@@ -213,34 +170,15 @@ class Refiner:
 
     def decode(self, latents: Floats) -> NDArray[np.uint8]:
         """The picture of latents (1, c, h, w), uint8 (h·f, w·f, 3); for looking at a round's `generated`."""
-        sample = check_finite(
-            self.engines["vae_decoder"]({"latent_sample": latents})["sample"], "vae_decoder", "decode"
+        return np.asarray(
+            np.round((self.decode_image(latents)[0].transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5), np.uint8
         )
-        return np.asarray(np.round((sample[0].transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5), np.uint8)
-
-    def close(self) -> None:
-        """Closes the engines."""
-        for engine in self.engines.values():
-            engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _encode_label(self, label: str) -> Conditions:
         prompt = build_prompt(self._tokenizer, label, template=self.settings.template)
         ids = np.concatenate([prompt.input_ids, self._tokenizer("")])
-        states = self.engines["text_encoder"]({"input_ids": ids})["last_hidden_state"]
-        named, nothing = np.split(check_finite(states, "text_encoder", "prompt"), 2)
+        named, nothing = np.split(self.encode_text(ids), 2)
         return Conditions(label=named, nothing=nothing, token_indicator=prompt.token_indicator)
-
-    def _encode_image(self, image: NDArray[np.uint8]) -> Floats:
-        sample = image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
-        return check_finite(self.engines["vae_encoder"]({"sample": sample})["latent_sample"], "vae_encoder", "image")
 
     def _align(
         self, original: Floats, generated: Floats, probability: Floats, evidence: Floats, width: float
@@ -258,19 +196,3 @@ class Refiner:
             check_finite(outputs[name], "alignment", name)[0, 0] for name in ("discrepancy", "probability")
         )
         return discrepancy, updated
-
-
-class _Watch:
-    """Measures the stages and tells of them."""
-
-    def __init__(self, progress: Progress | None, steps: int) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress, self._steps, self._done, self._last = progress, steps, 0, time.perf_counter()
-
-    def step(self, stage: str) -> None:
-        """The stage has just ended."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last, self._done = now, self._done + 1
-        if self._progress:
-            self._progress(stage, self._done / self._steps)

@@ -6,7 +6,8 @@ import pytest
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.engines import BACKENDS
-from segrefine.export.parity import TOLERANCES, Scene, check_parity
+from segrefine.export.comparison import TOLERANCES, Scene
+from segrefine.export.parity import check_parity
 
 
 def scenes() -> list[Scene]:

@@ -1,0 +1,89 @@
+"""The engines of label diffusion held against the PyTorch reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segrefine.export.comparison import (
+    Floats,
+    ParityRow,
+    Scene,
+    Steps,
+    compare_components,
+    relative_error,
+    row_of,
+)
+from segrefine.export.modules import LABEL_GRAPHS
+from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
+from segrefine.reference.gs import Gs
+from segrefine.runtime.metrics import iou
+from segrefine.runtime.segmenter import Segmentation, Segmenter
+from segrefine.settings import GsSettings
+
+_VARIANTS: dict[str, dict[str, float | str]] = {
+    "ddim": {"sampler": "ddim"},
+    "ddim, guided": {"sampler": "ddim", "guidance_scale": 1.5, "image_guidance_scale": 1.2},
+    "dpm-solver": {"sampler": "dpm-solver"},
+    "lcm": {"sampler": "lcm"},
+}
+
+
+def check_label_parity(
+    bundle: str | Path, checkpoint: str | Path, scenes: Sequence[Scene], *, backend: str, device: str
+) -> Iterator[ParityRow]:
+    """Compares a label diffusion bundle with its checkpoint, row by row; see `check_parity`.
+
+    Every scene is asked for its label and for the background, with each sampler.
+    """
+    reference = load_label_checkpoint(checkpoint)
+    with Segmenter.from_bundle(bundle, backend=backend, device=device) as segmenter:
+        yield from compare_components(segmenter, lambda name: LABEL_GRAPHS[name](reference))
+        for name, changes in _VARIANTS.items():
+            settings = GsSettings.from_dict(segmenter.settings.to_dict() | changes)
+            yield from _loop(name, Segmenter(segmenter.bundle, segmenter.engines, settings=settings), reference, scenes)
+
+
+def _loop(name: str, segmenter: Segmenter, checkpoint: LabelCheckpoint, scenes: Sequence[Scene]) -> Iterator[ParityRow]:
+    drift: dict[str, list[float]] = {}
+    probability, mask = [], []
+    for scene in scenes:
+        phrases = [f"the {scene.label}", "the background"]
+        our_steps, their_steps = Steps(), Steps()
+        ours = segmenter(scene.image, phrases, observe=our_steps)
+        reference = Gs(checkpoint, segmenter.settings, their_steps)
+        theirs = run_label_reference(segmenter, reference, scene, phrases)
+        for (step, got), (same, expected) in zip(our_steps.seen, their_steps.seen, strict=True):
+            assert step == same
+            drift.setdefault(step, []).append(relative_error(got, expected))
+        for segment, wanted in zip(ours.segments, with_samples(ours, theirs).segments, strict=True):
+            probability.append(relative_error(segment.probability, wanted.probability))
+            mask.append(1 - iou(segment.mask, wanted.mask))
+    dtype = segmenter.bundle.manifest.dtype
+    for step, errors in drift.items():
+        yield row_of(name, step, max(errors), "latents", dtype)
+    yield row_of(name, "probability", max(probability), "probability", dtype)
+    yield row_of(name, f"mask, mean of {len(mask)}", float(np.mean(mask)), "mask", dtype)
+
+
+def run_label_reference(segmenter: Segmenter, reference: Gs, scene: Scene, phrases: Sequence[str]) -> Floats:
+    """The masks (P, K, h, w) that the reference samples from the segmenter's pixels and noise."""
+    manifest, s = segmenter.bundle.manifest, reference.settings
+    image = torch.from_numpy(segmenter.fit(scene.image).image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    grid = [side // manifest.vae_scale_factor for side in image.shape[2:]]
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((s.samples, reference.model.codec.channels, *grid), np.float32)
+    fresh = rng.standard_normal((s.steps - 1, *noise.shape), np.float32) if s.sampler == "lcm" else None
+    given = None if fresh is None else torch.from_numpy(fresh)
+    masks: Floats = reference.segment(image, phrases, torch.from_numpy(noise), given).numpy()
+    return masks
+
+
+def with_samples(result: Segmentation, masks: Floats) -> Segmentation:
+    """A result with other samples (P, K, h, w), which go through the same steps to the image's size."""
+    segments = [replace(segment, samples=each) for segment, each in zip(result.segments, masks, strict=True)]
+    return replace(result, segments=tuple(segments))

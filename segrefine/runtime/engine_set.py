@@ -1,0 +1,155 @@
+"""What the pipelines of both methods share: engines of one bundle, opened and closed together, and the way to them."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.bundle import Bundle, Method
+from segrefine.engines import Engine, EnginePrecision, load_engine
+from segrefine.errors import NumericalError
+from segrefine.runtime.grid import FittedImage, fit_to_grid
+from segrefine.settings import Settings
+
+Floats = NDArray[np.float32]
+SettingsT = TypeVar("SettingsT", bound=Settings)
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the work that is behind, in [0, 1]."""
+
+LATENT_MULTIPLE = 8
+"""Sides of a latent are multiples of this: Stable Diffusion's UNet halves them three times."""
+
+MAX_PIXELS = 8192
+"""Latent pixels in one denoiser call: enough to fill the cores, few enough for the memory of a large model."""
+
+
+class EngineSet(ABC, Generic[SettingsT]):
+    """The engines of one bundle; a context manager that closes them.
+
+    Attributes:
+        method: of the bundles that this is for.
+        bundle: where the engines come from.
+        engines: by the names of their components.
+    """
+
+    method: ClassVar[Method]
+
+    @abstractmethod
+    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: SettingsT | None = None) -> None:
+        self.bundle, self.engines = bundle, engines
+
+    @classmethod
+    @abstractmethod
+    def components(cls, bundle: Bundle) -> Sequence[str]:
+        """The components that are needed."""
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | Path,
+        *,
+        backend: str = "onnxruntime",
+        device: str = "cpu",
+        precision: EnginePrecision | None = None,
+        threads: int | None = None,
+        settings: SettingsT | None = None,
+    ) -> Self:
+        """The pipeline on the bundle at `path`.
+
+        Args:
+            path: folder that `segrefine export` wrote.
+            backend: what runs the graphs; one of `segrefine.engines.BACKENDS`.
+            device: `cpu`, or `cuda:0` where the backend has it.
+            precision: None for the graphs' own; ``"bf16"`` for a faster denoiser on OpenVINO.
+            threads: of the CPU; None for all cores.
+            settings: other settings than the bundle's own.
+
+        Raises:
+            BundleError: no bundle there, a damaged one, or one of the other method.
+            BackendError: unknown backend, or the device is not there.
+            SettingsError: the bundle or the backend has another precision.
+        """
+        bundle = Bundle.open(path)
+        bundle.check_method(cls.method)
+        with ExitStack() as stack:
+            engines = {
+                name: stack.enter_context(
+                    load_engine(bundle, name, backend, device=device, precision=precision, threads=threads)
+                )
+                for name in cls.components(bundle)
+            }
+            opened = cls(bundle, engines, settings=settings)
+            stack.pop_all()
+        return opened
+
+    def fit(self, image: NDArray[np.uint8]) -> FittedImage:
+        """The image on the model's grid."""
+        cell = self.bundle.manifest.vae_scale_factor
+        return fit_to_grid(image, side=self.bundle.manifest.sample_size * cell, multiple=LATENT_MULTIPLE * cell)
+
+    def encode_image(self, image: NDArray[np.uint8]) -> Floats:
+        """Scaled latents, float32 (1, c, h, w), of an image on the model's grid, uint8 (H, W, 3)."""
+        sample = image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
+        return check_finite(self.engines["vae_encoder"]({"sample": sample})["latent_sample"], "vae_encoder", "image")
+
+    def decode_image(self, latents: Floats) -> Floats:
+        """Images, float32 (B, 3, H, W) in about [-1, 1], of scaled latents (B, c, h, w)."""
+        return check_finite(self.engines["vae_decoder"]({"latent_sample": latents})["sample"], "vae_decoder", "decode")
+
+    def encode_text(self, ids: NDArray[np.int64]) -> Floats:
+        """The text encoder's states, float32 (B, tokens, hidden), of token ids (B, tokens)."""
+        states = self.engines["text_encoder"]({"input_ids": ids})["last_hidden_state"]
+        return check_finite(states, "text_encoder", "prompt")
+
+    def close(self) -> None:
+        """Closes the engines."""
+        for engine in self.engines.values():
+            engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Watch:
+    """Measures the stages and tells of them.
+
+    Attributes:
+        seconds: time of each stage so far.
+    """
+
+    def __init__(self, progress: Progress | None, steps: int) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress, self._steps, self._done, self._last = progress, steps, 0, time.perf_counter()
+
+    def step(self, stage: str) -> None:
+        """The stage has just ended."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last, self._done = now, self._done + 1
+        if self._progress:
+            self._progress(stage, self._done / self._steps)
+
+
+def check_finite(values: Floats, component: str, step: str) -> Floats:
+    """`values`, once all of them are finite.
+
+    Raises:
+        NumericalError: names the component and the step.
+    """
+    if not np.isfinite(values).all():
+        hint = "half precision overflows in some models: use a bundle exported with --dtype fp32"
+        raise NumericalError(f"{component} gave a value that is not finite ({step})", hint=hint)
+    return values

@@ -1,0 +1,248 @@
+"""The whole of GS on engines: an image and phrases in, masks out.
+
+`Segmenter.__call__` is the method (arXiv 2508.20020; `docs/gs.md`): encode the image once and each phrase once; draw
+masks from noise under both; their mean is the probability, their spread the uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from segrefine.bundle import Bundle
+from segrefine.engines import Engine
+from segrefine.errors import PromptError
+from segrefine.runtime.denoiser import Observe
+from segrefine.runtime.engine_set import MAX_PIXELS, EngineSet, Progress, Watch, check_finite
+from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.image import check_image
+from segrefine.runtime.label_codec import label_decoder
+from segrefine.runtime.prompt import build_prompt
+from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
+from segrefine.runtime.schedule import Array, NoiseSchedule
+from segrefine.runtime.tokenizer import ClipTokenizer
+from segrefine.settings import GsSettings
+
+Floats = NDArray[np.float32]
+COMPONENTS = ("text_encoder", "vae_encoder", "label_denoiser")
+TEXT_BATCH = 64
+"""Phrases in one call of the text encoder."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segment:
+    """What one phrase names. Maps are kept on the model's grid, and brought to the image's size when asked for.
+
+    Attributes:
+        phrase: the words.
+        samples: float32 (K, h, w) in [0, 1], the masks that were drawn, on the model's grid.
+        fit: the way from the grid to the image.
+    """
+
+    phrase: str
+    samples: Floats
+    fit: FittedImage = field(repr=False)
+
+    @property
+    def probability(self) -> Floats:
+        """Share of the samples that take a pixel for what is named, float32 (H, W) in [0, 1]."""
+        return self.fit.restore(self.samples.mean(0)).clip(0, 1)
+
+    @property
+    def uncertainty(self) -> Floats:
+        """Standard deviation of the samples, float32 (H, W) in [0, 0.5]; 0 where there is one sample."""
+        return self.fit.restore(self.samples.std(0)).clip(0, 0.5)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """What the phrase names, bool (H, W): a probability above one half."""
+        return self.probability > 0.5
+
+    @property
+    def confidence(self) -> float:
+        """Mean probability within the mask, in (0.5, 1]; 0 where the mask is empty."""
+        mean = self.samples.mean(0)
+        return float(mean[mean > 0.5].mean()) if (mean > 0.5).any() else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """The masks of an image's phrases.
+
+    Attributes:
+        segments: one for each phrase, in their order.
+        seconds: time of each stage.
+    """
+
+    segments: tuple[Segment, ...]
+    seconds: Mapping[str, float] = field(repr=False)
+
+    def label_map(self) -> NDArray[np.uint16]:
+        """For each pixel the number of its most probable phrase, from 1; 0 where none passes one half; uint16 (H, W).
+
+        Phrases are compared one at a time, so that memory does not grow with their number.
+        """
+        size = self.segments[0].fit.size
+        best, labels = np.full(size, 0.5, np.float32), np.zeros(size, np.uint16)
+        for number, segment in enumerate(self.segments, 1):
+            probability = segment.probability
+            labels[probability > best] = number
+            best = np.maximum(probability, best)
+        return labels
+
+
+class Segmenter(EngineSet[GsSettings]):
+    """Generates masks from phrases with the engines of one bundle; a context manager that closes them.
+
+    Attributes:
+        bundle: where the engines come from.
+        settings: the method's numbers.
+    """
+
+    method = "gs"
+
+    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: GsSettings | None = None) -> None:
+        super().__init__(bundle, engines)
+        self.settings = settings or GsSettings.from_dict(bundle.manifest.settings)
+        self._tokenizer = ClipTokenizer.from_folder(bundle.file("tokenizer/tokenizer.json").parent)
+        self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
+        self._decode = label_decoder(bundle.manifest.label_codec, self.decode_image)
+
+    @classmethod
+    def components(cls, bundle: Bundle) -> Sequence[str]:
+        """The components that generating takes: the image decoder too, where masks are images."""
+        masks_are_images = bundle.manifest.label_codec.get("kind") == "vae"
+        return (*COMPONENTS, "vae_decoder") if masks_are_images else COMPONENTS
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        phrases: Sequence[str],
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        observe: Observe | None = None,
+    ) -> Segmentation:
+        """The masks of what the phrases name.
+
+        Every phrase is sampled from the same noises, so that its mask depends on no other phrase.
+
+        Args:
+            image: uint8 (H, W, 3) RGB, any size.
+            phrases: what to look for; one or more.
+            seed: of the noise.
+            progress: told of every stage.
+            observe: told of every step of every batch of phrases.
+
+        Raises:
+            ImageError: the image is of another shape or type.
+            PromptError: no phrase, or one that is empty or too long.
+            NumericalError: an engine gave a value that is not finite.
+        """
+        check_image(image)
+        ids = self._tokenize(phrases)
+        fit = self.fit(image)
+        z = self.encode_image(fit.image)
+        batch = max(1, MAX_PIXELS // (self.settings.samples * z[0, 0].size))
+        watch = Watch(progress, steps=2 + -(-len(phrases) // batch))
+        watch.step("image")
+        states = np.concatenate([self.encode_text(ids[i : i + TEXT_BATCH]) for i in range(0, len(ids), TEXT_BATCH)])
+        watch.step("text")
+        segments: list[Segment] = []
+        for first in range(0, len(phrases), batch):
+            named = phrases[first : first + batch]
+            noise = np.random.default_rng(seed)
+            masks = self._sample(z, states[:1], states[1 + first :][: len(named)], noise, observe)
+            segments += [Segment(phrase=p, samples=each, fit=fit) for p, each in zip(named, masks, strict=True)]
+            watch.step("sample")
+        return Segmentation(segments=tuple(segments), seconds=watch.seconds)
+
+    def _tokenize(self, phrases: Sequence[str]) -> NDArray[np.int64]:
+        """Token ids (1 + P, tokens) of the empty phrase and of the phrases."""
+        if isinstance(phrases, str) or not phrases:
+            raise PromptError(
+                f"expected one phrase or more in a list, got {phrases!r}", hint='such as ["the fox", "the red car"]'
+            )
+        prompts = [build_prompt(self._tokenizer, phrase, template="{label}").input_ids for phrase in phrases]
+        return np.concatenate([self._tokenizer(""), *prompts])
+
+    def _sample(self, z: Floats, nothing: Floats, named: Floats, rng: Generator, observe: Observe | None) -> Floats:
+        """Masks, float32 (P, K, h, w) in [0, 1], under image latents z (1, c, h, w) and states (P, tokens, hidden)."""
+        s, count = self.settings, len(named)
+        channels = int(self.bundle.manifest.components["label_denoiser"].outputs[0].shape[1])
+        shape = (s.samples, channels, *z.shape[2:])
+        start = np.tile(rng.standard_normal(shape, np.float32), (count, 1, 1, 1))
+        denoise = LabelDenoiser(
+            engine=self.engines["label_denoiser"],
+            settings=s,
+            image_latents=z,
+            nothing=nothing,
+            named=np.repeat(named, s.samples, 0),
+        )
+
+        def watch(_: int, timestep: int, latents: Array) -> None:
+            if observe:
+                observe("sampling", timestep, np.asarray(latents, np.float32))
+
+        match s.sampler:
+            case "ddim":
+                latents = sample_ddim(denoise, start, self._schedule, s.steps, callback=watch)
+            case "dpm-solver":
+                latents = sample_dpm_solver(denoise, start, self._schedule, s.steps, callback=watch)
+            case "lcm":
+                fresh = np.tile(rng.standard_normal((s.steps - 1, *shape), np.float32), (1, count, 1, 1, 1))
+                latents = sample_lcm(denoise, start, self._schedule, s.steps, noise=fresh, callback=watch)
+        masks = self._decode(np.asarray(latents, np.float32))
+        return masks.reshape(count, s.samples, *masks.shape[1:])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelDenoiser:
+    """The label denoiser under one image and phrases; called by a sampler.
+
+    Attributes:
+        engine: `label_denoiser`.
+        settings: the method's numbers.
+        image_latents: float32 (1, c, h, w).
+        nothing: float32 (1, tokens, hidden), states of the empty phrase.
+        named: float32 (B, tokens, hidden), states of each sample's phrase.
+    """
+
+    engine: Engine
+    settings: GsSettings
+    image_latents: Floats
+    nothing: Floats
+    named: Floats
+
+    def __call__(self, sample: Array, timestep: int) -> Floats:
+        """The output for label latents (B, C, h, w), with classifier-free guidance by image and phrase.
+
+        ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
+        """
+        s_text, s_image = self.settings.guidance_scale, self.settings.image_guidance_scale
+        output = self._predict(sample, timestep, self.image_latents, self.named)
+        if s_text == s_image == 1:
+            return output
+        output = output * np.float32(s_text)
+        nothing = np.repeat(self.nothing, len(sample), 0)
+        if s_image != s_text:
+            plain = self._predict(sample, timestep, self.image_latents, nothing)
+            output = output + np.float32(s_image - s_text) * plain
+        if s_image != 1:
+            blind = self._predict(sample, timestep, np.zeros_like(self.image_latents), nothing)
+            output = output + np.float32(1 - s_image) * blind
+        return output
+
+    def _predict(self, sample: Array, timestep: int, image_latents: Floats, states: Floats) -> Floats:
+        feeds: dict[str, NDArray[Any]] = {
+            "sample": np.asarray(sample, np.float32),
+            "image_latents": np.repeat(image_latents, len(sample), 0),
+            "timestep": np.full(len(sample), timestep, np.int64),
+            "encoder_hidden_states": states,
+        }
+        return check_finite(self.engine(feeds)["out_sample"], "label_denoiser", f"t={timestep}")

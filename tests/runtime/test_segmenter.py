@@ -1,0 +1,152 @@
+"""Generating masks on engines, with a tiny model of either codec, whose masks mean nothing but obey the rules."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segrefine.assets import demo_bundle
+from segrefine.bundle import Bundle
+from segrefine.errors import BundleError, ImageError, PromptError, SettingsError
+from segrefine.export import export_bundle
+from segrefine.export.comparison import Scene
+from segrefine.export.parity import check_parity
+from segrefine.runtime import segmenter as module
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+from segrefine.settings import GsSettings
+
+SETTINGS = GsSettings(steps=2, samples=3)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_label_checkpoint, tmp_path_factory) -> Bundle:
+    return export_bundle(tiny_label_checkpoint, tmp_path_factory.mktemp("labels") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def segmenter(bundle):
+    with Segmenter.from_bundle(bundle.path, threads=1, settings=SETTINGS) as opened:
+        yield opened
+
+
+def picture(height=20, width=30):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_every_phrase_gets_maps_of_the_images_size(segmenter):
+    result = segmenter(picture(), ["a fox", "b", "the red car"])
+    assert [segment.phrase for segment in result.segments] == ["a fox", "b", "the red car"]
+    for segment in result.segments:
+        assert segment.probability.shape == segment.uncertainty.shape == segment.mask.shape == (20, 30)
+        assert segment.probability.min() >= 0 and segment.probability.max() <= 1
+        assert 0 < segment.uncertainty.max() <= 0.5
+        assert len(segment.samples) == 3
+    assert {"image", "text", "sample"} == result.seconds.keys()
+
+
+def test_same_seed_same_masks_and_another_seed_others(segmenter):
+    once, again, other = (segmenter(picture(), ["a fox"], seed=seed).segments[0].samples for seed in (1, 1, 2))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - other).max() > 1e-3
+
+
+def test_a_phrase_does_not_depend_on_the_others(segmenter, monkeypatch):
+    alone = segmenter(picture(), ["fox"]).segments[0].samples
+    among = segmenter(picture(), ["car", "fox", "tree"]).segments[1].samples
+    np.testing.assert_allclose(alone, among, atol=1e-5)
+    monkeypatch.setattr(module, "MAX_PIXELS", 1)  # as for hundreds of phrases: one at a time
+    monkeypatch.setattr(module, "TEXT_BATCH", 2)
+    apart = segmenter(picture(), ["car", "fox", "tree"]).segments[1].samples
+    np.testing.assert_allclose(alone, apart, atol=1e-5)
+
+
+def test_phrases_matter(segmenter):
+    fox, car = segmenter(picture(), ["fox", "car"]).segments
+    assert np.abs(fox.samples - car.samples).max() > 1e-3
+
+
+def test_progress_ends_at_one_and_observers_see_every_step(segmenter):
+    shares, steps = [], []
+    segmenter(
+        picture(), ["fox"], progress=lambda _, share: shares.append(share), observe=lambda *step: steps.append(step)
+    )
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert [timestep for _, timestep, _ in steps] == [999, 499]
+
+
+def test_label_map_gives_every_pixel_to_its_best_phrase(segmenter):
+    result = segmenter(picture(), ["fox", "car"])
+    half = np.zeros((3, 8, 8), np.float32)
+    left, all_over = half.copy(), half + 0.6
+    left[:, :, :4] = 0.9
+    first, second = result.segments
+    painted = replace(result, segments=(replace(first, samples=left), replace(second, samples=all_over)))
+    labels = painted.label_map()
+    assert labels[10, 2] == 1 and labels[10, 27] == 2
+    assert (replace(result, segments=(replace(first, samples=half),)).label_map() == 0).all()
+
+
+def test_confidence_is_of_the_mask_alone(segmenter):
+    segment = segmenter(picture(), ["fox"]).segments[0]
+    some = np.zeros((2, 8, 8), np.float32)
+    assert replace(segment, samples=some).confidence == 0
+    some[:, 2:4] = 0.8
+    assert replace(segment, samples=some).confidence == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm-solver", "lcm"])
+def test_samplers_and_guidance_differ(bundle, segmenter, sampler):
+    with Segmenter.from_bundle(bundle.path, threads=1, settings=replace(SETTINGS, sampler=sampler)) as plain:
+        settings = replace(SETTINGS, sampler=sampler, guidance_scale=3.0, image_guidance_scale=2.0)
+        guided = Segmenter(plain.bundle, plain.engines, settings=settings)
+        a, b = (each(picture(), ["fox"]).segments[0].samples for each in (plain, guided))
+    assert np.abs(a - b).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("phrases", "message"),
+    [
+        ([], "one phrase or more"),
+        ("fox", "one phrase or more"),
+        (["fox", " "], "names something"),
+        ([3], "as text"),
+        (["x" * 40], "too long"),
+        (["<|endoftext|>"], "end token"),
+    ],
+)
+def test_bad_phrases(segmenter, phrases, message):
+    with pytest.raises(PromptError, match=message):
+        segmenter(picture(), phrases)
+
+
+def test_bad_images(segmenter):
+    with pytest.raises(ImageError):
+        segmenter(picture()[..., 0], ["fox"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64)])
+def test_images_of_any_size(segmenter, size):
+    assert segmenter(picture(*size), ["fox"]).segments[0].mask.shape == size
+
+
+def test_each_method_wants_its_own_bundle(bundle):
+    with pytest.raises(BundleError, match="refines masks") as refused:
+        Segmenter.from_bundle(demo_bundle())
+    assert "segrefine refine" in refused.value.hint
+    with pytest.raises(BundleError, match="generates masks") as refused:
+        Refiner.from_bundle(bundle.path)
+    assert "segrefine segment" in refused.value.hint
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"samples": 0}, {"sampler": "euler"}, {"guidance_scale": "1"}])
+def test_wrong_settings(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        GsSettings(**wrong)
+
+
+def test_engines_do_what_the_reference_does(bundle, tiny_label_checkpoint):
+    scenes = [Scene(image=picture(), coarse=np.zeros((20, 30), np.float32), label="fox")]
+    rows = list(check_parity(bundle.path, tiny_label_checkpoint, scenes))
+    assert {"label_denoiser", "ddim", "ddim, guided", "dpm-solver", "lcm"} <= {row.component for row in rows}
+    assert not [row for row in rows if not row.ok]
