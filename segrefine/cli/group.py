@@ -17,6 +17,7 @@ from segrefine.cli.inspect import inspect
 from segrefine.cli.parity import parity
 from segrefine.cli.refine import refine
 from segrefine.cli.samples import samples
+from segrefine.cli.segment import segment
 from segrefine.errors import SegrefineError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -61,5 +62,5 @@ def main() -> None:
     """
 
 
-for command in (refine, demo, samples, export, build_engine, inspect, parity):
+for command in (refine, segment, demo, samples, export, build_engine, inspect, parity):
     main.add_command(command)

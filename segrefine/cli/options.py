@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
     from segrefine.runtime.pipeline import Refiner
+    from segrefine.runtime.segmenter import Segmenter
 
 backend_option = click.option(
     "--backend",
@@ -72,10 +73,24 @@ class Model:
         from segrefine.assets import demo_bundle
         from segrefine.runtime.pipeline import Refiner
 
-        path = self.bundle or demo_bundle()
-        return Refiner.from_bundle(
-            path, backend=self.backend, device=self.device, precision=self.precision, threads=self.threads
-        )
+        return Refiner.from_bundle(self.bundle or demo_bundle(), **self._engines())
+
+    def open_segmenter(self) -> Segmenter:
+        """The segmenter; the caller closes it.
+
+        Raises:
+            SegrefineError: see `Segmenter.from_bundle`.
+        """
+        from segrefine.runtime.segmenter import Segmenter
+
+        if self.bundle is None:
+            raise click.UsageError("--bundle is missing: no label diffusion model ships with segrefine yet")
+        return Segmenter.from_bundle(self.bundle, **self._engines())
+
+    def _engines(self) -> dict[str, Any]:
+        return {
+            "backend": self.backend, "device": self.device, "precision": self.precision, "threads": self.threads
+        }  # fmt: skip
 
     def describe(self) -> str:
         """The model in words."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,31 +13,13 @@ import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
 from segrefine.cli.options import Model, model_options
-from segrefine.errors import OutputError
+from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from segrefine.runtime.pipeline import Refinement, Refiner
-
-_STREAM = Path("-")
-
-
-class PictureFile(click.ParamType[Path]):
-    """A file to write, whose name ends in one of some suffixes; where allowed, `-` is stdout."""
-
-    name = "path"
-
-    def __init__(self, *suffixes: str, stream: bool = False) -> None:
-        self.suffixes, self.stream = suffixes, stream
-
-    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path; fails as a usage error."""
-        path = Path(value)
-        if path.suffix.lower() not in self.suffixes and not (self.stream and path == _STREAM):
-            self.fail(f"expected a name that ends in {' or '.join(self.suffixes)}, got {str(path)!r}", param, ctx)
-        return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,38 +31,10 @@ class Outputs:
     overlay: Path | None
     trace: Path | None
 
-    def check(self) -> None:
-        """Checks, before the work is done, that there is a place for every file.
-
-        Raises:
-            OutputError: there is none.
-        """
-        hint = "choose a folder that exists and is writable"
-        for file in (path for _, path in self.files()):
-            if not file.parent.is_dir():
-                raise OutputError(f"cannot write {file}: there is no folder {file.parent}", hint=hint)
-            if not os.access(file.parent, os.W_OK):
-                raise OutputError(f"cannot write {file}: the folder {file.parent} is read-only", hint=hint)
-
-    def check_names(self, image: Path, mask: Path) -> None:
-        """Checks that no file is written over an input or over another output.
-
-        Raises:
-            click.UsageError: one is; the message names both.
-        """
-        taken = {os.path.realpath(mask): "the mask to refine"}
-        if image != _STREAM:
-            taken[os.path.realpath(image)] = "the image to refine"
-        for name, path in self.files():
-            option = "--output" if name == "mask" else f"--{name}"
-            if owner := taken.get(place := os.path.realpath(path)):
-                raise click.UsageError(f"{option} {path} would overwrite {owner}; choose another file for {option}")
-            taken[place] = f"the file of {option}"
-
     def files(self) -> Iterator[tuple[str, Path]]:
         """What is written to the disk, and where."""
         for name in ("mask", "probability", "overlay", "trace"):
-            if (path := getattr(self, name)) not in (None, _STREAM):
+            if (path := getattr(self, name)) not in (None, STREAM):
                 yield name, path
 
     def write(
@@ -97,7 +50,7 @@ class Outputs:
             save_image(self.overlay, overlay(image, result.mask))
         if self.probability:
             save_probability(self.probability, result.probability)
-        if self.mask != _STREAM:
+        if self.mask != STREAM:
             save_mask(self.mask, result.mask)
         else:
             with stdout_errors():
@@ -143,13 +96,13 @@ def refine(
     from segrefine.runtime.mask import load_mask
 
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
-    if console.json and output == _STREAM:
+    if console.json and output == STREAM:
         raise click.UsageError("--json and -o - both want stdout")
-    if mask == _STREAM:
+    if mask == STREAM:
         raise click.UsageError("only IMAGE can be -, which is stdin; MASK is a file")
-    outputs.check_names(image, mask)
-    outputs.check()
-    pixels = load_image(sys.stdin.buffer.read() if image == _STREAM else image)
+    options = {"--output" if name == "mask" else f"--{name}": path for name, path in outputs.files()}
+    check_outputs(options, {"the mask to refine": mask, "the image to refine": image})
+    pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
     coarse = load_mask(mask, (pixels.shape[0], pixels.shape[1]))
     started = time.perf_counter()
     with model.open() as refiner:
@@ -167,7 +120,7 @@ def refine(
     }
     for warning in _warnings(label, coarse, result, model):
         console.warn(warning)
-    console.result(values, _describe(values, model), stdout=output != _STREAM)
+    console.result(values, _describe(values, model), stdout=output != STREAM)
 
 
 def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement) -> dict[str, Any]:

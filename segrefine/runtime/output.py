@@ -42,6 +42,33 @@ def save_probability(file: str | Path, probability: NDArray[np.floating[Any]]) -
         _save_png(Path(file), np.round(probability * 65535).astype(np.uint16))
 
 
+def save_label_map(file: str | Path, labels: NDArray[np.integer[Any]]) -> None:
+    """Writes a label map, whole numbers (H, W), 0 for none, as a PNG.
+
+    With up to 255 labels it is a palette picture in the colours of PASCAL VOC, else grey of 16 bits.
+
+    Raises:
+        OutputError: see `save_image`.
+    """
+    if labels.max(initial=0) > 255:
+        _save_png(Path(file), labels.astype(np.uint16))
+        return
+    picture = Image.fromarray(labels.astype(np.uint8), "P")
+    picture.putpalette(voc_colours(256).tobytes())
+    _save_png(Path(file), picture)
+
+
+def voc_colours(count: int) -> NDArray[np.uint8]:
+    """The colours of the first `count` labels, uint8 (count, 3) RGB, as PASCAL VOC's devkit defines them.
+
+    The bits of a label's number go round red, green and blue, from the highest bit of the colour down.
+    """
+    labels, colours = np.arange(count), np.zeros((count, 3), np.uint8)
+    for place in range(24):
+        colours[:, place % 3] |= ((labels >> place & 1) << (7 - place // 3)).astype(np.uint8)
+    return colours
+
+
 def save_image(file: str | Path, image: NDArray[np.uint8]) -> None:
     """Writes an RGB picture, uint8 (H, W, 3), as a PNG.
 
@@ -51,11 +78,12 @@ def save_image(file: str | Path, image: NDArray[np.uint8]) -> None:
     _save_png(Path(file), image)
 
 
-def _save_png(file: Path, pixels: NDArray[Any]) -> None:
+def _save_png(file: Path, pixels: NDArray[Any] | Image.Image) -> None:
     if file.suffix.lower() != ".png":
         raise OutputError(f"expected a name that ends in .png to write to, got {str(file)!r}", hint="such as mask.png")
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    picture.save(buffer, "PNG")
     _write(file, buffer.getvalue())
 
 

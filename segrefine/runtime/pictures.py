@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from segrefine.runtime.output import voc_colours
 from segrefine.runtime.pipeline import Refinement
 
 Pixels = NDArray[np.uint8]
@@ -68,6 +69,15 @@ def overlay(image: Pixels, mask: NDArray[np.bool_], colour: Colour = ORANGE) -> 
     eroded = np.asarray(bordered.filter(ImageFilter.MinFilter(2 * width + 1)))[width:-width, width:-width] > 0
     strength = np.where(mask & ~eroded, 1.0, np.where(mask, 0.4, 0.0))[..., None]
     return np.asarray(np.round(image * (1 - strength) + np.array(colour) * strength), np.uint8)
+
+
+def overlay_labels(image: Pixels, labels: NDArray[np.integer[Any]]) -> Pixels:
+    """The image, uint8 (H, W, 3), with each label of a map (H, W) tinted in its own colour; 0 is left as it is."""
+    for number, colour in enumerate(voc_colours(int(labels.max(initial=0)) + 1)):
+        if number and (labels == number).any():
+            red, green, blue = colour.tolist()
+            image = overlay(image, labels == number, (red, green, blue))
+    return image
 
 
 def heat_map(values: NDArray[np.floating[Any]], low: float, high: float) -> Pixels:

@@ -101,7 +101,7 @@ class Segmenter(EngineSet[GsSettings]):
 
     Attributes:
         bundle: where the engines come from.
-        settings: the method's numbers.
+        settings: the method's numbers; may be replaced between calls.
     """
 
     method = "gs"

@@ -82,7 +82,7 @@ def _train_denoiser(
     cases = gate_cases(held_out, encode_pool(vae, held_out, run / "latents-held-out.pt"), GATE_CASES)
     latents = encode_pool(vae, scenes, run / "latents.pt")
     training = DenoiserTraining(
-        scenes=scenes, latents=latents, tokenizer=tokenizer, cases=cases, state_file=run / "denoiser.pt"
+        scenes=scenes, latents=latents, vae=vae, tokenizer=tokenizer, cases=cases, state_file=run / "denoiser.pt"
     )
     training.loop.run(samples, log)
     return training

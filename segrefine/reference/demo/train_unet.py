@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from segrefine.reference.demo.augment import augment_scene
 from segrefine.reference.demo.captions import CaptionEncoder, draw_caption, draw_pair
 from segrefine.reference.demo.checkpoints import load_state, save_state
 from segrefine.reference.demo.gate import GateCases, text_gate
@@ -24,6 +25,8 @@ from segrefine.reference.demo.training import Compiled, TrainingLoop
 BATCH, LEARNING_RATE = 32, 1e-3
 PAIRS, PAIR_WEIGHT, MARGIN = 8, 0.5, 0.15
 """Samples of a batch that are seen under a wrong caption too, the weight of telling the two apart, and by how much."""
+AUGMENTED = 16
+"""Samples of a batch that are augmented, and encoded anew."""
 
 
 @torch.no_grad()
@@ -46,6 +49,7 @@ class DenoiserTraining:
     Attributes:
         scenes: training scenes (captions and regions come from here).
         latents: their latents, as `encode_pool` returns them.
+        vae: the codec of the latents.
         tokenizer: the demo model's tokenizer.
         cases: held-out cases for the text gate.
         state_file: where the state is kept between runs.
@@ -53,6 +57,7 @@ class DenoiserTraining:
 
     scenes: ScenePool
     latents: Tensor
+    vae: AutoencoderKL
     tokenizer: CLIPTokenizer
     cases: GateCases
     state_file: Path
@@ -89,11 +94,11 @@ class DenoiserTraining:
     def _step(self, rng: np.random.Generator) -> Tensor:
         """The loss of BATCH samples; the last PAIRS repeat the first with captions that are wrong."""
         rows = rng.integers(len(self.scenes), size=BATCH - PAIRS)
-        captions, wrong, regions = self._draw_pairs(rng, rows[:PAIRS])
+        latents, instances = self._draw_scenes(rng, rows)
+        captions, wrong, regions = self._draw_pairs(rng, rows[:PAIRS], instances)
         captions += [draw_caption(rng, self.scenes.classes[row]) for row in rows[PAIRS:]]
         ids = self._encode(captions + wrong)
-        latents = self.latents[rows].float()
-        covered = F.avg_pool2d(torch.from_numpy(self.scenes.instances[rows] > 0)[:, None].float(), 4)
+        covered = F.avg_pool2d(torch.from_numpy(instances > 0)[:, None].float(), 4)
         timestep = torch.from_numpy(_draw_timesteps(rng, len(rows)))
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
         alpha = self._alphas[timestep].view(-1, 1, 1, 1)
@@ -111,14 +116,29 @@ class DenoiserTraining:
         total: Tensor = loss + PAIR_WEIGHT * _margin_loss(errors[:PAIRS], errors[-PAIRS:], regions)
         return total
 
-    def _draw_pairs(self, rng: np.random.Generator, rows: NDArray[np.integer]) -> tuple[list[str], list[str], Tensor]:
+    def _draw_scenes(self, rng: np.random.Generator, rows: NDArray[np.integer]) -> tuple[Tensor, NDArray[np.uint8]]:
+        """Latents (n, c, h, w) and instance maps (n, H, W) of scenes, of which AUGMENTED are augmented."""
+        latents, instances = self.latents[rows].float(), self.scenes.instances[rows].copy()
+        chosen = rng.permutation(len(rows))[:AUGMENTED]
+        images = []
+        for index in chosen:
+            image, instances[index] = augment_scene(rng, self.scenes.images[rows[index]], instances[index])
+            images.append(image)
+        with torch.no_grad():
+            mean = self.vae.encode(to_unit(np.stack(images))).latent_dist.mean
+        latents[chosen] = mean * self.vae.config.scaling_factor
+        return latents, instances
+
+    def _draw_pairs(
+        self, rng: np.random.Generator, rows: NDArray[np.integer], instances: NDArray[np.uint8]
+    ) -> tuple[list[str], list[str], Tensor]:
         """Of each scene one object: its caption, a wrong one, and its region, float32 (n, 16, 16)."""
         right, wrong, regions = [], [], []
-        for row in rows:
+        for row, scene in zip(rows, instances, strict=False):
             target, named, misnamed = draw_pair(rng, self.scenes.classes[row])
             right.append(named)
             wrong.append(misnamed)
-            regions.append(torch.from_numpy(self.scenes.instances[row] == target + 1).float())
+            regions.append(torch.from_numpy(scene == target + 1).float())
         return right, wrong, F.avg_pool2d(torch.stack(regions)[:, None], 4)[:, 0]
 
 

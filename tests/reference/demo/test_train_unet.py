@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from segrefine.reference.demo.augment import augment_scene
 from segrefine.reference.demo.captions import NAMES, caption, draw_pair
 from segrefine.reference.demo.train_unet import MARGIN, _margin_loss
 
@@ -28,3 +29,19 @@ def test_an_object_that_cannot_be_seen_teaches_nothing():
     errors = [torch.rand(2, 4, 8, 8, requires_grad=True) for _ in range(2)]
     _margin_loss(*errors, torch.zeros(2, 8, 8)).backward()
     assert all(float(each.grad.abs().max()) == 0 for each in errors)
+
+
+def test_augmented_scenes_keep_their_objects_where_the_picture_has_them():
+    rng = np.random.default_rng(0)
+    instances = np.zeros((64, 64), np.uint8)
+    instances[20:44, 10:40] = 1
+    image = np.where(instances[..., None] > 0, 250, 30).astype(np.uint8).repeat(3, 2)
+    seen = set()
+    for _ in range(20):
+        bent, map_ = augment_scene(rng, image, instances)
+        assert bent.shape == image.shape and map_.dtype == np.uint8
+        inside, outside = bent[map_ == 1].mean(), bent[map_ == 0].mean()
+        assert inside > 2 * outside
+        assert 0.5 < (map_ == 1).sum() / (instances == 1).sum() < 2
+        seen.add(map_.tobytes())
+    assert len(seen) == 20

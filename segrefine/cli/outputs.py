@@ -1,0 +1,54 @@
+"""Files that commands write: their names and their places, checked before the work is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from segrefine.errors import OutputError
+
+STREAM = Path("-")
+
+
+class PictureFile(click.ParamType[Path]):
+    """A file to write, whose name ends in one of some suffixes; where allowed, `-` is stdout."""
+
+    name = "path"
+
+    def __init__(self, *suffixes: str, stream: bool = False) -> None:
+        self.suffixes, self.stream = suffixes, stream
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; fails as a usage error."""
+        path = Path(value)
+        if path.suffix.lower() not in self.suffixes and not (self.stream and path == STREAM):
+            self.fail(f"expected a name that ends in {' or '.join(self.suffixes)}, got {str(path)!r}", param, ctx)
+        return path
+
+
+def check_outputs(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> None:
+    """Checks that there is a place for every file, and that none is written over an input or another output.
+
+    Args:
+        outputs: the files by the options that name them; `-` is left out.
+        inputs: the files that are read, by what they are; `-` is left out.
+
+    Raises:
+        OutputError: there is no place.
+        click.UsageError: a file would be written over; the message names both.
+    """
+    taken = {os.path.realpath(path): name for name, path in inputs.items() if path != STREAM}
+    hint = "choose a folder that exists and is writable"
+    for option, file in outputs.items():
+        if file == STREAM:
+            continue
+        if owner := taken.get(place := os.path.realpath(file)):
+            raise click.UsageError(f"{option} {file} would overwrite {owner}; choose another file for {option}")
+        taken[place] = f"the file of {option}"
+        if not file.parent.is_dir():
+            raise OutputError(f"cannot write {file}: there is no folder {file.parent}", hint=hint)
+        if not os.access(file.parent, os.W_OK):
+            raise OutputError(f"cannot write {file}: the folder {file.parent} is read-only", hint=hint)

@@ -1,0 +1,184 @@
+"""`segrefine segment`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segrefine.cli.console import Console, table, with_console
+from segrefine.cli.options import Model, model_options
+from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segrefine.runtime.narrative import Span
+    from segrefine.runtime.segmenter import Segment, Segmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What to write; None leaves it out."""
+
+    labels: Path
+    overlay: Path | None
+    maps: Path | None
+    uncertainty: bool
+
+    def write(self, image: NDArray[np.uint8], result: Segmentation) -> dict[str, Any]:
+        """Writes it, each file as a whole; gives the files by name."""
+        from segrefine.runtime.output import save_image, save_label_map
+        from segrefine.runtime.pictures import overlay_labels
+        from segrefine.storage import output_errors
+
+        labels = result.label_map()
+        written: dict[str, Any] = {"labels": str(self.labels)}
+        save_label_map(self.labels, labels)
+        if self.overlay:
+            written["overlay"] = str(self.overlay)
+            save_image(self.overlay, overlay_labels(image, labels))
+        if self.maps:
+            with output_errors(self.maps):
+                self.maps.mkdir(exist_ok=True)
+            numbered = enumerate(result.segments, 1)
+            written["maps"] = [self._write_maps(self.maps, number, segment) for number, segment in numbered]
+        return written
+
+    def _write_maps(self, folder: Path, number: int, segment: Segment) -> dict[str, str]:
+        from segrefine.runtime.output import save_mask, save_probability
+
+        stem = f"{number:02d}-{re.sub(r'[^a-z0-9]+', '-', segment.phrase.casefold()).strip('-')[:40]}"
+        files = {name: folder / f"{stem}.{name}.png" for name in ("mask", "probability", "uncertainty")}
+        save_mask(files["mask"], segment.mask)
+        save_probability(files["probability"], segment.probability)
+        if self.uncertainty:
+            save_probability(files["uncertainty"], segment.uncertainty)
+        else:
+            del files["uncertainty"]
+        return {name: str(path) for name, path in files.items()}
+
+
+def sampling_options(command: Any) -> Any:
+    """Gives a command the options of label diffusion's sampling; None takes the bundle's own value."""
+    for option in (
+        click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none."),
+        click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none."),
+        click.option("--sampler", type=click.Choice(["ddim", "dpm-solver", "lcm"]), help="How noise is taken away."),
+        click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler."),
+        click.option("--samples", type=click.IntRange(min=1), help="Masks drawn for each phrase, and averaged."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
+@click.option(
+    "--caption", help="Instead of phrases: a sentence; each of its noun phrases, or of its [bracketed parts]."
+)
+@click.option(
+    "-o", "--output", metavar="PNG", type=PictureFile(".png"), default="segments.png", show_default=True,
+    help="The label map: a palette picture with phrase 1, 2, …; 0 is none of them.",
+)  # fmt: skip
+@click.option("--overlay", metavar="PNG", type=PictureFile(".png"), help="Also write the image under the label map.")
+@click.option(
+    "--maps", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
+    help="Also write mask and probability (PNG of 16 bits) of every phrase there.",
+)  # fmt: skip
+@click.option("--uncertainty", is_flag=True, help="With --maps: also the spread of the samples.")
+@sampling_options
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@model_options
+@with_console
+def segment(
+    console: Console, image: Path, phrases: tuple[str, ...], caption: str | None, output: Path, overlay: Path | None,
+    maps: Path | None, uncertainty: bool, seed: int, model: Model, samples: int | None, steps: int | None,
+    sampler: str | None, guidance: float | None, image_guidance: float | None,
+) -> None:  # fmt: skip
+    """Segment what each PHRASE names in IMAGE.
+
+    IMAGE is a picture of any size, - is stdin. A phrase names one object or several: "the red car", "all apples".
+    """
+    from segrefine.runtime.image import load_image
+
+    spans = _find_spans(phrases, caption)
+    if uncertainty and not maps:
+        raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
+    named = {"--output": output, "--overlay": overlay, "--maps": maps}
+    check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
+    outputs = Outputs(labels=output, overlay=overlay, maps=maps, uncertainty=uncertainty)
+    changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
+               "image_guidance_scale": image_guidance}  # fmt: skip
+    pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
+    started = time.perf_counter()
+    with model.open_segmenter() as segmenter:
+        wanted = {name: value for name, value in changed.items() if value is not None}
+        segmenter.settings = replace(segmenter.settings, **wanted)
+        loaded = time.perf_counter() - started
+        with console.progress("segmenting") as tell:
+            result = segmenter(pixels, [span.text for span in spans], seed=seed, progress=tell)
+    written = outputs.write(pixels, result)
+    seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
+    values: dict[str, Any] = {
+        "image": str(image),
+        "size": [pixels.shape[1], pixels.shape[0]],
+        "caption": caption,
+        "segments": list(_entries(spans, result)),
+        "settings": segmenter.settings.to_dict(),
+        "seconds": seconds,
+        "outputs": written,
+        "model": model.to_dict(),
+    }
+    for entry in values["segments"]:
+        if not entry["area"]:
+            console.warn(f"nothing in the image was taken for {entry['phrase']!r}")
+    console.result(values, _describe(values, model))
+
+
+def _find_spans(phrases: Sequence[str], caption: str | None) -> Sequence[Span]:
+    """The phrases; those of the command line have their places within themselves."""
+    from segrefine.runtime.narrative import Span, split_caption
+
+    if bool(phrases) == (caption is not None):
+        raise click.UsageError('give phrases, such as "the fox" "the red car", or --caption with a sentence')
+    if caption is not None:
+        return split_caption(caption)[1]
+    return [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
+
+
+def _entries(spans: Sequence[Span], result: Segmentation) -> Iterator[dict[str, Any]]:
+    for number, (span, found) in enumerate(zip(spans, result.segments, strict=True), 1):
+        yield {
+            "label": number,
+            "phrase": span.text,
+            "span": [span.start, span.end],
+            "area": float(found.mask.mean()),
+            "confidence": found.confidence,
+            "mean_uncertainty": float(found.uncertainty.mean()),
+        }
+
+
+def _describe(values: dict[str, Any], model: Model) -> str:
+    rows = [(str(e["label"]), e["phrase"], f"{e['area']:.1%}", f"{e['confidence']:.2f}") for e in values["segments"]]
+    seconds, s = dict(values["seconds"]), values["settings"]
+    total = seconds.pop("total")
+    spent = ", ".join(f"{stage} {each:.2f}" for stage, each in seconds.items())
+    files = [str(file) for name, file in values["outputs"].items() if name != "maps"]
+    if "maps" in values["outputs"]:
+        files.append(f"{len(values['outputs']['maps'])} phrases' maps")
+    return "\n".join(
+        [
+            table(("label", "phrase", "area", "confidence"), rows),
+            f"\n{total:.2f} s: {spent}; {s['samples']} samples of {s['steps']} steps, with {model.describe()}",
+            f"wrote {', '.join(files)}",
+        ]
+    )

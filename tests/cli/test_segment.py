@@ -1,0 +1,93 @@
+"""`segrefine segment` with a tiny label diffusion model, whose masks mean nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segrefine.export import export_bundle
+from segrefine.runtime.output import voc_colours
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_label_checkpoint, tmp_path_factory):
+    return export_bundle(tiny_label_checkpoint, tmp_path_factory.mktemp("labels") / "bundle").path
+
+
+@pytest.fixture
+def image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+def test_writes_label_map_overlay_and_maps(run, bundle, image, tmp_path):
+    out = tmp_path / "out.png", tmp_path / "over.png", tmp_path / "maps"
+    done = run(
+        "segment", image, "a fox", "the red car!", "--bundle", bundle, "-o", out[0], "--overlay", out[1],
+        "--maps", out[2], "--uncertainty", "--samples", 2, "--steps", 1, "--guidance", 1.5, "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert [entry["phrase"] for entry in values["segments"]] == ["a fox", "the red car!"]
+    assert values["settings"] | {"samples": 2, "steps": 1, "guidance_scale": 1.5} == values["settings"]
+    labels = Image.open(out[0])
+    assert labels.mode == "P" and labels.size == (30, 20)
+    np.testing.assert_array_equal(np.reshape(labels.getpalette(), (-1, 3))[:3], voc_colours(3))
+    assert set(np.unique(np.asarray(labels))) <= {0, 1, 2}
+    assert Image.open(out[1]).size == (30, 20)
+    names = {path.name for path in out[2].iterdir()}
+    assert names == {
+        f"{stem}.{kind}.png"
+        for stem in ("01-a-fox", "02-the-red-car")
+        for kind in ("mask", "probability", "uncertainty")
+    }
+
+
+def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, bundle, image, tmp_path):
+    caption = "a fox sits left of b car"
+    done = run("segment", image, "--caption", caption, "--bundle", bundle, "-o", tmp_path / "o.png", "--json")
+    entries = json.loads(done.stdout)["segments"]
+    assert [caption[slice(*entry["span"])] for entry in entries] == ["a fox", "b car"]
+
+
+def test_same_seed_same_label_map(run, bundle, image, tmp_path):
+    for name in ("a.png", "b.png"):
+        assert run("segment", image, "fox", "--bundle", bundle, "-o", tmp_path / name).exit_code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        ([], "give phrases", 2),
+        (["fox", "--caption", "a fox"], "give phrases", 2),
+        (["fox", "--uncertainty"], "add --maps", 2),
+        (["fox", "--steps", "0"], "--steps", 2),
+        (["fox", "--output", "x.jpg"], ".png", 2),
+        (["fox", "--overlay", "same.png", "--output", "same.png"], "overwrite", 2),
+        ([""], "names something", 1),
+        (["fox", " "], "names something", 1),
+        (["x" * 60], "too long", 1),
+        (["--caption", "of the"], "no phrase", 1),
+        (["fox", "--output", "nowhere/x.png"], "no folder", 1),
+        (["fox", "--bundle", "demo"], "refines masks", 1),
+    ],
+)
+def test_bad_input(run, bundle, image, arguments, message, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [] if "--bundle" in arguments else ["--bundle", bundle]
+    done = run("segment", image, *given, *arguments)
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert "hint:" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"image.png"}
+
+
+def test_other_commands_name_the_right_one(run, bundle, image, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.eye(20, 30, dtype=np.uint8) * 255).save(mask)
+    done = run("refine", image, mask, "--label", "fox", "--bundle", bundle)
+    assert done.exit_code == 1
+    assert "segrefine segment" in done.stderr
