@@ -88,6 +88,14 @@ def tiny_label_checkpoint(
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_label_bundle(tiny_label_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_label_checkpoint`."""
+    from segrefine.export import export_bundle
+
+    return export_bundle(tiny_label_checkpoint, tmp_path_factory.mktemp("tiny-label-bundle") / "bundle").path
+
+
 def write_tokenizer(folder: Path) -> None:
     """Writes a CLIP tokenizer without merges: every byte is a token, once inside a word and once at its end."""
     from tokenizers.pre_tokenizers import ByteLevel

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.export import export_bundle
 from segrefine.runtime.output import voc_colours
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny_label_checkpoint, tmp_path_factory):
-    return export_bundle(tiny_label_checkpoint, tmp_path_factory.mktemp("labels") / "bundle").path
 
 
 @pytest.fixture
@@ -22,10 +16,10 @@ def image(tmp_path):
     return tmp_path / "image.png"
 
 
-def test_writes_label_map_overlay_and_maps(run, bundle, image, tmp_path):
+def test_writes_label_map_overlay_and_maps(run, tiny_label_bundle, image, tmp_path):
     out = tmp_path / "out.png", tmp_path / "over.png", tmp_path / "maps"
     done = run(
-        "segment", image, "a fox", "the red car!", "--bundle", bundle, "-o", out[0], "--overlay", out[1],
+        "segment", image, "a fox", "the red car!", "--bundle", tiny_label_bundle, "-o", out[0], "--overlay", out[1],
         "--maps", out[2], "--uncertainty", "--samples", 2, "--steps", 1, "--guidance", 1.5, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
@@ -45,16 +39,18 @@ def test_writes_label_map_overlay_and_maps(run, bundle, image, tmp_path):
     }
 
 
-def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, bundle, image, tmp_path):
+def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, tiny_label_bundle, image, tmp_path):
     caption = "a fox sits left of b car"
-    done = run("segment", image, "--caption", caption, "--bundle", bundle, "-o", tmp_path / "o.png", "--json")
+    done = run(
+        "segment", image, "--caption", caption, "--bundle", tiny_label_bundle, "-o", tmp_path / "o.png", "--json"
+    )
     entries = json.loads(done.stdout)["segments"]
     assert [caption[slice(*entry["span"])] for entry in entries] == ["a fox", "b car"]
 
 
-def test_same_seed_same_label_map(run, bundle, image, tmp_path):
+def test_same_seed_same_label_map(run, tiny_label_bundle, image, tmp_path):
     for name in ("a.png", "b.png"):
-        assert run("segment", image, "fox", "--bundle", bundle, "-o", tmp_path / name).exit_code == 0
+        assert run("segment", image, "fox", "--bundle", tiny_label_bundle, "-o", tmp_path / name).exit_code == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -75,9 +71,9 @@ def test_same_seed_same_label_map(run, bundle, image, tmp_path):
         (["fox", "--bundle", "demo"], "refines masks", 1),
     ],
 )
-def test_bad_input(run, bundle, image, arguments, message, code, tmp_path, monkeypatch):
+def test_bad_input(run, tiny_label_bundle, image, arguments, message, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = [] if "--bundle" in arguments else ["--bundle", bundle]
+    given = [] if "--bundle" in arguments else ["--bundle", tiny_label_bundle]
     done = run("segment", image, *given, *arguments)
     assert done.exit_code == code
     assert message in done.stderr
@@ -85,9 +81,9 @@ def test_bad_input(run, bundle, image, arguments, message, code, tmp_path, monke
     assert {path.name for path in tmp_path.iterdir()} == {"image.png"}
 
 
-def test_other_commands_name_the_right_one(run, bundle, image, tmp_path):
+def test_other_commands_name_the_right_one(run, tiny_label_bundle, image, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.eye(20, 30, dtype=np.uint8) * 255).save(mask)
-    done = run("refine", image, mask, "--label", "fox", "--bundle", bundle)
+    done = run("refine", image, mask, "--label", "fox", "--bundle", tiny_label_bundle)
     assert done.exit_code == 1
     assert "segrefine segment" in done.stderr

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from segrefine.assets import demo_bundle
-from segrefine.bundle import Bundle
 from segrefine.errors import BundleError, ImageError, PromptError, SettingsError
-from segrefine.export import export_bundle
 from segrefine.export.comparison import Scene
 from segrefine.export.parity import check_parity
 from segrefine.runtime import segmenter as module
@@ -20,13 +18,8 @@ SETTINGS = GsSettings(steps=2, samples=3)
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_label_checkpoint, tmp_path_factory) -> Bundle:
-    return export_bundle(tiny_label_checkpoint, tmp_path_factory.mktemp("labels") / "bundle")
-
-
-@pytest.fixture(scope="module")
-def segmenter(bundle):
-    with Segmenter.from_bundle(bundle.path, threads=1, settings=SETTINGS) as opened:
+def segmenter(tiny_label_bundle):
+    with Segmenter.from_bundle(tiny_label_bundle, threads=1, settings=SETTINGS) as opened:
         yield opened
 
 
@@ -96,8 +89,8 @@ def test_confidence_is_of_the_mask_alone(segmenter):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver", "lcm"])
-def test_samplers_and_guidance_differ(bundle, segmenter, sampler):
-    with Segmenter.from_bundle(bundle.path, threads=1, settings=replace(SETTINGS, sampler=sampler)) as plain:
+def test_samplers_and_guidance_differ(tiny_label_bundle, segmenter, sampler):
+    with Segmenter.from_bundle(tiny_label_bundle, threads=1, settings=replace(SETTINGS, sampler=sampler)) as plain:
         settings = replace(SETTINGS, sampler=sampler, guidance_scale=3.0, image_guidance_scale=2.0)
         guided = Segmenter(plain.bundle, plain.engines, settings=settings)
         a, b = (each(picture(), ["fox"]).segments[0].samples for each in (plain, guided))
@@ -130,12 +123,12 @@ def test_images_of_any_size(segmenter, size):
     assert segmenter(picture(*size), ["fox"]).segments[0].mask.shape == size
 
 
-def test_each_method_wants_its_own_bundle(bundle):
+def test_each_method_wants_its_own_bundle(tiny_label_bundle):
     with pytest.raises(BundleError, match="refines masks") as refused:
         Segmenter.from_bundle(demo_bundle())
     assert "segrefine refine" in refused.value.hint
     with pytest.raises(BundleError, match="generates masks") as refused:
-        Refiner.from_bundle(bundle.path)
+        Refiner.from_bundle(tiny_label_bundle)
     assert "segrefine segment" in refused.value.hint
 
 
@@ -145,8 +138,8 @@ def test_wrong_settings(wrong):
         GsSettings(**wrong)
 
 
-def test_engines_do_what_the_reference_does(bundle, tiny_label_checkpoint):
+def test_engines_do_what_the_reference_does(tiny_label_bundle, tiny_label_checkpoint):
     scenes = [Scene(image=picture(), coarse=np.zeros((20, 30), np.float32), label="fox")]
-    rows = list(check_parity(bundle.path, tiny_label_checkpoint, scenes))
+    rows = list(check_parity(tiny_label_bundle, tiny_label_checkpoint, scenes))
     assert {"label_denoiser", "ddim", "ddim, guided", "dpm-solver", "lcm"} <= {row.component for row in rows}
     assert not [row for row in rows if not row.ok]

@@ -1,0 +1,236 @@
+"""How well label diffusion finds what a phrase names, on held-out demo scenes in which classes repeat.
+
+    python -m benchmarks.gs_quality              the test scenes; writes benchmarks/results/gs_quality.*
+    python -m benchmarks.gs_quality --validation other scenes, on which settings are chosen; writes nothing
+
+Scenes are composed from sprites and photographs that the demo model never saw (downloaded on the first run, 350 MB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.report import estimate, markdown_table, paired_difference, write_result
+from segrefine.assets import demo_bundle
+from segrefine.reference.demo.captions import NAMES
+from segrefine.reference.demo.phrases import Phrase, list_phrases
+from segrefine.reference.demo.scenes import Scene, compose_scene
+from segrefine.reference.demo.sources import load_sources
+from segrefine.reference.demo.train import TWINS
+from segrefine.runtime.metrics import average_recall, boundary_iou, iou
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segment, Segmenter
+from segrefine.settings import GsSettings
+
+TEST_SEED, VALIDATION_SEED = 300_000, 400_000
+SINGLES = ("single", "colour", "relation", "size", "side")
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "overall": (*SINGLES, "plural", "several", "background"),
+    "singulars": SINGLES,
+    "plurals": ("plural", "several"),
+    "things": (*SINGLES, "plural", "several"),
+    "stuff": ("background",),
+}
+STEPS, SAMPLES, SAMPLERS = (1, 2, 4, 8, 20), (1, 2, 4, 8), ("ddim", "dpm-solver", "lcm")
+FOUND = 0.01  # share of the image from which a mask counts as "something is there"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was found for one phrase.
+
+    Attributes:
+        scene: number of the scene.
+        phrase: the phrase, with what it names.
+        iou: of the mask with what is named.
+        boundary: boundary IoU of the same.
+        area: share of the image that the mask covers.
+        confidence: see `Segment.confidence`.
+        wrong: the mask fits an object best that the phrase does not name; None where there is no other object, or the
+            phrase does not name a single one.
+    """
+
+    scene: int
+    phrase: Phrase
+    iou: float
+    boundary: float
+    area: float
+    confidence: float
+    wrong: bool | None
+
+
+@click.command()
+@click.option("--scenes", default=250, show_default=True, help="Scenes; each is asked one phrase of every kind it has.")
+@click.option("--curve-scenes", default=100, show_default=True, help="Scenes for the curves over steps and samples.")
+@click.option("--validation", is_flag=True, help="Use the validation scenes and write nothing.")
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="A label diffusion bundle.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
+)
+def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path, cache: Path) -> None:
+    """Measure the quality of generated masks."""
+    sources = load_sources(cache, held_out=True)
+    first = VALIDATION_SEED if validation else TEST_SEED
+    composed = [compose_scene(np.random.default_rng(first + i), sources, twins=TWINS) for i in range(scenes)]
+    asked = [_ask(scene, first + i) for i, scene in enumerate(composed)]
+    with Segmenter.from_bundle(bundle) as segmenter, Refiner.from_bundle(demo_bundle()) as refiner:
+        settings = segmenter.settings
+        answers = segment_all(segmenter, settings, composed, asked, "fixed setting")
+        few = composed[:curve_scenes], asked[:curve_scenes]
+        curves = {
+            name: _mean_iou(segment_all(segmenter, changed, *few, name))
+            for name, changed in _variants(settings).items()
+        }
+        chain = _refine(segmenter, refiner, *few)
+    summary = _summary(answers)
+    markdown = _report(summary, curves, chain, answers, settings, len(composed))
+    click.echo(markdown)
+    if not validation:
+        write_result("gs_quality", {**summary, "curves": curves, "refine": chain, "settings": settings}, markdown)
+
+
+def segment_all(
+    segmenter: Segmenter, settings: GsSettings, scenes: Sequence[Scene], asked: Sequence[list[Phrase]], title: str
+) -> list[Answer]:
+    """What is found for every phrase of every scene."""
+    segmenter.settings, answers = settings, []
+    for number, (scene, phrases) in enumerate(zip(tqdm(scenes, desc=title, leave=False), asked, strict=True)):
+        found = segmenter(scene.image, [phrase.text for phrase in phrases]).segments
+        answers += [_judge(number, scene, *pair) for pair in zip(phrases, found, strict=True)]
+    return answers
+
+
+def _ask(scene: Scene, seed: int) -> list[Phrase]:
+    """One phrase of every kind that the scene has."""
+    rng = np.random.default_rng(seed)
+    return [phrases[rng.integers(len(phrases))] for phrases in list_phrases(scene).values()]
+
+
+def _judge(number: int, scene: Scene, phrase: Phrase, found: Segment) -> Answer:
+    mask, truth = found.mask, phrase.mask(scene.instances)
+    overlap = iou(mask, truth)
+    others = [iou(mask, scene.instances == n + 1) for n in range(len(scene.classes)) if n + 1 not in phrase.objects]
+    return Answer(
+        scene=number,
+        phrase=phrase,
+        iou=overlap,
+        boundary=boundary_iou(mask, truth),
+        area=float(mask.mean()),
+        confidence=found.confidence,
+        wrong=max(others) > overlap if others and phrase.kind in SINGLES else None,
+    )
+
+
+def _variants(settings: GsSettings) -> dict[str, GsSettings]:
+    steps = {f"{n} steps": replace(settings, steps=n) for n in STEPS}
+    samples = {f"{n} samples": replace(settings, samples=n) for n in SAMPLES}
+    samplers = {name: replace(settings, sampler=name) for name in SAMPLERS}
+    return steps | samples | samplers
+
+
+def _of(answers: Iterable[Answer], kinds: Sequence[str]) -> list[Answer]:
+    return [answer for answer in answers if answer.phrase.kind in kinds]
+
+
+def _mean_iou(answers: Sequence[Answer]) -> float:
+    return float(np.mean([answer.iou for answer in _of(answers, SINGLES)]))
+
+
+def _summary(answers: Sequence[Answer]) -> dict[str, object]:
+    singles, absent = _of(answers, SINGLES), _of(answers, ("absent",))
+    judged = [answer.wrong for answer in singles if answer.wrong is not None]
+    kinds = sorted({answer.phrase.kind for answer in answers} - {"absent"})
+    return {
+        "iou_4_steps": _mean_iou(answers),
+        "iou_error": estimate([a.iou for a in singles], [a.scene for a in singles]).standard_error,
+        "boundary_iou": float(np.mean([answer.boundary for answer in singles])),
+        "wrong_object_rate": float(np.mean(judged)),
+        "phrases": len(answers),
+        "phrases_for_one_of_several": len(judged),
+        "average_recall": {name: average_recall([a.iou for a in _of(answers, g)]) for name, g in GROUPS.items()},
+        "iou_by_kind": {
+            kind: float(np.mean([a.iou for a in _of(answers, [kind])])) for kind in kinds if kind != "absent"
+        },
+        "absent": {
+            "taken_for_something": float(np.mean([answer.area > FOUND for answer in absent])),
+            "mean_area": float(np.mean([answer.area for answer in absent])),
+            "mean_confidence": float(np.mean([answer.confidence for answer in absent])),
+            "mean_confidence_of_what_is_there": float(np.mean([answer.confidence for answer in singles])),
+        },
+    }
+
+
+def _refine(
+    segmenter: Segmenter, refiner: Refiner, scenes: Sequence[Scene], asked: Sequence[list[Phrase]]
+) -> dict[str, float]:
+    """What G4Seg makes of the generated probabilities of single objects, paired."""
+    scores: list[tuple[float, ...]] = []
+    groups: list[int] = []
+    for number, (scene, phrases) in enumerate(zip(scenes, asked, strict=True)):
+        wanted = [phrase for phrase in phrases if phrase.kind in SINGLES]
+        found = segmenter(scene.image, [phrase.text for phrase in wanted]).segments if wanted else ()
+        for phrase, segment in zip(wanted, found, strict=True):
+            if not 0 < segment.mask.mean() < 1:
+                continue  # nothing to refine
+            truth, label = phrase.mask(scene.instances), NAMES[scene.classes[phrase.objects[0] - 1]]
+            masks = segment.mask, refiner(scene.image, segment.probability, label).mask
+            scores.append(tuple(measure(mask, truth) for measure in (iou, boundary_iou) for mask in masks))
+            groups.append(number)
+    columns = np.array(scores).T
+    gains = [paired_difference(columns[i + 1], columns[i], groups) for i in (0, 2)]
+    return {
+        "iou_alone": float(columns[0].mean()),
+        "iou_refined": float(columns[1].mean()),
+        "iou_gain": gains[0].mean,
+        "iou_gain_error": gains[0].standard_error,
+        "boundary_iou_alone": float(columns[2].mean()),
+        "boundary_iou_refined": float(columns[3].mean()),
+        "boundary_iou_gain": gains[1].mean,
+        "boundary_iou_gain_error": gains[1].standard_error,
+        "masks": len(scores),
+    }
+
+
+def _report(
+    summary: Mapping[str, object],
+    curves: Mapping[str, float],
+    chain: Mapping[str, float],
+    answers: Sequence[Answer],
+    settings: GsSettings,
+    scenes: int,
+) -> str:
+    rate, overlap = summary["wrong_object_rate"], summary["iou_4_steps"]
+    assert isinstance(rate, float) and isinstance(overlap, float)
+    bars = [
+        ["IoU of the named object", ">= 0.75", overlap, "yes" if overlap >= 0.75 and settings.steps <= 4 else "no"],
+        ["wrong-object rate", "<= 5 %", f"{rate:.1%}", "yes" if rate <= 0.05 else "no"],
+    ]
+    tables = {
+        "Bars": (["figure", "bar", "measured", "met"], bars),
+        "IoU by kind of phrase": (["kind", "IoU"], _rows(summary["iou_by_kind"])),
+        "Average recall": (["phrases", "average recall"], _rows(summary["average_recall"])),
+        "Phrases for what is not there": (["figure", "value"], _rows(summary["absent"])),
+        "Other steps, samples, samplers": (["changed", "IoU of the named object"], _rows(curves)),
+        "Handed to G4Seg as the coarse mask": (["figure", "value"], _rows(chain)),
+    }
+    intro = (
+        f"{len(answers)} phrases for {scenes} held-out scenes, one fixed setting: {settings.sampler}, {settings.steps} "
+        f"steps, {settings.samples} samples. Boundary IoU {summary['boundary_iou']:.3f}."
+    )
+    sections = [f"## {title}\n\n{markdown_table(*content)}" for title, content in tables.items()]
+    return "\n\n".join(["# Quality of generated masks", intro, *sections])
+
+
+def _rows(values: object) -> list[list[object]]:
+    assert isinstance(values, Mapping)
+    return [[str(name).replace("_", " "), value] for name, value in values.items()]
+
+
+if __name__ == "__main__":
+    main()
