@@ -36,12 +36,25 @@ def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.f
         ImageError: `source` is missing, empty, a folder, damaged or too large.
         MaskError: it is not a mask, is of another size, or is empty or full.
     """
+    probability = read_mask(source)
     try:
-        probability = _decode(read_bytes(source), name_of(source))
         check_mask(probability, size)
     except MaskError as error:
         raise MaskError(f"{name_of(source)}: {error}", hint=error.hint) from error
     return probability
+
+
+def read_mask(source: str | Path | bytes) -> NDArray[np.float32]:
+    """The foreground probability in `source`, as `load_mask` reads it, but of any size, and maybe empty or full.
+
+    Raises:
+        ImageError: `source` is missing, empty, a folder, damaged or too large.
+        MaskError: it is not a mask.
+    """
+    try:
+        return _decode(read_bytes(source), name_of(source))
+    except MaskError as error:
+        raise MaskError(f"{name_of(source)}: {error}", hint=error.hint) from error
 
 
 def _decode(encoded: bytes, name: str) -> NDArray[np.float32]:
