@@ -147,9 +147,10 @@ class Segmenter(EngineSet[GsSettings]):
         check_image(image)
         ids = self._tokenize(phrases)
         fit = self.fit(image)
-        z = self.encode_image(fit.image)
-        batch = max(1, MAX_PIXELS // (self.settings.samples * z[0, 0].size))
+        grid = fit.image[..., 0].size // self.bundle.manifest.vae_scale_factor**2
+        batch = max(1, MAX_PIXELS // (self.settings.samples * grid))
         watch = Watch(progress, steps=2 + -(-len(phrases) // batch))
+        z = self.encode_image(fit.image)
         watch.step("image")
         states = np.concatenate([self.encode_text(ids[i : i + TEXT_BATCH]) for i in range(0, len(ids), TEXT_BATCH)])
         watch.step("text")
