@@ -38,14 +38,19 @@ class Outputs:
                 yield name, path
 
     def write(
-        self, image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement, refiner: Refiner
+        self,
+        image: NDArray[np.uint8],
+        coarse: NDArray[np.float32],
+        label: str,
+        result: Refinement,
+        refiner: Refiner,
     ) -> None:
         """Writes them, each as a whole."""
         from segrefine.runtime.output import save_image, save_mask, save_probability
         from segrefine.runtime.pictures import overlay, trace_sheet
 
         if self.trace:
-            save_image(self.trace, trace_sheet(image, coarse, result, refiner.decode))
+            save_image(self.trace, trace_sheet(image, coarse, label, result, refiner.decode))
         if self.overlay:
             save_image(self.overlay, overlay(image, result.mask))
         if self.probability:
@@ -109,7 +114,7 @@ def refine(
         loaded = time.perf_counter() - started
         with console.progress("refining") as tell:
             result = refiner(pixels, coarse, label, seed=seed, progress=tell)
-        outputs.write(pixels, coarse, result, refiner)
+        outputs.write(pixels, coarse, label, result, refiner)
     seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
     values = _summary(pixels, coarse, result) | {"seconds": seconds, "model": model.to_dict()}
     values = {

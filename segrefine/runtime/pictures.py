@@ -88,13 +88,18 @@ def heat_map(values: NDArray[np.floating[Any]], low: float, high: float) -> Pixe
 
 
 def trace_sheet(
-    image: Pixels, coarse: NDArray[np.float32], result: Refinement, decode: Callable[[NDArray[np.float32]], Pixels]
+    image: Pixels,
+    coarse: NDArray[np.float32],
+    label: str,
+    result: Refinement,
+    decode: Callable[[NDArray[np.float32]], Pixels],
 ) -> Pixels:
     """How a mask came about, as one picture, uint8 (h, w, 3); a row for the input, for each round, for the result.
 
     Args:
         image: uint8 (H, W, 3).
         coarse: float32 (H, W) in [0, 1].
+        label: what the mask shows.
         result: what the refiner made of them.
         decode: latents (1, c, h, w) → picture, such as `Refiner.decode`.
     """
@@ -108,7 +113,7 @@ def trace_sheet(
     largest = max(float(each.discrepancy.max()) for each in result.rounds)
     rows = [
         [
-            Tile(picture=large, caption="image"),
+            Tile(picture=large, caption="image", note=label),
             Tile(picture=_overlaid(large, coarse > 0.5), caption="coarse mask"),
             Tile(
                 picture=latent_map(result.text_evidence, -evidence, evidence),
