@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import cv2
 import numpy as np
+import torch
+from diffusers import AutoencoderKL
 from numpy.random import Generator
 from numpy.typing import NDArray
+from torch import Tensor
 
-from segrefine.reference.demo.scenes import rotate_hue
+from segrefine.reference.demo.pool import ScenePool
+from segrefine.reference.demo.scenes import Scene, rotate_hue
+from segrefine.reference.demo.train_vae import to_unit
 
 _BEND, _SCALE, _LIGHT = 0.025, 0.2, 0.12  # of the side; log of the stretch; relative brightness
 
@@ -28,6 +35,52 @@ def augment_scene(
     lit = turned * (1 + _LIGHT * _waves(rng, side, 1))
     relit = np.asarray(np.clip(lit, 0, 1) * 255, np.uint8)
     return relit, np.asarray(_remap(instances, columns, rows, cv2.INTER_NEAREST), np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneBatch:
+    """Scenes of one training step, some of them augmented.
+
+    Attributes:
+        scenes: the scenes.
+        latents: float32 (n, c, h, w) of their images, scaled.
+    """
+
+    scenes: list[Scene]
+    latents: Tensor
+
+    @property
+    def instances(self) -> NDArray[np.uint8]:
+        """The scenes' instance maps, uint8 (n, H, W)."""
+        return np.stack([scene.instances for scene in self.scenes])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneSource:
+    """Where training gets its scenes from.
+
+    Attributes:
+        pool: the scenes.
+        latents: of their images, scaled, float16 (n, c, h, w).
+        vae: the codec that made them, for images that are augmented.
+    """
+
+    pool: ScenePool
+    latents: Tensor
+    vae: AutoencoderKL
+
+    @torch.no_grad()
+    def draw(self, rng: Generator, count: int, *, augmented: int) -> SceneBatch:
+        """`count` scenes, of which `augmented` are augmented and encoded anew."""
+        rows = rng.integers(len(self.pool), size=count)
+        scenes, latents = [self.pool.scene(row) for row in rows], self.latents[rows].float()
+        chosen = rng.permutation(count)[:augmented]
+        for index in chosen:
+            image, instances = augment_scene(rng, scenes[index].image, scenes[index].instances)
+            scenes[index] = replace(scenes[index], image=image, instances=instances)
+        mean = self.vae.encode(to_unit(np.stack([scenes[index].image for index in chosen]))).latent_dist.mean
+        latents[chosen] = mean * self.vae.config.scaling_factor
+        return SceneBatch(scenes=scenes, latents=latents)
 
 
 def _remap(

@@ -25,7 +25,7 @@ SHARES: dict[PhraseKind, float] = {
 
 _HUES = ((0, 15, "red"), (15, 38, "orange"), (38, 68, "yellow"), (75, 165, "green"), (185, 255, "blue"),
          (258, 295, "purple"), (298, 335, "pink"), (345, 360, "red"))  # fmt: skip
-_CLEAR_GAP, _CLEAR_RATIO = 8.0, 1.5  # pixels, and ratio of areas, from which people would agree
+_CLEAR_GAP, _CLEAR_RATIO, _LEAST_AREA = 8.0, 1.5, 30  # pixels, ratio of areas, pixels, from which people would agree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,40 +81,41 @@ def colour_name(rgb: NDArray[np.uint8]) -> str | None:
 
 
 def _phrases(scene: Scene) -> Iterator[Phrase]:
-    objects = range(1, len(scene.classes) + 1)
-    names = {number: NAMES[scene.classes[number - 1]] for number in objects}
+    areas = dict(enumerate(np.bincount(scene.instances.ravel(), minlength=len(scene.classes) + 1).tolist()))
     alike: dict[str, list[int]] = {}
-    for number, name in names.items():
-        alike.setdefault(name, []).append(number)
-    colours = {number: colour_name(scene.image[scene.instances == number]) for number in objects}
-    places = {number: _centre(scene.instances == number) for number in objects}
-    areas = {number: float((scene.instances == number).sum()) for number in objects}
+    for number, index in enumerate(scene.classes, 1):
+        alike.setdefault(NAMES[index], []).append(number)
+    # of a class of which something can hardly be seen nothing is asked, neither as there nor as absent
+    clear = {name: numbers for name, numbers in alike.items() if min(areas[n] for n in numbers) >= _LEAST_AREA}
+    seen = [number for numbers in clear.values() for number in numbers]
+    colours = {number: colour_name(scene.image[scene.instances == number]) for number in seen}
+    places = {number: _centre(scene.instances == number) for number in seen}
     yield Phrase(text="the background", kind="background", objects=(0,))
-    yield from _absent(alike, colours)
-    for name, numbers in alike.items():
+    yield from _absent([name for name in NAMES if name not in alike], clear, colours)
+    for name, numbers in clear.items():
         if len(numbers) == 1:
             yield Phrase(text=f"the {name}", kind="single", objects=tuple(numbers))
         else:
             yield Phrase(text=f"all {PLURALS[name]}", kind="plural", objects=tuple(numbers))
             yield from _superlatives(name, numbers, places, areas)
         yield from _coloured(name, numbers, colours)
-    for first, second in permutations(alike, 2):
-        if len(alike[second]) == 1:
-            yield from _related(first, alike[first], second, places[alike[second][0]], places)
-    for first, second in combinations(alike, 2):
-        if len(alike[first]) == len(alike[second]) == 1:
-            yield Phrase(text=f"the {first} and the {second}", kind="several", objects=(*alike[first], *alike[second]))
+    for first, second in permutations(clear, 2):
+        if len(clear[second]) == 1:
+            yield from _related(first, clear[first], second, places[clear[second][0]], places)
+    for first, second in combinations(clear, 2):
+        if len(clear[first]) == len(clear[second]) == 1:
+            yield Phrase(text=f"the {first} and the {second}", kind="several", objects=(*clear[first], *clear[second]))
 
 
-def _absent(alike: dict[str, list[int]], colours: dict[int, str | None]) -> Iterator[Phrase]:
+def _absent(missing: list[str], clear: dict[str, list[int]], colours: dict[int, str | None]) -> Iterator[Phrase]:
     """Classes that are not in the scene, and colours that none of a class has, where all of its colours are clear."""
-    for name in NAMES:
-        if name not in alike:
-            yield Phrase(text=f"the {name}", kind="absent", objects=())
-        elif all(colours[number] for number in alike[name]):
-            for colour in ("red", "green", "blue", "purple"):
-                if all(colours[number] != colour for number in alike[name]):
-                    yield Phrase(text=f"the {colour} {name}", kind="absent", objects=())
+    for name in missing:
+        yield Phrase(text=f"the {name}", kind="absent", objects=())
+    for name, numbers in clear.items():
+        named = {colours[number] for number in numbers}
+        for colour in ("red", "green", "blue", "purple"):
+            if None not in named and colour not in named:
+                yield Phrase(text=f"the {colour} {name}", kind="absent", objects=())
 
 
 def _coloured(name: str, numbers: list[int], colours: dict[int, str | None]) -> Iterator[Phrase]:

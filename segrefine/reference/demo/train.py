@@ -20,6 +20,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from transformers import CLIPTokenizer
 
+from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import WORDS
 from segrefine.reference.demo.gate import gate_cases
 from segrefine.reference.demo.label_gate import label_cases
@@ -80,10 +81,8 @@ def _train_denoiser(
     run = cache / "run"
     held_out = compose_pool(cache / "scenes/held_out", cache, GATE_CASES, held_out=True)
     cases = gate_cases(held_out, encode_pool(vae, held_out, run / "latents-held-out.pt"), GATE_CASES)
-    latents = encode_pool(vae, scenes, run / "latents.pt")
-    training = DenoiserTraining(
-        scenes=scenes, latents=latents, vae=vae, tokenizer=tokenizer, cases=cases, state_file=run / "denoiser.pt"
-    )
+    source = SceneSource(pool=scenes, latents=encode_pool(vae, scenes, run / "latents.pt"), vae=vae)
+    training = DenoiserTraining(source=source, tokenizer=tokenizer, cases=cases, state_file=run / "denoiser.pt")
     training.loop.run(samples, log)
     return training
 
@@ -96,8 +95,7 @@ def _train_labels(
     scenes = compose_pool(cache / "scenes/labels", cache, count, held_out=False, twins=TWINS)
     held_out = compose_pool(cache / "scenes/labels-held_out", cache, GATE_CASES, held_out=True, twins=TWINS)
     training = LabelTraining(
-        scenes=scenes,
-        latents=encode_pool(vae, scenes, run / "label-latents.pt"),
+        source=SceneSource(pool=scenes, latents=encode_pool(vae, scenes, run / "label-latents.pt"), vae=vae),
         tokenizer=tokenizer,
         codec=AreaCodec(fold=4, scale=0.25, vae_scale_factor=4),
         unet=networks["unet"],

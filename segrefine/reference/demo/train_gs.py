@@ -13,15 +13,16 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.reference.checkpoint import LabelCheckpoint
+from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import CaptionEncoder
 from segrefine.reference.demo.label_gate import LabelCases, label_gate
 from segrefine.reference.demo.networks import new_label_denoiser, new_label_scheduler
 from segrefine.reference.demo.phrases import Phrase, draw_phrase
-from segrefine.reference.demo.pool import ScenePool
+from segrefine.reference.demo.scenes import Scene
 from segrefine.reference.demo.training import Compiled, TrainingLoop
 from segrefine.reference.label_codec import AreaCodec, VaeCodec
 
-BATCH, LEARNING_RATE = 32, 5e-4
+BATCH, AUGMENTED, LEARNING_RATE = 32, 16, 5e-4
 DROPPED = 0.1
 """Share of samples whose image is left out, and, drawn apart, share whose phrase is."""
 
@@ -31,8 +32,7 @@ class LabelTraining:
     """A training run of label denoiser and text encoder on cached latents.
 
     Attributes:
-        scenes: training scenes (phrases and masks come from here).
-        latents: their latents, as `encode_pool` returns them.
+        source: training scenes.
         tokenizer: the demo model's tokenizer.
         codec: masks ↔ label latents.
         unet: the text-to-image model's denoiser, to set out from.
@@ -42,8 +42,7 @@ class LabelTraining:
         prediction_type: what the denoiser learns to predict, "v_prediction" or "epsilon".
     """
 
-    scenes: ScenePool
-    latents: Tensor
+    source: SceneSource
     tokenizer: CLIPTokenizer
     codec: AreaCodec | VaeCodec
     unet: UNet2DConditionModel
@@ -92,10 +91,10 @@ class LabelTraining:
 
         That weights noise levels by how wrong the mask may be, most where the image alone has to tell.
         """
-        rows = rng.integers(len(self.scenes), size=BATCH)
-        phrases = [draw_phrase(rng, self.scenes.scene(row)) for row in rows]
-        clean = self.codec.encode(_masks(phrases, [self.scenes.instances[row] for row in rows]))
-        image = self.latents[rows].float() * torch.from_numpy(rng.random((BATCH, 1, 1, 1)) >= DROPPED)
+        drawn = self.source.draw(rng, BATCH, augmented=AUGMENTED)
+        phrases = [draw_phrase(rng, scene) for scene in drawn.scenes]
+        clean = self.codec.encode(_masks(phrases, drawn.scenes))
+        image = drawn.latents * torch.from_numpy(rng.random((BATCH, 1, 1, 1)) >= DROPPED)
         named = rng.random(BATCH) >= DROPPED
         ids = self._encode([phrase.text if keep else "" for phrase, keep in zip(phrases, named, strict=True)])
         timestep = torch.from_numpy(_draw_timesteps(rng, BATCH))
@@ -114,9 +113,9 @@ class LabelTraining:
         return loss
 
 
-def _masks(phrases: Sequence[Phrase], instances: Sequence[np.ndarray]) -> Tensor:
+def _masks(phrases: Sequence[Phrase], scenes: Sequence[Scene]) -> Tensor:
     """What the phrases name, float32 (B, 1, H, W)."""
-    masks = [phrase.mask(scene) for phrase, scene in zip(phrases, instances, strict=True)]
+    masks = [phrase.mask(scene.instances) for phrase, scene in zip(phrases, scenes, strict=True)]
     return torch.from_numpy(np.array(masks, np.float32))[:, None]
 
 

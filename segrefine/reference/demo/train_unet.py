@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from segrefine.reference.demo.augment import augment_scene
+from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import CaptionEncoder, draw_caption, draw_pair
 from segrefine.reference.demo.checkpoints import load_state, save_state
 from segrefine.reference.demo.gate import GateCases, text_gate
 from segrefine.reference.demo.networks import new_scheduler, new_text_encoder, new_unet
 from segrefine.reference.demo.pool import ScenePool
+from segrefine.reference.demo.scenes import Scene
 from segrefine.reference.demo.train_vae import to_unit
 from segrefine.reference.demo.training import Compiled, TrainingLoop
 
@@ -47,17 +49,13 @@ class DenoiserTraining:
     """A training run of UNet and text encoder on cached latents.
 
     Attributes:
-        scenes: training scenes (captions and regions come from here).
-        latents: their latents, as `encode_pool` returns them.
-        vae: the codec of the latents.
+        source: training scenes.
         tokenizer: the demo model's tokenizer.
         cases: held-out cases for the text gate.
         state_file: where the state is kept between runs.
     """
 
-    scenes: ScenePool
-    latents: Tensor
-    vae: AutoencoderKL
+    source: SceneSource
     tokenizer: CLIPTokenizer
     cases: GateCases
     state_file: Path
@@ -93,17 +91,16 @@ class DenoiserTraining:
 
     def _step(self, rng: np.random.Generator) -> Tensor:
         """The loss of BATCH samples; the last PAIRS repeat the first with captions that are wrong."""
-        rows = rng.integers(len(self.scenes), size=BATCH - PAIRS)
-        latents, instances = self._draw_scenes(rng, rows)
-        captions, wrong, regions = self._draw_pairs(rng, rows[:PAIRS], instances)
-        captions += [draw_caption(rng, self.scenes.classes[row]) for row in rows[PAIRS:]]
+        drawn = self.source.draw(rng, BATCH - PAIRS, augmented=AUGMENTED)
+        captions, wrong, regions = _draw_pairs(rng, drawn.scenes[:PAIRS])
+        captions += [draw_caption(rng, scene.classes) for scene in drawn.scenes[PAIRS:]]
         ids = self._encode(captions + wrong)
-        covered = F.avg_pool2d(torch.from_numpy(instances > 0)[:, None].float(), 4)
-        timestep = torch.from_numpy(_draw_timesteps(rng, len(rows)))
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+        covered = F.avg_pool2d(torch.from_numpy(drawn.instances > 0)[:, None].float(), 4)
+        timestep = torch.from_numpy(_draw_timesteps(rng, BATCH - PAIRS))
+        noise = torch.from_numpy(rng.standard_normal(drawn.latents.shape, np.float32))
         alpha = self._alphas[timestep].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        noisy = alpha.sqrt() * drawn.latents + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * drawn.latents
         noisy, timestep, target = (torch.cat([each, each[:PAIRS]]) for each in (noisy, timestep, target))
         with torch.autocast("cpu", torch.bfloat16):
             states = self._compiled_text(ids, return_dict=False)[0]
@@ -116,30 +113,16 @@ class DenoiserTraining:
         total: Tensor = loss + PAIR_WEIGHT * _margin_loss(errors[:PAIRS], errors[-PAIRS:], regions)
         return total
 
-    def _draw_scenes(self, rng: np.random.Generator, rows: NDArray[np.integer]) -> tuple[Tensor, NDArray[np.uint8]]:
-        """Latents (n, c, h, w) and instance maps (n, H, W) of scenes, of which AUGMENTED are augmented."""
-        latents, instances = self.latents[rows].float(), self.scenes.instances[rows].copy()
-        chosen = rng.permutation(len(rows))[:AUGMENTED]
-        images = []
-        for index in chosen:
-            image, instances[index] = augment_scene(rng, self.scenes.images[rows[index]], instances[index])
-            images.append(image)
-        with torch.no_grad():
-            mean = self.vae.encode(to_unit(np.stack(images))).latent_dist.mean
-        latents[chosen] = mean * self.vae.config.scaling_factor
-        return latents, instances
 
-    def _draw_pairs(
-        self, rng: np.random.Generator, rows: NDArray[np.integer], instances: NDArray[np.uint8]
-    ) -> tuple[list[str], list[str], Tensor]:
-        """Of each scene one object: its caption, a wrong one, and its region, float32 (n, 16, 16)."""
-        right, wrong, regions = [], [], []
-        for row, scene in zip(rows, instances, strict=False):
-            target, named, misnamed = draw_pair(rng, self.scenes.classes[row])
-            right.append(named)
-            wrong.append(misnamed)
-            regions.append(torch.from_numpy(scene == target + 1).float())
-        return right, wrong, F.avg_pool2d(torch.stack(regions)[:, None], 4)[:, 0]
+def _draw_pairs(rng: np.random.Generator, scenes: Sequence[Scene]) -> tuple[list[str], list[str], Tensor]:
+    """Of each scene one object: its caption, a wrong one, and its region, float32 (n, 16, 16)."""
+    right, wrong, regions = [], [], []
+    for scene in scenes:
+        target, named, misnamed = draw_pair(rng, scene.classes)
+        right.append(named)
+        wrong.append(misnamed)
+        regions.append(torch.from_numpy(scene.instances == target + 1).float())
+    return right, wrong, F.avg_pool2d(torch.stack(regions)[:, None], 4)[:, 0]
 
 
 def _margin_loss(right: Tensor, wrong: Tensor, regions: Tensor) -> Tensor:

@@ -49,6 +49,14 @@ def test_what_is_not_clear_is_not_asked():
     assert not {"the red car", "the big car", "the left car"} & named.keys()
 
 
+def test_of_what_can_hardly_be_seen_nothing_is_asked():
+    named = texts(scene(("car", RED, (2, 4), 4), ("tree", BLUE, (40, 40), 14), ("car", RED, (20, 4), 14)))
+    assert not [text for text in named if "car" in text]
+    assert named["the tree"] == (2,)
+    hidden = texts(scene(("fox", RED, (20, 20), 10), ("tree", BLUE, (20, 20), 14)))
+    assert not [text for text in hidden if "fox" in text]
+
+
 def test_mask_is_what_the_objects_show():
     painted = scene(("fox", RED, (2, 20), 16), ("tree", BLUE, (10, 22), 16))
     phrases = {phrase.text: phrase for kind in list_phrases(painted).values() for phrase in kind}

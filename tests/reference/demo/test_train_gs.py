@@ -8,6 +8,7 @@ import torch
 
 from segrefine import assets
 from segrefine.reference.checkpoint import load_checkpoint
+from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.label_gate import label_cases
 from segrefine.reference.demo.networks import new_label_denoiser
 from segrefine.reference.demo.pool import ScenePool
@@ -47,8 +48,7 @@ def training(demo, file, prediction_type="v_prediction"):
     scenes = pool(32)
     latents = demo.vae.encode(torch.from_numpy(scenes.images).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean
     return LabelTraining(
-        scenes=scenes,
-        latents=latents.half(),
+        source=SceneSource(pool=scenes, latents=latents.half(), vae=demo.vae),
         tokenizer=demo.tokenizer,
         codec=CODEC,
         unet=demo.unet,
