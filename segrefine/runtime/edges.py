@@ -32,9 +32,9 @@ class EdgeSettings:
             pixels.
     """
 
-    coarse_weight: float = 0.18
+    coarse_weight: float = 0.195
     coarse_blur: float = 0.043
-    gain_weight: float = 0.3
+    gain_weight: float = 0.275
     colour_weight: float = 0.67
     colour_limit: float = 4.1
     smoothness: float = 5.9
