@@ -67,6 +67,8 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: S
     m = bundle.manifest
     side = m.sample_size * m.vae_scale_factor
     versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
+    codec = ", ".join(f"{name} {value}" for name, value in m.label_codec.items())
+    special = f"masks as latents: {codec}" if codec else f"features from {', '.join(m.feature_taps)}"
     tensors = [
         (name, way, tensor.name, tensor.dtype, _shape(tensor))
         for name, spec in m.components.items()
@@ -79,7 +81,7 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: S
         [
             f"{bundle.path}: {m.method}, {m.dtype}, opset {m.opset}, {m.prediction_type}\n"
             f"trained on {side}×{side} pixels, latents {m.latent_channels}×{m.sample_size}×{m.sample_size}\n"
-            f"features from {', '.join(m.feature_taps)}\ncustom ops {', '.join(m.ops) or 'none'}\nmade by {versions}",
+            f"{special}\ncustom ops {', '.join(m.ops) or 'none'}\nmade by {versions}",
             table(("component", "", "tensor", "type", "shape"), tensors),
             table(("file", "bytes", ""), files),
             table(("backend", "component", "engine", "sidecar"), built) if built else "no engines built",

@@ -87,3 +87,9 @@ def test_other_commands_name_the_right_one(run, tiny_label_bundle, image, tmp_pa
     done = run("refine", image, mask, "--label", "fox", "--bundle", tiny_label_bundle)
     assert done.exit_code == 1
     assert "segrefine segment" in done.stderr
+
+
+def test_inspect_says_how_masks_become_latents(run, tiny_label_bundle):
+    done = run("inspect", tiny_label_bundle)
+    assert done.exit_code == 0
+    assert "masks as latents: kind" in done.stdout
