@@ -34,7 +34,9 @@ lint: .venv/.stamp-dev ## ruff and mypy
 
 bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchmarks/results/
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.gs_latency
 	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.gs_quality
 
 train-demo: .venv/.stamp-train ## train the demo model in the background; resumes where it stopped
 	@mkdir -p $(dir $(TRAIN_LOG))

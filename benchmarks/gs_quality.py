@@ -17,12 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
-from segrefine.assets import demo_bundle
-from segrefine.reference.demo.captions import NAMES
+from segrefine.assets import demo_bundle, demo_gs_bundle
 from segrefine.reference.demo.phrases import Phrase, list_phrases
 from segrefine.reference.demo.scenes import Scene, compose_scene
 from segrefine.reference.demo.sources import load_sources
 from segrefine.reference.demo.train import TWINS
+from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.metrics import average_recall, boundary_iou, iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segment, Segmenter
@@ -69,17 +69,17 @@ class Answer:
 @click.option("--scenes", default=250, show_default=True, help="Scenes; each is asked one phrase of every kind it has.")
 @click.option("--curve-scenes", default=100, show_default=True, help="Scenes for the curves over steps and samples.")
 @click.option("--validation", is_flag=True, help="Use the validation scenes and write nothing.")
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="A label diffusion bundle.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Another bundle than the demo's.")
 @click.option(
     "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
 )
-def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path, cache: Path) -> None:
+def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path | None, cache: Path) -> None:
     """Measure the quality of generated masks."""
     sources = load_sources(cache, held_out=True)
     first = VALIDATION_SEED if validation else TEST_SEED
     composed = [compose_scene(np.random.default_rng(first + i), sources, twins=TWINS) for i in range(scenes)]
     asked = [_ask(scene, first + i) for i, scene in enumerate(composed)]
-    with Segmenter.from_bundle(bundle) as segmenter, Refiner.from_bundle(demo_bundle()) as refiner:
+    with Segmenter.from_bundle(bundle or demo_gs_bundle()) as segmenter, Refiner.from_bundle(demo_bundle()) as refiner:
         settings = segmenter.settings
         answers = segment_all(segmenter, settings, composed, asked, "fixed setting")
         few = composed[:curve_scenes], asked[:curve_scenes]
@@ -154,9 +154,7 @@ def _summary(answers: Sequence[Answer]) -> dict[str, object]:
         "phrases": len(answers),
         "phrases_for_one_of_several": len(judged),
         "average_recall": {name: average_recall([a.iou for a in _of(answers, g)]) for name, g in GROUPS.items()},
-        "iou_by_kind": {
-            kind: float(np.mean([a.iou for a in _of(answers, [kind])])) for kind in kinds if kind != "absent"
-        },
+        "iou_by_kind": {kind: float(np.mean([a.iou for a in _of(answers, [kind])])) for kind in kinds},
         "absent": {
             "taken_for_something": float(np.mean([answer.area > FOUND for answer in absent])),
             "mean_area": float(np.mean([answer.area for answer in absent])),
@@ -174,12 +172,12 @@ def _refine(
     groups: list[int] = []
     for number, (scene, phrases) in enumerate(zip(scenes, asked, strict=True)):
         wanted = [phrase for phrase in phrases if phrase.kind in SINGLES]
-        found = segmenter(scene.image, [phrase.text for phrase in wanted]).segments if wanted else ()
-        for phrase, segment in zip(wanted, found, strict=True):
-            if not 0 < segment.mask.mean() < 1:
-                continue  # nothing to refine
-            truth, label = phrase.mask(scene.instances), NAMES[scene.classes[phrase.objects[0] - 1]]
-            masks = segment.mask, refiner(scene.image, segment.probability, label).mask
+        if not wanted:
+            continue
+        found = segmenter(scene.image, [phrase.text for phrase in wanted])
+        refined = refine_segments(refiner, scene.image, found)
+        for phrase, *pair in zip(wanted, found.segments, refined.segments, strict=True):
+            truth, masks = phrase.mask(scene.instances), [segment.mask for segment in pair]
             scores.append(tuple(measure(mask, truth) for measure in (iou, boundary_iou) for mask in masks))
             groups.append(number)
     columns = np.array(scores).T

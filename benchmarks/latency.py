@@ -11,8 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,14 +19,20 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import markdown_table, write_result
+from benchmarks.timing import (
+    COMPONENT_COLUMNS,
+    ENGINES,
+    Times,
+    open_on_all,
+    peak_gflops,
+    sample_scenes,
+    take_turns,
+    time_components,
+)
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.engines import EnginePrecision
-from segrefine.export.comparison import Scene
-from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GRAPHS, Source
 from segrefine.export.parity import run_reference
 from segrefine.reference.attention import inject_masks
@@ -36,14 +41,7 @@ from segrefine.reference.g4seg import G4Seg
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
-Times = dict[str, list[float]]
 Refiners = Mapping[str, Refiner]
-ENGINES: dict[str, tuple[str, EnginePrecision]] = {
-    "ONNX Runtime": ("onnxruntime", "fp32"),
-    "OpenVINO": ("openvino", "fp32"),
-    "OpenVINO bf16": ("openvino", "bf16"),
-}
-COLUMNS = ("ms", "ratio", "share")
 
 
 @click.command()
@@ -52,15 +50,10 @@ COLUMNS = ("ms", "ratio", "share")
 def main(repeats: int, threads: int) -> None:
     """Measure latency of the whole loop, of each component, and of a cold start."""
     torch.set_num_threads(threads)
-    peak = _peak_gflops()
+    peak = peak_gflops()
     checkpoint = load_checkpoint(demo_checkpoint())
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        refiners = {
-            name: stack.enter_context(
-                Refiner.from_bundle(demo_bundle(), backend=backend, precision=precision, threads=threads)
-            )
-            for name, (backend, precision) in ENGINES.items()
-        }
+        refiners = open_on_all(Refiner, demo_bundle(), threads, stack)
         loop = _loop(refiners, repeats)
         components = _components(refiners, checkpoint, repeats, peak)
         overlaps = _overlaps(refiners, checkpoint)
@@ -83,10 +76,7 @@ def main(repeats: int, threads: int) -> None:
             "## Components",
             "The same batch for all, the UNet with its features, which the loop leaves out where it can.",
             f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",
-            markdown_table(
-                ["component", "batch", "GFLOP", "eager ms", *(f"{name} {x}" for name in ENGINES for x in COLUMNS)],
-                components,
-            ),
+            markdown_table(COMPONENT_COLUMNS, components),
             "## Cold start",
             markdown_table(
                 ["process", "seconds", "bar"], [[n, f"{np.median(t):.2f}", b] for n, (t, b) in cold.items()]
@@ -100,7 +90,7 @@ def main(repeats: int, threads: int) -> None:
 
 def _loop(refiners: Refiners, repeats: int) -> Times:
     """Seconds of the whole loop, edge step included, by contestant."""
-    scene, any_of = _scenes()[0], next(iter(refiners.values()))
+    scene, any_of = sample_scenes()[0], next(iter(refiners.values()))
     eager, compiled = (
         G4Seg(load_checkpoint(demo_checkpoint()), any_of.settings, any_of.bundle.manifest.feature_taps) for _ in "ab"
     )
@@ -113,17 +103,12 @@ def _loop(refiners: Refiners, repeats: int) -> Times:
     return take_turns(ours | theirs, repeats)
 
 
-def _scenes() -> list[Scene]:
-    samples = load_samples(demo_samples()).values()
-    return [Scene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
-
-
 def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
     """For each engine, the least IoU of its mask with the reference's."""
     least = dict.fromkeys(refiners, 1.0)
     any_of = next(iter(refiners.values()))
     reference = G4Seg(checkpoint, any_of.settings, any_of.bundle.manifest.feature_taps)
-    for scene in _scenes():
+    for scene in sample_scenes():
         _, expected = run_reference(any_of, reference, scene)
         for name, refiner in refiners.items():
             found = refiner(scene.image, scene.coarse, scene.label).mask
@@ -131,42 +116,10 @@ def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
     return least
 
 
-def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int) -> Times:
-    """Seconds of each call; everyone runs three times unmeasured, then they take turns."""
-    times: Times = {name: [] for name in contestants}
-    for turn in range(-3, repeats):
-        for name, run in contestants.items():
-            began = time.perf_counter()
-            run()
-            if turn >= 0:
-                times[name].append(time.perf_counter() - began)
-    return times
-
-
 def _components(refiners: Refiners, checkpoint: Checkpoint, repeats: int, peak: float) -> list[list[str]]:
-    """One row for each graph: eager PyTorch (attention with the bias written out) beside the engines."""
-    manifest, rows = next(iter(refiners.values())).bundle.manifest, []
-    source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet), taps=manifest.feature_taps)
-    side = manifest.sample_size
-    pixels = {"height": side, "width": side, "pixels": side * side, "tokens": manifest.tokens}
-    pixels |= {"image_height": side * manifest.vae_scale_factor, "image_width": side * manifest.vae_scale_factor}
-    for name, spec in manifest.components.items():
-        batch = 24 if name == "unet" else 1
-        module = GRAPHS[name](source)
-        inputs = example_inputs(module, pixels | {"batch": batch})
-        feeds = {tensor.name: value.numpy() for tensor, value in zip(spec.inputs, inputs, strict=True)}
-        engines = {each: partial(refiner.engines[name], feeds) for each, refiner in refiners.items()}
-        with torch.inference_mode():
-            with FlopCounterMode(display=False) as counter:
-                module(*inputs)
-            times = take_turns({"eager": partial(module, *inputs)} | engines, repeats)
-        eager, gflop = float(np.median(times["eager"])), counter.get_total_flops() / 1e9
-        row = [name, str(batch), f"{gflop:.2f}", f"{1e3 * eager:.2f}"]
-        for each in engines:
-            seconds = float(np.median(times[each]))
-            row += [f"{1e3 * seconds:.2f}", f"{eager / seconds:.2f}", f"{gflop / seconds / peak:.0%}"]
-        rows.append(row)
-    return rows
+    taps = next(iter(refiners.values())).bundle.manifest.feature_taps
+    source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet), taps=taps)
+    return time_components(refiners, lambda name: GRAPHS[name](source), {"unet": 24}, repeats, peak)
 
 
 def _cold(scratch: Path, repeats: int) -> dict[str, tuple[list[float], str]]:
@@ -185,13 +138,6 @@ def _cold(scratch: Path, repeats: int) -> dict[str, tuple[list[float], str]]:
         for what, (command, _) in processes.items()
     }
     return {what: (times, processes[what][1]) for what, times in take_turns(commands, repeats).items()}
-
-
-def _peak_gflops(side: int = 1536, repeats: int = 8) -> float:
-    """The best rate of a float32 matrix product on these threads."""
-    left, right = torch.randn(side, side), torch.randn(side, side)
-    seconds = take_turns({"product": lambda: left @ right}, repeats)["product"]
-    return 2 * side**3 / min(seconds) / 1e9
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def _text_gate(scenes: list[Scene]) -> tuple[float, float]:
     model = load_checkpoint(demo_checkpoint())
     pool = ScenePool.of(scenes)
     with torch.no_grad():
-        latents = model.vae.encode(to_unit(pool.images)).latent_dist.mean * model.vae.config.scaling_factor
+        latents = model.encode_image(to_unit(pool.images))
     alphas = DDIMScheduler.from_config(model.scheduler_config).alphas_cumprod
     cases = gate_cases(pool, latents, len(scenes))
     return text_gate(model.unet, model.text_encoder, CaptionEncoder(model.tokenizer), alphas, cases)

@@ -1,4 +1,4 @@
-"""What ships with segrefine: a trained demo model, its exported bundle, and twelve scenes that it never saw."""
+"""What ships with segrefine: trained demo models, their exported bundles, and twelve scenes that they never saw."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ DEMO_LABELS = (
 )  # fmt: skip
 """The sixteen words that the demo model was trained on: all that it knows."""
 
+DEMO_PHRASE_WORDS = frozenset(DEMO_LABELS) | {
+    "foxes", "cars", "apples", "trees", "penguins", "butterflies", "turtles", "elephants", "bananas", "boats", "cacti",
+    "guitars", "mushrooms", "crowns", "umbrellas", "rockets", "background", "the", "a", "an", "all", "and", "left",
+    "right", "of", "above", "below", "big", "small", "red", "orange", "yellow", "green", "blue", "purple", "pink",
+    "brown", "black", "white",
+}  # fmt: skip
+"""The words that the demo's label diffusion model was trained on."""
+
 _FOLDER = Path(__file__).parent
 
 
@@ -18,14 +26,19 @@ def demo_checkpoint() -> Path:
     return _FOLDER / "demo-checkpoint"
 
 
-def demo_label_checkpoint() -> Path:
-    """The demo model of label diffusion: label denoiser, its codec, and the parts around it."""
-    return _FOLDER / "demo-gs-checkpoint"
-
-
 def demo_bundle() -> Path:
     """The demo model as `segrefine export demo` writes it."""
     return _FOLDER / "demo-bundle"
+
+
+def demo_gs_checkpoint() -> Path:
+    """The demo's label diffusion model, laid out likewise, with `label_denoiser` in the UNet's place."""
+    return _FOLDER / "demo-gs-checkpoint"
+
+
+def demo_gs_bundle() -> Path:
+    """The same as `segrefine export demo-gs` writes it."""
+    return _FOLDER / "demo-gs-bundle"
 
 
 def demo_samples() -> Path:

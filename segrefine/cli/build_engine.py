@@ -31,7 +31,10 @@ def build_engine(
     components: list[str] | None,
     overwrite: bool,
 ) -> None:
-    """Build the engines of BUNDLE (`demo` is the shipped one) for this machine: every start afterwards is faster."""
+    """Build the engines of BUNDLE for this machine: every start afterwards is faster.
+
+    BUNDLE is a folder, `demo` or `demo-gs`.
+    """
     from segrefine import engines
 
     started = time.perf_counter()

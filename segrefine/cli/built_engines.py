@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import BACKENDS
 from segrefine.engines.onnxruntime import onnxruntime_recipe
 from segrefine.engines.openvino import openvino_recipe
-from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes
+from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_sidecar, rebuild_command
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 
 State = Literal["current", "stale", "damaged"]
@@ -61,7 +60,7 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
     problem: EngineError | None = None
     state: State = "stale"  # as is what no component or backend asks for
     try:
-        said = _read(bundle, sidecar)
+        said = read_sidecar(sidecar, hint=_rebuild(bundle, sidecar))
         if backend in BACKENDS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
             state = "current"
     except EngineError as error:
@@ -74,17 +73,6 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
         state=state,
         problem=problem,
     )
-
-
-def _read(bundle: Bundle, sidecar: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"the engine's sidecar {sidecar} cannot be read: {error}"
-        raise EngineError(message, hint=_rebuild(bundle, sidecar)) from error
-    if not isinstance(said, dict):
-        raise EngineError(f"the engine's sidecar {sidecar} holds no JSON object", hint=_rebuild(bundle, sidecar))
-    return said
 
 
 def _is_current(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> bool:
@@ -124,5 +112,4 @@ def _device(sidecar: Path) -> str:
 
 
 def _rebuild(bundle: Bundle, sidecar: Path) -> str:
-    command = f"segrefine build-engine {bundle.path} --backend {sidecar.parts[-3]} --device {_device(sidecar)}"
-    return f"build it again: {command}"
+    return f"build it again: {rebuild_command(bundle, sidecar.parts[-3], _device(sidecar))}"

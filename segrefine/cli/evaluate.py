@@ -85,9 +85,9 @@ def summarise(
         for group in groups[name] if groups else ():
             members.setdefault(group, []).append(score.iou)
     per_class: dict[str, list[int]] = {}
-    for name, score in scores.items() if classes else ():
-        sums = per_class.setdefault(classes[name] if classes else "", [0, 0])
-        sums[0], sums[1] = sums[0] + score.intersection, sums[1] + score.union
+    for name, label in ((name, classes[name]) for name in scores) if classes else ():
+        sums = per_class.setdefault(label, [0, 0])
+        sums[0], sums[1] = sums[0] + scores[name].intersection, sums[1] + scores[name].union
     shares = {label: sums[0] / sums[1] if sums[1] else 1.0 for label, sums in sorted(per_class.items())}
     return {
         "count": len(scores),
@@ -145,9 +145,11 @@ def _read(file: Path | None, names: Mapping[str, Any]) -> dict[str, Any] | None:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MaskError(f"cannot read {file} as JSON: {error}") from error
-    if not isinstance(content, dict) or (missing := sorted(names.keys() - content.keys())):
-        lacks = "is no JSON object" if not isinstance(content, dict) else f"says nothing of {missing[0]!r}"
-        raise MaskError(f"{file} {lacks}", hint="it holds an entry for each mask, by its name without suffix")
+    hint = "it holds an entry for each mask, by its name without suffix"
+    if not isinstance(content, dict):
+        raise MaskError(f"{file} is no JSON object", hint=hint)
+    if missing := sorted(names.keys() - content.keys()):
+        raise MaskError(f"{file} says nothing of {missing[0]!r}", hint=hint)
     return content
 
 

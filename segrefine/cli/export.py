@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from segrefine.bundle import Bundle, BundleWriter, Precision
+from segrefine.bundle import BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
-from segrefine.cli.models import find_model, silence_libraries
+from segrefine.cli.models import find_model, torch_imports
 from segrefine.cli.options import components_option
-from segrefine.errors import MissingDependencyError
 
 
 @click.command()
@@ -44,15 +42,16 @@ def export(
 ) -> None:
     """Export MODEL to BUNDLE, a folder of ONNX graphs, each checked against PyTorch.
 
-    MODEL is `demo`, a diffusers folder of Stable Diffusion 1.x or 2.x, or a hub id. BUNDLE appears as a whole or not at
-    all.
+    MODEL is `demo`, `demo-gs`, a folder of Stable Diffusion 1.x or 2.x as diffusers saves it or of a label diffusion
+    model, or a hub id. BUNDLE appears as a whole or not at all.
     """
     started = time.perf_counter()
     with BundleWriter(bundle, overwrite=overwrite):
         pass  # entering checks the place, which is better known now than after a model was loaded
     with console.progress(f"exporting {model}", long=True) as tell:
         tell("loading PyTorch", None)
-        export_bundle = _import_exporter()
+        with torch_imports("export"):
+            from segrefine.export import export_bundle
         tell("loading the model", None)
         written = export_bundle(
             find_model(model, revision),
@@ -69,14 +68,3 @@ def export(
     text = f"{len(graphs)} graphs in {bundle}, {dtype}, {megabytes:.1f} MB, checked against PyTorch; {seconds:.1f} s"
     values = {"bundle": str(bundle), "model": model, "dtype": dtype, "opset": opset, "components": graphs}
     console.result(values | {"megabytes": megabytes, "seconds": seconds}, text)
-
-
-def _import_exporter() -> Callable[..., Bundle]:
-    try:
-        from segrefine.export import export_bundle
-
-        silence_libraries()
-    except ImportError as error:
-        message = f"export takes PyTorch and diffusers, and {error.name} is not installed"
-        raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
-    return export_bundle

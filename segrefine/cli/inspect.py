@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=BundleFolder())
 @with_console
 def inspect(console: Console, bundle: Path) -> None:
-    """Show what BUNDLE (`demo` is the shipped one) holds, and check every file and every built engine of it.
+    """Show what BUNDLE holds, and check every file and every built engine of it.
 
-    Fails where a file is not what the manifest says, or an engine is damaged. A stale engine, which build-engine makes
-    anew, is no failure.
+    BUNDLE is a folder, `demo` or `demo-gs`. Fails where a file is not what the manifest says, or an engine is damaged.
+    A stale engine, which build-engine makes anew, is no failure.
     """
     from segrefine.cli.built_engines import list_engines
 

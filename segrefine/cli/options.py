@@ -28,15 +28,16 @@ device_option = click.option(
 
 
 class BundleFolder(click.ParamType[Path]):
-    """The folder of a bundle; `demo` is the one that ships with segrefine."""
+    """The folder of a bundle; `demo` and `demo-gs` are those that ship with segrefine."""
 
     name = "path"
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The folder, which need not exist."""
-        from segrefine.assets import demo_bundle
+        from segrefine.assets import demo_bundle, demo_gs_bundle
 
-        return demo_bundle() if str(value) == "demo" else Path(value)
+        shipped = {"demo": demo_bundle, "demo-gs": demo_gs_bundle}
+        return shipped[str(value)]() if str(value) in shipped else Path(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Model:
     """The bundle that serves, and how it runs.
 
     Attributes:
-        bundle: its folder; None for the demo model's.
+        bundle: its folder; None for the demo model of the method.
         backend: what runs the graphs.
         device: where they run.
         precision: what they compute in; None for their own.
@@ -59,10 +60,10 @@ class Model:
 
     @property
     def is_demo(self) -> bool:
-        """Whether the demo model serves."""
-        from segrefine.assets import demo_bundle
+        """Whether a demo model serves."""
+        from segrefine.assets import demo_bundle, demo_gs_bundle
 
-        return self.bundle is None or self.bundle.absolute() == demo_bundle().absolute()
+        return self.bundle is None or self.bundle.absolute() in (demo_bundle().absolute(), demo_gs_bundle().absolute())
 
     def open(self) -> Refiner:
         """The refiner; the caller closes it.
@@ -81,11 +82,10 @@ class Model:
         Raises:
             SegrefineError: see `Segmenter.from_bundle`.
         """
+        from segrefine.assets import demo_gs_bundle
         from segrefine.runtime.segmenter import Segmenter
 
-        if self.bundle is None:
-            raise click.UsageError("--bundle is missing: no label diffusion model ships with segrefine yet")
-        return Segmenter.from_bundle(self.bundle, **self._engines())
+        return Segmenter.from_bundle(self.bundle or demo_gs_bundle(), **self._engines())
 
     def _engines(self) -> dict[str, Any]:
         return {

@@ -9,9 +9,9 @@ import click
 
 from segrefine.bundle import Bundle
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.models import find_model, silence_libraries
+from segrefine.cli.models import find_model, torch_imports
 from segrefine.cli.options import BundleFolder, backend_option, device_option
-from segrefine.errors import MissingDependencyError, ParityError
+from segrefine.errors import ParityError
 
 
 @click.command()
@@ -24,8 +24,8 @@ from segrefine.errors import MissingDependencyError, ParityError
 def parity(console: Console, bundle: Path, reference: str, revision: str | None, backend: str, device: str) -> None:
     """Hold the engines of BUNDLE against PyTorch: every component, every step of the loop, the final masks.
 
-    BUNDLE is a folder, or `demo`. Errors are relative to the range of the reference. Fails where one is past its
-    tolerance.
+    BUNDLE is a folder, `demo` or `demo-gs`. Errors are relative to the range of the reference. Fails where one is past
+    its tolerance.
     """
     from segrefine.assets import demo_samples
     from segrefine.cli.samples import load_samples
@@ -34,14 +34,9 @@ def parity(console: Console, bundle: Path, reference: str, revision: str | None,
     rows = []
     with console.progress("comparing", long=True) as tell:
         tell("loading PyTorch", None)
-        try:
+        with torch_imports("parity"):
             from segrefine.export.comparison import Scene
             from segrefine.export.parity import check_parity
-
-            silence_libraries()
-        except ImportError as error:
-            message = f"parity takes PyTorch and diffusers, and {error.name} is not installed"
-            raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
         scenes = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
         tell("loading the model", None)
         for row in check_parity(bundle, find_model(reference, revision), scenes, backend=backend, device=device):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.options import Model, model_options
+from segrefine.cli.options import BundleFolder, Model, model_options
 from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
 
 if TYPE_CHECKING:
@@ -66,19 +66,6 @@ class Outputs:
         return {name: str(path) for name, path in files.items()}
 
 
-def sampling_options(command: Any) -> Any:
-    """Gives a command the options of label diffusion's sampling; None takes the bundle's own value."""
-    for option in (
-        click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none."),
-        click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none."),
-        click.option("--sampler", type=click.Choice(["ddim", "dpm-solver", "lcm"]), help="How noise is taken away."),
-        click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler."),
-        click.option("--samples", type=click.IntRange(min=1), help="Masks drawn for each phrase, and averaged."),
-    ):
-        command = option(command)
-    return command
-
-
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
@@ -95,14 +82,20 @@ def sampling_options(command: Any) -> Any:
     help="Also write mask and probability (PNG of 16 bits) of every phrase there.",
 )  # fmt: skip
 @click.option("--uncertainty", is_flag=True, help="With --maps: also the spread of the samples.")
-@sampling_options
+@click.option("--samples", type=click.IntRange(min=1), help="Masks drawn for each phrase, and averaged.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler.")
+@click.option("--sampler", type=click.Choice(["ddim", "dpm-solver", "lcm"]), help="How noise is taken away.")
+@click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none.")
+@click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--refine", is_flag=True, help="Refine the masks by G4Seg, the generated ones as coarse masks.")
+@click.option("--refine-bundle", metavar="PATH", type=BundleFolder(), help="With --refine: its model.  [default: demo]")
 @model_options
 @with_console
 def segment(
     console: Console, image: Path, phrases: tuple[str, ...], caption: str | None, output: Path, overlay: Path | None,
-    maps: Path | None, uncertainty: bool, seed: int, model: Model, samples: int | None, steps: int | None,
-    sampler: str | None, guidance: float | None, image_guidance: float | None,
+    maps: Path | None, uncertainty: bool, seed: int, refine: bool, refine_bundle: Path | None, model: Model,
+    samples: int | None, steps: int | None, sampler: str | None, guidance: float | None, image_guidance: float | None,
 ) -> None:  # fmt: skip
     """Segment what each PHRASE names in IMAGE.
 
@@ -113,6 +106,8 @@ def segment(
     spans = _find_spans(phrases, caption)
     if uncertainty and not maps:
         raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
+    if refine_bundle and not refine:
+        raise click.UsageError("--refine-bundle says what refines: add --refine")
     named = {"--output": output, "--overlay": overlay, "--maps": maps}
     check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
     outputs = Outputs(labels=output, overlay=overlay, maps=maps, uncertainty=uncertainty)
@@ -126,6 +121,8 @@ def segment(
         loaded = time.perf_counter() - started
         with console.progress("segmenting") as tell:
             result = segmenter(pixels, [span.text for span in spans], seed=seed, progress=tell)
+    if refine:
+        result = _refine(console, pixels, result, seed, replace(model, bundle=refine_bundle))
     written = outputs.write(pixels, result)
     seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
     values: dict[str, Any] = {
@@ -134,13 +131,13 @@ def segment(
         "caption": caption,
         "segments": list(_entries(spans, result)),
         "settings": segmenter.settings.to_dict(),
+        "refined": refine,
         "seconds": seconds,
         "outputs": written,
         "model": model.to_dict(),
     }
-    for entry in values["segments"]:
-        if not entry["area"]:
-            console.warn(f"nothing in the image was taken for {entry['phrase']!r}")
+    for warning in _warnings(values["segments"], model):
+        console.warn(warning)
     console.result(values, _describe(values, model))
 
 
@@ -153,6 +150,28 @@ def _find_spans(phrases: Sequence[str], caption: str | None) -> Sequence[Span]:
     if caption is not None:
         return split_caption(caption)[1]
     return [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
+
+
+def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model) -> Segmentation:
+    from segrefine.runtime.chain import refine_segments
+
+    began = time.perf_counter()
+    with model.open() as refiner, console.progress("refining") as tell:
+        refined = refine_segments(refiner, image, result, seed=seed, progress=tell)
+    return replace(refined, seconds={**result.seconds, "refine": time.perf_counter() - began})
+
+
+def _warnings(entries: Sequence[dict[str, Any]], model: Model) -> Iterator[str]:
+    from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
+
+    words = {word for entry in entries for word in re.findall(r"\w+", entry["phrase"].casefold())}
+    if model.is_demo and (unknown := sorted(words - DEMO_PHRASE_WORDS)):
+        known = f"{', '.join(DEMO_LABELS)}, their colours and places"
+        what = ", ".join(map(repr, unknown))
+        yield f"the demo model does not know {what}; it knows {known}; --bundle chooses another model"
+    for entry in entries:
+        if not entry["area"]:
+            yield f"nothing in the image was taken for {entry['phrase']!r}"
 
 
 def _entries(spans: Sequence[Span], result: Segmentation) -> Iterator[dict[str, Any]]:

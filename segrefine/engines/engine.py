@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -16,6 +17,22 @@ BACKENDS = ("onnxruntime", "openvino")
 
 EnginePrecision = Literal["fp32", "fp16", "bf16"]
 """What an engine computes in: the precision of the graph, or bfloat16 where the backend can."""
+
+
+class Closing(ABC):
+    """What is a context manager because it can be closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives back what is held; closing twice is fine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Engine(Protocol):

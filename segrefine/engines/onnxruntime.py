@@ -6,13 +6,13 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines.engine import check_threads
+from segrefine.engines.engine import Closing, check_threads
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
@@ -21,7 +21,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INSTRUCTION_SETS = ("avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Closing):
     """An ONNX graph in ONNX Runtime, on exactly the device asked for.
 
     Args:
@@ -70,14 +70,6 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         """Frees the session; closing twice is fine."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def optimize_graph(graph: Path, target: Path, device: str, *, external_data: bool) -> None:

@@ -7,13 +7,13 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines.engine import check_threads
+from segrefine.engines.engine import Closing, check_threads
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
@@ -26,7 +26,7 @@ _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _HINT = 'install it: pip install "segrefine[openvino]"'
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Closing):
     """A graph in OpenVINO, compiled when a shape first comes and kept for the eight shapes used last.
 
     A graph of fixed shapes runs a fifth faster than one of free shapes: all that only computes sizes is gone.
@@ -76,14 +76,6 @@ class OpenVinoEngine:
         """Frees the graph and all that was compiled from it; closing twice is fine."""
         self._model = None
         self._compiled.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _request(self, shapes: Mapping[str, tuple[int, ...]], only: str | None) -> Any:
         key = only, *(shapes[tensor.name] for tensor in self.spec.inputs)

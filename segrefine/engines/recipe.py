@@ -64,7 +64,12 @@ class EngineRecipe:
 
     def rebuild_command(self, bundle: Bundle) -> str:
         """The command that builds the engine again."""
-        return f"segrefine build-engine {bundle.path} --backend {self.backend} --device {self.device}"
+        return rebuild_command(bundle, self.backend, self.device)
+
+
+def rebuild_command(bundle: Bundle, backend: str, device: str) -> str:
+    """The command that builds a bundle's engines again."""
+    return f"segrefine build-engine {bundle.path} --backend {backend} --device {device}"
 
 
 def check_precision(bundle: Bundle, precision: Precision | None) -> None:
@@ -106,7 +111,7 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
             return None
         sidecar = others[-1]
     hint = f"build it again: {recipe.rebuild_command(bundle)}"
-    found = _read_sidecar(sidecar, hint)
+    found = read_sidecar(sidecar, hint=hint)
     if found.get("key") != recipe.key:
         raise EngineError(f"the engine of {sidecar} is stale: {_difference(found, recipe)}", hint=hint)
     try:
@@ -117,7 +122,16 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
     return sidecar.with_suffix(recipe.suffix)
 
 
-def _read_sidecar(path: Path, hint: str) -> dict[str, Any]:
+def read_sidecar(path: Path, *, hint: str) -> dict[str, Any]:
+    """What a sidecar says.
+
+    Args:
+        path: the sidecar.
+        hint: what to do where it cannot be read.
+
+    Raises:
+        EngineError: it cannot be read, or holds no JSON object.
+    """
     try:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

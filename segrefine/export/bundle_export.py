@@ -15,7 +15,7 @@ import onnx_ir as ir
 from diffusers import UNet2DConditionModel
 
 from segrefine import __version__
-from segrefine.assets import demo_checkpoint, demo_label_checkpoint
+from segrefine.assets import demo_checkpoint
 from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
@@ -31,7 +31,6 @@ from segrefine.settings import G4SegSettings, GsSettings, Settings
 
 DEFAULT_TAPS = ("up_blocks.1.attentions.0",)
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
-_DEMOS = {"demo": demo_checkpoint(), "demo-gs": demo_label_checkpoint()}
 _PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 
@@ -84,7 +83,7 @@ def export_bundle(
 
     Args:
         model: a folder that diffusers' `save_pretrained` wrote, of a text-to-image model or of a label diffusion model;
-            or "demo" or "demo-gs", the models that ship with segrefine.
+            or "demo", the text-to-image model that ships with segrefine.
         target: the bundle's folder.
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
@@ -101,12 +100,13 @@ def export_bundle(
         OutputError: the target is taken or cannot be written.
         SettingsError: a tap is no submodule of the UNet.
     """
-    folder = _DEMOS.get(str(model), Path(model))
-    known = LABEL_GRAPHS if is_label_checkpoint(folder) else GRAPHS
+    folder = demo_checkpoint() if model == "demo" else Path(model)
+    labels = is_label_checkpoint(folder)
+    known = LABEL_GRAPHS if labels else GRAPHS
     if unknown := sorted(set(components or ()) - known.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(known)}")
     options = GraphOptions(dtype=dtype, opset=opset, atol=TOLERANCE[dtype] if atol is None else atol)
-    plan = _plan_labels(folder) if is_label_checkpoint(folder) else _plan(folder, tuple(taps))
+    plan = _plan_labels(folder) if labels else _plan(folder, tuple(taps))
     written: dict[str, GraphModule] = {}
     stores: dict[Path, WeightFile] = {}
     ops: set[str] = set()

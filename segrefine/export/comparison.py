@@ -14,6 +14,7 @@ from segrefine.bundle import Precision
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GraphModule
 from segrefine.runtime.engine_set import EngineSet
+from segrefine.runtime.metrics import Mask, iou
 
 Floats = NDArray[np.float32]
 
@@ -97,6 +98,33 @@ class Steps:
     def __call__(self, stage: str, timestep: int, latents: Floats | torch.Tensor) -> None:
         """Keeps what a step gave."""
         self.seen.append((f"step {len(self.seen) + 1:2d}: {stage}, t={timestep}", np.asarray(latents).copy()))
+
+
+class LoopErrors:
+    """Errors of a sampling loop over several scenes."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[float]] = {}
+        self._probability: list[float] = []
+        self._mask: list[float] = []
+
+    def add_steps(self, ours: Steps, theirs: Steps) -> None:
+        """Compares the latents of every step of one scene."""
+        for (step, got), (same, expected) in zip(ours.seen, theirs.seen, strict=True):
+            assert step == same
+            self._steps.setdefault(step, []).append(relative_error(got, expected))
+
+    def add_result(self, probabilities: tuple[Floats, Floats], masks: tuple[Mask, Mask]) -> None:
+        """Compares one result: our probability and mask, and the reference's."""
+        self._probability.append(relative_error(*probabilities))
+        self._mask.append(1 - iou(*masks))
+
+    def rows(self, name: str, dtype: Precision) -> Iterator[ParityRow]:
+        """The worst error of every step and of the probabilities, and the masks' mean."""
+        for step, errors in self._steps.items():
+            yield row_of(name, step, max(errors), "latents", dtype)
+        yield row_of(name, "probability", max(self._probability), "probability", dtype)
+        yield row_of(name, f"mask, mean of {len(self._mask)}", float(np.mean(self._mask)), "mask", dtype)
 
 
 def relative_error(got: Floats, expected: Floats) -> float:

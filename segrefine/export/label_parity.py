@@ -11,17 +11,15 @@ import torch
 
 from segrefine.export.comparison import (
     Floats,
+    LoopErrors,
     ParityRow,
     Scene,
     Steps,
     compare_components,
-    relative_error,
-    row_of,
 )
 from segrefine.export.modules import LABEL_GRAPHS
 from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
-from segrefine.runtime.metrics import iou
 from segrefine.runtime.segmenter import Segmentation, Segmenter
 from segrefine.settings import GsSettings
 
@@ -49,25 +47,17 @@ def check_label_parity(
 
 
 def _loop(name: str, segmenter: Segmenter, checkpoint: LabelCheckpoint, scenes: Sequence[Scene]) -> Iterator[ParityRow]:
-    drift: dict[str, list[float]] = {}
-    probability, mask = [], []
+    errors = LoopErrors()
     for scene in scenes:
         phrases = [f"the {scene.label}", "the background"]
         our_steps, their_steps = Steps(), Steps()
         ours = segmenter(scene.image, phrases, observe=our_steps)
         reference = Gs(checkpoint, segmenter.settings, their_steps)
         theirs = run_label_reference(segmenter, reference, scene, phrases)
-        for (step, got), (same, expected) in zip(our_steps.seen, their_steps.seen, strict=True):
-            assert step == same
-            drift.setdefault(step, []).append(relative_error(got, expected))
+        errors.add_steps(our_steps, their_steps)
         for segment, wanted in zip(ours.segments, with_samples(ours, theirs).segments, strict=True):
-            probability.append(relative_error(segment.probability, wanted.probability))
-            mask.append(1 - iou(segment.mask, wanted.mask))
-    dtype = segmenter.bundle.manifest.dtype
-    for step, errors in drift.items():
-        yield row_of(name, step, max(errors), "latents", dtype)
-    yield row_of(name, "probability", max(probability), "probability", dtype)
-    yield row_of(name, f"mask, mean of {len(mask)}", float(np.mean(mask)), "mask", dtype)
+            errors.add_result((segment.probability, wanted.probability), (segment.mask, wanted.mask))
+    yield from errors.rows(name, segmenter.bundle.manifest.dtype)
 
 
 def run_label_reference(segmenter: Segmenter, reference: Gs, scene: Scene, phrases: Sequence[str]) -> Floats:

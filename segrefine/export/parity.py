@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.export.comparison import ParityRow, Scene, Steps, compare_components, relative_error, row_of
+from segrefine.export.comparison import LoopErrors, ParityRow, Scene, Steps, compare_components
 from segrefine.export.label_parity import check_label_parity
 from segrefine.export.modules import GRAPHS, Source
 from segrefine.reference.attention import inject_masks
@@ -19,7 +19,6 @@ from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
 from segrefine.runtime.edges import logit, sharpen
 from segrefine.runtime.filters import pool
-from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.settings import Mode
 
@@ -59,23 +58,16 @@ def check_parity(
 def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mode: Mode) -> Iterator[ParityRow]:
     settings = replace(refiner.settings, mode=mode)
     engines = Refiner(refiner.bundle, refiner.engines, settings=settings)
-    drift: dict[str, list[float]] = {}
-    probability, mask = [], []
+    errors = LoopErrors()
     for scene in scenes:
         ours_steps, their_steps = Steps(), Steps()
         ours = engines(scene.image, scene.coarse, scene.label, observe=ours_steps)
         reference = G4Seg(checkpoint, settings, refiner.bundle.manifest.feature_taps, their_steps)
         theirs, their_mask = run_reference(refiner, reference, scene)
-        for (step, got), (same, expected) in zip(ours_steps.seen, their_steps.seen, strict=True):
-            assert step == same
-            drift.setdefault(step, []).append(relative_error(got, expected))
-        probability.append(relative_error(ours.rounds[-1].probability, theirs.probability.numpy()[0, 0]))
-        mask.append(1 - iou(ours.mask, their_mask))
-    dtype = refiner.bundle.manifest.dtype
-    for step, errors in drift.items():
-        yield row_of(mode, step, max(errors), "latents", dtype)
-    yield row_of(mode, "probability", max(probability), "probability", dtype)
-    yield row_of(mode, f"mask, mean of {len(mask)} scenes", float(np.mean(mask)), "mask", dtype)
+        errors.add_steps(ours_steps, their_steps)
+        probabilities = ours.rounds[-1].probability, theirs.probability.numpy()[0, 0]
+        errors.add_result(probabilities, (ours.mask, their_mask))
+    yield from errors.rows(mode, refiner.bundle.manifest.dtype)
 
 
 def run_reference(refiner: Refiner, reference: G4Seg, scene: Scene) -> tuple[ReferenceResult, NDArray[np.bool_]]:

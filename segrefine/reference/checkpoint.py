@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.errors import ExportError
@@ -51,6 +52,17 @@ class Parts:
     def prediction_type(self) -> str:
         """What the denoiser predicts: "epsilon" or "v_prediction"."""
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Latents (B, c, h, w) of images (B, 3, H, W) in [-1, 1]: the mean of the codec's posterior, scaled."""
+        mean: Tensor = self.vae.encode(image).latent_dist.mean
+        return mean * float(self.vae.config.scaling_factor)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """The text encoder's states (B, tokens, hidden)."""
+        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states: Tensor = self.text_encoder(ids).last_hidden_state
+        return states
 
 
 @dataclass(frozen=True, kw_only=True)

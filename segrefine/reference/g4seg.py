@@ -94,8 +94,8 @@ class G4Seg:
         """
         s = self.settings
         self.prompt, self.indicator = self.encode_label(label)
-        self.unconditional = self.encode_text("")
-        z0 = self.encode_image(image)
+        self.unconditional = self.model.encode_text([""])
+        z0 = self.model.encode_image(image)
         text = self.text_evidence(z0, coarse, noise)
         evidence = self.gather_evidence(image, coarse, text)
         original = self.features(z0, noise)
@@ -109,18 +109,6 @@ class G4Seg:
             )
         return ReferenceResult(latents=z0, text_evidence=text, rounds=tuple(rounds), probability=p)
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """Latents (1, c, h, w) of an image (1, 3, H, W) in [-1, 1]: the mean of the codec's posterior, scaled."""
-        vae = self.model.vae
-        mean: Tensor = vae.encode(image).latent_dist.mean
-        return mean * float(vae.config.scaling_factor)
-
-    def encode_text(self, text: str) -> Tensor:
-        """The text encoder's states (1, tokens, hidden)."""
-        ids = self.model.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        states: Tensor = self.model.text_encoder(ids).last_hidden_state
-        return states
-
     def encode_label(self, label: str) -> tuple[Tensor, Tensor]:
         """States of the prompt (1, tokens, hidden), and its token indicator (1, tokens, 2): label, other words."""
         before = self.settings.template.split("{label}")[0]
@@ -129,7 +117,7 @@ class G4Seg:
         indicator = torch.zeros(1, self.model.tokenizer.model_max_length, 2)
         indicator[0, 1:end, 1] = 1
         indicator[0, start:stop] = torch.tensor([1.0, 0.0])
-        return self.encode_text(text), indicator
+        return self.model.encode_text([text]), indicator
 
     def text_evidence(self, z0: Tensor, coarse: Tensor, noise: Tensor) -> Tensor:
         """How much better the label explains each pixel than no label does, (h, w).

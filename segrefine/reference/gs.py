@@ -47,30 +47,18 @@ class Gs:
             fresh: (steps − 1, K, C, h, w), standard normal; what the "lcm" sampler adds between its steps.
         """
         count = len(noise)
-        z = self.encode_image(image).expand(len(phrases) * count, -1, -1, -1)
-        text = self.encode_text(phrases).repeat_interleave(count, 0)
+        z = self.model.encode_image(image).expand(len(phrases) * count, -1, -1, -1)
+        text = self.model.encode_text(phrases).repeat_interleave(count, 0)
         latents = self.sample(z, text, noise.repeat(len(phrases), 1, 1, 1), fresh)
         masks = self.model.codec.decode(latents)
         return masks.reshape(len(phrases), count, *masks.shape[2:])
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """Latents (1, c, h, w) of an image (1, 3, H, W) in [-1, 1]: the mean of the codec's posterior, scaled."""
-        vae = self.model.vae
-        mean: Tensor = vae.encode(image).latent_dist.mean
-        return mean * float(vae.config.scaling_factor)
-
-    def encode_text(self, phrases: Sequence[str]) -> Tensor:
-        """The text encoder's states (P, tokens, hidden)."""
-        ids = self.model.tokenizer(list(phrases), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        states: Tensor = self.model.text_encoder(ids).last_hidden_state
-        return states
-
     def sample(self, z: Tensor, text: Tensor, start: Tensor, fresh: Tensor | None = None) -> Tensor:
         """Label latents (B, C, h, w), sampled from the noise `start` under image latents z and phrases, one each."""
         self.scheduler.set_timesteps(self.settings.steps)
-        y, timesteps = start, self.scheduler.timesteps
+        y, timesteps, nothing = start, self.scheduler.timesteps, self.model.encode_text([""])
         for index, timestep in enumerate(timesteps):
-            step = self.scheduler.step(self.predict_guided(y, int(timestep), z, text), timestep, y)
+            step = self.scheduler.step(self.predict_guided(y, int(timestep), z, text, nothing), timestep, y)
             if self.settings.sampler != "lcm":
                 y = step.prev_sample
             elif fresh is None or index + 1 == len(timesteps):
@@ -81,7 +69,7 @@ class Gs:
             self.observe("sampling", int(timestep), y)
         return y
 
-    def predict_guided(self, y: Tensor, timestep: int, z: Tensor, text: Tensor) -> Tensor:
+    def predict_guided(self, y: Tensor, timestep: int, z: Tensor, text: Tensor, nothing: Tensor) -> Tensor:
         """The denoiser's output (B, C, h, w) with classifier-free guidance by image and phrase.
 
         ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
@@ -90,7 +78,7 @@ class Gs:
         output = s_text * self.predict(y, timestep, z, text)
         if s_text == s_image == 1:
             return output
-        nothing = self.encode_text([""]).expand(len(y), -1, -1)
+        nothing = nothing.expand(len(y), -1, -1)
         if s_image != s_text:
             output = output + (s_image - s_text) * self.predict(y, timestep, z, nothing)
         if s_image != 1:

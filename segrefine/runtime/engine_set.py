@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Method
-from segrefine.engines import Engine, EnginePrecision, load_engine
+from segrefine.engines import Closing, Engine, EnginePrecision, load_engine
 from segrefine.errors import NumericalError
 from segrefine.runtime.grid import FittedImage, fit_to_grid
 from segrefine.settings import Settings
@@ -31,7 +30,7 @@ MAX_PIXELS = 8192
 """Latent pixels in one denoiser call: enough to fill the cores, few enough for the memory of a large model."""
 
 
-class EngineSet(ABC, Generic[SettingsT]):
+class EngineSet(Closing, Generic[SettingsT]):
     """The engines of one bundle; a context manager that closes them.
 
     Attributes:
@@ -113,14 +112,6 @@ class EngineSet(ABC, Generic[SettingsT]):
         """Closes the engines."""
         for engine in self.engines.values():
             engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Watch:

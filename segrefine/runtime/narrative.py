@@ -62,6 +62,19 @@ def split_caption(caption: str) -> tuple[str, tuple[Span, ...]]:
     return plain, tuple(spans)
 
 
+def label_of(phrase: str) -> str:
+    """What a phrase calls its object, for a prompt such as "a photo of a fox": "the fox left of the tree" → "fox".
+
+    Leaves out determiners at the beginning, and all from the first word on that tells where the object is or what it
+    does; "the fox and the car" → "fox and the car". A phrase of such words alone stays as it is.
+    """
+    words = phrase.split()
+    while words and words[0].casefold() in DETERMINERS:
+        words.pop(0)
+    stops = (i for i, word in enumerate(words) if i and word.casefold() in (BOUNDARIES | PLACES) - {"and", "or"})
+    return " ".join(words[: next(stops, len(words))]) or phrase
+
+
 def _split(caption: str) -> list[Span]:
     spans: list[Span] = []
     run: list[re.Match[str]] = []

@@ -42,15 +42,20 @@ class Segment:
         phrase: the words.
         samples: float32 (K, h, w) in [0, 1], the masks that were drawn, on the model's grid.
         fit: the way from the grid to the image.
+        refined: float16 (H, W) in [0, 1], what G4Seg made of the samples' mean; None where it was not asked, or had
+            nothing to go by.
     """
 
     phrase: str
     samples: Floats
     fit: FittedImage = field(repr=False)
+    refined: NDArray[np.float16] | None = field(default=None, repr=False)
 
     @property
     def probability(self) -> Floats:
-        """Share of the samples that take a pixel for what is named, float32 (H, W) in [0, 1]."""
+        """Share of the samples that take a pixel for what is named, or `refined`; float32 (H, W) in [0, 1]."""
+        if self.refined is not None:
+            return self.refined.astype(np.float32)
         return self.fit.restore(self.samples.mean(0)).clip(0, 1)
 
     @property
@@ -65,7 +70,7 @@ class Segment:
 
     @property
     def confidence(self) -> float:
-        """Mean probability within the mask, in (0.5, 1]; 0 where the mask is empty."""
+        """Of the samples: their mean within the mask that they give, in (0.5, 1]; 0 where that mask is empty."""
         mean = self.samples.mean(0)
         return float(mean[mean > 0.5].mean()) if (mean > 0.5).any() else 0.0
 

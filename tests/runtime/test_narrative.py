@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segrefine.errors import PromptError
-from segrefine.runtime.narrative import split_caption
+from segrefine.runtime.narrative import label_of, split_caption
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,24 @@ def test_phrases(caption, phrases):
     assert [span.text for span in spans] == phrases
     assert [plain[span.start : span.end] for span in spans] == phrases
     assert "[" not in plain
+
+
+@pytest.mark.parametrize(
+    ("phrase", "label"),
+    [
+        ("the red car", "red car"),
+        ("A fox", "fox"),
+        ("the fox left of the tree", "fox"),
+        ("the left fox", "left fox"),
+        ("the man in a blue shirt", "man"),
+        ("the fox and the car", "fox and the car"),
+        ("all", "all"),
+        ("the left", "left"),
+        ("fox", "fox"),
+    ],
+)
+def test_what_a_phrase_calls_its_object(phrase, label):
+    assert label_of(phrase) == label
 
 
 @pytest.mark.parametrize("caption", ["", "  ", "...", "it is there", "of the", "[]"])

@@ -1,0 +1,126 @@
+"""How fast the demo model segments what phrases name: engines beside PyTorch, side by side in one run.
+
+python -m benchmarks.gs_latency      writes benchmarks/results/gs_latency.{json,md}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.report import markdown_table, write_result
+from benchmarks.timing import (
+    COMPONENT_COLUMNS,
+    ENGINES,
+    open_on_all,
+    peak_gflops,
+    sample_scenes,
+    take_turns,
+    time_components,
+)
+from segrefine.assets import demo_gs_bundle, demo_gs_checkpoint
+from segrefine.export.label_parity import run_label_reference, with_samples
+from segrefine.export.modules import LABEL_GRAPHS
+from segrefine.reference.checkpoint import load_label_checkpoint
+from segrefine.reference.gs import Gs
+from segrefine.runtime.metrics import iou
+from segrefine.runtime.segmenter import Segmentation, Segmenter
+
+Segmenters = Mapping[str, Segmenter]
+PHRASES = (
+    *("the fox", "the red car", "all apples", "the fox left of the tree", "the background"),
+    *("the big boat", "the penguin and the crown", "the rocket"),
+)
+COUNTS = (1, 8)
+
+
+@click.command()
+@click.option("--repeats", default=15, show_default=True, help="Calls of each contestant.")
+@click.option("--threads", default=2, show_default=True)
+def main(repeats: int, threads: int) -> None:
+    """Measure latency of the whole loop, for one phrase and for eight, and of each component."""
+    torch.set_num_threads(threads)
+    peak, checkpoint = peak_gflops(), load_label_checkpoint(demo_gs_checkpoint())
+    with ExitStack() as stack:
+        segmenters = open_on_all(Segmenter, demo_gs_bundle(), threads, stack)
+        settings = next(iter(segmenters.values())).settings
+        eager = Gs(checkpoint, settings)
+        loops = {count: _loop(segmenters, eager, PHRASES[:count], repeats) for count in COUNTS}
+        batch = {"label_denoiser": settings.samples}
+        components = time_components(segmenters, lambda name: LABEL_GRAPHS[name](checkpoint), batch, repeats, peak)
+        overlaps = _overlaps(segmenters, eager)
+    medians = {count: {name: float(np.median(times)) for name, times in each.items()} for count, each in loops.items()}
+    one, eight = (medians[count] for count in COUNTS)
+    fastest = min(ENGINES, key=lambda name: one[name])
+    overlap_cells = {name: f"{value:.4f}" for name, value in overlaps.items()}
+    rows = [
+        [
+            *(name, f"{1e3 * one[name]:.1f}", f"{one['PyTorch eager'] / one[name]:.2f}"),
+            *(f"{1e3 * eight[name]:.1f}", f"{eight['PyTorch eager'] / eight[name]:.2f}"),
+            *(f"{eight[name] / one[name]:.2f}", overlap_cells.get(name, "")),
+        ]
+        for name in one
+    ]
+    header = ["whole loop", "1 phrase, ms", "eager ÷ this", "8 phrases, ms", "eager ÷ this", "8 ÷ 1", "least IoU"]
+    markdown = "\n\n".join(
+        [
+            "# Latency of segmenting",
+            f"One 128×128 image, demo model, {settings.samples} samples of {settings.steps} steps, {threads} threads, "
+            f"{repeats} interleaved calls each; medians.",
+            f"**One phrase, PyTorch eager ÷ segrefine on {fastest} = {one['PyTorch eager'] / one[fastest]:.2f}** "
+            f"(bar: 3). **Eight phrases ÷ one, same engine = {eight[fastest] / one[fastest]:.2f}** (bar: 4.5 or less).",
+            "Both compute all samples of all phrases in one batch. bf16: the denoiser in bfloat16. Least IoU: of a "
+            "mask with eager's, over the objects of the 12 shipped scenes.",
+            markdown_table(header, rows),
+            "## Components",
+            f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",
+            markdown_table(COMPONENT_COLUMNS, components),
+        ]
+    )
+    click.echo(markdown)
+    data = {"seconds": loops, "least_iou": overlaps, "components": components, "settings": settings}
+    write_result("gs_latency", data | {"peak_gflops": peak}, markdown)
+
+
+def _loop(segmenters: Segmenters, eager: Gs, phrases: Sequence[str], repeats: int) -> dict[str, list[float]]:
+    """Seconds from image and phrases to masks of the image's size, by contestant."""
+    scene, any_of = sample_scenes()[0], next(iter(segmenters.values()))
+    compiled = Gs(load_label_checkpoint(demo_gs_checkpoint()), eager.settings)
+    compiled.model.label_denoiser.compile()
+    result = any_of(scene.image, phrases)
+
+    def ours(segmenter: Segmenter) -> None:
+        _masks(segmenter(scene.image, phrases))
+
+    def theirs(reference: Gs) -> None:
+        _masks(with_samples(result, run_label_reference(any_of, reference, scene, phrases)))
+
+    contestants = {name: partial(ours, segmenter) for name, segmenter in segmenters.items()}
+    return take_turns(
+        contestants | {"PyTorch eager": partial(theirs, eager), "torch.compile": partial(theirs, compiled)}, repeats
+    )
+
+
+def _masks(result: Segmentation) -> list[np.ndarray]:
+    return [segment.mask for segment in result.segments]
+
+
+def _overlaps(segmenters: Segmenters, eager: Gs) -> dict[str, float]:
+    """For each engine, the least IoU of its masks with the reference's."""
+    least, any_of = dict.fromkeys(segmenters, 1.0), next(iter(segmenters.values()))
+    for scene in sample_scenes():
+        phrases = [f"the {scene.label}"]
+        expected = run_label_reference(any_of, eager, scene, phrases)
+        for name, segmenter in segmenters.items():
+            found = segmenter(scene.image, phrases)
+            least[name] = min(least[name], iou(_masks(found)[0], _masks(with_samples(found, expected))[0]))
+    return least
+
+
+if __name__ == "__main__":
+    main()
