@@ -30,13 +30,26 @@ class Outputs:
 
     labels: Path
     overlay: Path | None
+    sheet: Path | None
     maps: Path | None
     uncertainty: bool
+
+    def check(self, image: Path) -> None:
+        """Checks the places before the work is done.
+
+        Raises:
+            OutputError: a file has no place.
+            click.UsageError: a file would be written over, or an option lacks another.
+        """
+        if self.uncertainty and not self.maps:
+            raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
+        named = {"--output": self.labels, "--overlay": self.overlay, "--sheet": self.sheet, "--maps": self.maps}
+        check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
 
     def write(self, image: NDArray[np.uint8], result: Segmentation) -> dict[str, Any]:
         """Writes it, each file as a whole; gives the files by name."""
         from segrefine.runtime.output import save_image, save_label_map
-        from segrefine.runtime.pictures import overlay_labels
+        from segrefine.runtime.pictures import overlay_labels, segment_sheet
         from segrefine.storage import output_errors
 
         labels = result.label_map()
@@ -45,6 +58,9 @@ class Outputs:
         if self.overlay:
             written["overlay"] = str(self.overlay)
             save_image(self.overlay, overlay_labels(image, labels))
+        if self.sheet:
+            written["sheet"] = str(self.sheet)
+            save_image(self.sheet, segment_sheet(image, result.segments))
         if self.maps:
             with output_errors(self.maps):
                 self.maps.mkdir(exist_ok=True)
@@ -78,6 +94,10 @@ class Outputs:
 )  # fmt: skip
 @click.option("--overlay", metavar="PNG", type=PictureFile(".png"), help="Also write the image under the label map.")
 @click.option(
+    "--sheet", metavar="PNG", type=PictureFile(".png"),
+    help="Also write a sheet with mask, probability and uncertainty of every phrase.",
+)  # fmt: skip
+@click.option(
     "--maps", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
     help="Also write mask and probability (PNG of 16 bits) of every phrase there.",
 )  # fmt: skip
@@ -94,8 +114,9 @@ class Outputs:
 @with_console
 def segment(
     console: Console, image: Path, phrases: tuple[str, ...], caption: str | None, output: Path, overlay: Path | None,
-    maps: Path | None, uncertainty: bool, seed: int, refine: bool, refine_bundle: Path | None, model: Model,
-    samples: int | None, steps: int | None, sampler: str | None, guidance: float | None, image_guidance: float | None,
+    sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int, refine: bool, refine_bundle: Path | None,
+    model: Model, samples: int | None, steps: int | None, sampler: str | None, guidance: float | None,
+    image_guidance: float | None,
 ) -> None:  # fmt: skip
     """Segment what each PHRASE names in IMAGE.
 
@@ -103,14 +124,11 @@ def segment(
     """
     from segrefine.runtime.image import load_image
 
-    spans = _find_spans(phrases, caption)
-    if uncertainty and not maps:
-        raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
+    caption, spans = _find_spans(phrases, caption)
     if refine_bundle and not refine:
         raise click.UsageError("--refine-bundle says what refines: add --refine")
-    named = {"--output": output, "--overlay": overlay, "--maps": maps}
-    check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
-    outputs = Outputs(labels=output, overlay=overlay, maps=maps, uncertainty=uncertainty)
+    outputs = Outputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
+    outputs.check(image)
     changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
                "image_guidance_scale": image_guidance}  # fmt: skip
     pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
@@ -123,8 +141,6 @@ def segment(
             result = segmenter(pixels, [span.text for span in spans], seed=seed, progress=tell)
     if refine:
         result = _refine(console, pixels, result, seed, replace(model, bundle=refine_bundle))
-    written = outputs.write(pixels, result)
-    seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
     values: dict[str, Any] = {
         "image": str(image),
         "size": [pixels.shape[1], pixels.shape[0]],
@@ -132,8 +148,8 @@ def segment(
         "segments": list(_entries(spans, result)),
         "settings": segmenter.settings.to_dict(),
         "refined": refine,
-        "seconds": seconds,
-        "outputs": written,
+        "outputs": outputs.write(pixels, result),
+        "seconds": {"load": loaded, **result.seconds, "total": time.perf_counter() - started},
         "model": model.to_dict(),
     }
     for warning in _warnings(values["segments"], model):
@@ -141,15 +157,15 @@ def segment(
     console.result(values, _describe(values, model))
 
 
-def _find_spans(phrases: Sequence[str], caption: str | None) -> Sequence[Span]:
-    """The phrases; those of the command line have their places within themselves."""
+def _find_spans(phrases: Sequence[str], caption: str | None) -> tuple[str | None, Sequence[Span]]:
+    """The caption without its brackets, and its phrases; those without a caption have their places in themselves."""
     from segrefine.runtime.narrative import Span, split_caption
 
     if bool(phrases) == (caption is not None):
         raise click.UsageError('give phrases, such as "the fox" "the red car", or --caption with a sentence')
     if caption is not None:
-        return split_caption(caption)[1]
-    return [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
+        return split_caption(caption)
+    return None, [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
 
 
 def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model) -> Segmentation:

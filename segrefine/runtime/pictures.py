@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from segrefine.runtime.output import voc_colours
 from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.segmenter import Segment
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -139,6 +140,27 @@ def trace_sheet(
         ]
     )
     return contact_sheet(rows)
+
+
+def segment_sheet(image: Pixels, segments: Sequence[Segment]) -> Pixels:
+    """What was found for each phrase, a row each, as one picture, uint8 (h, w, 3).
+
+    Args:
+        image: uint8 (H, W, 3).
+        segments: at least one.
+    """
+    large = magnify(image)
+    return contact_sheet([_segment_row(large, segment) for segment in segments])
+
+
+def _segment_row(large: Pixels, segment: Segment) -> list[Tile]:
+    found = segment.mask
+    note = f"confidence {segment.confidence:.2f}" if found.any() else "nothing found"
+    return [
+        Tile(picture=_overlaid(large, found), caption=segment.phrase, note=note),
+        Tile(picture=magnify(heat_map(segment.probability, 0, 1)), caption="probability"),
+        Tile(picture=magnify(heat_map(segment.uncertainty, 0, 0.5)), caption="uncertainty"),
+    ]
 
 
 def before_after_sheet(rows: Sequence[BeforeAfter], *, columns: int = 2) -> Pixels:

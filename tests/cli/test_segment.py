@@ -20,7 +20,8 @@ def test_writes_label_map_overlay_and_maps(run, tiny_label_bundle, image, tmp_pa
     out = tmp_path / "out.png", tmp_path / "over.png", tmp_path / "maps"
     done = run(
         "segment", image, "a fox", "the red car!", "--bundle", tiny_label_bundle, "-o", out[0], "--overlay", out[1],
-        "--maps", out[2], "--uncertainty", "--samples", 2, "--steps", 1, "--guidance", 1.5, "--json",
+        "--maps", out[2], "--uncertainty", "--sheet", tmp_path / "sheet.png", "--samples", 2, "--steps", 1,
+        "--guidance", 1.5, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
@@ -31,6 +32,7 @@ def test_writes_label_map_overlay_and_maps(run, tiny_label_bundle, image, tmp_pa
     np.testing.assert_array_equal(np.reshape(labels.getpalette(), (-1, 3))[:3], voc_colours(3))
     assert set(np.unique(np.asarray(labels))) <= {0, 1, 2}
     assert Image.open(out[1]).size == (30, 20)
+    assert Image.open(tmp_path / "sheet.png").height > 2 * 128  # a row for every phrase
     names = {path.name for path in out[2].iterdir()}
     assert names == {
         f"{stem}.{kind}.png"
@@ -41,11 +43,23 @@ def test_writes_label_map_overlay_and_maps(run, tiny_label_bundle, image, tmp_pa
 
 def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, tiny_label_bundle, image, tmp_path):
     caption = "a fox sits left of b car"
-    done = run(
-        "segment", image, "--caption", caption, "--bundle", tiny_label_bundle, "-o", tmp_path / "o.png", "--json"
+    marked = "[a fox] sits left of [b car]"
+    for given in (caption, marked):
+        where = "--bundle", tiny_label_bundle, "-o", tmp_path / "o.png"
+        values = json.loads(run("segment", image, "--caption", given, *where, "--json").stdout)
+        assert values["caption"] == caption
+        assert [caption[slice(*entry["span"])] for entry in values["segments"]] == ["a fox", "b car"]
+
+
+def test_refining_takes_the_masks_for_coarse_ones(run, tiny_label_bundle, image, tmp_path):
+    files = [tmp_path / "plain.png", tmp_path / "refined.png"]
+    given = "segment", image, "a fox", "--bundle", tiny_label_bundle, "--json", "-o"
+    plain, refined = (
+        json.loads(run(*given, file, *more).stdout) for file, more in zip(files, [[], ["--refine"]], strict=True)
     )
-    entries = json.loads(done.stdout)["segments"]
-    assert [caption[slice(*entry["span"])] for entry in entries] == ["a fox", "b car"]
+    assert not plain["refined"] and "refine" not in plain["seconds"]
+    assert refined["refined"] and refined["seconds"]["refine"] > 0
+    assert files[0].read_bytes() != files[1].read_bytes()
 
 
 def test_same_seed_same_label_map(run, tiny_label_bundle, image, tmp_path):
@@ -63,6 +77,8 @@ def test_same_seed_same_label_map(run, tiny_label_bundle, image, tmp_path):
         (["fox", "--steps", "0"], "--steps", 2),
         (["fox", "--output", "x.jpg"], ".png", 2),
         (["fox", "--overlay", "same.png", "--output", "same.png"], "overwrite", 2),
+        (["fox", "--refine-bundle", "demo"], "add --refine", 2),
+        (["fox", "--refine", "--refine-bundle", "nowhere"], "nowhere", 1),
         ([""], "names something", 1),
         (["fox", " "], "names something", 1),
         (["x" * 60], "too long", 1),
