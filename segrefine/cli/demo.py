@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from segrefine.errors import OutputError
 if TYPE_CHECKING:
     from segrefine.runtime.pictures import BeforeAfter
     from segrefine.runtime.pipeline import Refinement, Refiner
+    from segrefine.runtime.segmenter import Segment, Segmenter
 
 
 @click.command()
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 @model_options
 @with_console
 def demo(console: Console, output: Path, seed: int, model: Model) -> None:
-    """Refine the coarse masks of twelve scenes that the demo model never saw.
+    """Refine the coarse masks of twelve scenes that the demo models never saw; then find the objects by name alone.
 
-    DIR/sheet.png shows all of them, before and after; DIR/masks and DIR/overlays hold the refined ones.
+    DIR/sheet.png shows all scenes before and after refining, DIR/segments.png what "the fox" and so on name in them;
+    DIR/masks and DIR/overlays hold the refined masks.
     """
     from segrefine.assets import demo_samples
     from segrefine.storage import output_errors
@@ -44,8 +47,11 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         started = time.perf_counter()
         results = _refine_all(refiner, scenes, seed, tell)
         seconds = time.perf_counter() - started
+    with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
+        found = _segment_all(segmenter, scenes, seed, tell)
     rows = {name: _compare(scene, results[name]) for name, scene in scenes.items()}
     sheet = _write(output, results, rows)
+    segments, segments_sheet = _write_segments(output, scenes, found)
     entries = [_entry(output, name, row, results[name]) for name, row in rows.items()]
     values = {
         "mean_iou_before": fmean(row.iou_before for row in rows.values()),
@@ -53,6 +59,8 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         "seconds": seconds,
         "samples": entries,
         "sheet": str(sheet),
+        "segments": segments,
+        "segments_sheet": str(segments_sheet),
         "model": model.to_dict(),
     }
     console.result(values, _describe(values, model))
@@ -64,7 +72,7 @@ def _check_folder(output: Path, names: Iterable[str]) -> None:
     Raises:
         OutputError: it holds something else.
     """
-    own = {"sheet.png", "masks", "overlays"} | {
+    own = {"sheet.png", "segments.png", "masks", "overlays"} | {
         f"{kind}/{name}.png" for kind in ("masks", "overlays") for name in names
     }
     for path in output.rglob("*") if output.is_dir() else ():
@@ -79,6 +87,33 @@ def _refine_all(refiner: Refiner, scenes: Mapping[str, Sample], seed: int, tell:
         tell(name, number / len(scenes))
         results[name] = refiner(scene.image, scene.coarse, scene.label, seed=seed)
     return results
+
+
+def _segment_all(segmenter: Segmenter, scenes: Mapping[str, Sample], seed: int, tell: Tell) -> dict[str, Segment]:
+    """What the label of each scene names in it."""
+    found = {}
+    for number, (name, scene) in enumerate(scenes.items()):
+        tell(name, number / len(scenes))
+        found[name] = segmenter(scene.image, [f"the {scene.label}"], seed=seed).segments[0]
+    return found
+
+
+def _write_segments(
+    output: Path, scenes: Mapping[str, Sample], found: Mapping[str, Segment]
+) -> tuple[list[dict[str, Any]], Path]:
+    """Writes the sheet of what was found; gives an entry for each scene, and the sheet's path."""
+    from segrefine.runtime.metrics import iou
+    from segrefine.runtime.output import save_image
+    from segrefine.runtime.pictures import segment_sheet
+
+    overlaps = {name: iou(segment.mask, scenes[name].truth) for name, segment in found.items()}
+    rows = [(scenes[name].image, segment, f"IoU {overlaps[name]:.3f}") for name, segment in found.items()]
+    save_image(sheet := output / "segments.png", segment_sheet(rows, columns=2))
+    entries = [
+        {"name": name, "phrase": segment.phrase, "iou": overlaps[name], "confidence": segment.confidence}
+        for name, segment in found.items()
+    ]
+    return entries, sheet
 
 
 def _compare(scene: Sample, result: Refinement) -> BeforeAfter:
@@ -125,11 +160,13 @@ def _describe(values: Mapping[str, Any], model: Model) -> str:
     rows = [_cells(entry["name"], entry["label"], entry["iou_before"], entry["iou_after"]) for entry in entries]
     rows.append(_cells("mean", "", before, after))
     each = values["seconds"] / len(entries)
+    named = fmean(entry["iou"] for entry in values["segments"])
     return "\n".join(
         [
             table(("scene", "label", "coarse IoU", "refined IoU", "points"), rows),
             f"\n{len(entries)} masks in {values['seconds']:.1f} s, {each:.2f} s each, with {model.describe()}",
-            f"look at {values['sheet']}",
+            f"without any mask, by their names alone, the objects are found with a mean IoU of {named:.3f}",
+            f"look at {values['sheet']} and {values['segments_sheet']}",
         ]
     )
 

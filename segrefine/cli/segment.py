@@ -60,7 +60,8 @@ class Outputs:
             save_image(self.overlay, overlay_labels(image, labels))
         if self.sheet:
             written["sheet"] = str(self.sheet)
-            save_image(self.sheet, segment_sheet(image, result.segments))
+            rows = [(image, each, f"confidence {each.confidence:.2f}") for each in result.segments]
+            save_image(self.sheet, segment_sheet(rows))
         if self.maps:
             with output_errors(self.maps):
                 self.maps.mkdir(exist_ok=True)

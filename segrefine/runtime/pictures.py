@@ -142,22 +142,20 @@ def trace_sheet(
     return contact_sheet(rows)
 
 
-def segment_sheet(image: Pixels, segments: Sequence[Segment]) -> Pixels:
-    """What was found for each phrase, a row each, as one picture, uint8 (h, w, 3).
+def segment_sheet(rows: Sequence[tuple[Pixels, Segment, str]], *, columns: int = 1) -> Pixels:
+    """What was found for phrases: mask, probability and uncertainty of each, as one picture, uint8 (h, w, 3).
 
     Args:
-        image: uint8 (H, W, 3).
-        segments: at least one.
+        rows: an image, uint8 (H, W, 3), what was found in it, and a note.
+        columns: phrases beside each other.
     """
-    large = magnify(image)
-    return contact_sheet([_segment_row(large, segment) for segment in segments])
+    triples = [_segment_tiles(*row) for row in rows]
+    return contact_sheet(_lines(triples, columns), group=3)
 
 
-def _segment_row(large: Pixels, segment: Segment) -> list[Tile]:
-    found = segment.mask
-    note = f"confidence {segment.confidence:.2f}" if found.any() else "nothing found"
+def _segment_tiles(image: Pixels, segment: Segment, note: str) -> list[Tile]:
     return [
-        Tile(picture=_overlaid(large, found), caption=segment.phrase, note=note),
+        Tile(picture=_overlaid(magnify(image), segment.mask), caption=segment.phrase, note=note),
         Tile(picture=magnify(heat_map(segment.probability, 0, 1)), caption="probability"),
         Tile(picture=magnify(heat_map(segment.uncertainty, 0, 0.5)), caption="uncertainty"),
     ]
@@ -165,9 +163,12 @@ def _segment_row(large: Pixels, segment: Segment) -> list[Tile]:
 
 def before_after_sheet(rows: Sequence[BeforeAfter], *, columns: int = 2) -> Pixels:
     """Images, coarse and refined masks with their IoU, as one picture, uint8 (h, w, 3); `columns` triples in a row."""
-    triples = [_triple(row) for row in rows]
-    lines = [sum(triples[first : first + columns], []) for first in range(0, len(triples), columns)]
-    return contact_sheet(lines, group=3)
+    return contact_sheet(_lines([_triple(row) for row in rows], columns), group=3)
+
+
+def _lines(groups: Sequence[list[Tile]], columns: int) -> list[list[Tile]]:
+    """Groups of tiles, `columns` of them beside each other."""
+    return [sum(groups[first : first + columns], []) for first in range(0, len(groups), columns)]
 
 
 def _triple(row: BeforeAfter) -> list[Tile]:

@@ -16,6 +16,8 @@ def test_demo_writes_sheet_and_table_and_can_be_run_again(run, tmp_path):
     assert len(summary["samples"]) == 12
     assert Image.open(summary["sheet"]).width > 900
     assert 0 < summary["mean_iou_before"] < summary["mean_iou_after"]
+    assert Image.open(summary["segments_sheet"]).width > 900
+    assert [entry["phrase"] for entry in summary["segments"]] == [f"the {e['label']}" for e in summary["samples"]]
     masks = sorted((folder / "masks").iterdir())
     assert len(masks) == 12
     masks[0].with_name(f".{masks[0].name}.0a1b2c3d.partial").touch()  # as a demo that was killed leaves it
