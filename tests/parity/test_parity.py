@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
+from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.engines import BACKENDS
 from segrefine.export.comparison import TOLERANCES, Scene
@@ -29,6 +29,15 @@ def test_engines_do_what_the_reference_does(backend):
     assert {row.component for row in rows} >= {"text_encoder", "vae_encoder", "vae_decoder", "unet", "unet_features"}
     assert {row.component for row in rows} >= {"alignment", "one-step", "loop"}
     assert sum("sampling" in row.step for row in rows) > 5  # the drift curve of the loop
+    assert not [row for row in rows if not row.ok]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_label_diffusion_does_what_the_reference_does(backend):
+    rows = list(check_parity(demo_gs_bundle(), demo_gs_checkpoint(), scenes(), backend=backend))
+    assert {row.component for row in rows} >= {"text_encoder", "vae_encoder", "label_denoiser"}
+    assert {row.component for row in rows} >= {"ddim", "ddim, guided", "dpm-solver", "lcm"}
+    assert sum("sampling" in row.step for row in rows) > 12  # the drift curve of each sampler
     assert not [row for row in rows if not row.ok]
 
 

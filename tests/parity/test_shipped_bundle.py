@@ -1,20 +1,37 @@
-"""The demo bundle is the demo checkpoint's export: the same weights, and a manifest of what the code would export."""
+"""The demo bundles are the demo checkpoints' exports: the same weights, and manifests of what the code would export."""
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from segrefine.assets import demo_bundle, demo_checkpoint
+from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint
 from segrefine.bundle import Bundle
 from segrefine.export.bundle_export import DEFAULT_TAPS
 from segrefine.export.modules import GRAPHS
-from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.settings import G4SegSettings
+from segrefine.reference.checkpoint import Parts, load_checkpoint, load_label_checkpoint
+from segrefine.reference.label_codec import describe_codec
+from segrefine.settings import G4SegSettings, GsSettings
 
-PARTS = {"unet": "unet", "unet_features": "unet", "text_encoder": "text_encoder"} | dict.fromkeys(
-    ("vae_encoder", "vae_decoder"), "vae"
-)
+PARTS = {"unet": "unet", "unet_features": "unet", "vae_encoder": "vae", "vae_decoder": "vae"}
+
+
+@dataclass
+class Shipped:
+    """A demo model, in both forms."""
+
+    bundle: Bundle
+    checkpoint: Parts
+
+    @cached_property
+    def known(self):
+        """The checkpoint's weights, by part."""
+        parts = ("text_encoder", "vae", "unet" if self.bundle.manifest.method == "g4seg" else "label_denoiser")
+        states = {part: getattr(self.checkpoint, part).state_dict() for part in parts}
+        return {part: {fingerprint(weight.numpy()) for weight in state.values()} for part, state in states.items()}
 
 
 def fingerprint(values):
@@ -23,30 +40,39 @@ def fingerprint(values):
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return Bundle.open(demo_bundle())
+def g4seg():
+    return Shipped(Bundle.open(demo_bundle()), load_checkpoint(demo_checkpoint()))
 
 
 @pytest.fixture(scope="module")
-def checkpoint():
-    return load_checkpoint(demo_checkpoint())
+def gs():
+    return Shipped(Bundle.open(demo_gs_bundle()), load_label_checkpoint(demo_gs_checkpoint()))
 
 
-@pytest.mark.parametrize("component", PARTS)
-def test_weights_are_the_checkpoints(bundle, checkpoint, component):
-    known = {fingerprint(value.numpy()) for value in getattr(checkpoint, PARTS[component]).state_dict().values()}
-    graph = onnx.load(bundle.graph(component)).graph
-    weights = [array for each in graph.initializer if (array := numpy_helper.to_array(each)).size >= 64]
-    weights = [array for array in weights if np.issubdtype(array.dtype, np.floating)]
-    assert len(weights) > 15
-    assert not [array.shape for array in weights if fingerprint(array) not in known]
+@pytest.mark.parametrize("model", ["g4seg", "gs"])
+def test_weights_are_the_checkpoints(model, request):
+    shipped = request.getfixturevalue(model)
+    for component in shipped.bundle.manifest.graphs.keys() - {"alignment"}:
+        graph = onnx.load(shipped.bundle.graph(component)).graph
+        weights = [array for each in graph.initializer if (array := numpy_helper.to_array(each)).size >= 64]
+        weights = [array for array in weights if np.issubdtype(array.dtype, np.floating)]
+        assert len(weights) > 15
+        known = shipped.known[PARTS.get(component, component)]
+        assert not [array.shape for array in weights if fingerprint(array) not in known]
 
 
-def test_manifest_is_what_would_be_exported(bundle):
-    manifest = bundle.manifest
+def test_manifest_of_the_refiner_is_what_would_be_exported(g4seg):
+    manifest = g4seg.bundle.manifest
     assert manifest.method == "g4seg" and manifest.graphs.keys() == GRAPHS.keys()
-    assert manifest.settings == {
-        name: list(value) if isinstance(value, tuple) else value for name, value in G4SegSettings().to_dict().items()
-    }
+    assert G4SegSettings.from_dict(manifest.settings) == G4SegSettings()
     assert manifest.feature_taps == DEFAULT_TAPS
-    bundle.verify()
+    g4seg.bundle.verify()
+
+
+def test_manifest_of_the_segmenter_is_what_would_be_exported(gs):
+    manifest = gs.bundle.manifest
+    assert manifest.method == "gs"
+    assert manifest.graphs.keys() == {"text_encoder", "vae_encoder", "label_denoiser"}
+    assert GsSettings.from_dict(manifest.settings) == GsSettings()
+    assert manifest.label_codec == describe_codec(gs.checkpoint.codec)
+    gs.bundle.verify()
