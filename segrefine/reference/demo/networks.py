@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+IMAGE_TIMESTEP = 250
 IMAGE_SIDE, LATENT_SIDE, LATENT_CHANNELS, TEXT_WIDTH, TOKENS = 64, 16, 4, 128, 77
 
 
@@ -45,6 +47,9 @@ def new_unet(in_channels: int = LATENT_CHANNELS, out_channels: int = LATENT_CHAN
 def new_label_denoiser(label_channels: int, unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """A denoiser of label latents joined with image latents, with all else as `unet` has learned it.
 
+    At every noise level of the label it sets out as `unet` is at `IMAGE_TIMESTEP`: the image beside the label is never
+    noisy, and what `unet` does with noisier images tells little about it.
+
     Args:
         label_channels: of the label latents, which come first.
         unet: a trained denoiser of image latents.
@@ -54,6 +59,9 @@ def new_label_denoiser(label_channels: int, unet: UNet2DConditionModel) -> UNet2
     weights["conv_in.weight"][:, label_channels:] = learned["conv_in.weight"]
     weights |= {name: value for name, value in learned.items() if value.shape == weights[name].shape}
     denoiser.load_state_dict(weights)
+    first, level = denoiser.time_embedding.linear_1, denoiser.time_proj(torch.tensor([IMAGE_TIMESTEP]))
+    first.bias.data = first(level)[0].detach()
+    first.weight.data.zero_()
     return denoiser
 
 
@@ -80,7 +88,7 @@ def new_text_encoder(vocabulary: int, *, start: int, end: int) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def new_label_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
+def new_label_scheduler(prediction_type: str = "sample") -> DDIMScheduler:
     """The schedule of label diffusion: ends without any signal where the prediction allows it (arXiv 2305.08891).
 
     A model that sets out from pure noise has to know pure noise: of a mask little signal tells much.

@@ -21,11 +21,12 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from transformers import CLIPTokenizer
 
 from segrefine.reference.demo.augment import SceneSource
-from segrefine.reference.demo.captions import WORDS
+from segrefine.reference.demo.captions import WORDS, CaptionEncoder
 from segrefine.reference.demo.gate import gate_cases
 from segrefine.reference.demo.label_gate import label_cases
-from segrefine.reference.demo.networks import new_label_scheduler, new_scheduler
+from segrefine.reference.demo.networks import new_label_denoiser, new_label_scheduler, new_scheduler
 from segrefine.reference.demo.pool import ScenePool, compose_pool
+from segrefine.reference.demo.train_classes import ClassTraining
 from segrefine.reference.demo.train_gs import LabelTraining
 from segrefine.reference.demo.train_unet import DenoiserTraining, encode_pool
 from segrefine.reference.demo.train_vae import train_vae
@@ -48,10 +49,18 @@ TWINS = 0.4
 @click.option("--scenes", default=131072, show_default=True, help="Scenes to compose for training.")
 @click.option("--vae-steps", default=3000, show_default=True, help="Codec steps of 16 images.")
 @click.option("--samples", default=1_000_000, show_default=True, help="Denoiser samples, over all runs.")
+@click.option("--class-samples", default=200_000, show_default=True, help="Class samples, over all runs.")
 @click.option("--label-samples", default=600_000, show_default=True, help="Label denoiser samples, over all runs.")
 @click.option("--threads", default=2, show_default=True)
 def main(
-    cache: Path, output: Path | None, scenes: int, vae_steps: int, samples: int, label_samples: int, threads: int
+    cache: Path,
+    output: Path | None,
+    scenes: int,
+    vae_steps: int,
+    samples: int,
+    class_samples: int,
+    label_samples: int,
+    threads: int,
 ) -> None:
     """Train the demo models, resuming what an earlier run left in CACHE."""
     torch.set_num_threads(threads)
@@ -67,8 +76,9 @@ def main(
     write_checkpoint(output / "checkpoint", networks, new_scheduler(), tokenizer_folder, MODEL_INDEX)
     if not label_samples:
         return
-    labels = _train_labels(cache, scenes, networks, tokenizer, label_samples)
-    networks = {"vae": vae, **labels.loop.averages}
+    labels = _train_labels(cache, scenes, networks, tokenizer, class_samples, label_samples)
+    trained = labels.checkpoint()
+    networks = {"vae": vae, "label_denoiser": trained.label_denoiser, "text_encoder": trained.text_encoder}
     scheduler = new_label_scheduler(labels.prediction_type)
     folder = output / "label-checkpoint"
     write_checkpoint(folder, networks, scheduler, tokenizer_folder, LABEL_MODEL_INDEX, codec=labels.codec)
@@ -88,19 +98,32 @@ def _train_denoiser(
 
 
 def _train_labels(
-    cache: Path, count: int, networks: Mapping[str, Any], tokenizer: CLIPTokenizer, samples: int
+    cache: Path, count: int, networks: Mapping[str, Any], tokenizer: CLIPTokenizer, class_samples: int, samples: int
 ) -> LabelTraining:
-    """Stage three: the label diffusion model, on scenes in which classes repeat."""
-    run, vae = cache / "run", networks["vae"]
+    """Stages three and four: classes, then the label diffusion model, on scenes in which classes repeat."""
+    run, vae, text_encoder = cache / "run", networks["vae"], copy.deepcopy(networks["text_encoder"])
     scenes = compose_pool(cache / "scenes/labels", cache, count, held_out=False, twins=TWINS)
     held_out = compose_pool(cache / "scenes/labels-held_out", cache, GATE_CASES, held_out=True, twins=TWINS)
+    source = SceneSource(pool=scenes, latents=encode_pool(vae, scenes, run / "label-latents.pt"), vae=vae)
+    held_out_latents = encode_pool(vae, held_out, run / "label-latents-held-out.pt")
+    codec = AreaCodec(fold=4, scale=0.25, vae_scale_factor=4)
+    torch.manual_seed(2)
+    classes = ClassTraining(
+        source=source,
+        denoiser=new_label_denoiser(codec.channels, networks["unet"]),
+        nothing=text_encoder(CaptionEncoder(tokenizer)([""]))[0].detach(),
+        held_out=held_out,
+        held_out_latents=held_out_latents,
+        state_file=run / "classes.pt",
+    )
+    classes.loop.run(class_samples, log)
     training = LabelTraining(
-        source=SceneSource(pool=scenes, latents=encode_pool(vae, scenes, run / "label-latents.pt"), vae=vae),
+        source=source,
         tokenizer=tokenizer,
-        codec=AreaCodec(fold=4, scale=0.25, vae_scale_factor=4),
-        unet=networks["unet"],
-        text_encoder=copy.deepcopy(networks["text_encoder"]),
-        cases=label_cases(held_out, encode_pool(vae, held_out, run / "label-latents-held-out.pt"), vae),
+        codec=codec,
+        probe=classes.loop.averages["probe"],
+        text_encoder=text_encoder,
+        cases=label_cases(held_out, held_out_latents, vae),
         state_file=run / "label-denoiser.pt",
     )
     training.loop.run(samples, log)

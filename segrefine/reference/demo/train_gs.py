@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.reference.checkpoint import LabelCheckpoint
 from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import CaptionEncoder
 from segrefine.reference.demo.label_gate import LabelCases, label_gate
-from segrefine.reference.demo.networks import new_label_denoiser, new_label_scheduler
+from segrefine.reference.demo.networks import new_label_scheduler
 from segrefine.reference.demo.phrases import Phrase, draw_phrase
 from segrefine.reference.demo.scenes import Scene
+from segrefine.reference.demo.train_classes import ClassProbe, class_loss
 from segrefine.reference.demo.training import Compiled, TrainingLoop
 from segrefine.reference.label_codec import AreaCodec, VaeCodec
 
-BATCH, AUGMENTED, LEARNING_RATE = 32, 16, 5e-4
+BATCH, PHRASES, AUGMENTED, LEARNING_RATE = 32, 2, 8, 5e-4
+CLASS_WEIGHT = 0.1
+"""Weight of the loss that goes on asking for the classes of all objects; see `ClassTraining`."""
 DROPPED = 0.1
 """Share of samples whose image is left out, and, drawn apart, share whose phrase is."""
 
@@ -35,29 +37,32 @@ class LabelTraining:
         source: training scenes.
         tokenizer: the demo model's tokenizer.
         codec: masks ↔ label latents.
-        unet: the text-to-image model's denoiser, to set out from.
+        probe: the label denoiser, to set out from, with the head that reads classes; trained in place.
         text_encoder: its text encoder; trained on, since phrases know more words than captions do.
         cases: held-out cases for the gate.
         state_file: where the state is kept between runs.
-        prediction_type: what the denoiser learns to predict, "v_prediction" or "epsilon".
+        prediction_type: what the denoiser learns to predict: "sample", "v_prediction" or "epsilon".
     """
 
     source: SceneSource
     tokenizer: CLIPTokenizer
     codec: AreaCodec | VaeCodec
-    unet: UNet2DConditionModel
+    probe: ClassProbe
     text_encoder: CLIPTextModel
     cases: LabelCases
     state_file: Path
-    prediction_type: str = "v_prediction"
+    prediction_type: str = "sample"
 
     def __post_init__(self) -> None:
         """Builds the denoiser, and takes up a run that was cut off."""
-        torch.manual_seed(2)
-        denoiser = new_label_denoiser(self.codec.channels, self.unet).train().requires_grad_(True)
+        self.probe.train().requires_grad_(True)
         self.text_encoder.train().requires_grad_(True)
         self.loop = TrainingLoop(
-            networks={"label_denoiser": denoiser, "text_encoder": self.text_encoder},
+            networks={
+                "label_denoiser": self.probe.denoiser,
+                "class_head": self.probe.head,
+                "text_encoder": self.text_encoder,
+            },
             step=self._step,
             gate=self.gate,
             batch=BATCH,
@@ -65,7 +70,7 @@ class LabelTraining:
             seed=17,
             state_file=self.state_file,
         )
-        self._compiled_denoiser: Compiled = torch.compile(denoiser)
+        self._compiled_denoiser: Callable[..., tuple[Tensor, Tensor]] = torch.compile(_WithClasses(self.probe))
         self._compiled_text: Compiled = torch.compile(self.text_encoder)
         self._encode = CaptionEncoder(self.tokenizer)
         self._scheduler = new_label_scheduler(self.prediction_type)
@@ -79,7 +84,8 @@ class LabelTraining:
             scheduler_config=dict(self._scheduler.config),
             model_index={},
             codec=self.codec,
-            **self.loop.averages,
+            label_denoiser=self.loop.averages["label_denoiser"],
+            text_encoder=self.loop.averages["text_encoder"],
         )
 
     def gate(self) -> str:
@@ -91,10 +97,11 @@ class LabelTraining:
 
         That weights noise levels by how wrong the mask may be, most where the image alone has to tell.
         """
-        drawn = self.source.draw(rng, BATCH, augmented=AUGMENTED)
-        phrases = [draw_phrase(rng, scene) for scene in drawn.scenes]
-        clean = self.codec.encode(_masks(phrases, drawn.scenes))
-        image = drawn.latents * torch.from_numpy(rng.random((BATCH, 1, 1, 1)) >= DROPPED)
+        drawn = self.source.draw(rng, BATCH // PHRASES, augmented=AUGMENTED)
+        scenes, latents = drawn.scenes * PHRASES, drawn.latents.repeat(PHRASES, 1, 1, 1)
+        phrases = [draw_phrase(rng, scene) for scene in scenes]
+        clean = self.codec.encode(_masks(phrases, scenes))
+        image = latents * torch.from_numpy(rng.random((BATCH, 1, 1, 1)) >= DROPPED)
         named = rng.random(BATCH) >= DROPPED
         ids = self._encode([phrase.text if keep else "" for phrase, keep in zip(phrases, named, strict=True)])
         timestep = torch.from_numpy(_draw_timesteps(rng, BATCH))
@@ -104,13 +111,17 @@ class LabelTraining:
         with torch.autocast("cpu", torch.bfloat16):
             states = self._compiled_text(ids, return_dict=False)[0]
             inputs = torch.cat([noisy, image.float()], 1)
-            output = self._compiled_denoiser(inputs, timestep, states, return_dict=False)[0].float()
-        if self.prediction_type == "epsilon":
-            error, weight = output - noise, ((1 - alpha) / alpha).clamp(max=5)
-        else:
-            error, weight = output - (alpha.sqrt() * noise - (1 - alpha).sqrt() * clean), 1 - alpha
+            output, classes = self._compiled_denoiser(inputs, timestep, states)
+        output = output.float()
+        match self.prediction_type:
+            case "sample":
+                error, weight = output - clean, torch.ones(1)
+            case "v_prediction":
+                error, weight = output - (alpha.sqrt() * noise - (1 - alpha).sqrt() * clean), 1 - alpha
+            case _:
+                error, weight = output - noise, ((1 - alpha) / alpha).clamp(max=5)
         loss: Tensor = (weight * error.square()).mean() / clean.square().mean()
-        return loss
+        return loss + CLASS_WEIGHT * class_loss(classes, scenes)
 
 
 def _masks(phrases: Sequence[Phrase], scenes: Sequence[Scene]) -> Tensor:
@@ -119,7 +130,23 @@ def _masks(phrases: Sequence[Phrase], scenes: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(np.array(masks, np.float32))[:, None]
 
 
+class _WithClasses(nn.Module):
+    """The denoiser of a probe that also reads the classes."""
+
+    def __init__(self, probe: ClassProbe) -> None:
+        super().__init__()
+        self.probe, self.middle = probe, torch.empty(0)
+        probe.denoiser.mid_block.register_forward_hook(self._keep)
+
+    def forward(self, inputs: Tensor, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.probe.denoiser(inputs, timestep, states, return_dict=False)[0]
+        return output, self.probe.read(self.middle)
+
+    def _keep(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.middle = output
+
+
 def _draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Three in ten of the noisiest tenth, where sampling sets out, the others uniform; int64 (count,)."""
+    """Half in the noisiest tenth, where image and phrase alone have to tell, the others uniform; int64 (count,)."""
     noisiest = rng.integers(900, 1000, count)
-    return np.where(rng.random(count) < 0.3, noisiest, rng.integers(0, 1000, count))
+    return np.where(rng.random(count) < 0.5, noisiest, rng.integers(0, 1000, count))
