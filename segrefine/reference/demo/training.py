@@ -20,7 +20,7 @@ from segrefine.reference.demo.checkpoints import WeightAverage, load_state, save
 Compiled = Callable[..., tuple[Tensor]]
 """What `torch.compile` makes of a network, called with `return_dict=False`."""
 
-SAVE_EVERY, GATE_EVERY = 250, 2000
+SAVE_EVERY, GATE_EVERY = 250, 1000
 
 
 @dataclass(kw_only=True)
