@@ -97,6 +97,13 @@ def test_bad_input(run, tiny_label_bundle, image, arguments, message, code, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"image.png"}
 
 
+def test_demo_model_warns_of_words_that_it_does_not_know(run, image, tmp_path):
+    done = run("segment", image, "the red car", "a zebra", "-o", tmp_path / "o.png", "--samples", 1, "--steps", 1)
+    assert done.exit_code == 0, done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if "does not know" in line]
+    assert "'zebra'" in warning and "'car'" not in warning and "fox" in warning
+
+
 def test_other_commands_name_the_right_one(run, tiny_label_bundle, image, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.eye(20, 30, dtype=np.uint8) * 255).save(mask)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from segrefine.reference.demo.captions import NAMES, PLURALS
+from segrefine.assets import DEMO_PHRASE_WORDS
+from segrefine.reference.demo.captions import NAMES, PLURALS, WORDS
 from segrefine.reference.demo.phrases import SHARES, colour_name, draw_phrase, list_phrases
 from segrefine.reference.demo.scenes import Scene
 
@@ -55,6 +56,20 @@ def test_of_what_can_hardly_be_seen_nothing_is_asked():
     assert named["the tree"] == (2,)
     hidden = texts(scene(("fox", RED, (20, 20), 10), ("tree", BLUE, (20, 20), 14)))
     assert not [text for text in hidden if "fox" in text]
+
+
+def test_the_words_that_the_demo_is_said_to_know_are_those_of_its_phrases():
+    rng, words = np.random.default_rng(0), set()
+    for _ in range(300):
+        colours = rng.permutation([RED, BLUE, (20, 200, 20), (160, 30, 220), (250, 250, 250)])[:3]
+        names = (
+            rng.choice(NAMES, 3) if rng.random() < 0.5 else [NAMES[rng.integers(16)]] * 2 + [NAMES[rng.integers(16)]]
+        )
+        corners = rng.permutation([(4, 2), (6, 44), (48, 20)]).tolist()
+        painted = scene(*zip(names, map(tuple, colours), corners, rng.integers(8, 16, 3), strict=True))
+        words |= {word for text in texts(painted) for word in text.split()}
+    assert words <= DEMO_PHRASE_WORDS <= set(WORDS)
+    assert {*NAMES, *PLURALS.values(), "left", "right", "above", "below", "big", "small", "red"} <= words | set(NAMES)
 
 
 def test_mask_is_what_the_objects_show():
