@@ -41,6 +41,11 @@ def demo_gs_bundle() -> Path:
     return _FOLDER / "demo-gs-bundle"
 
 
+DEMO_CHECKPOINTS = {"demo": demo_checkpoint(), "demo-gs": demo_gs_checkpoint()}
+DEMO_BUNDLES = {"demo": demo_bundle(), "demo-gs": demo_gs_bundle()}
+"""What ships, by the words that stand for it on a command line."""
+
+
 def demo_samples() -> Path:
     """The scenes: `images/NAME.png`, coarse `masks/NAME.png`, true `truth/NAME.png`, labels in `labels.json`."""
     return _FOLDER / "samples"

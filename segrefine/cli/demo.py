@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,8 +18,10 @@ from segrefine.errors import OutputError
 
 if TYPE_CHECKING:
     from segrefine.runtime.pictures import BeforeAfter
-    from segrefine.runtime.pipeline import Refinement, Refiner
-    from segrefine.runtime.segmenter import Segment, Segmenter
+    from segrefine.runtime.pipeline import Refinement
+    from segrefine.runtime.segmenter import Segment
+
+Result = TypeVar("Result")
 
 
 @click.command()
@@ -45,10 +47,10 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
             folder.mkdir(exist_ok=True)
     with model.open() as refiner, console.progress("refining") as tell:
         started = time.perf_counter()
-        results = _refine_all(refiner, scenes, seed, tell)
+        results = _run_all(scenes, tell, lambda each: refiner(each.image, each.coarse, each.label, seed=seed))
         seconds = time.perf_counter() - started
     with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
-        found = _segment_all(segmenter, scenes, seed, tell)
+        found = _run_all(scenes, tell, lambda each: segmenter(each.image, [f"the {each.label}"], seed=seed).segments[0])
     rows = {name: _compare(scene, results[name]) for name, scene in scenes.items()}
     sheet = _write(output, results, rows)
     segments, segments_sheet = _write_segments(output, scenes, found)
@@ -81,21 +83,13 @@ def _check_folder(output: Path, names: Iterable[str]) -> None:
             raise OutputError(message, hint="choose a new folder for --output")
 
 
-def _refine_all(refiner: Refiner, scenes: Mapping[str, Sample], seed: int, tell: Tell) -> dict[str, Refinement]:
+def _run_all(scenes: Mapping[str, Sample], tell: Tell, run: Callable[[Sample], Result]) -> dict[str, Result]:
+    """What `run` makes of each scene, by name."""
     results = {}
     for number, (name, scene) in enumerate(scenes.items()):
         tell(name, number / len(scenes))
-        results[name] = refiner(scene.image, scene.coarse, scene.label, seed=seed)
+        results[name] = run(scene)
     return results
-
-
-def _segment_all(segmenter: Segmenter, scenes: Mapping[str, Sample], seed: int, tell: Tell) -> dict[str, Segment]:
-    """What the label of each scene names in it."""
-    found = {}
-    for number, (name, scene) in enumerate(scenes.items()):
-        tell(name, number / len(scenes))
-        found[name] = segmenter(scene.image, [f"the {scene.label}"], seed=seed).segments[0]
-    return found
 
 
 def _write_segments(

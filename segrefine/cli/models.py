@@ -31,13 +31,12 @@ def find_model(model: str, revision: str | None = None) -> Path:
         ExportError: there is no such model, or it cannot be fetched.
         MissingDependencyError: huggingface-hub is not installed.
     """
-    from segrefine.assets import demo_checkpoint, demo_gs_checkpoint
+    from segrefine.assets import DEMO_CHECKPOINTS
 
-    shipped = {"demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint}
-    if model in shipped or Path(model).is_dir():
+    if model in DEMO_CHECKPOINTS or Path(model).is_dir():
         if revision:
             raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
-        return shipped[model]() if model in shipped else Path(model)
+        return DEMO_CHECKPOINTS.get(model, Path(model))
     if Path(model).exists() or not _HUB_ID.fullmatch(model):
         raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
     return _fetch(model, revision)

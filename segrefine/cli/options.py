@@ -34,10 +34,9 @@ class BundleFolder(click.ParamType[Path]):
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The folder, which need not exist."""
-        from segrefine.assets import demo_bundle, demo_gs_bundle
+        from segrefine.assets import DEMO_BUNDLES
 
-        shipped = {"demo": demo_bundle, "demo-gs": demo_gs_bundle}
-        return shipped[str(value)]() if str(value) in shipped else Path(value)
+        return DEMO_BUNDLES.get(str(value), Path(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +60,9 @@ class Model:
     @property
     def is_demo(self) -> bool:
         """Whether a demo model serves."""
-        from segrefine.assets import demo_bundle, demo_gs_bundle
+        from segrefine.assets import DEMO_BUNDLES
 
-        return self.bundle is None or self.bundle.absolute() in (demo_bundle().absolute(), demo_gs_bundle().absolute())
+        return self.bundle is None or self.bundle.absolute() in {path.absolute() for path in DEMO_BUNDLES.values()}
 
     def open(self) -> Refiner:
         """The refiner; the caller closes it.

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from diffusers import UNet2DConditionModel
 
 from segrefine import __version__
-from segrefine.assets import demo_checkpoint
+from segrefine.assets import DEMO_CHECKPOINTS
 from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
@@ -85,7 +85,7 @@ def export_bundle(
 
     Args:
         model: a folder that diffusers' `save_pretrained` wrote, of a text-to-image model or of a label diffusion model;
-            or "demo", the text-to-image model that ships with segrefine.
+            or "demo" or "demo-gs", the models that ship with segrefine.
         target: the bundle's folder.
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
@@ -102,7 +102,7 @@ def export_bundle(
         OutputError: the target is taken or cannot be written.
         SettingsError: a tap is no submodule of the UNet.
     """
-    folder = demo_checkpoint() if model == "demo" else Path(model)
+    folder = DEMO_CHECKPOINTS.get(str(model), Path(model))
     labels = is_label_checkpoint(folder)
     known = LABEL_GRAPHS if labels else GRAPHS
     if unknown := sorted(set(components or ()) - known.keys()):

@@ -50,7 +50,7 @@ class Parts:
 
     @property
     def prediction_type(self) -> str:
-        """What the denoiser predicts: "epsilon" or "v_prediction"."""
+        """What the denoiser predicts: "epsilon", "v_prediction" or "sample"."""
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     def encode_image(self, image: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ def new_unet(in_channels: int = LATENT_CHANNELS, out_channels: int = LATENT_CHAN
 def new_label_denoiser(label_channels: int, unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """A denoiser of label latents joined with image latents, with all else as `unet` has learned it.
 
-    At every noise level of the label it sets out as `unet` is at `IMAGE_TIMESTEP`: the image beside the label is never
-    noisy, and what `unet` does with noisier images tells little about it.
+    At every noise level of the label it sets out as `unet` is at `IMAGE_TIMESTEP`, for the image beside the label is
+    never noisy.
 
     Args:
         label_channels: of the label latents, which come first.

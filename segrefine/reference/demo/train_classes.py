@@ -7,7 +7,7 @@ as answers to a caption: a linear probe of its features finds one class in four.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import NAMES
 from segrefine.reference.demo.pool import ScenePool
 from segrefine.reference.demo.scenes import Scene
-from segrefine.reference.demo.training import Compiled, TrainingLoop
+from segrefine.reference.demo.training import TrainingLoop
 
+Logits = Callable[..., Tensor]
 BATCH, AUGMENTED, LEARNING_RATE = 32, 16, 1e-3
 CELLS = 2
 """Cells per pixel of the middle block's grid, along one side, whose classes are asked for."""
@@ -57,9 +59,14 @@ class ClassProbe(nn.Module):
 def class_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """Cross-entropy of logits (B, 1 + classes, h, w) with the share of each class in each cell."""
     rows, columns = logits.shape[2:]
-    numbers = np.array([np.array([0, *(c + 1 for c in scene.classes)])[scene.instances] for scene in scenes])
+    numbers = np.stack([_class_map(scene) for scene in scenes])
     one_hot = F.one_hot(torch.from_numpy(numbers), 1 + len(NAMES)).permute(0, 3, 1, 2)
     return F.cross_entropy(logits.float(), F.adaptive_avg_pool2d(one_hot.float(), (rows, columns)))
+
+
+def _class_map(scene: Scene) -> NDArray[np.int64]:
+    """The class of each pixel from 1, 0 for the background, int64 (H, W)."""
+    return np.array([0, *(index + 1 for index in scene.classes)])[scene.instances]
 
 
 @dataclass(kw_only=True)
@@ -95,7 +102,7 @@ class ClassTraining:
             seed=23,
             state_file=self.state_file,
         )
-        self._compiled: Compiled = torch.compile(self.probe)
+        self._compiled: Logits = torch.compile(self.probe)
 
     @torch.no_grad()
     def gate(self) -> str:
@@ -105,8 +112,7 @@ class ClassTraining:
         for rows in torch.arange(len(self.held_out)).split(64):
             logits = self._logits(probe, self.held_out_latents[rows].float(), torch.full((len(rows),), 999), generator)
             for each, row in zip(logits, rows.tolist(), strict=True):
-                scene = self.held_out.scene(row)
-                numbers = np.array([0, *(c + 1 for c in scene.classes)])[scene.instances]
+                numbers = _class_map(self.held_out.scene(row))
                 step = numbers.shape[0] // each.shape[1]
                 truth = torch.from_numpy(numbers[step // 2 :: step, step // 2 :: step].copy())
                 right += int((each[1:].argmax(0) + 1 == truth)[truth > 0].sum())
@@ -119,10 +125,9 @@ class ClassTraining:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         return class_loss(self._logits(self._compiled, drawn.latents, timestep, generator), drawn.scenes)
 
-    def _logits(self, probe: Compiled, latents: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:
+    def _logits(self, probe: Logits, latents: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:
         """Class logits where the label is all but noise."""
         size = (len(latents), self.denoiser.config.out_channels, *latents.shape[2:])
         inputs = torch.cat([torch.randn(size, generator=generator), latents], 1)
         with torch.autocast("cpu", torch.bfloat16):
-            logits: Tensor = probe(inputs, timestep, self.nothing.expand(len(latents), -1, -1))  # type: ignore[assignment]
-        return logits
+            return probe(inputs, timestep, self.nothing.expand(len(latents), -1, -1))

@@ -54,7 +54,7 @@ class LabelTraining:
     prediction_type: str = "sample"
 
     def __post_init__(self) -> None:
-        """Builds the denoiser, and takes up a run that was cut off."""
+        """Takes up a run that was cut off."""
         self.probe.train().requires_grad_(True)
         self.text_encoder.train().requires_grad_(True)
         self.loop = TrainingLoop(
