@@ -70,12 +70,13 @@ def main(repeats: int, threads: int) -> None:
     markdown = "\n\n".join(
         [
             "# Latency of segmenting",
-            f"One 128×128 image, demo model, {settings.samples} samples of {settings.steps} steps, {threads} threads, "
-            f"{repeats} interleaved calls each; medians.",
+            f"One 128×128 image, demo model, samples: {settings.samples}, steps: {settings.steps}, guidance: "
+            f"{settings.guidance_scale:g}, threads: {threads}; {repeats} interleaved calls each, medians.",
             f"**One phrase, PyTorch eager ÷ segrefine on {fastest} = {one['PyTorch eager'] / one[fastest]:.2f}** "
             f"(bar: 3). **Eight phrases ÷ one, same engine = {eight[fastest] / one[fastest]:.2f}** (bar: 4.5 or less).",
-            "Both compute all samples of all phrases in one batch. bf16: the denoiser in bfloat16. Least IoU: of a "
-            "mask with eager's, over the objects of the 12 shipped scenes.",
+            "Both compute all phrases in one batch; segrefine joins the empty phrase to it, and computes that once "
+            "while all phrases have the same samples. bf16: the denoiser in bfloat16. Least IoU: of a mask with "
+            "eager's, over the objects of the 12 shipped scenes.",
             markdown_table(header, rows),
             "## Components",
             f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",

@@ -28,6 +28,8 @@ ENGINES: dict[str, tuple[str, EnginePrecision]] = {
     "OpenVINO": ("openvino", "fp32"),
     "OpenVINO bf16": ("openvino", "bf16"),
 }
+REST = 0.05
+"""Seconds."""
 COMPONENT_COLUMNS = (
     *("component", "batch", "GFLOP", "eager ms"),
     *(f"{name} {column}" for name in ENGINES for column in ("ms", "ratio", "share")),
@@ -49,10 +51,14 @@ def sample_scenes() -> list[Scene]:
 
 
 def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int) -> Times:
-    """Seconds of each call; everyone runs three times unmeasured, then they take turns."""
+    """Seconds of each call; everyone runs three times unmeasured, then they take turns, each after a rest.
+
+    Threads of the call before would else still spin for work, on the cores that the next call needs.
+    """
     times: Times = {name: [] for name in contestants}
     for turn in range(-3, repeats):
         for name, run in contestants.items():
+            time.sleep(REST)
             began = time.perf_counter()
             run()
             if turn >= 0:

@@ -140,9 +140,9 @@ class GsSettings(Settings):
     """
 
     sampler: Sampler = "ddim"
-    steps: int = 4
-    samples: int = 4
-    guidance_scale: float = 1.0
+    steps: int = 1
+    samples: int = 1
+    guidance_scale: float = 2.0
     image_guidance_scale: float = 1.0
 
     def _check_ranges(self) -> None:

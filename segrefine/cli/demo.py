@@ -14,6 +14,7 @@ import click
 from segrefine.cli.console import Console, Tell, table, with_console
 from segrefine.cli.options import Model, model_options
 from segrefine.cli.samples import Sample, load_samples
+from segrefine.cli.segment import SPREAD_SAMPLES
 from segrefine.errors import OutputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         results = _run_all(scenes, tell, lambda each: refiner(each.image, each.coarse, each.label, seed=seed))
         seconds = time.perf_counter() - started
     with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
+        segmenter.settings = replace(segmenter.settings, samples=SPREAD_SAMPLES)
         found = _run_all(scenes, tell, lambda each: segmenter(each.image, [f"the {each.label}"], seed=seed).segments[0])
     rows = {name: _compare(scene, results[name]) for name, scene in scenes.items()}
     sheet = _write(output, results, rows)

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from segrefine.runtime.narrative import Span
     from segrefine.runtime.segmenter import Segment, Segmentation
+    from segrefine.settings import GsSettings
+
+
+SPREAD_SAMPLES = 4
+"""How many samples are drawn where their spread is asked for, and nothing says how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,10 @@ class Outputs:
     help="Also write mask and probability (PNG of 16 bits) of every phrase there.",
 )  # fmt: skip
 @click.option("--uncertainty", is_flag=True, help="With --maps: also the spread of the samples.")
-@click.option("--samples", type=click.IntRange(min=1), help="Masks drawn for each phrase, and averaged.")
+@click.option(
+    "--samples", type=click.IntRange(min=1),
+    help=f"Masks drawn for each phrase, and averaged; {SPREAD_SAMPLES} for --uncertainty and --sheet, if not given.",
+)  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler.")
 @click.option("--sampler", type=click.Choice(["ddim", "dpm-solver", "lcm"]), help="How noise is taken away.")
 @click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none.")
@@ -128,6 +136,8 @@ def segment(
     caption, spans = _find_spans(phrases, caption)
     if refine_bundle and not refine:
         raise click.UsageError("--refine-bundle says what refines: add --refine")
+    if uncertainty and samples == 1:
+        raise click.UsageError(f"one sample has no spread: leave --samples out, or take --samples {SPREAD_SAMPLES}")
     outputs = Outputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
     outputs.check(image)
     changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
@@ -135,8 +145,7 @@ def segment(
     pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
     started = time.perf_counter()
     with model.open_segmenter() as segmenter:
-        wanted = {name: value for name, value in changed.items() if value is not None}
-        segmenter.settings = replace(segmenter.settings, **wanted)
+        segmenter.settings = _change(segmenter.settings, changed, spread=uncertainty or sheet is not None)
         loaded = time.perf_counter() - started
         with console.progress("segmenting") as tell:
             result = segmenter(pixels, [span.text for span in spans], seed=seed, progress=tell)
@@ -156,6 +165,14 @@ def segment(
     for warning in _warnings(values["segments"], model):
         console.warn(warning)
     console.result(values, _describe(values, model))
+
+
+def _change(settings: GsSettings, changed: dict[str, Any], *, spread: bool) -> GsSettings:
+    """The bundle's settings with those that were given; with several samples where their spread is to be seen."""
+    wanted = {name: value for name, value in changed.items() if value is not None}
+    if spread and settings.samples == 1:
+        wanted = {"samples": SPREAD_SAMPLES} | wanted
+    return replace(settings, **wanted)
 
 
 def _find_spans(phrases: Sequence[str], caption: str | None) -> tuple[str | None, Sequence[Span]]:

@@ -231,24 +231,34 @@ class LabelDenoiser:
         ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
         """
         s_text, s_image = self.settings.guidance_scale, self.settings.image_guidance_scale
-        output = self._predict(sample, timestep, self.image_latents, self.named)
-        if s_text == s_image == 1:
-            return output
-        output = output * np.float32(s_text)
-        nothing = np.repeat(self.nothing, len(sample), 0)
+        shared, z = self._distinct(sample), self.image_latents
+        nothing = np.repeat(self.nothing, len(shared), 0)
+        terms = [(s_text, sample, z, self.named)]
         if s_image != s_text:
-            plain = self._predict(sample, timestep, self.image_latents, nothing)
-            output = output + np.float32(s_image - s_text) * plain
+            terms.append((s_image - s_text, shared, z, nothing))
         if s_image != 1:
-            blind = self._predict(sample, timestep, np.zeros_like(self.image_latents), nothing)
-            output = output + np.float32(1 - s_image) * blind
-        return output
+            terms.append((1 - s_image, shared, np.zeros_like(z), nothing))
+        output = self._predict(timestep, *zip(*(term[1:] for term in terms), strict=True))
+        ends, guided = np.cumsum([len(term[1]) for term in terms])[:-1], np.zeros(sample.shape, np.float32)
+        for (weight, *_), part in zip(terms, np.split(output, ends), strict=True):
+            guided += np.float32(weight) * np.tile(part, (len(sample) // len(part), 1, 1, 1))
+        return guided
 
-    def _predict(self, sample: Array, timestep: int, image_latents: Floats, states: Floats) -> Floats:
+    def _distinct(self, sample: Array) -> Array:
+        """The latents of one phrase's samples, where all phrases still have the same, as before the first step."""
+        first = sample[: self.settings.samples]
+        same = (sample.reshape(-1, *first.shape) == first).all()
+        return first if same else sample
+
+    def _predict(
+        self, timestep: int, samples: Sequence[Array], image_latents: Sequence[Floats], states: Sequence[Floats]
+    ) -> Floats:
+        """The output for several batches at once."""
+        pairs = zip(image_latents, samples, strict=True)
         feeds: dict[str, NDArray[Any]] = {
-            "sample": np.asarray(sample, np.float32),
-            "image_latents": np.repeat(image_latents, len(sample), 0),
-            "timestep": np.full(len(sample), timestep, np.int64),
-            "encoder_hidden_states": states,
+            "sample": np.concatenate(samples, dtype=np.float32),
+            "image_latents": np.concatenate([np.repeat(latents, len(each), 0) for latents, each in pairs]),
+            "encoder_hidden_states": np.concatenate(states),
         }
+        feeds["timestep"] = np.full(len(feeds["sample"]), timestep, np.int64)
         return check_finite(self.engine(feeds)["out_sample"], "label_denoiser", f"t={timestep}")

@@ -41,6 +41,15 @@ def test_writes_label_map_overlay_and_maps(run, tiny_label_bundle, image, tmp_pa
     }
 
 
+def test_a_spread_takes_several_samples(run, tiny_label_bundle, image, tmp_path):
+    given = "segment", image, "fox", "--bundle", tiny_label_bundle, "-o", tmp_path / "o.png", "--json"
+    maps, sheet = ("--maps", tmp_path / "maps", "--uncertainty"), ("--sheet", tmp_path / "sheet.png")
+    drawn = [json.loads(run(*given, *more).stdout)["settings"]["samples"] for more in ((), maps, sheet)]
+    assert drawn == [1, 4, 4]
+    assert json.loads(run(*given, *sheet, "--samples", 1).stdout)["settings"]["samples"] == 1
+    assert np.asarray(Image.open(tmp_path / "maps" / "01-fox.uncertainty.png")).any()
+
+
 def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, tiny_label_bundle, image, tmp_path):
     caption = "a fox sits left of b car"
     marked = "[a fox] sits left of [b car]"
@@ -74,6 +83,7 @@ def test_same_seed_same_label_map(run, tiny_label_bundle, image, tmp_path):
         ([], "give phrases", 2),
         (["fox", "--caption", "a fox"], "give phrases", 2),
         (["fox", "--uncertainty"], "add --maps", 2),
+        (["fox", "--uncertainty", "--maps", "m", "--samples", "1"], "one sample has no spread", 2),
         (["fox", "--steps", "0"], "--steps", 2),
         (["fox", "--output", "x.jpg"], ".png", 2),
         (["fox", "--overlay", "same.png", "--output", "same.png"], "overwrite", 2),

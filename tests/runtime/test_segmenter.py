@@ -97,6 +97,20 @@ def test_samplers_and_guidance_differ(tiny_label_bundle, segmenter, sampler):
     assert np.abs(a - b).max() > 1e-3
 
 
+def test_the_empty_phrase_is_computed_once_while_all_phrases_have_the_same_samples(tiny_label_bundle):
+    with Segmenter.from_bundle(tiny_label_bundle, threads=1, settings=replace(SETTINGS, samples=2)) as opened:
+        engine, sizes = opened.engines["label_denoiser"], []
+
+        def counting(feeds):
+            sizes.append(len(feeds["sample"]))
+            return engine(feeds)
+
+        Segmenter(opened.bundle, {**opened.engines, "label_denoiser": counting}, settings=opened.settings)(
+            picture(), ["fox", "car", "tree"]
+        )
+    assert sizes == [3 * 2 + 2, 3 * 2 + 3 * 2]
+
+
 @pytest.mark.parametrize(
     ("phrases", "message"),
     [

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import NAMES
+from segrefine.reference.demo.networks import use_plain_attention
 from segrefine.reference.demo.pool import ScenePool
 from segrefine.reference.demo.scenes import Scene
 from segrefine.reference.demo.training import TrainingLoop
@@ -102,6 +103,7 @@ class ClassTraining:
             seed=23,
             state_file=self.state_file,
         )
+        use_plain_attention(self.denoiser)
         self._compiled: Logits = torch.compile(self.probe)
 
     @torch.no_grad()

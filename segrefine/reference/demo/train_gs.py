@@ -15,7 +15,7 @@ from segrefine.reference.checkpoint import LabelCheckpoint
 from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import CaptionEncoder
 from segrefine.reference.demo.label_gate import LabelCases, label_gate
-from segrefine.reference.demo.networks import new_label_scheduler
+from segrefine.reference.demo.networks import new_label_scheduler, use_plain_attention
 from segrefine.reference.demo.phrases import Phrase, draw_phrase
 from segrefine.reference.demo.scenes import Scene
 from segrefine.reference.demo.train_classes import ClassProbe, class_loss
@@ -23,7 +23,7 @@ from segrefine.reference.demo.training import Compiled, TrainingLoop
 from segrefine.reference.label_codec import AreaCodec, VaeCodec
 
 BATCH, PHRASES, AUGMENTED, LEARNING_RATE = 32, 2, 8, 5e-4
-CLASS_WEIGHT = 0.1
+CLASS_WEIGHT = 0.2
 """Weight of the loss that goes on asking for the classes of all objects; see `ClassTraining`."""
 DROPPED = 0.1
 """Share of samples whose image is left out, and, drawn apart, share whose phrase is."""
@@ -70,6 +70,7 @@ class LabelTraining:
             seed=17,
             state_file=self.state_file,
         )
+        use_plain_attention(self.probe.denoiser, self.text_encoder)
         self._compiled_denoiser: Callable[..., tuple[Tensor, Tensor]] = torch.compile(_WithClasses(self.probe))
         self._compiled_text: Compiled = torch.compile(self.text_encoder)
         self._encode = CaptionEncoder(self.tokenizer)

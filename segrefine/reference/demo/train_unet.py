@@ -18,7 +18,7 @@ from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.captions import CaptionEncoder, draw_caption, draw_pair
 from segrefine.reference.demo.checkpoints import load_state, save_state
 from segrefine.reference.demo.gate import GateCases, text_gate
-from segrefine.reference.demo.networks import new_scheduler, new_text_encoder, new_unet
+from segrefine.reference.demo.networks import new_scheduler, new_text_encoder, new_unet, use_plain_attention
 from segrefine.reference.demo.pool import ScenePool
 from segrefine.reference.demo.scenes import Scene
 from segrefine.reference.demo.train_vae import to_unit
@@ -33,7 +33,7 @@ AUGMENTED = 16
 
 @torch.no_grad()
 def encode_pool(vae: AutoencoderKL, scenes: ScenePool, file: Path) -> Tensor:
-    """Scaled latents of all scenes, float16 (n, 4, 16, 16); kept in `file`."""
+    """Scaled latents of all scenes, float16 (n, c, 16, 16); kept in `file`."""
     if (stored := load_state(file)) and len(stored["latents"]) == len(scenes):
         return torch.as_tensor(stored["latents"])
     parts = []
@@ -75,6 +75,7 @@ class DenoiserTraining:
             seed=13,
             state_file=self.state_file,
         )
+        use_plain_attention(self.unet, self.text_encoder)
         self._compiled_unet: Compiled = torch.compile(self.unet)
         self._compiled_text: Compiled = torch.compile(self.text_encoder)
         self._encode = CaptionEncoder(self.tokenizer)

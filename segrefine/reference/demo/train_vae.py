@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segrefine.reference.demo.checkpoints import WeightAverage, load_state, save_state
-from segrefine.reference.demo.networks import new_vae
+from segrefine.reference.demo.networks import new_vae, widen_vae
 
-BATCH, LEARNING_RATE, KL_WEIGHT = 16, 1.5e-3, 1e-6
+BATCH, LEARNING_RATE, KL_WEIGHT, KEPT_WEIGHT = 16, 1.5e-3, 1e-6, 0.1
 
 
 def to_unit(images: NDArray[np.uint8]) -> Tensor:
@@ -25,7 +25,9 @@ def to_unit(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_vae(images: NDArray[np.uint8], state_file: Path, *, steps: int) -> AutoencoderKL:
+def train_vae(
+    images: NDArray[np.uint8], state_file: Path, *, steps: int, widened: AutoencoderKL | None = None
+) -> AutoencoderKL:
     """The trained codec, with `scaling_factor` set so that latents have unit variance.
 
     Resumes from `state_file` where a run was cut off; prints a line with the loss every 100 steps.
@@ -34,9 +36,11 @@ def train_vae(images: NDArray[np.uint8], state_file: Path, *, steps: int) -> Aut
         images: training images, uint8 (n, 64, 64, 3).
         state_file: where the state is kept between runs.
         steps: optimiser steps of 16 images.
+        widened: a trained codec to set out from: the first channels stay close to its own, and so does their scale.
+            Nothing is generated in its latents, so they need no prior; under one the new channels fade.
     """
     torch.manual_seed(0)
-    vae = new_vae().to(memory_format=torch.channels_last).train()
+    vae = (widen_vae(widened) if widened else new_vae()).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(vae)
     optimiser = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     done = 0
@@ -51,7 +55,7 @@ def train_vae(images: NDArray[np.uint8], state_file: Path, *, steps: int) -> Aut
             warm, cosine = min(1.0, (step + 1) / 100), 0.5 * (1 + math.cos(math.pi * step / steps))
             group["lr"] = LEARNING_RATE * warm * (0.02 + 0.98 * cosine)
         rng = np.random.default_rng([7, step])
-        losses.append(_step(vae, optimiser, images[rng.integers(len(images), size=BATCH)]))
+        losses.append(_step(vae, widened, optimiser, images[rng.integers(len(images), size=BATCH)]))
         smooth.update(step)
         if (step + 1) % 100 == 0:
             rate = (step + 1 - done) * BATCH / (time.time() - began)
@@ -59,23 +63,37 @@ def train_vae(images: NDArray[np.uint8], state_file: Path, *, steps: int) -> Aut
         if (step + 1) % 500 == 0 or step + 1 == steps:
             state = {"live": vae.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(state_file, state | {"step": step + 1})
-    _set_scale(average, images)
+    if not widened:
+        _set_scale(average, images)
     return average
 
 
-def _step(vae: AutoencoderKL, optimiser: torch.optim.Optimizer, images: NDArray[np.uint8]) -> float:
+def _step(
+    vae: AutoencoderKL, widened: AutoencoderKL | None, optimiser: torch.optim.Optimizer, images: NDArray[np.uint8]
+) -> float:
     target = to_unit(images).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(target).latent_dist
-        output = vae.decode(posterior.sample()).sample.float()
+        output = vae.decode(posterior.mean if widened else posterior.sample()).sample.float()
     edges = sum(F.l1_loss(output.diff(dim=d), target.diff(dim=d)) for d in (2, 3))
     loss = F.l1_loss(output, target) + F.mse_loss(output, target) + 0.5 * edges
-    total = loss + KL_WEIGHT * posterior.kl().float().mean()
+    if widened:
+        total = loss + KEPT_WEIGHT * _drift(posterior.mean, widened, target)
+    else:
+        total = loss + KL_WEIGHT * posterior.kl().float().mean()
     optimiser.zero_grad()
     total.backward()
     torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimiser.step()
     return float(loss.detach())
+
+
+def _drift(mean: Tensor, widened: AutoencoderKL, images: Tensor) -> Tensor:
+    """How far the first latents have gone from those of the codec that was widened, in its variances."""
+    with torch.no_grad():
+        kept = widened.encode(images).latent_dist.mean
+    drift: Tensor = F.mse_loss(mean[:, : kept.shape[1]], kept) * widened.config.scaling_factor**2
+    return drift
 
 
 @torch.no_grad()

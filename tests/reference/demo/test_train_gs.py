@@ -1,5 +1,6 @@
 """One short run of label diffusion's training, from the shipped text-to-image model, on scenes painted by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from segrefine import assets
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.demo.augment import SceneSource
 from segrefine.reference.demo.label_gate import label_cases
-from segrefine.reference.demo.networks import IMAGE_TIMESTEP, new_label_denoiser
+from segrefine.reference.demo.networks import IMAGE_TIMESTEP, new_label_denoiser, widen_vae
 from segrefine.reference.demo.pool import ScenePool
 from segrefine.reference.demo.scenes import Scene
 from segrefine.reference.demo.train_classes import ClassProbe, ClassTraining, class_loss
@@ -23,7 +24,8 @@ CODEC = AreaCodec(fold=4, scale=0.25, vae_scale_factor=4)
 
 @pytest.fixture(scope="module")
 def demo():
-    return load_checkpoint(DEMO)
+    demo = load_checkpoint(DEMO)
+    return replace(demo, vae=widen_vae(demo.vae).eval())
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +84,8 @@ def training(demo, file, prediction_type):
 def test_denoiser_sets_out_from_what_the_unet_knows(demo):
     denoiser = new_label_denoiser(16, demo.unet).state_dict()
     learned = demo.unet.state_dict()
-    assert torch.equal(denoiser["conv_in.weight"][:, 16:], learned["conv_in.weight"])
+    assert torch.equal(denoiser["conv_in.weight"][:, 16:20], learned["conv_in.weight"])
+    assert not denoiser["conv_in.weight"][:, 20:].any()
     changed = {name for name, value in learned.items() if denoiser[name].shape != value.shape}
     first = {"time_embedding.linear_1.weight", "time_embedding.linear_1.bias"}
     assert all(torch.equal(denoiser[name], learned[name]) for name in learned.keys() - changed - first)
@@ -129,7 +132,7 @@ def test_classes_are_learned_by_the_first_half_alone(demo, tmp_path):
 @torch.no_grad()
 def test_the_probe_reads_what_the_denoiser_computes(demo):
     probe = ClassProbe(new_label_denoiser(16, demo.unet)).eval()
-    inputs = torch.randn(2, 20, 16, 16, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(2, 32, 16, 16, generator=torch.Generator().manual_seed(0))
     given = inputs, torch.tensor([3, 900]), demo.encode_text(["the fox", ""])
     alone = probe(*given)
     output, beside = _WithClasses(probe)(*given)
