@@ -23,11 +23,13 @@ from segrefine.reference.gs import Gs
 from segrefine.runtime.segmenter import Segmentation, Segmenter
 from segrefine.settings import GsSettings
 
-_VARIANTS: dict[str, dict[str, float | str]] = {
-    "ddim": {"sampler": "ddim"},
-    "ddim, guided": {"sampler": "ddim", "guidance_scale": 1.5, "image_guidance_scale": 1.2},
-    "dpm-solver": {"sampler": "dpm-solver"},
-    "lcm": {"sampler": "lcm"},
+_SAMPLING = {"steps": 4, "samples": 2}
+_VARIANTS: dict[str, dict[str, int | float | str]] = {
+    "as set": {},
+    "ddim": {**_SAMPLING, "sampler": "ddim", "guidance_scale": 1.0},
+    "ddim, guided": {**_SAMPLING, "sampler": "ddim", "guidance_scale": 1.5, "image_guidance_scale": 1.2},
+    "dpm-solver": {**_SAMPLING, "sampler": "dpm-solver"},
+    "lcm": {**_SAMPLING, "sampler": "lcm"},
 }
 
 
@@ -36,7 +38,7 @@ def check_label_parity(
 ) -> Iterator[ParityRow]:
     """Compares a label diffusion bundle with its checkpoint, row by row; see `check_parity`.
 
-    Every scene is asked for its label and for the background, with each sampler.
+    Every scene is asked for its label and for the background, with the bundle's own settings and with each sampler.
     """
     reference = load_label_checkpoint(checkpoint)
     with Segmenter.from_bundle(bundle, backend=backend, device=device) as segmenter:
