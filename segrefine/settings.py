@@ -145,6 +145,11 @@ class GsSettings(Settings):
     guidance_scale: float = 2.0
     image_guidance_scale: float = 1.0
 
+    @property
+    def predictions(self) -> int:
+        """How many predictions guidance takes for each sample at most, 1 to 3; they are computed together."""
+        return 1 + (self.image_guidance_scale != self.guidance_scale) + (self.image_guidance_scale != 1)
+
     def _check_ranges(self) -> None:
         self._check_choice("sampler", get_args(Sampler))
         self._check_counts("steps", "samples")

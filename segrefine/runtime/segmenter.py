@@ -153,7 +153,7 @@ class Segmenter(EngineSet[GsSettings]):
         ids = self._tokenize(phrases)
         fit = self.fit(image)
         grid = fit.image[..., 0].size // self.bundle.manifest.vae_scale_factor**2
-        batch = max(1, MAX_PIXELS // (self.settings.samples * grid))
+        batch = max(1, MAX_PIXELS // (self.settings.samples * self.settings.predictions * grid))
         watch = Watch(progress, steps=2 + -(-len(phrases) // batch))
         z = self.encode_image(fit.image)
         watch.step("image")
