@@ -29,7 +29,7 @@ from segrefine.export.modules import LABEL_GRAPHS
 from segrefine.reference.checkpoint import load_label_checkpoint
 from segrefine.reference.gs import Gs
 from segrefine.runtime.metrics import iou
-from segrefine.runtime.segmenter import Segmentation, Segmenter
+from segrefine.runtime.segmenter import Segment, Segmenter
 
 Segmenters = Mapping[str, Segmenter]
 PHRASES = (
@@ -96,10 +96,10 @@ def _loop(segmenters: Segmenters, eager: Gs, phrases: Sequence[str], repeats: in
     result = any_of(scene.image, phrases)
 
     def ours(segmenter: Segmenter) -> None:
-        _masks(segmenter(scene.image, phrases))
+        _masks(segmenter(scene.image, phrases).segments)
 
     def theirs(reference: Gs) -> None:
-        _masks(with_samples(result, run_label_reference(any_of, reference, scene, phrases)))
+        _masks(with_samples(result, run_label_reference(any_of, reference, scene, phrases), reference.settings))
 
     contestants = {name: partial(ours, segmenter) for name, segmenter in segmenters.items()}
     return take_turns(
@@ -107,8 +107,8 @@ def _loop(segmenters: Segmenters, eager: Gs, phrases: Sequence[str], repeats: in
     )
 
 
-def _masks(result: Segmentation) -> list[np.ndarray]:
-    return [segment.mask for segment in result.segments]
+def _masks(segments: Sequence[Segment]) -> list[np.ndarray]:
+    return [segment.mask for segment in segments]
 
 
 def _overlaps(segmenters: Segmenters, eager: Gs) -> dict[str, float]:
@@ -119,7 +119,8 @@ def _overlaps(segmenters: Segmenters, eager: Gs) -> dict[str, float]:
         expected = run_label_reference(any_of, eager, scene, phrases)
         for name, segmenter in segmenters.items():
             found = segmenter(scene.image, phrases)
-            least[name] = min(least[name], iou(_masks(found)[0], _masks(with_samples(found, expected))[0]))
+            wanted = with_samples(found, expected, eager.settings)
+            least[name] = min(least[name], iou(_masks(found.segments)[0], _masks(wanted)[0]))
     return least
 
 

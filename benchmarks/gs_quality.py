@@ -3,7 +3,7 @@
     python -m benchmarks.gs_quality              the test scenes; writes benchmarks/results/gs_quality.*
     python -m benchmarks.gs_quality --validation other scenes, on which settings are chosen; writes nothing
 
-Scenes are composed from sprites and photographs that the demo model never saw (downloaded on the first run, 350 MB).
+Scenes are composed from sprites and photographs that the demo model never saw (downloaded on the first run, 650 MB).
 """
 
 from __future__ import annotations
@@ -83,13 +83,14 @@ def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path | None, 
     with Segmenter.from_bundle(bundle or demo_gs_bundle()) as segmenter, Refiner.from_bundle(demo_bundle()) as refiner:
         settings = segmenter.settings
         answers = segment_all(segmenter, settings, composed, asked, "fixed setting")
-        few = composed[:curve_scenes], [_of_kinds(each, NAMED) for each in asked[:curve_scenes]]
+        plain = segment_all(segmenter, replace(settings, edges=False), composed, asked, "no edge step")
+        few = _naming(composed[:curve_scenes], asked[:curve_scenes])
         curves = {
             name: _mean_iou(segment_all(segmenter, changed, *few, name), NAMED)
             for name, changed in _variants(settings).items()
         }
         chain = _refine(segmenter, refiner, *few)
-    summary = _summary(answers)
+    summary = _summary(answers) | {"without_edge_step": _named(plain)}
     markdown = _report(summary, curves, chain, answers, settings, len(composed))
     click.echo(markdown)
     if not validation:
@@ -102,8 +103,6 @@ def segment_all(
     """What is found for every phrase of every scene."""
     segmenter.settings, answers = settings, []
     for number, (scene, phrases) in enumerate(zip(tqdm(scenes, desc=title, leave=False), asked, strict=True)):
-        if not phrases:
-            continue
         found = segmenter(scene.image, [phrase.text for phrase in phrases]).segments
         answers += [_judge(number, scene, *pair) for pair in zip(phrases, found, strict=True)]
     return answers
@@ -115,8 +114,11 @@ def _ask(scene: Scene, seed: int) -> list[Phrase]:
     return [phrases[rng.integers(len(phrases))] for phrases in list_phrases(scene).values()]
 
 
-def _of_kinds(phrases: Iterable[Phrase], kinds: Sequence[str]) -> list[Phrase]:
-    return [phrase for phrase in phrases if phrase.kind in kinds]
+def _naming(scenes: Sequence[Scene], asked: Sequence[list[Phrase]]) -> tuple[list[Scene], list[list[Phrase]]]:
+    """The scenes in which something can be named, and those phrases."""
+    named = [[phrase for phrase in phrases if phrase.kind in NAMED] for phrases in asked]
+    pairs = [(scene, phrases) for scene, phrases in zip(scenes, named, strict=True) if phrases]
+    return [scene for scene, _ in pairs], [phrases for _, phrases in pairs]
 
 
 def _judge(number: int, scene: Scene, phrase: Phrase, found: Segment) -> Answer:
@@ -153,14 +155,22 @@ def _wrong_rate(answers: Iterable[Answer], kinds: Sequence[str]) -> float:
     return float(np.mean([answer.wrong for answer in _of(answers, kinds) if answer.wrong is not None]))
 
 
-def _summary(answers: Sequence[Answer]) -> dict[str, object]:
-    named, absent = _of(answers, NAMED), _of(answers, ("absent",))
-    kinds = sorted({answer.phrase.kind for answer in answers} - {"absent"})
+def _named(answers: Sequence[Answer]) -> dict[str, float]:
+    """The figures of what is named as people would name it."""
+    named = _of(answers, NAMED)
     return {
         "iou": _mean_iou(answers, NAMED),
         "iou_error": estimate([a.iou for a in named], [a.scene for a in named]).standard_error,
         "boundary_iou": float(np.mean([answer.boundary for answer in named])),
         "wrong_object_rate": _wrong_rate(answers, NAMED),
+    }
+
+
+def _summary(answers: Sequence[Answer]) -> dict[str, object]:
+    named, absent = _of(answers, NAMED), _of(answers, ("absent",))
+    kinds = sorted({answer.phrase.kind for answer in answers} - {"absent"})
+    return {
+        **_named(answers),
         "with_superlatives": {"iou": _mean_iou(answers, SINGLES), "wrong_object_rate": _wrong_rate(answers, SINGLES)},
         "phrases": len(answers),
         "average_recall": {name: average_recall([a.iou for a in _of(answers, g)]) for name, g in GROUPS.items()},
@@ -181,8 +191,6 @@ def _refine(
     scores: list[tuple[float, ...]] = []
     groups: list[int] = []
     for number, (scene, phrases) in enumerate(zip(scenes, asked, strict=True)):
-        if not phrases:
-            continue
         found = segmenter(scene.image, [phrase.text for phrase in phrases])
         refined = refine_segments(refiner, scene.image, found)
         for phrase, *pair in zip(phrases, found.segments, refined.segments, strict=True):
@@ -225,14 +233,15 @@ def _report(
         "IoU by kind of phrase": (["kind", "IoU"], _rows(summary["iou_by_kind"])),
         "Average recall": (["phrases", "average recall"], _rows(summary["average_recall"])),
         "Phrases for what is not there": (["figure", "value"], _rows(summary["absent"])),
+        "The samples alone, without the edge step": (["figure", "value"], _rows(summary["without_edge_step"])),
         "Other steps, samples, samplers": (["changed", "IoU of the named object"], _rows(curves)),
         "Handed to G4Seg as the coarse mask": (["figure", "value"], _rows(chain)),
     }
     intro = (
-        f"{len(answers)} phrases for {scenes} held-out scenes, one fixed setting: {settings.sampler}, {settings.steps} "
-        f"steps, {settings.samples} samples, guidance {settings.guidance_scale:g}. The named object: one that its "
-        f"class, its colour, or its place beside another tells; boundary IoU {summary['boundary_iou']:.3f}. "
-        "Superlatives: the big, small, left or right one of a class."
+        f"{len(answers)} phrases for {scenes} held-out scenes, one fixed setting: {settings.sampler}, steps: "
+        f"{settings.steps}, samples: {settings.samples}, guidance: {settings.guidance_scale:g}. The named "
+        "object: one that its class, its colour, or its place beside another tells; boundary IoU "
+        f"{summary['boundary_iou']:.3f}. Superlatives: the big, small, left or right one of a class."
     )
     sections = [f"## {title}\n\n{markdown_table(*content)}" for title, content in tables.items()]
     return "\n\n".join(["# Quality of generated masks", intro, *sections])

@@ -137,6 +137,7 @@ class GsSettings(Settings):
         samples: masks that are drawn for each phrase; their mean is the probability, their spread the uncertainty.
         guidance_scale: classifier-free guidance by the phrase; 1 is none.
         image_guidance_scale: classifier-free guidance by the image; 1 is none.
+        edges: whether the border of the samples' mean is moved to the image's edges, as G4Seg's last step does it.
     """
 
     sampler: Sampler = "ddim"
@@ -144,6 +145,7 @@ class GsSettings(Settings):
     samples: int = 1
     guidance_scale: float = 2.0
     image_guidance_scale: float = 1.0
+    edges: bool = True
 
     @property
     def predictions(self) -> int:
@@ -156,9 +158,11 @@ class GsSettings(Settings):
 
 
 def _is_like(value: object, default: object) -> bool:
-    """Whether a value is of its default's kind: text, a whole number, a finite number, or a tuple of one kind."""
+    """Whether a value is of its default's kind: text, yes or no, a whole number, a finite number, a tuple of a kind."""
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(_is_like(each, default[0]) for each in value)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
         return False
     return not isinstance(value, float) or math.isfinite(value)

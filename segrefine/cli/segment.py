@@ -116,6 +116,9 @@ class Outputs:
 @click.option("--sampler", type=click.Choice(["ddim", "dpm-solver", "lcm"]), help="How noise is taken away.")
 @click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none.")
 @click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
+@click.option(
+    "--edges/--no-edges", default=None, help="Move the masks' borders to the image's edges.  [default: edges]"
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--refine", is_flag=True, help="Refine the masks by G4Seg, the generated ones as coarse masks.")
 @click.option("--refine-bundle", metavar="PATH", type=BundleFolder(), help="With --refine: its model.  [default: demo]")
@@ -125,7 +128,7 @@ def segment(
     console: Console, image: Path, phrases: tuple[str, ...], caption: str | None, output: Path, overlay: Path | None,
     sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int, refine: bool, refine_bundle: Path | None,
     model: Model, samples: int | None, steps: int | None, sampler: str | None, guidance: float | None,
-    image_guidance: float | None,
+    image_guidance: float | None, edges: bool | None,
 ) -> None:  # fmt: skip
     """Segment what each PHRASE names in IMAGE.
 
@@ -141,7 +144,7 @@ def segment(
     outputs = Outputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
     outputs.check(image)
     changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
-               "image_guidance_scale": image_guidance}  # fmt: skip
+               "image_guidance_scale": image_guidance, "edges": edges}  # fmt: skip
     pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
     started = time.perf_counter()
     with model.open_segmenter() as segmenter:
@@ -231,7 +234,7 @@ def _describe(values: dict[str, Any], model: Model) -> str:
     return "\n".join(
         [
             table(("label", "phrase", "area", "confidence"), rows),
-            f"\n{total:.2f} s: {spent}; {s['samples']} samples of {s['steps']} steps, with {model.describe()}",
+            f"\n{total:.2f} s: {spent}; samples: {s['samples']}, steps: {s['steps']}, with {model.describe()}",
             f"wrote {', '.join(files)}",
         ]
     )

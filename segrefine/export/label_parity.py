@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from segrefine.export.comparison import (
 from segrefine.export.modules import LABEL_GRAPHS
 from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
-from segrefine.runtime.segmenter import Segmentation, Segmenter
+from segrefine.runtime.segmenter import Segment, Segmentation, Segmenter, read_samples
 from segrefine.settings import GsSettings
 
 _SAMPLING = {"steps": 4, "samples": 2}
@@ -57,7 +56,7 @@ def _loop(name: str, segmenter: Segmenter, checkpoint: LabelCheckpoint, scenes: 
         reference = Gs(checkpoint, segmenter.settings, their_steps)
         theirs = run_label_reference(segmenter, reference, scene, phrases)
         errors.add_steps(our_steps, their_steps)
-        for segment, wanted in zip(ours.segments, with_samples(ours, theirs).segments, strict=True):
+        for segment, wanted in zip(ours.segments, with_samples(ours, theirs, segmenter.settings), strict=True):
             errors.add_result((segment.probability, wanted.probability), (segment.mask, wanted.mask))
     yield from errors.rows(name, segmenter.bundle.manifest.dtype)
 
@@ -75,7 +74,7 @@ def run_label_reference(segmenter: Segmenter, reference: Gs, scene: Scene, phras
     return masks
 
 
-def with_samples(result: Segmentation, masks: Floats) -> Segmentation:
-    """A result with other samples (P, K, h, w), which go through the same steps to the image's size."""
-    segments = [replace(segment, samples=each) for segment, each in zip(result.segments, masks, strict=True)]
-    return replace(result, segments=tuple(segments))
+def with_samples(result: Segmentation, masks: Floats, settings: GsSettings) -> list[Segment]:
+    """The segments of a result for other samples (P, K, h, w), which go through the same steps to the image's size."""
+    phrases = [segment.phrase for segment in result.segments]
+    return read_samples(phrases, masks, result.segments[0].fit, edges=settings.edges)

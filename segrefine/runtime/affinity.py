@@ -39,20 +39,21 @@ class Bonds:
             self._bonds.append((places, self.line(bond)[:-places]))
 
     def line(self, values: Floats) -> Floats:
-        """A map (H, W) as a line of pixels."""
-        return np.pad(np.asarray(values, np.float32), ((0, 0), (0, _REACH))).ravel()
+        """A map (H, W) as a line of pixels; of several maps (…, H, W) their lines."""
+        padding = [(0, 0)] * (values.ndim - 1) + [(0, _REACH)]
+        return np.pad(np.asarray(values, np.float32), padding).reshape(*values.shape[:-2], -1)
 
     def map(self, line: Floats) -> Floats:
-        """The map (H, W) of a line of pixels."""
-        return line.reshape(-1, self._stride)[:, : self._shape[1]]
+        """The map (H, W) of a line of pixels; of several lines their maps (…, H, W)."""
+        return line.reshape(*line.shape[:-1], -1, self._stride)[..., : self._shape[1]]
 
     def gather(self, line: Floats) -> Floats:
-        """The sum over each pixel's neighbours of bond times value, a line as well."""
+        """The sum over each pixel's neighbours of bond times value, a line as well, or several lines (…, pixels)."""
         total, product = np.zeros_like(line), np.empty_like(line)
         for places, bond in self._bonds:
-            part = product[:-places]
-            total[:-places] += np.multiply(bond, line[places:], out=part)
-            total[places:] += np.multiply(bond, line[:-places], out=part)
+            part = product[..., :-places]
+            total[..., :-places] += np.multiply(bond, line[..., places:], out=part)
+            total[..., places:] += np.multiply(bond, line[..., :-places], out=part)
         return total
 
 

@@ -74,7 +74,7 @@ def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: Ed
 def follow_edges(
     image: NDArray[np.uint8], logits: Floats, settings: EdgeSettings, start: Floats | None = None
 ) -> Floats:
-    """Foreground probability (H, W) in [0, 1], with its border moved to the image's edges.
+    """Foreground probability (…, H, W) in [0, 1], with its border moved to the image's edges.
 
     Mean-field inference in a conditional random field: unary terms are the evidence and two colour models (histograms
     of foreground and background, learned from the current probability as in GrabCut, Rother et al. 2004); pairwise
@@ -82,9 +82,9 @@ def follow_edges(
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        logits: evidence as log-odds of foreground, float32 (H, W).
+        logits: evidence as log-odds of foreground, float32 (H, W), or several of them (…, H, W).
         settings: weights.
-        start: probability to start from, float32 (H, W); None for that of the evidence alone.
+        start: probability to start from, as many; None for that of the evidence alone.
     """
     colours, bonds = _colour_index(image), Bonds(image, settings.contrast)
     lean = np.tanh(0.5 * bonds.line(logits)) if start is None else bonds.line(2 * start - 1)  # 2 · probability − 1
@@ -139,7 +139,9 @@ def _colour_index(image: NDArray[np.uint8]) -> NDArray[np.intp]:
 
 
 def _colour_odds(colours: NDArray[np.intp], probability: Floats, limit: float) -> Floats:
-    """Log-odds of foreground by colour alone, from smoothed histograms weighted with the probability."""
+    """Log-odds of foreground by colour alone, from smoothed histograms weighted with the probability (…, H, W)."""
+    if probability.ndim > 2:
+        return np.stack([_colour_odds(colours, each, limit) for each in probability])
     histograms = []
     for weight in (probability, 1 - probability):
         counts = np.bincount(colours.ravel(), weight.ravel(), _BINS**3).astype(np.float64).reshape([_BINS] * 3)

@@ -34,6 +34,10 @@ class FittedImage:
         """A map (H, W) over the original, such as its mask, brought to the same grid: float32 (h, w)."""
         return _pad(_resize(values, self.content), self.image.shape[:2])
 
+    def at_pixels(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """A map over the grid, at any resolution, at that of `image`: float32 (h, w)."""
+        return _resize(values, self.image.shape[:2])
+
     def restore(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """A map over the grid, at any resolution (pixels or latents), brought back to the image: float32 (H, W)."""
         per_pixel = [cells / pixels for cells, pixels in zip(values.shape, self.image.shape, strict=False)]
@@ -58,11 +62,11 @@ def fit_to_grid(image: NDArray[np.uint8], *, side: int, multiple: int) -> Fitted
 
 
 def _resize(
-    values: NDArray[np.floating[Any]], size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+    values: NDArray[np.floating[Any]], size: Sequence[int], box: tuple[float, float, float, float] | None = None
 ) -> NDArray[np.float32]:
     """`values` at `size`, antialiased; of a `box` (left, top, right, bottom) in them, if given."""
     picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+    return np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
 def _pad(values: NDArray[Number], size: Sequence[int]) -> NDArray[Number]:

@@ -18,6 +18,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine
 from segrefine.errors import PromptError
 from segrefine.runtime.denoiser import Observe
+from segrefine.runtime.edges import EdgeSettings, follow_edges, logit
 from segrefine.runtime.engine_set import MAX_PIXELS, EngineSet, Progress, Watch, check_finite
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
@@ -32,6 +33,8 @@ Floats = NDArray[np.float32]
 COMPONENTS = ("text_encoder", "vae_encoder", "label_denoiser")
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
+EDGES, MASK_WEIGHT = EdgeSettings(), 0.3
+"""The edge step's numbers, and the weight in it of the sampled mask's log-odds; measured on validation scenes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +44,7 @@ class Segment:
     Attributes:
         phrase: the words.
         samples: float32 (K, h, w) in [0, 1], the masks that were drawn, on the model's grid.
+        mean: float32 (h, w), the samples' mean, its border moved to the image's edges unless the settings leave that.
         fit: the way from the grid to the image.
         refined: float16 (H, W) in [0, 1], what G4Seg made of the samples' mean; None where it was not asked, or had
             nothing to go by.
@@ -48,15 +52,16 @@ class Segment:
 
     phrase: str
     samples: Floats
+    mean: Floats
     fit: FittedImage = field(repr=False)
     refined: NDArray[np.float16] | None = field(default=None, repr=False)
 
     @property
     def probability(self) -> Floats:
-        """Share of the samples that take a pixel for what is named, or `refined`; float32 (H, W) in [0, 1]."""
+        """Of a pixel to be of what is named: `refined`, or else `mean`; float32 (H, W) in [0, 1]."""
         if self.refined is not None:
             return self.refined.astype(np.float32)
-        return self.fit.restore(self.samples.mean(0)).clip(0, 1)
+        return self.fit.restore(self.mean).clip(0, 1)
 
     @property
     def uncertainty(self) -> Floats:
@@ -154,7 +159,7 @@ class Segmenter(EngineSet[GsSettings]):
         fit = self.fit(image)
         grid = fit.image[..., 0].size // self.bundle.manifest.vae_scale_factor**2
         batch = max(1, MAX_PIXELS // (self.settings.samples * self.settings.predictions * grid))
-        watch = Watch(progress, steps=2 + -(-len(phrases) // batch))
+        watch = Watch(progress, steps=2 + 2 * -(-len(phrases) // batch))
         z = self.encode_image(fit.image)
         watch.step("image")
         states = np.concatenate([self.encode_text(ids[i : i + TEXT_BATCH]) for i in range(0, len(ids), TEXT_BATCH)])
@@ -164,8 +169,9 @@ class Segmenter(EngineSet[GsSettings]):
             named = phrases[first : first + batch]
             noise = np.random.default_rng(seed)
             masks = self._sample(z, states[:1], states[1 + first :][: len(named)], noise, observe)
-            segments += [Segment(phrase=p, samples=each, fit=fit) for p, each in zip(named, masks, strict=True)]
             watch.step("sample")
+            segments += read_samples(named, masks, fit, edges=self.settings.edges)
+            watch.step("edges")
         return Segmentation(segments=tuple(segments), seconds=watch.seconds)
 
     def _tokenize(self, phrases: Sequence[str]) -> NDArray[np.int64]:
@@ -205,6 +211,25 @@ class Segmenter(EngineSet[GsSettings]):
                 latents = sample_lcm(denoise, start, self._schedule, s.steps, noise=fresh, callback=watch)
         masks = self._decode(np.asarray(latents, np.float32))
         return masks.reshape(count, s.samples, *masks.shape[1:])
+
+
+def read_samples(phrases: Sequence[str], samples: Floats, fit: FittedImage, *, edges: bool) -> list[Segment]:
+    """What the samples of each phrase say together; a mask that is empty has no border to move.
+
+    Args:
+        phrases: P of them.
+        samples: float32 (P, K, h, w) in [0, 1].
+        fit: the image on the model's grid.
+        edges: see `GsSettings`.
+    """
+    means = [fit.at_pixels(mean) for mean in samples.mean(1)] if edges else list(samples.mean(1))
+    seen = [number for number, mean in enumerate(means) if (mean > 0.5).any()]
+    if edges and seen:
+        logits = np.float32(MASK_WEIGHT) * logit(np.stack([means[number] for number in seen]))
+        for number, sharp in zip(seen, follow_edges(fit.image, logits, EDGES), strict=True):
+            means[number] = sharp
+    parts = zip(phrases, samples, means, strict=True)
+    return [Segment(phrase=phrase, samples=each, mean=mean, fit=fit) for phrase, each, mean in parts]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

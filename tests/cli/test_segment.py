@@ -62,11 +62,11 @@ def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, tiny_label
 
 def test_refining_takes_the_masks_for_coarse_ones(run, tiny_label_bundle, image, tmp_path):
     files = [tmp_path / "plain.png", tmp_path / "refined.png"]
-    given = "segment", image, "a fox", "--bundle", tiny_label_bundle, "--json", "-o"
+    given = "segment", image, "a fox", "--bundle", tiny_label_bundle, "--no-edges", "--json", "-o"
     plain, refined = (
         json.loads(run(*given, file, *more).stdout) for file, more in zip(files, [[], ["--refine"]], strict=True)
     )
-    assert not plain["refined"] and "refine" not in plain["seconds"]
+    assert not plain["settings"]["edges"] and not plain["refined"] and "refine" not in plain["seconds"]
     assert refined["refined"] and refined["seconds"]["refine"] > 0
     assert files[0].read_bytes() != files[1].read_bytes()
 

@@ -8,7 +8,7 @@ from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError
 from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segment, Segmentation
+from segrefine.runtime.segmenter import Segmentation, read_samples
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,8 @@ def sample():
 def painted(refiner, sample, phrase, mask):
     """A segment whose samples are `mask` on the model's grid."""
     fit = refiner.fit(sample.image)
-    return Segment(phrase=phrase, samples=fit.apply(mask)[None], fit=fit)
+    (segment,) = read_samples([phrase], fit.apply(mask)[None, None], fit, edges=False)
+    return segment
 
 
 def test_refines_each_segment_under_its_own_label(refiner, sample):

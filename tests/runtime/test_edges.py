@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segrefine.runtime.edges import EdgeSettings, sharpen
+from segrefine.runtime.edges import EdgeSettings, follow_edges, sharpen
 
 
 def disc(height: int, width: int, radius: float, y: float | None = None, x: float | None = None) -> np.ndarray:
@@ -43,3 +43,11 @@ def test_every_size_gives_finite_probabilities(shape):
     sharp = sharpen(image, np.full(shape, 0.6, np.float32), np.zeros(shape, np.float32), EdgeSettings())
     assert sharp.shape == shape and sharp.dtype == np.float32
     assert ((sharp >= 0) & (sharp <= 1)).all()
+
+
+def test_several_masks_at_once_are_each_as_alone():
+    left, right = disc(40, 64, 12, x=16), disc(40, 64, 12, x=48)
+    image, logits = picture(left + right), 8 * np.stack([left, right, left + right]) - 4
+    together = follow_edges(image, logits, EdgeSettings())
+    for one, alone in zip(together, (follow_edges(image, each, EdgeSettings()) for each in logits), strict=True):
+        np.testing.assert_allclose(one, alone, atol=1e-6)

@@ -10,8 +10,9 @@ from segrefine.errors import BundleError, ImageError, PromptError, SettingsError
 from segrefine.export.comparison import Scene
 from segrefine.export.parity import check_parity
 from segrefine.runtime import segmenter as module
+from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segmenter
+from segrefine.runtime.segmenter import Segmenter, read_samples
 from segrefine.settings import GsSettings
 
 SETTINGS = GsSettings(steps=2, samples=3)
@@ -35,7 +36,7 @@ def test_every_phrase_gets_maps_of_the_images_size(segmenter):
         assert segment.probability.min() >= 0 and segment.probability.max() <= 1
         assert 0 < segment.uncertainty.max() <= 0.5
         assert len(segment.samples) == 3
-    assert {"image", "text", "sample"} == result.seconds.keys()
+    assert {"image", "text", "sample", "edges"} == result.seconds.keys()
 
 
 def test_same_seed_same_masks_and_another_seed_others(segmenter):
@@ -70,14 +71,14 @@ def test_progress_ends_at_one_and_observers_see_every_step(segmenter):
 
 def test_label_map_gives_every_pixel_to_its_best_phrase(segmenter):
     result = segmenter(picture(), ["fox", "car"])
-    half = np.zeros((3, 8, 8), np.float32)
-    left, all_over = half.copy(), half + 0.6
-    left[:, :, :4] = 0.9
+    nothing = np.zeros((8, 8), np.float32)
+    left, all_over = nothing.copy(), nothing + 0.6
+    left[:, :4] = 0.9
     first, second = result.segments
-    painted = replace(result, segments=(replace(first, samples=left), replace(second, samples=all_over)))
+    painted = replace(result, segments=(replace(first, mean=left), replace(second, mean=all_over)))
     labels = painted.label_map()
     assert labels[10, 2] == 1 and labels[10, 27] == 2
-    assert (replace(result, segments=(replace(first, samples=half),)).label_map() == 0).all()
+    assert (replace(result, segments=(replace(first, mean=nothing),)).label_map() == 0).all()
 
 
 def test_confidence_is_of_the_mask_alone(segmenter):
@@ -86,6 +87,20 @@ def test_confidence_is_of_the_mask_alone(segmenter):
     assert replace(segment, samples=some).confidence == 0
     some[:, 2:4] = 0.8
     assert replace(segment, samples=some).confidence == pytest.approx(0.8)
+
+
+def test_the_edge_step_moves_borders_and_leaves_empty_masks(segmenter):
+    rows, columns = np.mgrid[:32, :32]
+    truth = np.hypot(rows - 16, columns - 14) < 9
+    fit = segmenter.fit(np.where(truth[..., None], [200, 60, 60], [50, 70, 190]).astype(np.uint8))
+    coarse = (np.hypot(rows - 15, columns - 17) < 10).astype(np.float32)
+    samples = np.stack([fit.apply(each)[None] for each in (coarse, 0 * coarse)])
+    moved, empty = read_samples(["disc", "nothing"], samples, fit, edges=True)
+    assert iou(coarse > 0.5, truth) < 0.7 and iou(moved.mask, truth) > 0.9
+    np.testing.assert_array_equal(empty.mean, 0)
+    np.testing.assert_array_equal(moved.samples, samples[0])
+    left = read_samples(["disc", "nothing"], samples, fit, edges=False)
+    np.testing.assert_array_equal([segment.mean for segment in left], samples[:, 0])
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver", "lcm"])
@@ -97,18 +112,30 @@ def test_samplers_and_guidance_differ(tiny_label_bundle, segmenter, sampler):
     assert np.abs(a - b).max() > 1e-3
 
 
-def test_the_empty_phrase_is_computed_once_while_all_phrases_have_the_same_samples(tiny_label_bundle):
-    with Segmenter.from_bundle(tiny_label_bundle, threads=1, settings=replace(SETTINGS, samples=2)) as opened:
-        engine, sizes = opened.engines["label_denoiser"], []
+def batch_sizes(segmenter, settings, phrases):
+    """How many samples each call of the label denoiser gets."""
+    engine, sizes = segmenter.engines["label_denoiser"], []
 
-        def counting(feeds):
-            sizes.append(len(feeds["sample"]))
-            return engine(feeds)
+    def counting(feeds):
+        sizes.append(len(feeds["sample"]))
+        return engine(feeds)
 
-        Segmenter(opened.bundle, {**opened.engines, "label_denoiser": counting}, settings=opened.settings)(
-            picture(), ["fox", "car", "tree"]
-        )
+    Segmenter(segmenter.bundle, {**segmenter.engines, "label_denoiser": counting}, settings=settings)(
+        picture(), phrases
+    )
+    return sizes
+
+
+def test_the_empty_phrase_is_computed_once_while_all_phrases_have_the_same_samples(segmenter):
+    sizes = batch_sizes(segmenter, replace(SETTINGS, samples=2), ["fox", "car", "tree"])
     assert sizes == [3 * 2 + 2, 3 * 2 + 3 * 2]
+
+
+def test_what_guidance_predicts_counts_in_the_bound_of_a_batch(segmenter, monkeypatch):
+    grid = segmenter.fit(picture()).image[..., 0].size // segmenter.bundle.manifest.vae_scale_factor**2
+    monkeypatch.setattr(module, "MAX_PIXELS", 12 * grid)
+    guided = replace(SETTINGS, samples=2, guidance_scale=3.0, image_guidance_scale=2.0)
+    assert max(batch_sizes(segmenter, guided, ["fox", "car", "tree", "apple", "boat"])) == 12
 
 
 @pytest.mark.parametrize(

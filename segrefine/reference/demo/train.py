@@ -2,7 +2,7 @@
 
 Stages: scenes (8 minutes on two cores), image codec (12 minutes), latents (4 minutes), then denoiser and text encoder
 for as long as it takes (over 40 samples a second). The label diffusion model sets out from these: scenes of its own, a
-wider image codec and its latents (25 minutes), the classes (over 110 samples a second), then label denoiser and text
+wider image codec and its latents (40 minutes), the classes (over 110 samples a second), then label denoiser and text
 encoder (70 samples a second).
 Every stage resumes where a run was cut off. The results are a Stable Diffusion folder and a label diffusion folder, in
 half precision.
@@ -50,10 +50,10 @@ TWINS = 0.4
 )
 @click.option("--scenes", default=131072, show_default=True, help="Scenes to compose for training.")
 @click.option("--vae-steps", default=3000, show_default=True, help="Codec steps of 16 images.")
-@click.option("--wide-vae-steps", default=2000, show_default=True, help="Steps of the label model's wider codec.")
+@click.option("--wide-vae-steps", default=5000, show_default=True, help="Steps of the label model's wider codec.")
 @click.option("--samples", default=1_000_000, show_default=True, help="Denoiser samples, over all runs.")
 @click.option("--class-samples", default=200_000, show_default=True, help="Class samples, over all runs.")
-@click.option("--label-samples", default=600_000, show_default=True, help="Label denoiser samples, over all runs.")
+@click.option("--label-samples", default=740_000, show_default=True, help="Label denoiser samples, over all runs.")
 @click.option("--threads", default=2, show_default=True)
 def main(
     cache: Path,
