@@ -12,6 +12,9 @@ from segrefine.errors import ShapeError
 
 DType = Literal["float32", "float16", "int64"]
 
+MAX_PIXELS = 8192
+"""Latent pixels in one denoiser call: enough to fill the cores, few enough for the memory of a large model."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -124,14 +127,19 @@ class ShapeProfile:
         Raises:
             ShapeError: a text cannot be read, or the three do not go together.
         """
-        return cls(_parse_sizes(min), _parse_sizes(opt), _parse_sizes(max))
+        return cls(parse_sizes(min), parse_sizes(opt), parse_sizes(max))
 
     def contains(self, sizes: Mapping[str, int]) -> bool:
         """Whether the profile covers these sizes; a symbol that it does not name is not covered."""
         return all(s in self.opt and self.min[s] <= size <= self.max[s] for s, size in sizes.items())
 
 
-def _parse_sizes(text: str) -> dict[str, int]:
+def parse_sizes(text: str) -> dict[str, int]:
+    """The sizes that a text such as ``"batch=1,height=64"`` gives, by symbol.
+
+    Raises:
+        ShapeError: it cannot be read.
+    """
     sizes: dict[str, int] = {}
     for item in text.split(","):
         symbol, _, size = (part.strip() for part in item.partition("="))

@@ -9,17 +9,46 @@ import click
 
 from segrefine.bundle import Bundle, Precision
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.options import BundleFolder, backend_option, components_option, device_option
+from segrefine.cli.options import BundleFolder, components_option, device_option
+from segrefine.spec import parse_sizes
+
+
+def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, int] | None:
+    return parse_sizes(text) if text is not None else None
 
 
 @click.command()
 @click.argument("bundle", type=BundleFolder())
-@backend_option
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    metavar="NAME",
+    help="What runs the engines: onnxruntime, openvino, tensorrt, tensorrt-rtx.",
+)
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs; decided at export, checked here."
 )
 @device_option
 @components_option
+@click.option(
+    "--min-shapes", metavar="S=N,…", callback=_sizes, help="TensorRT: the smallest batch, height, width, tokens."
+)
+@click.option("--opt-shapes", metavar="S=N,…", callback=_sizes, help="TensorRT: those that the engine is tuned to.")
+@click.option(
+    "--max-shapes", metavar="S=N,…", callback=_sizes,
+    help="TensorRT: the largest; height and width are those of latents.  [default: the model's one size of image]",
+)  # fmt: skip
+@click.option(
+    "--compute-capability", metavar="X.Y", multiple=True,
+    help="TensorRT-RTX: a GPU that the engine runs on, such as 8.9; may be repeated.  [default: the GPU that is here]",
+)  # fmt: skip
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="TensorRT: how long the builder searches.")
+@click.option("--workspace", metavar="MIB", type=click.IntRange(min=1), help="TensorRT: scratch memory of an engine.")
+@click.option(
+    "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="TensorRT: keeps the builder's measurements for the next build.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Build also what is there already.")
 @with_console
 def build_engine(
@@ -29,11 +58,19 @@ def build_engine(
     precision: Precision | None,
     device: str,
     components: list[str] | None,
+    min_shapes: dict[str, int] | None,
+    opt_shapes: dict[str, int] | None,
+    max_shapes: dict[str, int] | None,
+    compute_capability: tuple[str, ...],
+    optimization_level: int | None,
+    workspace: int | None,
+    timing_cache: Path | None,
     overwrite: bool,
 ) -> None:
-    """Build the engines of BUNDLE for this machine: every start afterwards is faster.
+    """Build the engines of BUNDLE: every start afterwards is faster.
 
-    BUNDLE is a folder, `demo` or `demo-gs`.
+    BUNDLE is a folder, `demo` or `demo-gs`. ONNX Runtime and OpenVINO build for this machine, TensorRT for the GPU of
+    this machine, TensorRT-RTX for any GPU, also where there is none.
     """
     from segrefine import engines
 
@@ -45,6 +82,15 @@ def build_engine(
             precision=precision,
             device=device,
             components=components,
+            options=engines.TensorRtOptions(
+                min_shapes=min_shapes,
+                opt_shapes=opt_shapes,
+                max_shapes=max_shapes,
+                compute_capabilities=compute_capability,
+                optimization_level=optimization_level,
+                workspace=workspace,
+                timing_cache=timing_cache,
+            ),
             overwrite=overwrite,
             progress=lambda component: tell(component, None),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segrefine.bundle import Bundle
-from segrefine.engines import BACKENDS
+from segrefine.engines import BUILDERS
 from segrefine.engines.onnxruntime import onnxruntime_recipe
 from segrefine.engines.openvino import openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_sidecar, rebuild_command
@@ -61,7 +61,7 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
     state: State = "stale"  # as is what no component or backend asks for
     try:
         said = read_sidecar(sidecar, hint=_rebuild(bundle, sidecar))
-        if backend in BACKENDS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
+        if backend in BUILDERS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
             state = "current"
     except EngineError as error:
         state, problem = "damaged", error
@@ -94,12 +94,18 @@ def _is_current(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> bool:
 def _recipe(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> EngineRecipe | None:
     """What the engine should be made from here.
 
-    Where its backend or its device is not to be had here, this is what the sidecar says, of the graph as it is now;
-    None where the sidecar does not say enough.
+    Where its backend or its device is not to be had here, and for TensorRT, which builds for other machines too, this
+    is what the sidecar says, of the graph as it is now; None where the sidecar does not say enough.
     """
     backend, component = sidecar.parts[-3:-1]
     try:
-        return (openvino_recipe if backend == "openvino" else onnxruntime_recipe)(bundle, component, _device(sidecar))
+        match backend:
+            case "openvino":
+                return openvino_recipe(bundle, component, _device(sidecar))
+            case "onnxruntime":
+                return onnxruntime_recipe(bundle, component, _device(sidecar))
+            case _:
+                raise BackendError(f"{backend} builds for other machines")
     except (MissingDependencyError, BackendError):
         names = [entry.name for entry in fields(EngineRecipe)]
         if not all(name in said for name in names):

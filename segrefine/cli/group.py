@@ -12,6 +12,7 @@ from segrefine import __version__
 from segrefine.cli.build_engine import build_engine
 from segrefine.cli.console import Console
 from segrefine.cli.demo import demo
+from segrefine.cli.doctor import doctor
 from segrefine.cli.evaluate import evaluate
 from segrefine.cli.export import export
 from segrefine.cli.inspect import inspect
@@ -63,5 +64,5 @@ def main() -> None:
     """
 
 
-for command in (refine, segment, evaluate, demo, samples, export, build_engine, inspect, parity):
+for command in (refine, segment, evaluate, demo, samples, export, build_engine, inspect, parity, doctor):
     main.add_command(command)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrefine.bundle import Bundle, Precision
-from segrefine.engines.engine import BACKENDS, unknown_backend
+from segrefine.engines.engine import BUILDERS, unknown_backend
 from segrefine.engines.onnxruntime import onnxruntime_recipe, optimize_graph
 from segrefine.engines.openvino import convert_graph, openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
+from segrefine.engines.tensorrt import TensorRtOptions, build_tensorrt, tensorrt_recipe
 from segrefine.errors import EngineError
 from segrefine.storage import locked, output_errors, staging_folder, sync
 
@@ -37,6 +38,7 @@ def build_engine(
     precision: Precision | None = None,
     device: str = "cpu",
     components: Iterable[str] | None = None,
+    options: TensorRtOptions | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[EngineFile]:
@@ -44,33 +46,52 @@ def build_engine(
 
     Args:
         bundle: the bundle.
-        backend: one of `BACKENDS`.
+        backend: one of `BUILDERS`.
         precision: of the graphs; another one than theirs is an error. None takes what there is.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; TensorRT builds for GPUs, whatever this says.
         components: which graphs; None takes all.
+        options: what TensorRT builds for.
         overwrite: builds also what is there already.
         progress: called with a component's name when its turn comes.
 
     Raises:
         BackendError: the backend is unknown, or cannot serve the device.
         BundleError: there is no such component, or a file of it is not what the manifest says.
-        EngineError: a graph does not load.
+        EngineError: a graph does not load, or the builder failed.
+        MissingDependencyError: the backend's library is not installed; the hint names the extra.
         OutputError: the bundle's folder cannot be written to.
         SettingsError: the bundle has another precision.
+        ShapeError: the shapes of `options` do not go together.
     """
-    if backend not in BACKENDS:
-        raise unknown_backend(backend)
+    if backend not in BUILDERS:
+        raise unknown_backend(backend, BUILDERS)
     check_precision(bundle, precision)
     engines = []
     for component in bundle.manifest.graphs if components is None else components:
         if progress:
             progress(component)
-        recipe = (openvino_recipe if backend == "openvino" else onnxruntime_recipe)(bundle, component, device)
-        engines.append(_build(bundle, recipe, device, overwrite=overwrite))
+        recipe, make = _plan(bundle, component, backend, device, options or TensorRtOptions())
+        engines.append(_build(bundle, recipe, make, overwrite=overwrite))
     return engines
 
 
-def _build(bundle: Bundle, recipe: EngineRecipe, device: str, *, overwrite: bool) -> EngineFile:
+def _plan(
+    bundle: Bundle, component: str, backend: str, device: str, options: TensorRtOptions
+) -> tuple[EngineRecipe, Callable[[Path], None]]:
+    """What an engine is made from, and what makes it in the file that it is given."""
+    match backend:
+        case "openvino":
+            return openvino_recipe(bundle, component, device), lambda path: convert_graph(bundle.graph(component), path)
+        case "tensorrt" | "tensorrt-rtx":
+            recipe = tensorrt_recipe(bundle, component, backend, options)
+            return recipe, lambda path: build_tensorrt(bundle, recipe, path, options)
+        case _:
+            recipe = onnxruntime_recipe(bundle, component, device)
+            apart = len(recipe.graph) > 1
+            return recipe, lambda path: optimize_graph(bundle.graph(component), path, device, external_data=apart)
+
+
+def _build(bundle: Bundle, recipe: EngineRecipe, make: Callable[[Path], None], *, overwrite: bool) -> EngineFile:
     folder = recipe.folder(bundle)
     path = folder / f"{recipe.stem}{recipe.suffix}"
     with output_errors(folder):
@@ -78,12 +99,8 @@ def _build(bundle: Bundle, recipe: EngineRecipe, device: str, *, overwrite: bool
         with locked(folder):
             if not overwrite and _is_current(bundle, recipe):
                 return EngineFile(component=recipe.component, path=path, cached=True)
-            graph = bundle.graph(recipe.component)
             with staging_folder(path) as staging:
-                if recipe.backend == "openvino":
-                    convert_graph(graph, staging / path.name)
-                else:
-                    optimize_graph(graph, staging / path.name, device, external_data=len(recipe.graph) > 1)
+                make(staging / path.name)
                 write_sidecar(recipe, staging)
                 _move_into_place(staging, path.with_suffix(".json"))
     return EngineFile(component=recipe.component, path=path, cached=False)

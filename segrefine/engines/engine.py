@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -13,7 +13,10 @@ from segrefine.errors import BackendError, SettingsError
 from segrefine.spec import ComponentSpec
 
 BACKENDS = ("onnxruntime", "openvino")
-"""The backends that `build_engine` and `load_engine` know."""
+"""The backends that `load_engine` knows."""
+
+BUILDERS = (*BACKENDS, "tensorrt", "tensorrt-rtx")
+"""The backends that `build_engine` knows."""
 
 EnginePrecision = Literal["fp32", "fp16", "bf16"]
 """What an engine computes in: the precision of the graph, or bfloat16 where the backend can."""
@@ -81,6 +84,9 @@ def check_threads(threads: int) -> int:
     return threads
 
 
-def unknown_backend(name: str) -> BackendError:
-    """The error for a backend that is not one of `BACKENDS`."""
-    return BackendError(f"there is no backend {name!r}", hint=f"choose one of: {', '.join(BACKENDS)}")
+def unknown_backend(name: str, known: Sequence[str] = BACKENDS) -> BackendError:
+    """The error for a backend that is not one of `known`."""
+    if name in BUILDERS:
+        message = f"segrefine builds engines for {name}, but does not run them yet"
+        return BackendError(message, hint=f"take one of: {', '.join(known)}")
+    return BackendError(f"there is no backend {name!r}", hint=f"choose one of: {', '.join(known)}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,12 +11,12 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines.engine import Closing, check_threads
+from segrefine.engines.hardware import cpu_identity, gpu_identity
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_INSTRUCTION_SETS = ("avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 
 class OnnxRuntimeEngine(Closing):
@@ -109,7 +107,7 @@ def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRec
         precision=bundle.manifest.dtype,
         profile="dynamic",
         device=kind,
-        hardware=_cpu_identity() if kind == "cpu" else _gpu_identity(index),
+        hardware=cpu_identity() if kind == "cpu" else gpu_identity(index),
     )
 
 
@@ -130,15 +128,29 @@ def _session_options(ort: ModuleType, *, optimized: bool) -> Any:
     return options
 
 
-def _create_session(ort: ModuleType, path: Path, device: str, options: Any) -> Any:
-    kind, index = _parse_device(device)
-    provider = _PROVIDERS[kind]
-    lacking = BackendError(
+def check_provider(device: str) -> str:
+    """The execution provider of a device, once ONNX Runtime has it.
+
+    Raises:
+        BackendError: it does not, or the device is unknown.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    provider = _PROVIDERS[_parse_device(device)[0]]
+    if provider not in _import_onnxruntime().get_available_providers():
+        raise _lacking(provider, device)
+    return provider
+
+
+def _lacking(provider: str, device: str) -> BackendError:
+    return BackendError(
         f"ONNX Runtime has no {provider} here, which device {device} needs",
         hint='choose device cpu; or install CUDA, cuDNN and "segrefine[cuda]", and remove "segrefine[cpu]"',
     )
-    if provider not in ort.get_available_providers():
-        raise lacking
+
+
+def _create_session(ort: ModuleType, path: Path, device: str, options: Any) -> Any:
+    kind, index = _parse_device(device)
+    provider = check_provider(device)
     try:
         session = ort.InferenceSession(
             str(path), options, [provider], [{"device_id": str(index)} if kind == "cuda" else {}]
@@ -146,7 +158,7 @@ def _create_session(ort: ModuleType, path: Path, device: str, options: Any) -> A
     except Exception as error:  # ONNX Runtime's errors have no common base but this
         raise EngineError(f"{path} does not load in ONNX Runtime: {error}") from error
     if session.get_providers()[0] != provider:  # it falls back to the CPU without an error
-        raise lacking
+        raise _lacking(provider, device)
     session.disable_fallback()
     return session
 
@@ -171,26 +183,3 @@ def _parse_device(device: str) -> tuple[str, int]:
     if kind not in _PROVIDERS or (colon and (kind == "cpu" or not index.isdecimal())):
         raise BackendError(f"there is no device {device!r}", hint="choose cpu, cuda or cuda:N")
     return kind, int(index or 0)
-
-
-@cache
-def _cpu_identity() -> str:
-    """The machine type and the instruction sets that ONNX Runtime's kernels and layouts depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
-    words = set(text.split("\n\n")[0].lower().split())  # the first core stands for all
-    return " ".join([platform.machine(), *sorted(word for word in words if word.startswith(_INSTRUCTION_SETS))])
-
-
-def _gpu_identity(index: int) -> str:
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        hint = 'install it: pip install "segrefine[cuda]"'
-        raise MissingDependencyError("the package cuda-bindings is not installed", hint=hint) from error
-    attribute = runtime.cudaDeviceAttr
-    wanted = (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
-    answers = [runtime.cudaDeviceGetAttribute(entry, index) for entry in wanted]
-    if any(status != runtime.cudaError_t.cudaSuccess for status, _ in answers):
-        raise BackendError(f"there is no CUDA device {index}: {answers[0][0].name}", hint="nvidia-smi lists them")
-    return "sm" + "".join(str(value) for _, value in answers)

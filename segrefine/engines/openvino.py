@@ -45,15 +45,11 @@ class OpenVinoEngine(Closing):
     """
 
     def __init__(self, path: Path, spec: ComponentSpec, threads: int | None = None, *, precision: str = "fp32") -> None:
+        check_openvino(precision)
         self._core: Any = _import_openvino().Core()
         self._options = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision], "NUM_STREAMS": 1}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = check_threads(threads)
-        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise BackendError(
-                "this CPU has no instructions for bfloat16",
-                hint="take precision fp32, or a CPU with AVX512-BF16 or AMX",
-            )
         self._model: Any = _read(self._core, path)
         self._compiled: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self.spec = spec
@@ -89,6 +85,21 @@ class OpenVinoEngine(Closing):
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
+
+
+def check_openvino(precision: str) -> None:
+    """Checks that OpenVINO can compute in this precision here.
+
+    Raises:
+        BackendError: the CPU cannot.
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    capabilities = _import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise BackendError(
+            "this CPU has no instructions for bfloat16",
+            hint="take precision fp32, or a CPU with AVX512-BF16 or AMX",
+        )
 
 
 def convert_graph(graph: Path, target: Path) -> None:

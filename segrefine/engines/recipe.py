@@ -1,7 +1,7 @@
 """What an engine file was made from: the recipe in its sidecar, compared before the engine is ever loaded.
 
-Layout: ``engines/<backend>/<component>/<stem>.onnx`` (``.xml`` for OpenVINO) with ``<stem>.json`` beside it. The
-sidecar is written last: an engine without one does not count.
+Layout: ``engines/<backend>/<component>/<stem>.onnx`` (``.xml`` for OpenVINO, ``.engine`` for TensorRT) with
+``<stem>.json`` beside it. The sidecar is written last: an engine without one does not count.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ class EngineRecipe:
     Attributes:
         component: name of the graph.
         graph: SHA-256 of the graph and of each file of its external data, by path in the bundle.
-        backend: one of `BACKENDS`.
+        backend: one of `BUILDERS`.
         version: version of the backend's library.
         precision: precision of the graph.
-        profile: sizes that the engine serves; ``"dynamic"`` for any.
+        profile: sizes that the engine serves, smallest, tuned and largest, such as ``"batch=1:2:4,tokens=77"``;
+            ``"dynamic"`` for any.
         device: ``"cpu"`` or ``"cuda"``, whichever of its kind.
-        hardware: what the engine was tuned to: instruction sets of the CPU, or compute capability of the GPU.
+        hardware: what the engine was tuned to: instruction sets of the CPU, or compute capabilities of the GPUs.
+        options: of the builder, what else shapes an engine.
     """
 
     component: str
@@ -41,6 +43,7 @@ class EngineRecipe:
     profile: str
     device: str
     hardware: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -51,12 +54,13 @@ class EngineRecipe:
     def stem(self) -> str:
         """The name of the engine's files, less the suffix."""
         machine = self.hardware if self.device == "cuda" else "cpu"
-        return f"{self.precision}_{self.profile}_{self.version}_{machine}"
+        profile = self.profile.replace("=", "").replace(":", "-").replace(",", "_")
+        return f"{self.precision}_{profile}_{self.version}_{machine}"
 
     @property
     def suffix(self) -> str:
         """The suffix of the engine itself."""
-        return ".xml" if self.backend == "openvino" else ".onnx"
+        return {"onnxruntime": ".onnx", "openvino": ".xml"}.get(self.backend, ".engine")
 
     def folder(self, bundle: Bundle) -> Path:
         """The folder of this component's engines."""
@@ -64,12 +68,24 @@ class EngineRecipe:
 
     def rebuild_command(self, bundle: Bundle) -> str:
         """The command that builds the engine again."""
-        return rebuild_command(bundle, self.backend, self.device)
+        command = rebuild_command(bundle, self.backend, self.device)
+        if self.suffix != ".engine":
+            return command
+        sizes = [size.partition("=")[::2] for size in self.profile.split(",")]
+        for index, limit in enumerate(("min", "opt", "max")):
+            shapes = ",".join(f"{symbol}={(3 * limits.split(':'))[index]}" for symbol, limits in sizes)
+            command += f" --{limit}-shapes {shapes}"
+        if self.backend == "tensorrt-rtx":
+            for each in self.hardware.split("-"):
+                command += f" --compute-capability {each[2:-1]}.{each[-1]}"
+        given = {name.replace("_", "-"): value for name, value in self.options.items() if value is not None}
+        return command + "".join(f" --{name} {value}" for name, value in given.items())
 
 
 def rebuild_command(bundle: Bundle, backend: str, device: str) -> str:
-    """The command that builds a bundle's engines again."""
-    return f"segrefine build-engine {bundle.path} --backend {backend} --device {device}"
+    """The command that builds a bundle's engines again, for CPUs or for whichever GPU there is."""
+    where = "" if backend.startswith("tensorrt") else f" --device {device}"
+    return f"segrefine build-engine {bundle.path} --backend {backend}{where}"
 
 
 def check_precision(bundle: Bundle, precision: Precision | None) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.engines import Engine
-from segrefine.runtime.engine_set import MAX_PIXELS, check_finite
+from segrefine.runtime.engine_set import check_finite
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.settings import G4SegSettings
+from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
 Observe = Callable[[str, int, Floats], None]

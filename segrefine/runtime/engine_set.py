@@ -26,9 +26,6 @@ Progress = Callable[[str, float], None]
 LATENT_MULTIPLE = 8
 """Sides of a latent are multiples of this: Stable Diffusion's UNet halves them three times."""
 
-MAX_PIXELS = 8192
-"""Latent pixels in one denoiser call: enough to fill the cores, few enough for the memory of a large model."""
-
 
 class EngineSet(Closing, Generic[SettingsT]):
     """The engines of one bundle; a context manager that closes them.

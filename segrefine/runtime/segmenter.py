@@ -19,7 +19,7 @@ from segrefine.engines import Engine
 from segrefine.errors import PromptError
 from segrefine.runtime.denoiser import Observe
 from segrefine.runtime.edges import EdgeSettings, follow_edges, logit
-from segrefine.runtime.engine_set import MAX_PIXELS, EngineSet, Progress, Watch, check_finite
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
 from segrefine.runtime.label_codec import label_decoder
@@ -28,6 +28,7 @@ from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.tokenizer import ClipTokenizer
 from segrefine.settings import GsSettings
+from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
 COMPONENTS = ("text_encoder", "vae_encoder", "label_denoiser")

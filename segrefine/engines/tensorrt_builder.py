@@ -1,0 +1,81 @@
+"""The process that builds one engine: reads a job as JSON from stdin, answers with one last line on stdout.
+
+The line is "built", or "disk: …" or "failed: …" with the exit status 1; all else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    """Builds the engine; the exit status."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    job = json.load(sys.stdin)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the library prints on stdout as well
+    try:
+        _build(job)
+    except OSError as error:
+        answer = f"disk: {error.strerror or error}"
+    except Exception as error:  # Polygraphy's errors are plain exceptions
+        answer = f"failed: {' '.join(str(error).split())}"
+    else:
+        answer = "built"
+    print(answer, file=answers, flush=True)
+    return answer != "built"
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends this process when the one that asked is gone: nobody waits for the engine then."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _build(job: dict[str, Any]) -> None:
+    rtx = job["library"] == "tensorrt_rtx"
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(rtx))
+    from segrefine.engines.tensorrt import import_library
+
+    library: Any = import_library("tensorrt-rtx" if rtx else "tensorrt")
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile
+
+    profile = Profile()
+    for name, (smallest, tuned, largest) in job["shapes"].items():
+        profile.add(name, tuple(smallest), tuple(tuned), tuple(largest))
+    options: dict[str, Any] = {"profiles": [profile], "builder_optimization_level": job["optimization_level"]}
+    if job["workspace"]:
+        options["memory_pool_limits"] = {library.MemoryPoolType.WORKSPACE: job["workspace"] << 20}
+    cache = job["timing_cache"]
+    if cache and Path(cache).exists():
+        options["load_timing_cache"] = cache
+    if rtx:
+        capabilities = [tuple(each) for each in job["compute_capabilities"]]
+        config = CreateConfigRTX(compute_capabilities=capabilities, **options)
+    else:
+        config = CreateConfig(version_compatible=True, **options)
+    parsed = NetworkFromOnnxPath(job["graph"])()
+    _let_attention_decompose(library, parsed[1])
+    engine = EngineBytesFromNetwork(parsed, config, save_timing_cache=cache)()
+    Path(job["engine"]).write_bytes(engine)
+
+
+def _let_attention_decompose(library: Any, network: Any) -> None:
+    """Allows attention in more than one kernel: in float32, and for some widths and lengths, there is no fused one."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == library.LayerType.ATTENTION_INPUT:
+            layer.__class__ = library.IAttentionInputLayer  # the bindings give every layer as an ILayer
+            layer.attention.decomposable = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

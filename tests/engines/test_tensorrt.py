@@ -1,0 +1,230 @@
+"""Engines of TensorRT-RTX, built for real, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from segrefine.assets import DEMO_BUNDLES, DEMO_CHECKPOINTS
+from segrefine.bundle import Bundle
+from segrefine.engines import EngineFile, TensorRtOptions, build_engine, load_engine
+from segrefine.engines.tensorrt_messages import explain_failure
+from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
+from tests.tiny_bundle import write_bundle
+
+ADA = TensorRtOptions(compute_capabilities=("8.9",))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / "bundle")
+
+
+def build(bundle: Bundle, options: TensorRtOptions = ADA, *components: str) -> list[EngineFile]:
+    return build_engine(bundle, backend="tensorrt-rtx", components=components or None, options=options)
+
+
+def test_an_engine_lies_beside_what_it_was_made_from(bundle: Bundle) -> None:
+    import tensorrt_rtx_bindings
+
+    linear, _ = build(bundle)
+    version = tensorrt_rtx_bindings.__version__
+    assert linear.path == bundle.path / f"engines/tensorrt-rtx/linear/fp32_batch1-2-32_{version}_sm89.engine"
+    sidecar = json.loads(linear.path.with_suffix(".json").read_text())
+    expected = {"profile": "batch=1:2:32", "hardware": "sm89", "version": version, "device": "cuda"}
+    assert expected.items() <= sidecar.items()
+    assert sidecar["files"][linear.path.name]["size"] == linear.path.stat().st_size > 1000
+
+
+def test_inspect_knows_them(bundle: Bundle) -> None:
+    from segrefine.cli.built_engines import list_engines
+
+    linear, chain = build(bundle)
+    os.truncate(linear.path, 10)
+    states = {engine.component: engine.state for engine in list_engines(bundle)}
+    assert states == {"linear": "damaged", "chain": "current"}
+
+
+def test_what_shapes_an_engine_makes_another_one(bundle: Bundle) -> None:
+    changes = [
+        {},
+        {"compute_capabilities": ("12.0", "8.6")},
+        {"max_shapes": {"batch": 4}},
+        {"optimization_level": 1},
+    ]
+    built = [build(bundle, TensorRtOptions(**vars(ADA) | change), "chain")[0] for change in changes]  # type: ignore[arg-type]
+    assert not any(engine.cached for engine in built)
+    assert built[1].path.stem.endswith("_sm86-sm120") and "_batch1-2-4_" in built[2].path.name
+    assert built[3].path == built[0].path  # the sidecar's key tells those apart
+    assert build(bundle, TensorRtOptions(**vars(ADA) | changes[3]), "chain")[0].cached  # type: ignore[arg-type]
+
+
+def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> None:
+    from segrefine.engines.tensorrt import tensorrt_recipe
+
+    options = TensorRtOptions(
+        min_shapes={"batch": 2}, max_shapes={"batch": 6}, compute_capabilities=("8.6", "12.0"), workspace=64
+    )
+    recipe = tensorrt_recipe(bundle, "chain", "tensorrt-rtx", options)
+    assert recipe.rebuild_command(bundle) == (
+        f"segrefine build-engine {bundle.path} --backend tensorrt-rtx --min-shapes batch=2 --opt-shapes batch=2 "
+        "--max-shapes batch=6 --compute-capability 8.6 --compute-capability 12.0 --workspace 64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, BackendError, "no GPU here to build for"),
+        ({"compute_capabilities": ("9.0",)}, BackendError, "does not build for compute capability '9.0'"),
+        ({"compute_capabilities": ("8.9",), "max_shapes": {"depth": 3}}, ShapeError, "no size 'depth'"),
+        ({"compute_capabilities": ("8.9",), "max_shapes": {"tokens": 154}}, ShapeError, "at most 77"),
+        ({"compute_capabilities": ("8.9",), "min_shapes": {"batch": 50}}, ShapeError, "min, opt, max 50, 2, 32"),
+    ],
+)
+def test_what_cannot_be_built_for(
+    bundle: Bundle, options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        build(bundle, TensorRtOptions(**options), "chain")  # type: ignore[arg-type]
+    assert not list(bundle.path.glob("engines/**/*.engine"))
+
+
+@pytest.mark.parametrize("options", [{"optimization_level": 6}, {"workspace": 0}])
+def test_numbers_out_of_range(options: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(options))):
+        TensorRtOptions(**options)  # type: ignore[arg-type]
+
+
+def test_full_tensorrt_is_not_installed_here(bundle: Bundle) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    with pytest.raises(MissingDependencyError, match="the builder of tensorrt is not installed") as refused:
+        build_engine(bundle, backend="tensorrt", options=TensorRtOptions())
+    assert "segrefine[tensorrt]" in (refused.value.hint or "")
+
+
+def test_engines_do_not_run_yet(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="does not run them yet"):
+        load_engine(bundle, "chain", "tensorrt-rtx")
+
+
+def test_a_graph_that_the_library_refuses(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    path = bundle.path / "chain/model.onnx"
+    model = onnx.load(path)
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    model.graph.node[-1].domain = "nowhere"
+    model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+    onnx.save(model, path)
+    monkeypatch.setattr(Bundle, "graph", lambda self, component: path)  # as if it had been exported so
+    with pytest.raises(EngineError, match='not built: .*no operator for the node NoSuchOperator -> "out_sample"'):
+        build(bundle, ADA, "chain")
+    assert not list(bundle.path.glob("engines/**/*.*"))
+
+
+def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segrefine.engines import tensorrt
+
+    run = subprocess.run
+
+    def limited(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        return run(["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command], **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(tensorrt.subprocess, "run", limited)
+    with pytest.raises((OutputError, EngineError), match="chain"):
+        build(bundle, ADA, "chain")
+    assert not list(bundle.path.glob("engines/**/*.*"))
+
+
+def test_a_killed_build_leaves_no_engine_and_no_builder(bundle: Bundle) -> None:
+    code = (
+        "from segrefine.bundle import Bundle; from segrefine.engines import *; import sys\n"
+        "build_engine(Bundle.open(sys.argv[1]), backend='tensorrt-rtx', "
+        "options=TensorRtOptions(compute_capabilities=('8.9',)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(bundle.path)])
+    while not (children := _children(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(_is_alive(child) for child in children):
+        assert time.monotonic() < deadline, "the builder outlived the process that asked"
+        time.sleep(0.1)
+    assert not list(bundle.path.glob("engines/*/*/*.json"))
+    assert [engine.cached for engine in build(bundle)] == [False, False]
+    assert not list(bundle.path.glob("engines/*/*/.*partial*"))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "message", "hint"),
+    [
+        (
+            "[E] 2: [x.cpp::1] Error Code 2: OutOfMemory (Requested size was 8589934592)",
+            1,
+            "memory",
+            "--workspace",
+        ),
+        ("[E] Could not find any implementation for node {ForeignNode[a...b]}", 1, "memory", "--optimization-level"),
+        (
+            "[E] IBuilder: kMIN dimensions in profile 0 are [1,4], not [2,4]",
+            1,
+            "kMIN dimensions",
+            "--min-shapes",
+        ),
+        ("", -9, "signal 9", "memory"),
+        ("[E] something new", 1, "something new", "-v"),
+        ("failed: odd", 1, "odd", "-v"),
+    ],
+)
+def test_messages_say_what_to_do(output: str, status: int, message: str, hint: str) -> None:
+    said, advice = explain_failure(output, status)
+    assert message in said and hint in advice
+
+
+GPUS = ("8.6", "8.9", "12.0")
+PROFILES = {
+    "static": TensorRtOptions(
+        compute_capabilities=GPUS, min_shapes={"batch": 2}, opt_shapes={"batch": 2}, max_shapes={"batch": 2}
+    ),
+    "dynamic": TensorRtOptions(
+        compute_capabilities=GPUS,
+        min_shapes={"height": 8, "width": 8},
+        max_shapes={"batch": 4, "height": 32, "width": 32},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=[(name, dtype) for name in DEMO_BUNDLES for dtype in ("fp32", "fp16")])
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from segrefine.export import export_bundle
+
+    name, dtype = request.param
+    return export_bundle(DEMO_CHECKPOINTS[name], tmp_path_factory.mktemp(f"{name}-{dtype}") / "bundle", dtype=dtype)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_component_of_the_demo_models_builds(demo: Bundle, profile: str) -> None:
+    built = build(demo, PROFILES[profile])
+    assert [engine.component for engine in built] == list(demo.manifest.graphs)
+    for engine in built:
+        assert engine.path.name.startswith(demo.manifest.dtype) and engine.path.stem.endswith("_sm86-sm89-sm120")
+        assert engine.path.stat().st_size > 100_000
