@@ -15,6 +15,16 @@ TOKENS = 16
 
 
 @pytest.fixture(scope="session")
+def half_demo_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo bundles in half precision, by name."""
+    from segrefine.assets import DEMO_BUNDLES
+    from segrefine.export import export_bundle
+
+    folder = tmp_path_factory.mktemp("half")
+    return {name: export_bundle(name, folder / name, dtype="fp16").path for name in DEMO_BUNDLES}
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as diffusers saves it, in half precision: 2 levels of attention, 2 pixels per latent pixel."""
     import torch

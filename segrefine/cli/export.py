@@ -10,7 +10,7 @@ import click
 from segrefine.bundle import BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.models import find_model, torch_imports
-from segrefine.cli.options import components_option
+from segrefine.cli.options import components_option, split_names
 
 
 @click.command()
@@ -18,6 +18,9 @@ from segrefine.cli.options import components_option
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--opset", type=click.IntRange(min=23), default=23, show_default=True, help="ONNX opset of the graphs.")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Precision.")
+@click.option(
+    "--fp32-components", callback=split_names, metavar="A,B,…", help="With --dtype fp16: graphs that stay in fp32."
+)
 @click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where torch traces.")
 @click.option(
     "--atol",
@@ -34,6 +37,7 @@ def export(
     bundle: Path,
     opset: int,
     dtype: Precision,
+    fp32_components: list[str] | None,
     device: str,
     atol: float | None,
     components: list[str] | None,
@@ -57,6 +61,7 @@ def export(
             find_model(model, revision),
             bundle,
             dtype=dtype,
+            fp32_components=fp32_components or (),
             opset=opset,
             components=components,
             atol=atol,

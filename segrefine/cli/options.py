@@ -129,10 +129,11 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     return gathered
 
 
-def _split(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
+def split_names(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
+    """The names in a text, parted by commas."""
     return [name.strip() for name in text.split(",")] if text is not None else None
 
 
 components_option = click.option(
-    "--components", callback=_split, metavar="A,B,…", help="Only these graphs, parted by commas; without, all."
+    "--components", callback=split_names, metavar="A,B,…", help="Only these graphs, parted by commas; without, all."
 )

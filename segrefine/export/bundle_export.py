@@ -61,9 +61,17 @@ class _Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """How graphs are made: precision of their arithmetic, ONNX opset, allowed error relative to an output's range."""
+    """How graphs are made.
+
+    Attributes:
+        dtype: precision of their arithmetic.
+        fp32_components: those that stay in float32 all the same.
+        opset: ONNX opset.
+        atol: allowed error relative to an output's range.
+    """
 
     dtype: Precision
+    fp32_components: tuple[str, ...]
     opset: int
     atol: float
 
@@ -73,6 +81,7 @@ def export_bundle(
     target: str | Path,
     *,
     dtype: Precision = "fp32",
+    fp32_components: Sequence[str] = (),
     opset: int = 23,
     components: Sequence[str] | None = None,
     atol: float | None = None,
@@ -89,6 +98,7 @@ def export_bundle(
         target: the bundle's folder.
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
+        fp32_components: graphs that compute in float32 all the same, where half precision is too little.
         opset: ONNX opset, 23 or later.
         components: the graphs to export, of `GRAPHS` or `LABEL_GRAPHS`; None exports all that the method takes.
         atol: largest allowed error against torch, relative to the range of the output; None takes `TOLERANCE`.
@@ -105,9 +115,14 @@ def export_bundle(
     folder = DEMO_CHECKPOINTS.get(str(model), Path(model))
     labels = is_label_checkpoint(folder)
     known = LABEL_GRAPHS if labels else GRAPHS
-    if unknown := sorted(set(components or ()) - known.keys()):
+    if unknown := sorted({*(components or ()), *fp32_components} - known.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(known)}")
-    options = GraphOptions(dtype=dtype, opset=opset, atol=TOLERANCE[dtype] if atol is None else atol)
+    options = GraphOptions(
+        dtype=dtype,
+        fp32_components=tuple(fp32_components),
+        opset=opset,
+        atol=TOLERANCE[dtype] if atol is None else atol,
+    )
     plan = _plan_labels(folder) if labels else _plan(folder, tuple(taps))
     written: dict[str, GraphModule] = {}
     stores: dict[Path, WeightFile] = {}
@@ -157,7 +172,7 @@ def _write_graph(
     module: GraphModule, path: Path, weights: WeightFile, sizes: Sequence[Mapping[str, int]], options: GraphOptions
 ) -> tuple[str, ...]:
     """The custom ops of the graph that is written to `path`: traced at the first sizes, checked at the others."""
-    half = options.dtype == "fp16" and not module.island
+    half = options.dtype == "fp16" and not module.island and module.spec.name not in options.fp32_components
     with half_precision(module) if half else nullcontext():
         model = export_graph(module, sizes[0], opset=options.opset)
         ops = attach_functions(model)

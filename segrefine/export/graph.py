@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx_ir as ir
@@ -73,9 +73,14 @@ def example_inputs(module: GraphModule, sizes: Mapping[str, int], seed: int = 0)
 
 
 @contextmanager
-def half_precision(module: nn.Module) -> Iterator[None]:
-    """A context with the module in float16, its normalisations in float32; after it, rounded weights in float32."""
+def half_precision(module: GraphModule) -> Iterator[None]:
+    """A context with the module in float16, its normalisations in float32; after it, rounded weights in float32.
+
+    Raises:
+        ExportError: a weight is larger than any float16.
+    """
     norms = [each for each in module.modules() if isinstance(each, nn.GroupNorm | nn.LayerNorm)]
+    _check_half(module, norms)
     module.half()
     handles = []
     for norm in norms:
@@ -88,6 +93,18 @@ def half_precision(module: nn.Module) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         module.float()
+
+
+def _check_half(module: GraphModule, norms: Sequence[nn.Module]) -> None:
+    """Raises ExportError where a weight, but for those of `norms`, overflows in half precision."""
+    kept, most = {id(weight) for norm in norms for weight in norm.parameters()}, torch.finfo(torch.float16).max
+    for name, weight in module.named_parameters():
+        if id(weight) not in kept and (largest := float(weight.detach().abs().max())) > most:
+            component = module.spec.name
+            raise ExportError(
+                f"{component}: the weight {name} reaches {largest:.3g}, and half precision ends at {most:.0f}",
+                hint=f"export with --fp32-components {component}",
+            )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from segrefine.assets import DEMO_BUNDLES, DEMO_CHECKPOINTS
+from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import Bundle
 from segrefine.engines import EngineFile, TensorRtOptions, build_engine, load_engine
 from segrefine.engines.tensorrt_messages import explain_failure
@@ -213,12 +214,11 @@ PROFILES = {
 }
 
 
-@pytest.fixture(scope="module", params=[(name, dtype) for name in DEMO_BUNDLES for dtype in ("fp32", "fp16")])
-def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    from segrefine.export import export_bundle
-
+@pytest.fixture(params=[(name, dtype) for name in DEMO_BUNDLES for dtype in ("fp32", "fp16")])
+def demo(request: pytest.FixtureRequest, half_demo_bundles: dict[str, Path], tmp_path: Path) -> Bundle:
     name, dtype = request.param
-    return export_bundle(DEMO_CHECKPOINTS[name], tmp_path_factory.mktemp(f"{name}-{dtype}") / "bundle", dtype=dtype)
+    source = DEMO_BUNDLES[name] if dtype == "fp32" else half_demo_bundles[name]
+    return Bundle.open(shutil.copytree(source, tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -149,6 +150,25 @@ def test_half_precision_computes_in_half_and_speaks_single(tiny_checkpoint: Path
     assert_close(features, expected, share=1e-2)
     assert features.dtype == np.float32 and np.abs(features - expected.numpy()).max() > 1e-5
     assert bundle.manifest.dtype == "fp16"
+
+
+def test_a_weight_past_half_precision_is_found_at_export(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(tiny_checkpoint, folder)
+    unet = load_checkpoint(tiny_checkpoint).unet
+    with torch.no_grad():
+        unet.conv_out.weight[0, 0, 0, 0] = 1e6
+    unet.save_pretrained(folder / "unet")
+    options = {"dtype": "fp16", "components": ["unet"], "taps": TAPS}
+    with pytest.raises(
+        ExportError, match=r"conv_out\.weight reaches 1e\+06, and half precision ends at 65504"
+    ) as refused:
+        export_bundle(folder, tmp_path / "half", **options)
+    assert refused.value.hint == "export with --fp32-components unet"
+    bundle = export_bundle(folder, tmp_path / "half", fp32_components=["unet"], **options)
+    feeds = unet_feeds(*SIZES[1])
+    expected, _ = reference_unet(folder, feeds)
+    assert_close(run(bundle, "unet", feeds)[0], expected)
 
 
 def test_an_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""The demo models in half precision against themselves in single, on ONNX Runtime."""
+
+import numpy as np
+
+from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
+from segrefine.cli.samples import load_samples
+from segrefine.runtime.metrics import iou
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+
+
+def test_refined_masks_are_the_same(half_demo_bundles):
+    with Refiner.from_bundle(demo_bundle()) as single, Refiner.from_bundle(half_demo_bundles["demo"]) as half:
+        assert half.bundle.manifest.dtype == "fp16"
+        for name, sample in load_samples(demo_samples()).items():
+            ours, theirs = (refine(sample.image, sample.coarse, sample.label) for refine in (half, single))
+            assert np.isfinite(ours.probability).all()
+            assert iou(ours.mask, theirs.mask) >= 0.99, name
+
+
+def test_generated_masks_are_the_same(half_demo_bundles):
+    with Segmenter.from_bundle(demo_gs_bundle()) as single, Segmenter.from_bundle(half_demo_bundles["demo-gs"]) as half:
+        for name, sample in load_samples(demo_samples()).items():
+            phrases = [f"the {sample.label}", "the background"]
+            ours, theirs = (segment(sample.image, phrases).segments for segment in (half, single))
+            for segment, wanted in zip(ours, theirs, strict=True):
+                assert np.isfinite(segment.probability).all()
+                assert iou(segment.mask, wanted.mask) >= 0.99, (name, segment.phrase)
