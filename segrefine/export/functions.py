@@ -97,6 +97,9 @@ PixelHausdorff (fa, fb, w) => (output) {
 }
 """
 
+PLUGIN_NAMESPACE = "segrefine"
+"""Of the TensorRT plugins that can take the place of the functions; TensorRT allows no dot in it."""
+
 _BODIES = {"MaskedAttention": _MASKED_ATTENTION, "PixelHausdorff": _PIXEL_HAUSDORFF}
 
 
@@ -141,7 +144,7 @@ def attach_functions(model: ir.Model) -> tuple[str, ...]:
     nodes = [node for node in model.graph if node.domain == DOMAIN]
     for node in nodes:
         # A TensorRT plugin of this name and version replaces the function where one is registered.
-        node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", DOMAIN)
+        node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", PLUGIN_NAMESPACE)
         node.attributes["plugin_version"] = ir.AttrString("plugin_version", "1")
     used = sorted({node.op_type for node in nodes})
     for name in used:

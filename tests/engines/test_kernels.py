@@ -17,8 +17,6 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
-
 from segrefine.engines.plugins import kernels  # noqa: E402
 from segrefine.engines.plugins.compile import (  # noqa: E402
     ARCHITECTURES,
@@ -36,7 +34,7 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 3e-3}
 
 
 def launch(variant: Variant, grid: tuple[int, int], *arguments: Tensor | int) -> None:
-    InterpretedFunction(variant.function)[grid](*arguments, **variant.constants)
+    variant.function[grid](*arguments, **variant.constants)
 
 
 def tiles_of(size: int, variant: Variant, side: str) -> int:
@@ -48,7 +46,7 @@ def attend(variant: Variant, inputs: Mapping[str, Tensor], tiles: Tensor | None 
     output = torch.full_like(q, torch.nan)
     sizes = q.shape[1], q.shape[2], k.shape[2]
     grid = tiles_of(q.shape[2], variant, "ROWS"), q.shape[0] * q.shape[1]
-    launch(variant, grid, q, k, v, a, b, q if tiles is None else tiles, *sizes, output)
+    launch(variant, grid, q, k, v, a, b, *([] if tiles is None else [tiles]), *sizes, output)
     return output
 
 

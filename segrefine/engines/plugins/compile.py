@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Variant:
     """
 
     name: str
-    function: Callable[..., Any]
+    function: Any
     types: tuple[str, ...]
     constants: Mapping[str, Any]
     warps: int = 4
@@ -99,9 +99,9 @@ def attention_variant(dtype: str, width: int, *, sparse: bool, rank: int = RANK)
     constants = {"SCALE": width**-0.5, "WIDTH": width, "RANK": rank, "LOW": low, "HIGH": high}
     return Variant(
         name=f"masked_attention_{dtype}_{width}{'_sparse' if sparse else ''}",
-        function=kernels.masked_attention,
-        types=(tensor,) * 5 + ("*i32", "i32", "i32", "i32", tensor),
-        constants=constants | {"ROWS": rows, "COLUMNS": columns, "SPARSE": sparse},
+        function=kernels.sparse_masked_attention if sparse else kernels.masked_attention,
+        types=(tensor,) * 5 + (("*i32",) if sparse else ()) + ("i32", "i32", "i32", tensor),
+        constants=constants | {"ROWS": rows, "COLUMNS": columns},
         warps=8 if width > 128 else 4,
     )
 
@@ -123,12 +123,11 @@ def compile_variant(variant: Variant) -> Compiled:
     Raises:
         ValueError: it needs more shared memory than every GPU has, or memory that nobody would give it.
     """
-    function = triton.JITFunction(variant.function)
-    names = function.arg_names
+    names = variant.function.arg_names
     signature = dict.fromkeys(names, "constexpr") | dict(zip(names, variant.types, strict=False))
     pointers = [index for index, kind in enumerate(variant.types) if kind.startswith("*")]
     source = ASTSource(
-        fn=function,
+        fn=variant.function,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in variant.constants.items()},
         attrs={(index,): [["tt.divisibility", 16]] for index in pointers},

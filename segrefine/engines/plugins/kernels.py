@@ -1,12 +1,14 @@
 """The custom ops as Triton kernels; one source each for every GPU, precision and head width.
 
 Arguments come in the order that TensorRT's ahead-of-time plugins pass them: inputs, sizes, outputs; then constants.
-Tensors are dense and row-major. A kernel is a plain function: `compile` makes PTX of it, Triton's interpreter runs it
-on a CPU.
+Tensors are dense and row-major. `compile` makes PTX of them; where TRITON_INTERPRET=1 is set before Triton is imported,
+they run on a CPU.
 """
 
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 from __future__ import annotations
 
+import triton
 import triton.language as tl
 
 EMPTY = tl.constexpr(65504.0)
@@ -14,15 +16,15 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 _FAR = tl.constexpr(1e30)
 
 
-def masked_attention(  # type: ignore[no-untyped-def]  # Triton's arguments are of no Python type
-    q, k, v, a, b, tiles, heads, queries, keys, output,
+@triton.jit
+def masked_attention(
+    q, k, v, a, b, heads, queries, keys, output,
     SCALE: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPARSE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """softmax(SCALE · q kᵀ + a bᵀ) v, ROWS queries of one head at a time (FlashAttention, arXiv 2205.14135).
 
-    The bias has rank RANK and is never written out. With SPARSE only the tiles of keys in `tiles` are visited; a query
-    that is left without any gives zeros.
+    The bias has rank RANK and is never written out.
 
     Args:
         q: (B, heads, queries, WIDTH).
@@ -30,8 +32,6 @@ def masked_attention(  # type: ignore[no-untyped-def]  # Triton's arguments are 
         v: (B, heads, keys, WIDTH).
         a: (B, queries, RANK).
         b: (B, keys, RANK).
-        tiles: int32 (B, ⌈queries / ROWS⌉, 1 + ⌈keys / COLUMNS⌉): how many tiles of keys a tile of queries visits, then
-            which. Not read unless SPARSE.
         heads: of each sample.
         queries: of each head.
         keys: of each head.
@@ -43,8 +43,31 @@ def masked_attention(  # type: ignore[no-untyped-def]  # Triton's arguments are 
         HIGH: a power of two, or 0 where LOW covers all.
         ROWS: queries of a program; grid (⌈queries / ROWS⌉, B · heads).
         COLUMNS: keys of a tile.
-        SPARSE: see above.
     """
+    _attend(q, k, v, a, b, q, heads, queries, keys, output, SCALE, WIDTH, RANK, LOW, HIGH, ROWS, COLUMNS, False)
+
+
+@triton.jit
+def sparse_masked_attention(
+    q, k, v, a, b, tiles, heads, queries, keys, output,
+    SCALE: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """`masked_attention` that visits the listed tiles of keys alone; a query that is left without any gives zeros.
+
+    Args, beside those of `masked_attention`:
+        tiles: int32 (B, ⌈queries / ROWS⌉, 1 + ⌈keys / COLUMNS⌉): how many tiles of keys a tile of queries visits, then
+            which.
+    """
+    _attend(q, k, v, a, b, tiles, heads, queries, keys, output, SCALE, WIDTH, RANK, LOW, HIGH, ROWS, COLUMNS, True)
+
+
+@triton.jit
+def _attend(
+    q, k, v, a, b, tiles, heads, queries, keys, output,
+    SCALE: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPARSE: tl.constexpr,
+):  # fmt: skip
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     sample = head // heads
     rows, channels = tile * ROWS + tl.arange(0, ROWS), tl.arange(0, LOW)
@@ -98,7 +121,8 @@ def masked_attention(  # type: ignore[no-untyped-def]  # Triton's arguments are 
         tl.store(o_rows + rest[None, :], (high / total).to(output.dtype.element_ty), mask=keep_rest)
 
 
-def pixel_hausdorff(  # type: ignore[no-untyped-def]
+@triton.jit
+def pixel_hausdorff(
     fa, fb, w, a_rows, b_rows, channels, output,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
