@@ -143,7 +143,7 @@ class GsSettings(Settings):
     sampler: Sampler = "ddim"
     steps: int = 1
     samples: int = 1
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.0
     image_guidance_scale: float = 1.0
     edges: bool = True
 

@@ -34,7 +34,7 @@ Floats = NDArray[np.float32]
 COMPONENTS = ("text_encoder", "vae_encoder", "label_denoiser")
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
-EDGES, MASK_WEIGHT = EdgeSettings(iterations=2), 0.3
+EDGES, MASK_WEIGHT = EdgeSettings(contrast=1.0, iterations=2), 0.5
 """The edge step's numbers, and the weight in it of the sampled mask's log-odds; measured on validation scenes."""
 
 

@@ -127,7 +127,7 @@ def batch_sizes(segmenter, settings, phrases):
 
 
 def test_the_empty_phrase_is_computed_once_while_all_phrases_have_the_same_samples(segmenter):
-    sizes = batch_sizes(segmenter, replace(SETTINGS, samples=2), ["fox", "car", "tree"])
+    sizes = batch_sizes(segmenter, replace(SETTINGS, samples=2, guidance_scale=2.0), ["fox", "car", "tree"])
     assert sizes == [3 * 2 + 2, 3 * 2 + 3 * 2]
 
 
