@@ -75,9 +75,8 @@ def main(repeats: int, threads: int) -> None:
             f"{settings.guidance_scale:g}, threads: {threads}; {repeats} interleaved calls each, medians.",
             f"**One phrase, PyTorch eager ÷ segrefine on {fastest} = {one['PyTorch eager'] / one[fastest]:.2f}** "
             f"(bar: 3). **Eight phrases ÷ one, same engine = {eight[fastest] / one[fastest]:.2f}** (bar: 4.5 or less).",
-            "Both compute all phrases in one batch; segrefine joins the empty phrase to it, and computes that once "
-            "while all phrases have the same samples. bf16: the denoiser in bfloat16. Least IoU: of a mask with "
-            "eager's, over the objects of the 12 shipped scenes.",
+            "Both compute all phrases in one batch; without guidance nothing of the empty phrase. bf16: the denoiser "
+            "in bfloat16. Least IoU: of a mask with eager's, over the objects of the 12 shipped scenes.",
             markdown_table(header, rows),
             "## Components",
             f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",

@@ -123,6 +123,8 @@ def _import_onnxruntime() -> ModuleType:
 def _session_options(ort: ModuleType, *, optimized: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings are about graphs, not about anything that a user can mend
+    # Threads of a session that wait for work by spinning hold the cores that the next component of a chain needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_DISABLE_ALL if optimized else level.ORT_ENABLE_ALL
     return options

@@ -56,7 +56,8 @@ class Gs:
     def sample(self, z: Tensor, text: Tensor, start: Tensor, fresh: Tensor | None = None) -> Tensor:
         """Label latents (B, C, h, w), sampled from the noise `start` under image latents z and phrases, one each."""
         self.scheduler.set_timesteps(self.settings.steps)
-        y, timesteps, nothing = start, self.scheduler.timesteps, self.model.encode_text([""])
+        y, timesteps = start, self.scheduler.timesteps
+        nothing = self.model.encode_text([""]) if self.settings.predictions > 1 else text[:0]
         for index, timestep in enumerate(timesteps):
             step = self.scheduler.step(self.predict_guided(y, int(timestep), z, text, nothing), timestep, y)
             if self.settings.sampler != "lcm":

@@ -40,8 +40,9 @@ class Bonds:
 
     def line(self, values: Floats) -> Floats:
         """A map (H, W) as a line of pixels; of several maps (…, H, W) their lines."""
-        padding = [(0, 0)] * (values.ndim - 1) + [(0, _REACH)]
-        return np.pad(np.asarray(values, np.float32), padding).reshape(*values.shape[:-2], -1)
+        padded = np.zeros((*values.shape[:-1], self._stride), np.float32)
+        padded[..., : values.shape[-1]] = values
+        return padded.reshape(*values.shape[:-2], -1)
 
     def map(self, line: Floats) -> Floats:
         """The map (H, W) of a line of pixels; of several lines their maps (…, H, W)."""

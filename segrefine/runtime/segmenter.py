@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -169,22 +170,27 @@ class Segmenter(EngineSet[GsSettings]):
         for first in range(0, len(phrases), batch):
             named = phrases[first : first + batch]
             noise = np.random.default_rng(seed)
-            masks = self._sample(z, states[:1], states[1 + first :][: len(named)], noise, observe)
+            masks = self._sample(z, states[first:][: len(named)], noise, observe)
             watch.step("sample")
             segments += read_samples(named, masks, fit, edges=self.settings.edges)
             watch.step("edges")
         return Segmentation(segments=tuple(segments), seconds=watch.seconds)
 
     def _tokenize(self, phrases: Sequence[str]) -> NDArray[np.int64]:
-        """Token ids (1 + P, tokens) of the empty phrase and of the phrases."""
+        """Token ids (P, tokens) of the phrases."""
         if isinstance(phrases, str) or not phrases:
             raise PromptError(
                 f"expected one phrase or more in a list, got {phrases!r}", hint='such as ["the fox", "the red car"]'
             )
         prompts = [build_prompt(self._tokenizer, phrase, template="{label}").input_ids for phrase in phrases]
-        return np.concatenate([self._tokenizer(""), *prompts])
+        return np.concatenate(prompts)
 
-    def _sample(self, z: Floats, nothing: Floats, named: Floats, rng: Generator, observe: Observe | None) -> Floats:
+    @cached_property
+    def _nothing(self) -> Floats:
+        """States of the empty phrase, (1, tokens, hidden), from which guidance leads away."""
+        return self.encode_text(self._tokenizer(""))
+
+    def _sample(self, z: Floats, named: Floats, rng: Generator, observe: Observe | None) -> Floats:
         """Masks, float32 (P, K, h, w) in [0, 1], under image latents z (1, c, h, w) and states (P, tokens, hidden)."""
         s, count = self.settings, len(named)
         channels = int(self.bundle.manifest.components["label_denoiser"].outputs[0].shape[1])
@@ -194,7 +200,7 @@ class Segmenter(EngineSet[GsSettings]):
             engine=self.engines["label_denoiser"],
             settings=s,
             image_latents=z,
-            nothing=nothing,
+            nothing=self._nothing if s.predictions > 1 else named[:0],
             named=np.repeat(named, s.samples, 0),
         )
 
@@ -241,7 +247,7 @@ class LabelDenoiser:
         engine: `label_denoiser`.
         settings: the method's numbers.
         image_latents: float32 (1, c, h, w).
-        nothing: float32 (1, tokens, hidden), states of the empty phrase.
+        nothing: float32 (1, tokens, hidden), states of the empty phrase; not read without guidance.
         named: float32 (B, tokens, hidden), states of each sample's phrase.
     """
 
@@ -257,6 +263,8 @@ class LabelDenoiser:
         ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
         """
         s_text, s_image = self.settings.guidance_scale, self.settings.image_guidance_scale
+        if s_text == s_image == 1:
+            return self._predict(timestep, [sample], [self.image_latents], [self.named])
         shared, z = self._distinct(sample), self.image_latents
         nothing = np.repeat(self.nothing, len(shared), 0)
         terms = [(s_text, sample, z, self.named)]
