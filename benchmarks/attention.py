@@ -9,11 +9,11 @@ writes), and with the bias as an N×N matrix. Peak memory is that of a process o
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import click
 import numpy as np
@@ -110,9 +110,15 @@ def _model(name: str, feeds: dict[str, NDArray[np.float32]]) -> ir.Model:
 
 def _peak(run: Run) -> int:
     """Bytes that running takes at most, beyond what the process had before."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water()
     run()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _high_water() - before
+
+
+def _high_water() -> int:
+    """The most memory that this program has had, bytes; `getrusage` would count what its parent had when it forked."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def _peak_elsewhere(name: str, pixels: int, threads: int) -> int:
