@@ -87,8 +87,7 @@ def _plan(
             return recipe, lambda path: build_tensorrt(bundle, recipe, path, options)
         case _:
             recipe = onnxruntime_recipe(bundle, component, device)
-            apart = len(recipe.graph) > 1
-            return recipe, lambda path: optimize_graph(bundle.graph(component), path, device, external_data=apart)
+            return recipe, lambda path: optimize_graph(bundle.graph(component), recipe, path, device)
 
 
 def _build(bundle: Bundle, recipe: EngineRecipe, make: Callable[[Path], None], *, overwrite: bool) -> EngineFile:

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
+from segrefine.engines.cpu_attention import with_flash_attention
 from segrefine.engines.engine import Closing, check_threads
 from segrefine.engines.hardware import cpu_identity, gpu_identity
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
@@ -48,7 +49,7 @@ class OnnxRuntimeEngine(Closing):
         options = _session_options(ort, optimized=optimized)
         if threads is not None:
             options.intra_op_num_threads = check_threads(threads)
-        self._session: Any = _create_session(ort, path, device, options)
+        self._session: Any = _create_session(ort, path, path, device, options)
         self._outputs = [tensor.name for tensor in spec.outputs]
         self.spec = spec
         _check_graph(self._session, spec, path)
@@ -70,24 +71,30 @@ class OnnxRuntimeEngine(Closing):
         self._session = None
 
 
-def optimize_graph(graph: Path, target: Path, device: str, *, external_data: bool) -> None:
+def optimize_graph(graph: Path, recipe: EngineRecipe, target: Path, device: str) -> None:
     """Writes the graph as ONNX Runtime has optimised it for this machine to `target`.
+
+    Where the graph keeps its weights apart they go to ``<target>_data``: what is written would else refer to the
+    graph's data, in a folder where it is not.
 
     Args:
         graph: the graph to read.
+        recipe: its recipe, see `onnxruntime_recipe`.
         target: the file to write.
         device: as for `OnnxRuntimeEngine`.
-        external_data: the weights go to ``<target>_data``; needed where the graph keeps its own apart, since what is
-            written would else refer to the graph's data, in a folder where it is not.
     """
     ort = _import_onnxruntime()
     options = _session_options(ort, optimized=False)
     options.optimized_model_filepath = str(target)
-    if external_data:
+    if len(recipe.graph) > 1:
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", target.name + "_data"
         )
-    _create_session(ort, graph, device, options)
+    source: Path | bytes = graph
+    if recipe.options.get("attention") == "flash":
+        source = with_flash_attention(graph)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+    _create_session(ort, source, graph, device, options)
 
 
 def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRecipe:
@@ -108,6 +115,7 @@ def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRec
         profile="dynamic",
         device=kind,
         hardware=cpu_identity() if kind == "cpu" else gpu_identity(index),
+        options={"attention": "flash"} if (kind, bundle.manifest.dtype) == ("cpu", "fp32") else {},
     )
 
 
@@ -150,12 +158,13 @@ def _lacking(provider: str, device: str) -> BackendError:
     )
 
 
-def _create_session(ort: ModuleType, path: Path, device: str, options: Any) -> Any:
+def _create_session(ort: ModuleType, source: Path | bytes, path: Path, device: str, options: Any) -> Any:
+    """A session on a graph: a file, or what was made of the one at `path`."""
     kind, index = _parse_device(device)
     provider = check_provider(device)
     try:
         session = ort.InferenceSession(
-            str(path), options, [provider], [{"device_id": str(index)} if kind == "cuda" else {}]
+            source, options, [provider], [{"device_id": str(index)} if kind == "cuda" else {}]
         )
     except Exception as error:  # ONNX Runtime's errors have no common base but this
         raise EngineError(f"{path} does not load in ONNX Runtime: {error}") from error

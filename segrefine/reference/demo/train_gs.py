@@ -148,6 +148,6 @@ class _WithClasses(nn.Module):
 
 
 def _draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Half in the noisiest tenth, where image and phrase alone have to tell, the others uniform; int64 (count,)."""
+    """Most in the noisiest tenth, where image and phrase alone have to tell, the others uniform; int64 (count,)."""
     noisiest = rng.integers(900, 1000, count)
-    return np.where(rng.random(count) < 0.5, noisiest, rng.integers(0, 1000, count))
+    return np.where(rng.random(count) < 0.7, noisiest, rng.integers(0, 1000, count))
