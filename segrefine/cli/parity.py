@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from segrefine.cli.models import find_model, torch_imports
 from segrefine.cli.options import BundleFolder, backend_option, device_option
 from segrefine.errors import ParityError
 
+if TYPE_CHECKING:
+    from segrefine.export.locate import Divergence
+
 
 @click.command()
 @click.argument("bundle", type=BundleFolder())
@@ -20,8 +24,11 @@ from segrefine.errors import ParityError
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @backend_option
 @device_option
+@click.option("--locate", is_flag=True, help="Find the first tensor that differs in every component that fails.")
 @with_console
-def parity(console: Console, bundle: Path, reference: str, revision: str | None, backend: str, device: str) -> None:
+def parity(
+    console: Console, bundle: Path, reference: str, revision: str | None, backend: str, device: str, locate: bool
+) -> None:
     """Hold the engines of BUNDLE against PyTorch: every component, every step of the loop, the final masks.
 
     BUNDLE is a folder, `demo` or `demo-gs`. Errors are relative to the range of the reference. Fails where one is past
@@ -30,30 +37,50 @@ def parity(console: Console, bundle: Path, reference: str, revision: str | None,
     from segrefine.assets import demo_samples
     from segrefine.cli.samples import load_samples
 
-    Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
+    opened = Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
     rows = []
     with console.progress("comparing", long=True) as tell:
         tell("loading PyTorch", None)
         with torch_imports("parity"):
             from segrefine.export.comparison import Scene
-            from segrefine.export.parity import check_parity
+            from segrefine.export.parity import check_parity, locate_divergences
         scenes = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
         tell("loading the model", None)
-        for row in check_parity(bundle, find_model(reference, revision), scenes, backend=backend, device=device):
+        model = find_model(reference, revision)
+        for row in check_parity(bundle, model, scenes, backend=backend, device=device):
             tell(row.component, None)
             rows.append(row)
-    failed = [row for row in rows if not row.ok]
+        failed = [row for row in rows if not row.ok]
+        wrong = list(dict.fromkeys(row.component for row in failed if row.component in opened.manifest.graphs))
+        found: list[Divergence | None] = []
+        for component in wrong if locate else ():
+            tell(f"locating in {component}", None)
+            found += locate_divergences(opened, model, [component], backend=backend, device=device)
     cells = [(r.component, r.step, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.ok else "FAILED") for r in rows]
     values = {
         "bundle": str(bundle),
         "backend": backend,
         "ok": not failed,
         "rows": [asdict(r) | {"ok": r.ok} for r in rows],
+        "divergences": [each and asdict(each) for each in found],
     }
-    console.result(values, table(("component", "step", "error", "tolerance", ""), cells))
+    text = table(("component", "step", "error", "tolerance", ""), cells)
+    console.result(values, "\n".join([text, *map(_describe, wrong, found)]))
     if failed:
         worst = max(failed, key=lambda row: row.error / row.tolerance)
         raise ParityError(
             f"{len(failed)} of {len(rows)} comparisons are past tolerance, the worst {worst.component} ({worst.step})",
             hint="is the reference what the bundle was exported from? If so, export it again",
         )
+
+
+def _describe(component: str, found: Divergence | None) -> str:
+    """What `--locate` found in a component, in a few lines."""
+    if found is None:
+        return f"{component}: no tensor of the graph differs from a fresh export's; what was fused in the engine does"
+    where = ", ".join(map(str, found.index))
+    return (
+        f"{component}: {found.agreed} tensors agree, then {found.tensor} differs by {found.error:.1e} of its range\n"
+        f"  {found.operator} of {', '.join(found.inputs)}\n"
+        f"  at [{where}] the reference has {found.expected:.6g}, the engine {found.got:.6g}"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segrefine.bundle import Precision
+from segrefine.bundle import Manifest, Precision
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GraphModule
 from segrefine.runtime.engine_set import EngineSet
@@ -70,23 +70,33 @@ def compare_components(engines: EngineSet[Any], make: Callable[[str], GraphModul
         make: component → the module it was exported from.
     """
     manifest = engines.bundle.manifest
-    side = manifest.sample_size
     for name, engine in engines.engines.items():
         module = make(name)
-        for batch, height, width in ((1, side, side), (3, side, side // 2)):
-            pixels = {"height": height, "width": width, "pixels": height * width}
-            image = {"image_" + key: pixels[key] * manifest.vae_scale_factor for key in ("height", "width")}
-            inputs = example_inputs(module, pixels | image | {"batch": batch, "tokens": manifest.tokens})
+        for sizes in trial_sizes(manifest):
+            inputs = example_inputs(module, sizes)
             with torch.no_grad():
                 expected = module(*inputs)
-            outputs = engine(
-                {tensor.name: value.numpy() for tensor, value in zip(engine.spec.inputs, inputs, strict=True)}
-            )
+            outputs = engine(named_inputs(module, inputs))
             wanted = expected if isinstance(expected, tuple) else (expected,)
             errors = [
                 relative_error(outputs[t.name], e.numpy()) for t, e in zip(engine.spec.outputs, wanted, strict=True)
             ]
-            yield row_of(name, f"batch {batch}, latents {height}×{width}", max(errors), "component", manifest.dtype)
+            step = f"batch {sizes['batch']}, latents {sizes['height']}×{sizes['width']}"
+            yield row_of(name, step, max(errors), "component", manifest.dtype)
+
+
+def trial_sizes(manifest: Manifest) -> Iterator[dict[str, int]]:
+    """The two sets of sizes, by symbol, at which components are compared."""
+    side = manifest.sample_size
+    for batch, height, width in ((1, side, side), (3, side, side // 2)):
+        pixels = {"height": height, "width": width, "pixels": height * width}
+        image = {"image_" + key: pixels[key] * manifest.vae_scale_factor for key in ("height", "width")}
+        yield pixels | image | {"batch": batch, "tokens": manifest.tokens}
+
+
+def named_inputs(module: GraphModule, inputs: Sequence[torch.Tensor]) -> dict[str, NDArray[Any]]:
+    """A module's inputs by name, as engines take them."""
+    return {tensor.name: value.numpy() for tensor, value in zip(module.spec.inputs, inputs, strict=True)}
 
 
 class Steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from segrefine.export.comparison import (
     Steps,
     compare_components,
 )
-from segrefine.export.modules import LABEL_GRAPHS
+from segrefine.export.modules import LABEL_GRAPHS, GraphModule
 from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
 from segrefine.runtime.segmenter import Segment, Segmentation, Segmenter, read_samples
@@ -41,10 +41,15 @@ def check_label_parity(
     """
     reference = load_label_checkpoint(checkpoint)
     with Segmenter.from_bundle(bundle, backend=backend, device=device) as segmenter:
-        yield from compare_components(segmenter, lambda name: LABEL_GRAPHS[name](reference))
+        yield from compare_components(segmenter, label_modules(reference))
         for name, changes in _VARIANTS.items():
             settings = GsSettings.from_dict(segmenter.settings.to_dict() | changes)
             yield from _loop(name, Segmenter(segmenter.bundle, segmenter.engines, settings=settings), reference, scenes)
+
+
+def label_modules(checkpoint: LabelCheckpoint) -> Callable[[str], GraphModule]:
+    """Component → the module that it is exported from."""
+    return lambda name: LABEL_GRAPHS[name](checkpoint)
 
 
 def _loop(name: str, segmenter: Segmenter, checkpoint: LabelCheckpoint, scenes: Sequence[Scene]) -> Iterator[ParityRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segrefine.bundle import Bundle
-from segrefine.export.comparison import LoopErrors, ParityRow, Scene, Steps, compare_components
-from segrefine.export.label_parity import check_label_parity
-from segrefine.export.modules import GRAPHS, Source
+from segrefine.bundle import Bundle, Manifest
+from segrefine.export.comparison import (
+    LoopErrors,
+    ParityRow,
+    Scene,
+    Steps,
+    compare_components,
+    named_inputs,
+    trial_sizes,
+)
+from segrefine.export.graph import example_inputs
+from segrefine.export.label_parity import check_label_parity, label_modules
+from segrefine.export.locate import Divergence, locate_divergence
+from segrefine.export.modules import GRAPHS, GraphModule, Source
 from segrefine.reference.attention import inject_masks
-from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
+from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
 from segrefine.runtime.edges import logit, sharpen
 from segrefine.runtime.filters import pool
@@ -48,11 +58,41 @@ def check_parity(
         return
     reference = load_checkpoint(checkpoint)
     with Refiner.from_bundle(bundle, backend=backend, device=device) as refiner:
-        taps = refiner.bundle.manifest.feature_taps
-        source = Source(checkpoint=reference, injector=inject_masks(reference.unet), taps=taps)
-        yield from compare_components(refiner, lambda name: GRAPHS[name](source))
+        yield from compare_components(refiner, _modules(reference, refiner.bundle.manifest))
         for mode in ("one-step", "loop"):
             yield from _loop(refiner, reference, scenes, mode)
+
+
+def locate_divergences(
+    bundle: Bundle,
+    checkpoint: str | Path,
+    components: Iterable[str],
+    *,
+    backend: str = "onnxruntime",
+    device: str = "cpu",
+) -> Iterator[Divergence | None]:
+    """For each component the first tensor in which it differs from its checkpoint; see `locate_divergence`.
+
+    Args:
+        bundle: the bundle.
+        checkpoint: what it was exported from.
+        components: names of its graphs.
+        backend: what runs them.
+        device: where it runs them.
+    """
+    if bundle.manifest.method == "gs":
+        make = label_modules(load_label_checkpoint(checkpoint))
+    else:
+        make = _modules(load_checkpoint(checkpoint), bundle.manifest)
+    for component in components:
+        module = make(component)
+        trials = [named_inputs(module, example_inputs(module, sizes)) for sizes in trial_sizes(bundle.manifest)]
+        yield locate_divergence(bundle, checkpoint, component, trials, backend=backend, device=device)
+
+
+def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], GraphModule]:
+    source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet), taps=manifest.feature_taps)
+    return lambda name: GRAPHS[name](source)
 
 
 def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mode: Mode) -> Iterator[ParityRow]:
