@@ -20,7 +20,7 @@ from segrefine.export.parity import locate_divergences
 
 
 def with_changed_weight(bundle: Bundle, graph: str, weight: str, target: Path) -> Bundle:
-    """A copy of the bundle, its records in order, in whose graph the fourth channel of a weight is half as large again."""
+    """A copy of the bundle, its records in order, in which the fourth channel of a weight is half as large again."""
     with BundleWriter(target) as writer:
         shutil.copytree(bundle.path, writer.directory, dirs_exist_ok=True)
         (writer.directory / MANIFEST).unlink()
