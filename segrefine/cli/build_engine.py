@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from segrefine.bundle import Bundle, Precision
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.options import BundleFolder, components_option, device_option
 from segrefine.spec import parse_sizes
+
+if TYPE_CHECKING:
+    from segrefine.engines.tensorrt import Plugins
 
 
 def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, int] | None:
@@ -46,6 +50,10 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="TensorRT: how long the builder searches.")
 @click.option("--workspace", metavar="MIB", type=click.IntRange(min=1), help="TensorRT: scratch memory of an engine.")
 @click.option(
+    "--plugins", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
+    help="TensorRT: the custom ops as plugins; auto takes those that measured faster.",
+)  # fmt: skip
+@click.option(
     "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
     help="TensorRT: keeps the builder's measurements for the next build.",
 )  # fmt: skip
@@ -64,6 +72,7 @@ def build_engine(
     compute_capability: tuple[str, ...],
     optimization_level: int | None,
     workspace: int | None,
+    plugins: Plugins,
     timing_cache: Path | None,
     overwrite: bool,
 ) -> None:
@@ -89,6 +98,7 @@ def build_engine(
                 compute_capabilities=compute_capability,
                 optimization_level=optimization_level,
                 workspace=workspace,
+                plugins=plugins,
                 timing_cache=timing_cache,
             ),
             overwrite=overwrite,

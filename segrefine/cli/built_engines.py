@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segrefine.bundle import Bundle
-from segrefine.engines import BUILDERS
+from segrefine.engines import BACKENDS
 from segrefine.engines.onnxruntime import onnxruntime_recipe
 from segrefine.engines.openvino import openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_sidecar, rebuild_command
@@ -61,7 +61,7 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
     state: State = "stale"  # as is what no component or backend asks for
     try:
         said = read_sidecar(sidecar, hint=_rebuild(bundle, sidecar))
-        if backend in BUILDERS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
+        if backend in BACKENDS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
             state = "current"
     except EngineError as error:
         state, problem = "damaged", error

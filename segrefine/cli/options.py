@@ -20,10 +20,14 @@ backend_option = click.option(
     default="onnxruntime",
     show_default=True,
     metavar="NAME",
-    help="What runs the graphs: onnxruntime, openvino.",
+    help="What runs the graphs: onnxruntime, openvino, tensorrt, tensorrt-rtx.",
 )
 device_option = click.option(
-    "--device", default="cpu", show_default=True, metavar="DEVICE", help="Where they run: cpu, cuda or cuda:N."
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where they run: cpu, cuda or cuda:N; TensorRT always takes a GPU.",
 )
 
 

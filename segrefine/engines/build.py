@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrefine.bundle import Bundle, Precision
-from segrefine.engines.engine import BUILDERS, unknown_backend
+from segrefine.engines.engine import BACKENDS, unknown_backend
 from segrefine.engines.onnxruntime import onnxruntime_recipe, optimize_graph
 from segrefine.engines.openvino import convert_graph, openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
@@ -46,7 +46,7 @@ def build_engine(
 
     Args:
         bundle: the bundle.
-        backend: one of `BUILDERS`.
+        backend: one of `BACKENDS`.
         precision: of the graphs; another one than theirs is an error. None takes what there is.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; TensorRT builds for GPUs, whatever this says.
         components: which graphs; None takes all.
@@ -63,8 +63,8 @@ def build_engine(
         SettingsError: the bundle has another precision.
         ShapeError: the shapes of `options` do not go together.
     """
-    if backend not in BUILDERS:
-        raise unknown_backend(backend, BUILDERS)
+    if backend not in BACKENDS:
+        raise unknown_backend(backend)
     check_precision(bundle, precision)
     engines = []
     for component in bundle.manifest.graphs if components is None else components:

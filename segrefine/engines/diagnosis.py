@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Literal, get_args
 
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import check_provider
 from segrefine.engines.openvino import check_openvino
-from segrefine.engines.tensorrt import check_builder
+from segrefine.engines.tensorrt import Library, check_builder
+from segrefine.engines.tensorrt_engine import import_runtime
 from segrefine.errors import SegrefineError
 
 PACKAGES = (
@@ -79,6 +81,8 @@ def list_abilities() -> Iterator[Ability]:
     yield _try("onnxruntime", "run", "cuda", lambda: check_provider("cuda"), lambda: gpu_identity(0))
     yield _try("openvino", "run", "cpu, fp32", lambda: check_openvino("fp32"))
     yield _try("openvino", "run", "cpu, bf16", lambda: check_openvino("bf16"))
+    for library in get_args(Library):
+        yield _try(library, "run", "cuda", partial(import_runtime, library), lambda: gpu_identity(0))
     yield _try("tensorrt-rtx", "build", "any GPU", lambda: check_builder("tensorrt-rtx"))
     yield _try("tensorrt", "build", "the GPU here", lambda: check_builder("tensorrt"), lambda: gpu_identity(0))
 

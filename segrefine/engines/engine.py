@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from segrefine.errors import BackendError, SettingsError
 from segrefine.spec import ComponentSpec
 
-BACKENDS = ("onnxruntime", "openvino")
-"""The backends that `load_engine` knows."""
+CPU_BACKENDS = ("onnxruntime", "openvino")
+"""The backends that need no GPU."""
 
-BUILDERS = (*BACKENDS, "tensorrt", "tensorrt-rtx")
-"""The backends that `build_engine` knows."""
+BACKENDS = (*CPU_BACKENDS, "tensorrt", "tensorrt-rtx")
+"""The backends that `build_engine` and `load_engine` know."""
 
 EnginePrecision = Literal["fp32", "fp16", "bf16"]
 """What an engine computes in: the precision of the graph, or bfloat16 where the backend can."""
@@ -84,9 +84,18 @@ def check_threads(threads: int) -> int:
     return threads
 
 
-def unknown_backend(name: str, known: Sequence[str] = BACKENDS) -> BackendError:
-    """The error for a backend that is not one of `known`."""
-    if name in BUILDERS:
-        message = f"segrefine builds engines for {name}, but does not run them yet"
-        return BackendError(message, hint=f"take one of: {', '.join(known)}")
-    return BackendError(f"there is no backend {name!r}", hint=f"choose one of: {', '.join(known)}")
+def unknown_backend(name: str) -> BackendError:
+    """The error for a backend that is not one of `BACKENDS`."""
+    return BackendError(f"there is no backend {name!r}", hint=f"choose one of: {', '.join(BACKENDS)}")
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Kind and number of a device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Raises:
+        BackendError: there is no such device.
+    """
+    kind, colon, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdecimal())):
+        raise BackendError(f"there is no device {device!r}", hint="choose cpu, cuda or cuda:N")
+    return kind, int(index or 0)

@@ -6,7 +6,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-from segrefine.errors import BackendError, MissingDependencyError
+from segrefine.engines.cuda import check_gpu, import_cuda
 
 _INSTRUCTION_SETS = ("avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
@@ -24,17 +24,12 @@ def gpu_identity(index: int) -> str:
     """The compute capability of a CUDA device, such as "sm89".
 
     Raises:
-        BackendError: there is no such device.
+        BackendError: CUDA does not answer, or there is no such device.
         MissingDependencyError: cuda-bindings is not installed.
     """
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        hint = 'install it: pip install "segrefine[cuda]"'
-        raise MissingDependencyError("the package cuda-bindings is not installed", hint=hint) from error
-    attribute = runtime.cudaDeviceAttr
+    check_gpu(index)
+    cuda = import_cuda()
+    attribute = cuda.cudaDeviceAttr
     wanted = (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
-    answers = [runtime.cudaDeviceGetAttribute(entry, index) for entry in wanted]
-    if any(status != runtime.cudaError_t.cudaSuccess for status, _ in answers):
-        raise BackendError(f"there is no CUDA device {index}: {answers[0][0].name}", hint="nvidia-smi lists them")
+    answers = [cuda.cudaDeviceGetAttribute(entry, index) for entry in wanted]
     return "sm" + "".join(str(value) for _, value in answers)

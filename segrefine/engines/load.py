@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from segrefine.bundle import Bundle
-from segrefine.engines.engine import Engine, EnginePrecision, unknown_backend
+from segrefine.engines.cuda import check_gpu
+from segrefine.engines.engine import Engine, EnginePrecision, parse_device, unknown_backend
+from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
 from segrefine.engines.openvino import BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
 from segrefine.engines.recipe import check_precision, find_engine
+from segrefine.engines.tensorrt import Library
+from segrefine.engines.tensorrt_engine import TensorRtEngine, import_runtime
+from segrefine.engines.tensorrt_preflight import find_tensorrt_engine
 from segrefine.errors import SettingsError
 
 
@@ -22,13 +27,13 @@ def load_engine(
     """The engine of one component, on exactly the backend, device and precision asked for.
 
     This is the engine that `build_engine` made. Where none was built for this kind of device, it is made from the
-    bundle's graph: the same results, after a slower start.
+    bundle's graph: the same results, after a slower start. TensorRT runs only what was built.
 
     Args:
         bundle: the bundle.
         component: name of the graph.
         backend: one of `BACKENDS`.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; TensorRT always takes a GPU, the first one for ``"cpu"``.
         precision: of the graph; another one than the bundle's is an error. None takes what there is. ``"bf16"``
             computes the denoiser of a float32 bundle in bfloat16, on OpenVINO.
         threads: CPU threads for one operator; None takes every core.
@@ -55,5 +60,18 @@ def load_engine(
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
             return OpenVinoEngine(graph, spec, threads, precision="bf16" if reduced else "fp32")
+        case "tensorrt" | "tensorrt-rtx":
+            return _load_tensorrt(bundle, component, backend, device)
         case _:
             raise unknown_backend(backend)
+
+
+def _load_tensorrt(bundle: Bundle, component: str, library: Library, device: str) -> TensorRtEngine:
+    """The TensorRT engine that was built for the GPU; checked for what must match before TensorRT sees it."""
+    _, index = parse_device(device)  # the CPU stands for the first GPU: TensorRT serves no other
+    check_gpu(index)
+    path, recipe = find_tensorrt_engine(
+        bundle, component, library, version=import_runtime(library).__version__, hardware=gpu_identity(index)
+    )
+    spec = bundle.manifest.components[component]
+    return TensorRtEngine(path, spec, library, index, rebuild=recipe.rebuild_command(bundle))

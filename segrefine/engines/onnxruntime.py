@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines.cpu_attention import with_flash_attention
-from segrefine.engines.engine import Closing, check_threads
+from segrefine.engines.engine import Closing, check_threads, parse_device
 from segrefine.engines.hardware import cpu_identity, gpu_identity
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
@@ -105,7 +105,7 @@ def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRec
         BackendError: the device is unknown.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    kind, index = _parse_device(device)
+    kind, index = parse_device(device)
     return EngineRecipe(
         component=component,
         graph=graph_hashes(bundle, component),
@@ -145,7 +145,7 @@ def check_provider(device: str) -> str:
         BackendError: it does not, or the device is unknown.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    provider = _PROVIDERS[_parse_device(device)[0]]
+    provider = _PROVIDERS[parse_device(device)[0]]
     if provider not in _import_onnxruntime().get_available_providers():
         raise _lacking(provider, device)
     return provider
@@ -160,7 +160,7 @@ def _lacking(provider: str, device: str) -> BackendError:
 
 def _create_session(ort: ModuleType, source: Path | bytes, path: Path, device: str, options: Any) -> Any:
     """A session on a graph: a file, or what was made of the one at `path`."""
-    kind, index = _parse_device(device)
+    kind, index = parse_device(device)
     provider = check_provider(device)
     try:
         session = ort.InferenceSession(
@@ -187,10 +187,3 @@ def _check_graph(session: Any, spec: ComponentSpec, path: Path) -> None:
             raise EngineError(
                 f"{path} has {side} {found}, but {spec.name} should have {expected}", hint="export the bundle again"
             )
-
-
-def _parse_device(device: str) -> tuple[str, int]:
-    kind, colon, index = device.partition(":")
-    if kind not in _PROVIDERS or (colon and (kind == "cpu" or not index.isdecimal())):
-        raise BackendError(f"there is no device {device!r}", hint="choose cpu, cuda or cuda:N")
-    return kind, int(index or 0)

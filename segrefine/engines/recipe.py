@@ -25,7 +25,7 @@ class EngineRecipe:
     Attributes:
         component: name of the graph.
         graph: SHA-256 of the graph and of each file of its external data, by path in the bundle.
-        backend: one of `BUILDERS`.
+        backend: one of `BACKENDS`.
         version: version of the backend's library.
         precision: precision of the graph.
         profile: sizes that the engine serves, smallest, tuned and largest, such as ``"batch=1:2:4,tokens=77"``;

@@ -14,9 +14,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from segrefine.bundle import Bundle, Manifest
+from segrefine.engines.cuda import open_gpu
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.engines.tensorrt_messages import explain_failure
@@ -24,6 +25,7 @@ from segrefine.errors import BackendError, EngineError, MissingDependencyError, 
 from segrefine.spec import MAX_PIXELS, ComponentSpec, ShapeProfile, TensorSpec
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
+Plugins = Literal["auto", "always", "never"]
 LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Backend → the module of its library."""
 
@@ -44,6 +46,8 @@ class TensorRtOptions:
             GPU of this machine.
         optimization_level: how long the builder searches, 0 to 5; None for its own choice.
         workspace: scratch memory that an engine may use, MiB; None for its own choice.
+        plugins: whether the custom ops become plugins, with TensorRT: "always", "never", or "auto" where a plugin has
+            measured faster than the functions that the ops are lowered to; none has so far.
         timing_cache: a file that remembers the builder's measurements from one build to the next.
     """
 
@@ -53,6 +57,7 @@ class TensorRtOptions:
     compute_capabilities: tuple[str, ...] = ()
     optimization_level: int | None = None
     workspace: int | None = None
+    plugins: Plugins = "auto"
     timing_cache: Path | None = None
 
     def __post_init__(self) -> None:
@@ -61,6 +66,8 @@ class TensorRtOptions:
             raise SettingsError(f"optimization_level is {self.optimization_level}, expected 0 to 5")
         if self.workspace is not None and self.workspace < 1:
             raise SettingsError(f"workspace is {self.workspace} MiB, expected 1 or more")
+        if self.plugins not in get_args(Plugins):
+            raise SettingsError(f"plugins is {self.plugins!r}, expected one of {', '.join(get_args(Plugins))}")
 
 
 def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: TensorRtOptions) -> EngineRecipe:
@@ -72,6 +79,8 @@ def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: T
         MissingDependencyError: the library is not installed.
         ShapeError: the shapes do not go together.
     """
+    if library == "tensorrt-rtx" and options.plugins == "always":
+        raise BackendError("TensorRT-RTX has no plugins", hint="leave --plugins out, or take --backend tensorrt")
     check_builder(library)
     hashes, module = graph_hashes(bundle, component), import_library(library)
     profile = _profile(bundle.manifest, bundle.manifest.components[component], options)
@@ -85,7 +94,11 @@ def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: T
         profile=",".join(f"{s}={':'.join(each if len({*each}) > 1 else each[:1])}" for s, each in sizes.items()),
         device="cuda",
         hardware=_hardware(module, library, options.compute_capabilities),
-        options={"optimization_level": options.optimization_level, "workspace": options.workspace},
+        options={
+            "optimization_level": options.optimization_level,
+            "workspace": options.workspace,
+            "plugins": "always" if options.plugins == "always" else None,
+        },
     )
 
 
@@ -108,13 +121,21 @@ def build_tensorrt(bundle: Bundle, recipe: EngineRecipe, target: Path, options: 
         "shapes": {tensor.name: _shapes(bundle.manifest, tensor, profile) for tensor in spec.inputs},
         "compute_capabilities": [divmod(int(each), 10) for each in recipe.hardware.removeprefix("sm").split("-sm")],
         "optimization_level": options.optimization_level,
-        "workspace": options.workspace,
+        "workspace": _workspace(options),
+        "plugins": options.plugins == "always",
         "timing_cache": options.timing_cache and str(options.timing_cache.absolute()),
     }
     command = [sys.executable, "-m", "segrefine.engines.tensorrt_builder"]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
     if done.returncode:
         _raise_failure(recipe.component, done)
+
+
+def _workspace(options: TensorRtOptions) -> int | None:
+    """The scratch memory to allow, MiB: no more than is free, where the engine is for the GPU here."""
+    if options.workspace is None or options.compute_capabilities:
+        return options.workspace
+    return max(1, min(options.workspace, open_gpu(0).free_memory() >> 20))
 
 
 def _raise_failure(component: str, done: subprocess.CompletedProcess[str]) -> None:

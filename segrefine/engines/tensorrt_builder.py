@@ -42,6 +42,7 @@ def _end_with_parent(parent: int) -> None:
 def _build(job: dict[str, Any]) -> None:
     rtx = job["library"] == "tensorrt_rtx"
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(rtx))
+    from segrefine.engines.plugins.tensorrt_plugins import register_plugins
     from segrefine.engines.tensorrt import import_library
 
     library: Any = import_library("tensorrt-rtx" if rtx else "tensorrt")
@@ -62,6 +63,8 @@ def _build(job: dict[str, Any]) -> None:
         config = CreateConfigRTX(compute_capabilities=capabilities, **options)
     else:
         config = CreateConfig(version_compatible=True, **options)
+    if job["plugins"]:  # known before the graph is read, they take the place of its functions
+        register_plugins(library)
     parsed = NetworkFromOnnxPath(job["graph"])()
     _let_attention_decompose(library, parsed[1])
     engine = EngineBytesFromNetwork(parsed, config, save_timing_cache=cache)()

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from segrefine.bundle import Bundle
-from segrefine.engines import BACKENDS, BUILDERS, EngineFile, build_engine, load_engine
+from segrefine.engines import BACKENDS, EngineFile, build_engine, load_engine
 from segrefine.errors import BackendError, BundleError, EngineError, IntegrityError, OutputError, SettingsError
 from tests.tiny_bundle import CHANNELS, chain, linear, write_bundle
 
@@ -184,7 +184,7 @@ def test_altered_graph_is_never_built(bundle: Bundle) -> None:
 @pytest.mark.parametrize("name", ["tensort", "", "ONNXRuntime"])
 def test_unknown_backend_lists_the_known_ones(bundle: Bundle, name: str) -> None:
     for call, known in (
-        (lambda: build_engine(bundle, backend=name), BUILDERS),
+        (lambda: build_engine(bundle, backend=name), BACKENDS),
         (lambda: load_engine(bundle, "chain", name), BACKENDS),
     ):
         with pytest.raises(BackendError, match=f"there is no backend '{name}'") as caught:

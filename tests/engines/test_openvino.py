@@ -14,7 +14,7 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import BACKENDS, build_engine, load_engine
+from segrefine.engines import CPU_BACKENDS, build_engine, load_engine
 from segrefine.engines.openvino import OpenVinoEngine
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.runtime.metrics import iou
@@ -151,7 +151,7 @@ def test_an_output_can_be_asked_for_alone() -> None:
         "token_indicator": np.ones((2, 77, 2), np.float32),
         "strength": np.ones((2, 2), np.float32),
     }
-    for backend in BACKENDS:
+    for backend in CPU_BACKENDS:
         with load_engine(bundle, "unet", backend) as engine:
             alone, everything = engine(feeds, only="out_sample"), engine(feeds)
         assert list(alone) == ["out_sample"] and list(everything) == ["out_sample", "features"]

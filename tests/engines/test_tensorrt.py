@@ -15,7 +15,7 @@ import pytest
 
 from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import Bundle
-from segrefine.engines import EngineFile, TensorRtOptions, build_engine, load_engine
+from segrefine.engines import EngineFile, TensorRtOptions, build_engine
 from segrefine.engines.tensorrt_messages import explain_failure
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
 from tests.tiny_bundle import write_bundle
@@ -85,6 +85,7 @@ def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> 
     [
         ({}, BackendError, "no GPU here to build for"),
         ({"compute_capabilities": ("9.0",)}, BackendError, "does not build for compute capability '9.0'"),
+        ({"compute_capabilities": ("8.9",), "plugins": "always"}, BackendError, "has no plugins"),
         ({"compute_capabilities": ("8.9",), "max_shapes": {"depth": 3}}, ShapeError, "no size 'depth'"),
         ({"compute_capabilities": ("8.9",), "max_shapes": {"tokens": 154}}, ShapeError, "at most 77"),
         ({"compute_capabilities": ("8.9",), "min_shapes": {"batch": 50}}, ShapeError, "min, opt, max 50, 2, 32"),
@@ -98,8 +99,8 @@ def test_what_cannot_be_built_for(
     assert not list(bundle.path.glob("engines/**/*.engine"))
 
 
-@pytest.mark.parametrize("options", [{"optimization_level": 6}, {"workspace": 0}])
-def test_numbers_out_of_range(options: dict[str, int]) -> None:
+@pytest.mark.parametrize("options", [{"optimization_level": 6}, {"workspace": 0}, {"plugins": "perhaps"}])
+def test_values_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(options))):
         TensorRtOptions(**options)  # type: ignore[arg-type]
 
@@ -109,11 +110,6 @@ def test_full_tensorrt_is_not_installed_here(bundle: Bundle) -> None:
     with pytest.raises(MissingDependencyError, match="the builder of tensorrt is not installed") as refused:
         build_engine(bundle, backend="tensorrt", options=TensorRtOptions())
     assert "segrefine[tensorrt]" in (refused.value.hint or "")
-
-
-def test_engines_do_not_run_yet(bundle: Bundle) -> None:
-    with pytest.raises(BackendError, match="does not run them yet"):
-        load_engine(bundle, "chain", "tensorrt-rtx")
 
 
 def test_a_graph_that_the_library_refuses(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.bundle import MANIFEST, Bundle, BundleWriter
 from segrefine.cli import main
-from segrefine.engines import BACKENDS
+from segrefine.engines import CPU_BACKENDS
 from segrefine.export.parity import locate_divergences
 
 
@@ -34,7 +34,7 @@ def with_changed_weight(bundle: Bundle, graph: str, weight: str, target: Path) -
         return writer.finish(bundle.manifest)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_changed_weight_is_found(backend: str, tmp_path: Path) -> None:
     weight = "unet.mid_block.resnets.0.conv1.weight"
     bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle")

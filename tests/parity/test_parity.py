@@ -5,7 +5,7 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.engines import BACKENDS
+from segrefine.engines import CPU_BACKENDS
 from segrefine.export.comparison import TOLERANCES, Scene
 from segrefine.export.parity import check_parity
 
@@ -21,7 +21,7 @@ def scenes() -> list[Scene]:
     return originals + [s for s in mirrored if 0 < (s.coarse > 0.5).sum() < s.coarse.size]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_engines_do_what_the_reference_does(backend):
     chosen = scenes()
     assert len(chosen) >= 20
@@ -32,7 +32,7 @@ def test_engines_do_what_the_reference_does(backend):
     assert not [row for row in rows if not row.ok]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_label_diffusion_does_what_the_reference_does(backend):
     rows = list(check_parity(demo_gs_bundle(), demo_gs_checkpoint(), scenes(), backend=backend))
     assert {row.component for row in rows} >= {"text_encoder", "vae_encoder", "label_denoiser"}

@@ -1,0 +1,89 @@
+"""Which of a bundle's TensorRT engines this machine can run, told from their sidecars before any is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from segrefine.bundle import Bundle
+from segrefine.engines.recipe import EngineRecipe, graph_hashes, read_sidecar
+from segrefine.engines.tensorrt import Library
+from segrefine.errors import EngineError, IntegrityError
+from segrefine.storage import FileRecord
+
+
+def find_tensorrt_engine(
+    bundle: Bundle, component: str, library: Library, *, version: str, hardware: str
+) -> tuple[Path, EngineRecipe]:
+    """The engine of a component that this machine can run, and its recipe; its files are checked.
+
+    Args:
+        bundle: the bundle.
+        component: one of its graphs.
+        library: what runs the engine.
+        version: of the library here.
+        hardware: the GPU here, such as "sm89".
+
+    Raises:
+        EngineError: there is none; the message says for each one why it does not fit, the hint how to build it.
+    """
+    hashes = graph_hashes(bundle, component)
+    folder = bundle.path / "engines" / library / component
+    problems, command = [], f"segrefine build-engine {bundle.path} --backend {library} --components {component}"
+    for sidecar in sorted(folder.glob("*_sm*.json")):
+        hint = f"build it again: {command}"
+        try:
+            recipe, files = _read(sidecar, hint)
+            _check_fit(recipe, hashes, version, hardware)
+            for name, record in files.items():
+                relative = sidecar.with_name(name).relative_to(bundle.path).as_posix()
+                FileRecord(**record).check(bundle.path, relative, hint=hint)
+        except (EngineError, IntegrityError) as error:
+            problems.append(f"{sidecar.name}: {error}")
+            continue
+        except (TypeError, AttributeError) as error:
+            problems.append(f"{sidecar.name}: damaged: {error}")
+            continue
+        return sidecar.with_suffix(recipe.suffix), recipe
+    if not problems:
+        message = f"{bundle.path} has no {library} engine of {component}; TensorRT runs what was built before"
+        raise EngineError(message, hint=f"build it: {command}")
+    raise EngineError(
+        f"no {library} engine of {component} fits here ({library} {version}, {hardware}): {'; '.join(problems)}",
+        hint=f"build it again: {command}",
+    )
+
+
+def _read(sidecar: Path, hint: str) -> tuple[EngineRecipe, Mapping[str, Any]]:
+    content = read_sidecar(sidecar, hint=hint)
+    try:
+        recipe = EngineRecipe(**{field.name: content[field.name] for field in fields(EngineRecipe)})
+        key, files = content["key"], content["files"]
+    except KeyError as error:
+        raise EngineError(f"its sidecar has no entry {error}") from error
+    if key != recipe.key:
+        raise EngineError("its sidecar was altered, its key does not match")
+    return recipe, files
+
+
+def _check_fit(recipe: EngineRecipe, hashes: Mapping[str, str], version: str, hardware: str) -> None:
+    """Raises EngineError where an engine was built from another graph, or for another library or GPU."""
+    if dict(recipe.graph) != dict(hashes):
+        raise EngineError("the graph was exported anew since it was built")
+    if hardware not in recipe.hardware.split("-"):
+        raise EngineError(f"built for {recipe.hardware}")
+    if recipe.backend == "tensorrt-rtx":
+        if recipe.version != version:
+            raise EngineError(f"built by version {recipe.version}")
+    elif not _serves(version, recipe.version):
+        raise EngineError(
+            f"built by version {recipe.version}, which needs a runtime of that version or a later minor one"
+        )
+
+
+def _serves(runtime: str, built: str) -> bool:
+    """Whether a runtime of full TensorRT loads a version-compatible engine: same major version, not older."""
+    here, there = ([int(part) for part in version.split(".")[:3]] for version in (runtime, built))
+    return here[0] == there[0] and here >= there

@@ -1,0 +1,266 @@
+"""CUDA and TensorRT without a GPU: device memory is host memory, and engines run their graph in ONNX Runtime.
+
+What is replaced is only what needs a GPU; names, arguments and results are those of cuda-bindings and of TensorRT's
+bindings. A wrong address, size, shape or order gives wrong numbers or an error here as there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from cuda.bindings import runtime as real
+
+OK = real.cudaError_t.cudaSuccess
+STREAM = 77
+
+
+class Cuda:
+    """In place of `cuda.bindings.runtime`, one device of compute capability 8.9."""
+
+    cudaError_t, cudaMemcpyKind, cudaDeviceAttr = real.cudaError_t, real.cudaMemcpyKind, real.cudaDeviceAttr
+    cudaStreamCaptureMode = real.cudaStreamCaptureMode
+
+    def __init__(self) -> None:
+        self.device: dict[int, Any] = {}
+        self.pinned: dict[int, Any] = {}
+        self.queue: list[Callable[[], None]] = []
+        self.recording: list[Callable[[], None]] | None = None
+        self.graphs: list[list[Callable[[], None]]] = []
+        self.launched = 0
+        self.capacity = 1 << 40
+
+    def cudaGetDeviceCount(self) -> tuple[Any, int]:
+        return OK, 1
+
+    def cudaDriverGetVersion(self) -> tuple[Any, int]:
+        return OK, 13000
+
+    def cudaRuntimeGetVersion(self) -> tuple[Any, int]:
+        return OK, 13000
+
+    def cudaDeviceGetAttribute(self, attribute: Any, index: int) -> tuple[Any, int]:
+        return OK, 8 if attribute == real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor else 9
+
+    def cudaMemGetInfo(self) -> tuple[Any, int, int]:
+        return OK, self.capacity - sum(map(len, self.device.values())), self.capacity
+
+    def cudaSetDevice(self, index: int) -> tuple[Any]:
+        return (OK if index == 0 else real.cudaError_t.cudaErrorInvalidDevice,)
+
+    def cudaStreamCreate(self) -> tuple[Any, int]:
+        return OK, STREAM
+
+    def cudaMalloc(self, size: int) -> tuple[Any, int]:
+        if sum(map(len, self.device.values())) + size > self.capacity:
+            return real.cudaError_t.cudaErrorMemoryAllocation, 0
+        return OK, self._allocate(self.device, size)
+
+    def cudaMallocHost(self, size: int) -> tuple[Any, int]:
+        return OK, self._allocate(self.pinned, size)
+
+    def cudaFree(self, address: int) -> tuple[Any]:
+        del self.device[address]
+        return (OK,)
+
+    def cudaFreeHost(self, address: int) -> tuple[Any]:
+        del self.pinned[address]
+        return (OK,)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: Any) -> tuple[Any]:
+        up = kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._check(self.device if up else self.pinned, target, size)
+        self._check(self.pinned if up else self.device, source, size)
+        self.enqueue(lambda: ctypes.memmove(target, source, size), stream)
+        return (OK,)
+
+    def cudaStreamSynchronize(self, stream: Any) -> tuple[Any]:
+        for work in self.queue:
+            work()
+        self.queue.clear()
+        return (OK,)
+
+    def cudaStreamBeginCapture(self, stream: Any, mode: Any) -> tuple[Any]:
+        self.recording = []
+        return (OK,)
+
+    def cudaStreamEndCapture(self, stream: Any) -> tuple[Any, Any]:
+        recorded, self.recording = self.recording, None
+        return OK, recorded
+
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any, Any]:
+        self.graphs.append(list(graph))
+        return OK, self.graphs[-1]
+
+    def cudaGraphDestroy(self, graph: Any) -> tuple[Any]:
+        return (OK,)
+
+    def cudaGraphLaunch(self, graph: Any, stream: Any) -> tuple[Any]:
+        self.launched += 1
+        self.queue.extend(graph)
+        return (OK,)
+
+    def cudaGraphExecDestroy(self, graph: Any) -> tuple[Any]:
+        self.graphs = [each for each in self.graphs if each is not graph]
+        return (OK,)
+
+    def enqueue(self, work: Callable[[], Any], stream: Any) -> None:
+        assert stream == STREAM
+        (self.queue if self.recording is None else self.recording).append(work)
+
+    def view(self, address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        """Device memory as an array."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._check(self.device, address, size)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(dtype).reshape(shape)
+
+    def _allocate(self, kept: dict[int, Any], size: int) -> int:
+        memory = (ctypes.c_uint8 * size)(*[255] * size)  # what was not written is NaN
+        kept[ctypes.addressof(memory)] = memory
+        return ctypes.addressof(memory)
+
+    def _check(self, kept: dict[int, Any], address: int, size: int) -> None:
+        assert address in kept and size <= len(kept[address]), "outside of what was allocated"
+
+
+class TensorRt:
+    """In place of a module of TensorRT. The bytes of an engine are a JSON object with `graph`, a path, and `limits`."""
+
+    __version__ = "11.4.0"
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR, WARNING = range(3)
+
+    class TensorIOMode:
+        class _Mode:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+        INPUT, OUTPUT = _Mode("INPUT"), _Mode("OUTPUT")
+
+    class ExecutionContextAllocationStrategy:
+        USER_MANAGED = "user managed"
+
+    class CudaGraphStrategy:
+        WHOLE_GRAPH_CAPTURE = "whole"
+
+    class EngineValidity:
+        VALID, SUBOPTIMAL, INVALID = range(3)
+
+    class _Flag:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+    class EngineInvalidityDiagnostics:
+        __members__: dict[str, Any] = {}
+
+    EngineInvalidityDiagnostics.__members__ = {"VERSION_MISMATCH": _Flag(1), "UNSUPPORTED_CC": _Flag(2)}
+
+    def __init__(self, cuda: Cuda, name: str) -> None:
+        self.cuda, self.__name__ = cuda, name
+        self.scratch = 4096
+
+    def Runtime(self, log: Any) -> _Runtime:
+        return _Runtime(self, log)
+
+    @staticmethod
+    def nptype(dtype: Any) -> Any:
+        return dtype
+
+
+class _Runtime:
+    def __init__(self, module: TensorRt, log: Any) -> None:
+        self.module, self.log = module, log
+
+    def get_engine_validity(self, content: bytes) -> tuple[int, int]:
+        return self.module.EngineValidity.VALID, 0
+
+    def deserialize_cuda_engine(self, content: bytes) -> _Engine | None:
+        try:
+            job = json.loads(content)
+        except ValueError:
+            self.log.log(self.module.ILogger.ERROR, "Magic tag does not match")
+            return None
+        return _Engine(self.module, job)
+
+
+class _Engine:
+    def __init__(self, module: TensorRt, job: dict[str, Any]) -> None:
+        self.module, self.limits = module, job["limits"]
+        self.session = onnxruntime.InferenceSession(job["graph"], providers=["CPUExecutionProvider"])
+        self.inputs = {each.name: each for each in self.session.get_inputs()}
+        self.outputs = {each.name: each for each in self.session.get_outputs()}
+        self.names = [*self.inputs, *self.outputs]
+        self.num_io_tensors, self.device_memory_size_v2 = len(self.names), module.scratch
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self.module.TensorIOMode.INPUT if name in self.inputs else self.module.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        kind = (self.inputs | self.outputs)[name].type
+        return {"tensor(float)": np.float32, "tensor(int64)": np.int64}[kind]
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
+        return self.limits[name]
+
+    def create_runtime_config(self) -> _Config:
+        return _Config()
+
+    def create_execution_context(self, settings: Any) -> _Context:
+        strategy = settings.strategy if isinstance(settings, _Config) else settings
+        assert strategy == self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        return _Context(self)
+
+
+class _Config:
+    cuda_graph_strategy = "none"
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine, self.cuda = engine, engine.module.cuda
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.scratch = 0, 0
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = tuple(shape)
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.scratch = address, size
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        feeds = {n: np.ones(s, self.engine.get_tensor_dtype(n)) for n, s in self.shapes.items()}
+        return self.engine.session.run([name], feeds)[0].shape
+
+    def execute_async_v3(self, stream: int) -> bool:
+        address, size = self.scratch
+        assert size >= self.engine.device_memory_size_v2
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
+
+        def work() -> None:
+            self.cuda.view(address, (size,), np.uint8)[:] = 1  # every engine writes to the shared memory
+            feeds = {
+                name: self.cuda.view(addresses[name], shape, self.engine.get_tensor_dtype(name)).copy()
+                for name, shape in shapes.items()
+            }
+            for name, values in zip(self.engine.outputs, self.engine.session.run(None, feeds), strict=True):
+                self.cuda.view(addresses[name], values.shape, values.dtype)[...] = values
+
+        self.cuda.enqueue(work, stream)
+        return True

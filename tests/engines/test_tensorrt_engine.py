@@ -1,0 +1,273 @@
+"""TensorRT engines run without torch, on a stand-in for GPU and library; and refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
+from segrefine.bundle import Bundle
+from segrefine.cli.samples import load_samples
+from segrefine.engines import TensorRtOptions, hardware, load, load_engine, tensorrt_engine
+from segrefine.engines import cuda as cuda_module
+from segrefine.engines.recipe import EngineRecipe, graph_hashes, write_sidecar
+from segrefine.engines.tensorrt import _workspace
+from segrefine.errors import BackendError, EngineError, ShapeError
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+from tests.engines.cuda_stand_in import Cuda, TensorRt
+from tests.tiny_bundle import CHANNELS, chain, linear, write_bundle
+
+LIBRARIES = ("tensorrt", "tensorrt-rtx")
+SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
+FEEDS = {"sample": SAMPLE, "timestep": np.arange(3)}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
+    stand_in = Cuda()
+    for module in (cuda_module, hardware):
+        monkeypatch.setattr(module, "import_cuda", lambda: stand_in)
+    for module in (load, tensorrt_engine):
+        monkeypatch.setattr(module, "import_runtime", lambda library: TensorRt(stand_in, library.replace("-", "_")))
+    cuda_module.open_gpu.cache_clear()
+    yield stand_in
+    cuda_module.open_gpu.cache_clear()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / "bundle")
+
+
+def build(bundle: Bundle, component: str, library: str, least: int = 1, most: int = 4, **changes: Any) -> Path:
+    """An engine as `build_engine` leaves it, for batches from `least` to `most` and all other sizes."""
+    values = {
+        "component": component,
+        "graph": graph_hashes(bundle, component),
+        "backend": library,
+        "version": TensorRt.__version__,
+        "precision": "fp32",
+        "profile": f"batch={least}:{most}:{most}",
+        "device": "cuda",
+        "hardware": "sm86-sm89" if library == "tensorrt-rtx" else "sm89",
+    }
+    recipe = EngineRecipe(**(values | changes))
+    limits = {
+        tensor.name: [[size if isinstance(size, int) else other[size == "batch"] for size in tensor.shape]
+                      for other in ((1, least), (1024, most), (1024, most))]
+        for tensor in bundle.manifest.components[component].inputs
+    }  # fmt: skip
+    folder = recipe.folder(bundle)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (recipe.stem + recipe.suffix)
+    path.write_text(json.dumps({"graph": str(bundle.graph(component)), "limits": limits}))
+    write_sidecar(recipe, folder)
+    return path
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_engine_computes_what_the_graph_does(gpu: Cuda, bundle: Bundle, library: str) -> None:
+    build(bundle, "linear", library)
+    with load_engine(bundle, "linear", library) as engine:
+        first = engine(FEEDS)["out_sample"]
+        smaller = engine({name: values[:1] for name, values in FEEDS.items()}, only="out_sample")
+    np.testing.assert_allclose(first, linear(SAMPLE, FEEDS["timestep"]), atol=1e-4)
+    np.testing.assert_allclose(smaller["out_sample"], first[:1], atol=1e-6)
+    assert not gpu.pinned and len(gpu.device) == 1, "buffers are left, beside the memory that engines share"
+    with pytest.raises(EngineError, match="is closed"):
+        engine(FEEDS)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_pipelines_give_the_same(gpu: Cuda, tmp_path: Path, library: str) -> None:
+    scene = next(iter(load_samples(demo_samples()).values()))
+    for kind, folder, ask in (
+        (
+            Refiner,
+            demo_bundle(),
+            lambda pipeline: pipeline(scene.image, scene.coarse, scene.label).rounds[-1].probability,
+        ),
+        (Segmenter, demo_gs_bundle(), lambda pipeline: pipeline(scene.image, [scene.label]).segments[0].probability),
+    ):
+        bundle = Bundle.open(shutil.copytree(folder, tmp_path / kind.__name__))
+        for component in kind.components(bundle):
+            build(bundle, component, library, most=16)
+        with kind.from_bundle(bundle.path) as on_cpu, kind.from_bundle(bundle.path, backend=library) as on_gpu:
+            np.testing.assert_allclose(ask(on_gpu), ask(on_cpu), atol=1e-5)
+
+
+def test_engines_share_the_memory_for_intermediate_results(gpu: Cuda, bundle: Bundle) -> None:
+    for component in ("linear", "chain"):
+        build(bundle, component, "tensorrt")
+    with load_engine(bundle, "linear", "tensorrt") as one, load_engine(bundle, "chain", "tensorrt") as other:
+        for _ in range(2):
+            np.testing.assert_allclose(one(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+            np.testing.assert_allclose(other({"sample": SAMPLE})["out_sample"], chain(SAMPLE), rtol=1e-4, atol=1e-3)
+    assert [len(memory) for memory in gpu.device.values()] == [4096]
+    assert cuda_module.open_gpu(0).peak == 4096 + 3 * SAMPLE.nbytes + SAMPLE.nbytes + FEEDS["timestep"].nbytes
+
+
+def test_batch_beyond_the_largest_goes_in_parts(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt", most=2)
+    with load_engine(bundle, "linear", "tensorrt") as engine:
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+
+
+def test_size_outside_of_the_profile(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt", least=2)
+    with load_engine(bundle, "linear", "tensorrt") as engine:
+        message = r"'sample' is \(1, 32\), and its engine serves \(2, 32\) to \(4, 32\)"
+        with pytest.raises(ShapeError, match=message) as caught:
+            engine({name: values[:1] for name, values in FEEDS.items()})
+        assert "--min-shapes batch=2" in str(caught.value.hint)
+
+
+def test_engine_of_one_size_is_a_graph(gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(bundle, "linear", "tensorrt", least=3, most=3)
+    build(bundle, "chain", "tensorrt")
+    with load_engine(bundle, "linear", "tensorrt") as engine:
+        for shift in range(3):
+            feeds = FEEDS | {"timestep": FEEDS["timestep"] + shift}
+            np.testing.assert_allclose(engine(feeds)["out_sample"], linear(*feeds.values()), atol=1e-4)
+        assert gpu.launched == 2
+        monkeypatch.setattr(load, "import_runtime", lambda library: TensorRt(gpu, "tensorrt"))
+        larger = TensorRt(gpu, "tensorrt")
+        larger.scratch = 1 << 20  # moves the memory that the captured graph wrote to
+        monkeypatch.setattr(tensorrt_engine, "import_runtime", lambda library: larger)
+        with load_engine(bundle, "chain", "tensorrt") as other:
+            other({"sample": SAMPLE})
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+        assert gpu.launched == 2 and len(gpu.graphs) == 1
+        engine(FEEDS)
+        assert gpu.launched == 3
+    assert not gpu.graphs
+
+
+def test_workspace_is_at_most_what_is_free(gpu: Cuda) -> None:
+    gpu.capacity = 100 << 20
+    assert _workspace(TensorRtOptions(workspace=400)) == 100
+    assert _workspace(TensorRtOptions(workspace=40)) == 40
+    assert _workspace(TensorRtOptions(workspace=400, compute_capabilities=("8.9",))) == 400
+
+
+def test_full_memory(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt")
+    gpu.capacity = 1024
+    with load_engine(bundle, "linear", "tensorrt") as engine, pytest.raises(EngineError) as caught:
+        engine(FEEDS)
+    assert "cudaMalloc failed: cudaErrorMemoryAllocation" in str(caught.value)
+    assert "smaller images" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "library", "reason"),
+    [
+        ({"hardware": "sm86"}, "tensorrt", "built for sm86"),
+        ({"hardware": "sm86-sm120"}, "tensorrt-rtx", "built for sm86-sm120"),
+        ({"version": "11.4.1"}, "tensorrt-rtx", r"built by version 11\.4\.1"),
+        (
+            {"version": "11.5.0"},
+            "tensorrt",
+            r"built by version 11\.5\.0, which needs a runtime of that version or a later",
+        ),
+        ({"version": "10.9.0"}, "tensorrt", r"built by version 10\.9\.0"),
+        ({"graph": {"linear/model.onnx": "0"}}, "tensorrt", "exported anew"),
+    ],
+)
+def test_engine_for_something_else(
+    gpu: Cuda, bundle: Bundle, changes: dict[str, Any], library: str, reason: str
+) -> None:
+    build(bundle, "linear", library, **changes)
+    with pytest.raises(EngineError, match=reason) as caught:
+        load_engine(bundle, "linear", library)
+    assert f"segrefine build-engine {bundle.path} --backend {library}" in str(caught.value.hint)
+
+
+def test_older_minor_version_is_served(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt", version="11.2.3")
+    load_engine(bundle, "linear", "tensorrt").close()
+
+
+def test_among_several_the_one_that_fits_is_taken(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt", hardware="sm120")
+    build(bundle, "linear", "tensorrt")
+    load_engine(bundle, "linear", "tensorrt").close()
+
+
+def test_no_engine(gpu: Cuda, bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="TensorRT runs what was built before") as caught:
+        load_engine(bundle, "linear", "tensorrt-rtx")
+    assert "build-engine" in str(caught.value.hint)
+
+
+def test_altered_files(gpu: Cuda, bundle: Bundle) -> None:
+    path = build(bundle, "linear", "tensorrt")
+    sidecar, whole = path.with_suffix(".json"), path.read_bytes()
+    path.write_bytes(whole[:-1] + b" ")
+    with pytest.raises(EngineError, match="was altered"):
+        load_engine(bundle, "linear", "tensorrt")
+    path.write_bytes(whole)
+    for content, reason in (
+        (sidecar.read_text().replace("batch=1:4:4", "batch=1:9:9"), "its sidecar was altered"),
+        ("{}", "has no entry"),
+        ("[", "cannot be read"),
+    ):
+        sidecar.write_text(content)
+        with pytest.raises(EngineError, match=reason):
+            load_engine(bundle, "linear", "tensorrt")
+
+
+def test_engine_that_the_library_refuses(gpu: Cuda, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "no.engine").write_bytes(b"no engine")
+    spec = bundle.manifest.components["linear"]
+    with pytest.raises(EngineError, match="does not load in tensorrt: Magic tag does not match") as caught:
+        tensorrt_engine.TensorRtEngine(tmp_path / "no.engine", spec, "tensorrt", 0, rebuild="segrefine build-engine x")
+    assert caught.value.hint == "build it again: segrefine build-engine x"
+    path, other = build(bundle, "linear", "tensorrt"), bundle.manifest.components["chain"]
+    with pytest.raises(EngineError, match=r"has inputs \{.*timestep.*\}, but chain should have"):
+        tensorrt_engine.TensorRtEngine(path, other, "tensorrt", 0, rebuild="")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_without_cuda_there_is_an_error_and_no_crash(bundle: Bundle, library: str) -> None:
+    """The real libraries, in a process of their own; full TensorRT's crash when they are asked without CUDA."""
+    status, _ = cuda_module.import_cuda().cudaGetDeviceCount()
+    if status == cuda_module.import_cuda().cudaError_t.cudaSuccess:
+        pytest.skip("there is a GPU here")
+    build(bundle, "linear", library)
+    code = f"""
+from segrefine.bundle import Bundle
+from segrefine.engines import load_engine
+from segrefine.errors import BackendError
+try:
+    load_engine(Bundle.open({str(bundle.path)!r}), "linear", {library!r})
+except BackendError as error:
+    print("refused:", error, "|", error.hint)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "refused: the NVIDIA driver is missing" in done.stdout or "refused: CUDA does not answer" in done.stdout
+
+
+def test_no_such_device(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt")
+    with pytest.raises(BackendError, match="there is no CUDA device 3, there are 1"):
+        load_engine(bundle, "linear", "tensorrt", device="cuda:3")
+
+
+def test_old_driver(gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(bundle, "linear", "tensorrt")
+    error = gpu.cudaError_t.cudaErrorInsufficientDriver
+    monkeypatch.setattr(gpu, "cudaGetDeviceCount", lambda: (error, 0))
+    monkeypatch.setattr(gpu, "cudaDriverGetVersion", lambda: (gpu.cudaError_t.cudaSuccess, 12040))
+    with pytest.raises(BackendError, match=r"the NVIDIA driver serves CUDA 12\.4, and .* need CUDA 13\.0"):
+        load_engine(bundle, "linear", "tensorrt")
