@@ -5,7 +5,7 @@ BIN := .venv/bin
 TRAIN_LOG := runs/demo/train.log
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench train-demo clean
+.PHONY: help demo test test-all lint bench gpu train-demo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +37,10 @@ bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchm
 	$(BIN)/python -m benchmarks.gs_latency
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.gs_quality
+
+gpu: .venv/.stamp-dev ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
+	$(BIN)/python -m benchmarks.gpu.kernels
+	$(BIN)/python -m benchmarks.gpu.engines --full-size
 
 train-demo: .venv/.stamp-train ## train the demo model in the background; resumes where it stopped
 	@mkdir -p $(dir $(TRAIN_LOG))

@@ -110,8 +110,10 @@ def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mod
     yield from errors.rows(mode, refiner.bundle.manifest.dtype)
 
 
-def run_reference(refiner: Refiner, reference: G4Seg, scene: Scene) -> tuple[ReferenceResult, NDArray[np.bool_]]:
-    """What the reference makes of a scene, and its mask, bool (H, W).
+def run_reference(
+    refiner: Refiner, reference: G4Seg, scene: Scene, device: str = "cpu"
+) -> tuple[ReferenceResult, NDArray[np.bool_]]:
+    """What the reference, whose model is on `device`, makes of a scene, and its mask, bool (H, W).
 
     It gets the refiner's pixels, coarse mask and noise, and its probability goes through the refiner's edge step.
     """
@@ -121,6 +123,8 @@ def run_reference(refiner: Refiner, reference: G4Seg, scene: Scene) -> tuple[Ref
     shape = (reference.settings.noises, manifest.latent_channels, *coarse.shape)
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))
     image = torch.from_numpy(fit.image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    result = reference.refine(image, torch.from_numpy(coarse)[None, None], scene.label, noise)
-    gain = logit(result.probability.numpy()[0, 0]) - logit(coarse)
+    mask = torch.from_numpy(coarse)[None, None]
+    with torch.device(device):  # where the reference makes its own tensors
+        result = reference.refine(image.to(device), mask.to(device), scene.label, noise.to(device))
+    gain = logit(result.probability.cpu().numpy()[0, 0]) - logit(coarse)
     return result, sharpen(scene.image, scene.coarse, fit.restore(gain), refiner.edges) > 0.5

@@ -61,7 +61,7 @@ class Parts:
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's states (B, tokens, hidden)."""
         ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        states: Tensor = self.text_encoder(ids).last_hidden_state
+        states: Tensor = self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
         return states
 
 

@@ -139,8 +139,10 @@ class G4Seg:
     def gather_evidence(self, image: Tensor, coarse: Tensor, text: Tensor) -> Tensor:
         """Log-odds of foreground from the coarse mask and the text, (1, 1, h, w): the runtime's, for it is ours."""
         pixels = (127.5 * (image[0].permute(1, 2, 0) + 1)).round().to(torch.uint8)
-        evidence = gather_evidence(pixels.numpy(), coarse[0, 0].numpy(), text.numpy(), self.settings)
-        return torch.from_numpy(evidence)[None, None]
+        evidence = gather_evidence(
+            pixels.numpy(force=True), coarse[0, 0].numpy(force=True), text.numpy(force=True), self.settings
+        )
+        return torch.from_numpy(evidence).to(image.device)[None, None]
 
     def generate(self, z0: Tensor, p: Tensor, t: int, noise: Tensor) -> Tensor:
         """The mask-conditional image's latents (1, c, h, w)."""

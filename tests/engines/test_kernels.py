@@ -17,11 +17,11 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from benchmarks.gpu.launch import count_tiles, run_attention, run_hausdorff  # noqa: E402
 from segrefine.engines.plugins import kernels  # noqa: E402
 from segrefine.engines.plugins.compile import (  # noqa: E402
     ARCHITECTURES,
     FOLDER,
-    Variant,
     attention_variant,
     check_ptx,
     hausdorff_variant,
@@ -31,23 +31,6 @@ from segrefine.reference.hausdorff import EMPTY, pixel_hausdorff  # noqa: E402
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 TOLERANCE = {"fp32": 1e-5, "fp16": 3e-3}
-
-
-def launch(variant: Variant, grid: tuple[int, int], *arguments: Tensor | int) -> None:
-    variant.function[grid](*arguments, **variant.constants)
-
-
-def tiles_of(size: int, variant: Variant, side: str) -> int:
-    return -(-size // variant.constants[side])
-
-
-def attend(variant: Variant, inputs: Mapping[str, Tensor], tiles: Tensor | None = None) -> Tensor:
-    q, k, v, a, b = inputs.values()
-    output = torch.full_like(q, torch.nan)
-    sizes = q.shape[1], q.shape[2], k.shape[2]
-    grid = tiles_of(q.shape[2], variant, "ROWS"), q.shape[0] * q.shape[1]
-    launch(variant, grid, q, k, v, a, b, *([] if tiles is None else [tiles]), *sizes, output)
-    return output
 
 
 def exact(inputs: Mapping[str, Tensor], visited: Tensor | None = None) -> Tensor:
@@ -73,7 +56,7 @@ def random_inputs(width: int, dtype: str, queries: int = 70, keys: int = 77, hea
 @pytest.mark.parametrize("width", range(32, 161, 8))
 def test_attention_of_every_width(width: int, dtype: str) -> None:
     inputs = random_inputs(width, dtype)
-    output = attend(attention_variant(dtype, width, sparse=False), inputs)
+    output = run_attention(attention_variant(dtype, width, sparse=False), **inputs)
     assert (output - exact(inputs)).abs().max() < TOLERANCE[dtype]
 
 
@@ -81,7 +64,7 @@ def test_attention_of_every_width(width: int, dtype: str) -> None:
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (64, 64), (129, 3), (5, 200)])
 def test_attention_of_ragged_sizes(queries: int, keys: int, dtype: str) -> None:
     inputs = random_inputs(40, dtype, queries, keys)
-    output = attend(attention_variant(dtype, 40, sparse=False), inputs)
+    output = run_attention(attention_variant(dtype, 40, sparse=False), **inputs)
     assert (output - exact(inputs)).abs().max() < TOLERANCE[dtype]
 
 
@@ -92,7 +75,7 @@ def test_biases_as_large_as_half_precision_has(hidden: int, dtype: str) -> None:
     inputs["a"][...] = torch.tensor([1.0, 0.0])
     inputs["b"][...] = 0
     inputs["b"][:, :hidden, 0] = -30000
-    output = attend(attention_variant(dtype, 64, sparse=False), inputs)
+    output = run_attention(attention_variant(dtype, 64, sparse=False), **inputs)
     # all keys alike in their bias: what is left of their differences is float32's resolution at 30000
     assert (output - exact(inputs)).abs().max() < (TOLERANCE[dtype] if hidden < 77 else 5e-3)
 
@@ -102,7 +85,7 @@ def test_biases_as_large_as_half_precision_has(hidden: int, dtype: str) -> None:
 def test_sparse_attention_visits_the_listed_tiles_alone(width: int, dtype: str) -> None:
     variant = attention_variant(dtype, width, sparse=True)
     inputs = random_inputs(width, dtype, 150, 170)
-    shape = tiles_of(150, variant, "ROWS"), tiles_of(170, variant, "COLUMNS")
+    shape = count_tiles(150, variant, "ROWS"), count_tiles(170, variant, "COLUMNS")
     kept = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1)) > 0.4
     kept[1, 0] = kept[:, :, 1] = False
     tiles = torch.zeros(2, shape[0], 1 + shape[1], dtype=torch.int32)
@@ -114,17 +97,9 @@ def test_sparse_attention_visits_the_listed_tiles_alone(width: int, dtype: str) 
     expected = exact(inputs, visited[:, None, :150, :170])
     for name in "kv":  # what no query visits is not even read
         inputs[name][:, :, columns : 2 * columns] = torch.nan
-    output = attend(variant, inputs, tiles)
+    output = run_attention(variant, **inputs, tiles=tiles)
     assert (output - expected).abs().max() < TOLERANCE[dtype]
     assert (output[1, :, :rows] == 0).all()
-
-
-def hausdorff(dtype: str, fa: Tensor, fb: Tensor, w: Tensor) -> Tensor:
-    variant = hausdorff_variant(dtype)
-    output = torch.full((*fa.shape[:2], 2), torch.nan)
-    grid = tiles_of(fa.shape[1], variant, "ROWS"), fa.shape[0]
-    launch(variant, grid, fa, fb, w, fa.shape[1], fb.shape[1], fa.shape[2], output)
-    return output
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -136,13 +111,13 @@ def test_hausdorff_of_ragged_sizes(rows: int, others: int, channels: int, dtype:
     fb[0, : min(rows, others) // 2] = fa[0, : min(rows, others) // 2]  # at a distance of zero
     w = torch.rand(2, others, generator=generator)
     expected = pixel_hausdorff(fa.double(), fb.double(), w)
-    torch.testing.assert_close(hausdorff(dtype, fa, fb, w), expected, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(run_hausdorff(hausdorff_variant(dtype), fa, fb, w), expected, atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_hausdorff_to_an_empty_set(share: float) -> None:
     fa, fb = torch.zeros(1, 5, 8), torch.ones(1, 40, 8)
-    output = hausdorff("fp32", fa, fb, torch.full((1, 40), share))
+    output = run_hausdorff(hausdorff_variant("fp32"), fa, fb, torch.full((1, 40), share))
     foreground = share > 0.5
     assert (output[..., int(foreground)] == EMPTY).all()
     torch.testing.assert_close(output[..., int(not foreground)], torch.full((1, 5), 8**0.5))
