@@ -141,6 +141,20 @@ def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     assert not list(bundle.path.glob("engines/**/*.*"))
 
 
+def test_of_two_builds_at_once_one_builds(bundle: Bundle) -> None:
+    code = (
+        "from segrefine.bundle import Bundle; from segrefine.engines import *; import sys\n"
+        "options = TensorRtOptions(compute_capabilities=('8.9',))\n"
+        "bundle = Bundle.open(sys.argv[1])\n"
+        "[engine] = build_engine(bundle, backend='tensorrt-rtx', components=['chain'], options=options)\n"
+        "print(engine.cached)"
+    )
+    command = [sys.executable, "-c", code, str(bundle.path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(each.communicate()[0].strip() for each in both) == ["False", "True"]
+    assert build(bundle, ADA, "chain")[0].cached
+
+
 def test_a_killed_build_leaves_no_engine_and_no_builder(bundle: Bundle) -> None:
     code = (
         "from segrefine.bundle import Bundle; from segrefine.engines import *; import sys\n"
