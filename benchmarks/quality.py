@@ -3,7 +3,7 @@
     python -m benchmarks.quality              the test scenes; writes benchmarks/results/quality.*
     python -m benchmarks.quality --validation other scenes, on which settings are chosen; writes nothing
 
-Scenes are composed from sprites and photographs that the demo model never saw (downloaded on the first run, 350 MB).
+Scenes are composed from sprites and photographs that the demo model never saw (downloaded on the first run, 650 MB).
 """
 
 from __future__ import annotations
