@@ -83,6 +83,8 @@ def main(repeats: int, full_size: bool, device: str) -> None:
     click.echo(markdown)
     if device == "cuda":
         write_result("gpu_engines", {"seconds": times, "parity": worst, "not_run": problems}, markdown)
+    if wrong := [name for name, (_, share) in worst.items() if not float(share) <= 1]:
+        raise click.ClickException(f"past the tolerance of parity: {', '.join(wrong)}")
 
 
 def _build(bundle: Bundle, device: str) -> tuple[list[str], dict[str, str]]:

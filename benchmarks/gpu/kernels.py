@@ -21,6 +21,7 @@ from segrefine.reference.hausdorff import pixel_hausdorff
 
 WIDTHS, HEADS, BATCH, RANK, CHANNELS = (40, 64, 80, 160), 8, 2, 2, 640
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+TOLERANCES = {"fp16": 3e-3, "fp32": 1e-5}
 TITLE = "Kernels on a GPU"
 
 
@@ -53,6 +54,8 @@ def main(pixels: int, repeats: int, device: str) -> None:
     click.echo(markdown)
     if device == "cuda":
         write_result("gpu_kernels", {"attention": rows, "hausdorff": distances, "peak_flops": peak}, markdown)
+    if wrong := [row for row in (*rows, *distances) if not float(row["error"]) <= TOLERANCES[row["type"]]]:
+        raise click.ClickException(f"kernels are past their tolerance: {wrong}")
 
 
 def _attention(width: int, dtype: str, pixels: int, device: str, repeats: int, peak: float) -> dict[str, str]:
