@@ -91,7 +91,7 @@ def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path | None, 
         }
         chain = _refine(segmenter, refiner, *few)
     summary = _summary(answers) | {"without_edge_step": _named(plain)}
-    markdown = _report(summary, curves, chain, answers, settings, len(composed))
+    markdown = _report(summary, curves, chain, answers, settings, (len(composed), len(few[0])))
     click.echo(markdown)
     if not validation:
         write_result("gs_quality", {**summary, "curves": curves, "refine": chain, "settings": settings}, markdown)
@@ -218,10 +218,11 @@ def _report(
     chain: Mapping[str, float],
     answers: Sequence[Answer],
     settings: GsSettings,
-    scenes: int,
+    scenes: tuple[int, int],
 ) -> str:
     rate, overlap, all_of_it = (summary[name] for name in ("wrong_object_rate", "iou", "with_superlatives"))
     assert isinstance(rate, float) and isinstance(overlap, float) and isinstance(all_of_it, Mapping)
+    some = f"on the first {scenes[1]} scenes that name something"
     bars = [
         ["IoU of the named object", ">= 0.75", overlap, "yes" if overlap >= 0.75 and settings.steps <= 4 else "no"],
         ["wrong-object rate", "<= 5 %", f"{rate:.1%}", "yes" if rate <= 0.05 else "no"],
@@ -234,11 +235,11 @@ def _report(
         "Average recall": (["phrases", "average recall"], _rows(summary["average_recall"])),
         "Phrases for what is not there": (["figure", "value"], _rows(summary["absent"])),
         "The samples alone, without the edge step": (["figure", "value"], _rows(summary["without_edge_step"])),
-        "Other steps, samples, samplers": (["changed", "IoU of the named object"], _rows(curves)),
-        "Handed to G4Seg as the coarse mask": (["figure", "value"], _rows(chain)),
+        f"Other steps, samples, samplers, {some}": (["changed", "IoU of the named object"], _rows(curves)),
+        f"Handed to G4Seg as the coarse mask, {some}": (["figure", "value"], _rows(chain)),
     }
     intro = (
-        f"{len(answers)} phrases for {scenes} held-out scenes, one fixed setting: {settings.sampler}, steps: "
+        f"{len(answers)} phrases for {scenes[0]} held-out scenes, one fixed setting: {settings.sampler}, steps: "
         f"{settings.steps}, samples: {settings.samples}, guidance: {settings.guidance_scale:g}. The named "
         "object: one that its class, its colour, or its place beside another tells; boundary IoU "
         f"{summary['boundary_iou']:.3f}. Superlatives: the big, small, left or right one of a class."

@@ -52,6 +52,11 @@ class Settings:
         if getattr(self, name) not in choices:
             raise SettingsError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+
     def _check_counts(self, *names: str) -> None:
         for name in names:
             if getattr(self, name) < 1:
@@ -121,6 +126,7 @@ class G4SegSettings(Settings):
                 f"expected one confusion width for each timestep, got {len(self.confusion)} for {len(self.timesteps)}"
             )
         self._check_counts("noises", "loop_steps")
+        self._check_positive("guidance_scale")
         if not 0 < self.mixing <= 1:
             raise SettingsError(f"mixing: expected a share in (0, 1], got {self.mixing}")
         if self.temperature <= 0:
@@ -155,6 +161,7 @@ class GsSettings(Settings):
     def _check_ranges(self) -> None:
         self._check_choice("sampler", get_args(Sampler))
         self._check_counts("steps", "samples")
+        self._check_positive("guidance_scale", "image_guidance_scale")
 
 
 def _is_like(value: object, default: object) -> bool:

@@ -27,7 +27,8 @@ class BuiltEngine:
         component: name of the graph.
         sidecar: path of its sidecar, relative to the bundle.
         recipe: what the sidecar says of version, precision, device and hardware; less where it does not.
-        state: `current` is what would be loaded here; `stale` was built from another graph, or for something else.
+        state: `current` is what would be loaded here, or, for GPUs, on one that it was built for; `stale` was built
+            from another graph, or for something else.
         problem: why it is damaged, with the rebuild command as its hint; None where it is not.
     """
 

@@ -61,7 +61,9 @@ def evaluate(console: Console, predicted: Path, truth: Path, labels: Path | None
         for number, (name, pair) in enumerate(files.items()):
             tell(name, number / len(files))
             scores[name] = _score(*pair)
-    values = summarise(scores, _read(labels, files), _read(groups, files))
+    for file in _surplus(predicted, files):
+        console.warn(f"{file} has no true mask in {folder}, and is left out")
+    values = summarise(scores, read_entries(labels, files, str), read_entries(groups, files, list))
     values |= {"predicted": str(predicted), "truth": str(folder), "masks": _entries(scores)}
     console.result(values, _describe(values))
 
@@ -80,9 +82,9 @@ def summarise(
 
     from segrefine.runtime.metrics import average_recall
 
-    members: dict[str, list[float]] = {"overall": [score.iou for score in scores.values()]}
+    members: dict[str, list[float]] = {"overall": []}
     for name, score in scores.items():
-        for group in groups[name] if groups else ():
+        for group in {"overall", *(groups[name] if groups else ())}:
             members.setdefault(group, []).append(score.iou)
     per_class: dict[str, list[int]] = {}
     for name, label in ((name, classes[name]) for name in scores) if classes else ():
@@ -91,7 +93,7 @@ def summarise(
     shares = {label: sums[0] / sums[1] if sums[1] else 1.0 for label, sums in sorted(per_class.items())}
     return {
         "count": len(scores),
-        "iou": fmean(members["overall"]),
+        "iou": fmean(score.iou for score in scores.values()),
         "miou": fmean(shares.values()) if shares else None,
         "boundary_iou": fmean(score.boundary_iou for score in scores.values()),
         "average_recall": {group: average_recall(ious) for group, ious in members.items()},
@@ -105,7 +107,7 @@ def _pairs(predicted: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
     Raises:
         MaskError: there is no true mask, or one has no partner.
     """
-    wanted, given = ({p.stem: p for p in sorted(f.iterdir()) if p.suffix in _SUFFIXES} for f in (truth, predicted))
+    wanted, given = _masks_in(truth), _masks_in(predicted)
     if not wanted:
         raise MaskError(f"there is no mask in {truth}", hint="expected .png or .npy files")
     if missing := sorted(wanted.keys() - given.keys()):
@@ -113,6 +115,27 @@ def _pairs(predicted: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
         message = f"{predicted} has no mask {missing[0]!r}{more}, which {truth} has"
         raise MaskError(message, hint="masks are matched by name, whatever their suffix")
     return {name: (given[name], path) for name, path in wanted.items()}
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by name.
+
+    Raises:
+        MaskError: two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in _SUFFIXES:
+            continue
+        if other := found.get(path.stem):
+            raise MaskError(f"{other} and {path.name} have one name", hint="keep one file for each mask")
+        found[path.stem] = path
+    return found
+
+
+def _surplus(predicted: Path, files: Mapping[str, Any]) -> list[Path]:
+    """The predicted masks that are compared with nothing."""
+    return [path for name, path in _masks_in(predicted).items() if name not in files]
 
 
 def _score(predicted: Path, truth: Path) -> Score:
@@ -133,11 +156,16 @@ def _score(predicted: Path, truth: Path) -> Score:
     )
 
 
-def _read(file: Path | None, names: Mapping[str, Any]) -> dict[str, Any] | None:
+def read_entries(file: Path | None, names: Mapping[str, Any], kind: type) -> dict[str, Any] | None:
     """What a JSON file says of each mask; None without a file.
 
+    Args:
+        file: the file.
+        names: the masks.
+        kind: of an entry: `str`, or `list` for a list of texts.
+
     Raises:
-        MaskError: it is no JSON object, or says nothing of one of the masks.
+        MaskError: it is no JSON object, says nothing of one of the masks, or something of another kind.
     """
     if file is None:
         return None
@@ -150,6 +178,12 @@ def _read(file: Path | None, names: Mapping[str, Any]) -> dict[str, Any] | None:
         raise MaskError(f"{file} is no JSON object", hint=hint)
     if missing := sorted(names.keys() - content.keys()):
         raise MaskError(f"{file} says nothing of {missing[0]!r}", hint=hint)
+    expected = "a text" if kind is str else "a list of texts"
+    for name in names:
+        entry = content[name]
+        parts = entry if isinstance(entry, list) else [entry]
+        if not isinstance(entry, kind) or not all(isinstance(part, str) for part in parts):
+            raise MaskError(f"{file}: expected {expected} for {name!r}, got {entry!r}", hint=hint)
     return content
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from segrefine.settings import GsSettings
 
 
+_MAP = re.compile(r"\d\d+-.*\.(mask|probability|uncertainty)\.png")
 SPREAD_SAMPLES = 4
 """How many samples are drawn where their spread is asked for, and nothing says how many."""
 
@@ -39,8 +40,12 @@ class Outputs:
     maps: Path | None
     uncertainty: bool
 
-    def check(self, image: Path) -> None:
+    def check(self, image: Path, phrases: Sequence[str]) -> None:
         """Checks the places before the work is done.
+
+        Args:
+            image: the picture that is read.
+            phrases: what is looked for.
 
         Raises:
             OutputError: a file has no place.
@@ -49,7 +54,28 @@ class Outputs:
         if self.uncertainty and not self.maps:
             raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
         named = {"--output": self.labels, "--overlay": self.overlay, "--sheet": self.sheet, "--maps": self.maps}
+        named |= {f"--maps, with its {path.name}:": path for path in self._list_maps(phrases) if path.parent.is_dir()}
         check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
+
+    def other_maps(self, phrases: Sequence[str]) -> list[str]:
+        """Names of maps in the folder that another run left there."""
+        ours = {path.name for path in self._list_maps(phrases)}
+        there = self.maps.glob("*.*.png") if self.maps else ()
+        return sorted(path.name for path in there if _MAP.fullmatch(path.name) and path.name not in ours)
+
+    def _list_maps(self, phrases: Sequence[str]) -> list[Path]:
+        """The files of all phrases' maps."""
+        if not self.maps:
+            return []
+        parts = (self._map_files(self.maps, number, phrase) for number, phrase in enumerate(phrases, 1))
+        return [path for files in parts for path in files.values()]
+
+    def _map_files(self, folder: Path, number: int, phrase: str) -> dict[str, Path]:
+        """The files of one phrase's maps, by what they show."""
+        words = re.sub(r"\W+", "-", phrase.casefold()).strip("-")
+        stem = f"{number:02d}-{words[:40]}"
+        kinds = ("mask", "probability", *(["uncertainty"] if self.uncertainty else []))
+        return {kind: folder / f"{stem}.{kind}.png" for kind in kinds}
 
     def write(self, image: NDArray[np.uint8], result: Segmentation) -> dict[str, Any]:
         """Writes it, each file as a whole; gives the files by name."""
@@ -77,14 +103,11 @@ class Outputs:
     def _write_maps(self, folder: Path, number: int, segment: Segment) -> dict[str, str]:
         from segrefine.runtime.output import save_mask, save_probability
 
-        stem = f"{number:02d}-{re.sub(r'[^a-z0-9]+', '-', segment.phrase.casefold()).strip('-')[:40]}"
-        files = {name: folder / f"{stem}.{name}.png" for name in ("mask", "probability", "uncertainty")}
+        files = self._map_files(folder, number, segment.phrase)
         save_mask(files["mask"], segment.mask)
         save_probability(files["probability"], segment.probability)
         if self.uncertainty:
             save_probability(files["uncertainty"], segment.uncertainty)
-        else:
-            del files["uncertainty"]
         return {name: str(path) for name, path in files.items()}
 
 
@@ -142,7 +165,7 @@ def segment(
     if uncertainty and samples == 1:
         raise click.UsageError(f"one sample has no spread: leave --samples out, or take --samples {SPREAD_SAMPLES}")
     outputs = Outputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
-    outputs.check(image)
+    outputs.check(image, [span.text for span in spans])
     changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
                "image_guidance_scale": image_guidance, "edges": edges}  # fmt: skip
     pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
@@ -165,6 +188,8 @@ def segment(
         "seconds": {"load": loaded, **result.seconds, "total": time.perf_counter() - started},
         "model": model.to_dict(),
     }
+    if left := outputs.other_maps([span.text for span in spans]):
+        console.warn(f"{maps} also holds maps of another run: {', '.join(left)}")
     for warning in _warnings(values["segments"], model):
         console.warn(warning)
     console.result(values, _describe(values, model))
@@ -224,7 +249,10 @@ def _entries(spans: Sequence[Span], result: Segmentation) -> Iterator[dict[str, 
 
 
 def _describe(values: dict[str, Any], model: Model) -> str:
-    rows = [(str(e["label"]), e["phrase"], f"{e['area']:.1%}", f"{e['confidence']:.2f}") for e in values["segments"]]
+    rows = [
+        (str(e["label"]), " ".join(e["phrase"].split()), f"{e['area']:.1%}", f"{e['confidence']:.2f}")
+        for e in values["segments"]
+    ]
     seconds, s = dict(values["seconds"]), values["settings"]
     total = seconds.pop("total")
     spent = ", ".join(f"{stage} {each:.2f}" for stage, each in seconds.items())

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrefine.bundle import Bundle, Precision
-from segrefine.engines.engine import BACKENDS, unknown_backend
+from segrefine.engines.engine import BACKENDS, parse_device, unknown_backend
 from segrefine.engines.onnxruntime import onnxruntime_recipe, optimize_graph
 from segrefine.engines.openvino import convert_graph, openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
 from segrefine.engines.tensorrt import TensorRtOptions, build_tensorrt, tensorrt_recipe
-from segrefine.errors import EngineError
+from segrefine.errors import BackendError, EngineError, SettingsError
 from segrefine.storage import locked, output_errors, staging_folder, sync
 
 
@@ -60,11 +60,18 @@ def build_engine(
         EngineError: a graph does not load, or the builder failed.
         MissingDependencyError: the backend's library is not installed; the hint names the extra.
         OutputError: the bundle's folder cannot be written to.
-        SettingsError: the bundle has another precision.
+        SettingsError: the bundle has another precision, or the backend no such options.
         ShapeError: the shapes of `options` do not go together.
     """
     if backend not in BACKENDS:
         raise unknown_backend(backend)
+    tensorrt = backend.startswith("tensorrt")
+    if not tensorrt and options not in (None, TensorRtOptions()):
+        raise SettingsError(f"{backend} has no such options", hint="they are TensorRT's: add --backend tensorrt-rtx")
+    if tensorrt and device != "cpu":
+        _check_device(device)
+    if isinstance(components, str):
+        raise SettingsError(f"components is {components!r}, expected a list of names")
     check_precision(bundle, precision)
     engines = []
     for component in bundle.manifest.graphs if components is None else components:
@@ -73,6 +80,15 @@ def build_engine(
         recipe, make = _plan(bundle, component, backend, device, options or TensorRtOptions())
         engines.append(_build(bundle, recipe, make, overwrite=overwrite))
     return engines
+
+
+def _check_device(device: str) -> None:
+    """Raises BackendError unless TensorRT can build for the device."""
+    if parse_device(device) != ("cuda", 0):
+        raise BackendError(
+            f"TensorRT builds for the first GPU, not for {device!r}",
+            hint="leave --device out; CUDA_VISIBLE_DEVICES chooses another GPU",
+        )
 
 
 def _plan(

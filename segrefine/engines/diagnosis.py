@@ -17,8 +17,9 @@ from segrefine.engines.tensorrt_engine import import_runtime
 from segrefine.errors import SegrefineError
 
 PACKAGES = (
-    *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx_cu13_libs", "tensorrt_rtx_cu13_bindings"),
-    *("polygraphy", "cuda-bindings", "torch", "diffusers", "transformers", "onnx", "onnxscript"),
+    *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_lean_cu13_bindings"),
+    *("tensorrt_rtx_cu13_libs", "tensorrt_rtx_cu13_bindings", "polygraphy", "cuda-bindings"),
+    *("torch", "diffusers", "transformers", "onnx", "onnxscript"),
 )
 _CUDA_DRIVER = "libcuda.so.1"
 

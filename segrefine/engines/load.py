@@ -10,8 +10,8 @@ from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
 from segrefine.engines.openvino import BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
 from segrefine.engines.recipe import check_precision, find_engine
 from segrefine.engines.tensorrt import Library
-from segrefine.engines.tensorrt_engine import TensorRtEngine, import_runtime
-from segrefine.engines.tensorrt_preflight import find_tensorrt_engine
+from segrefine.engines.tensorrt_engine import TensorRtEngine, TensorRtEngines, import_runtime
+from segrefine.engines.tensorrt_preflight import find_tensorrt_engines
 from segrefine.errors import SettingsError
 
 
@@ -66,12 +66,14 @@ def load_engine(
             raise unknown_backend(backend)
 
 
-def _load_tensorrt(bundle: Bundle, component: str, library: Library, device: str) -> TensorRtEngine:
-    """The TensorRT engine that was built for the GPU; checked for what must match before TensorRT sees it."""
+def _load_tensorrt(bundle: Bundle, component: str, library: Library, device: str) -> TensorRtEngines:
+    """The TensorRT engines that were built for the GPU; checked for what must match before TensorRT sees them."""
     _, index = parse_device(device)  # the CPU stands for the first GPU: TensorRT serves no other
     check_gpu(index)
-    path, recipe = find_tensorrt_engine(
+    found = find_tensorrt_engines(
         bundle, component, library, version=import_runtime(library).__version__, hardware=gpu_identity(index)
     )
     spec = bundle.manifest.components[component]
-    return TensorRtEngine(path, spec, library, index, rebuild=recipe.rebuild_command(bundle))
+    return TensorRtEngines(
+        [TensorRtEngine(path, spec, library, index, rebuild=recipe.rebuild_command(bundle)) for path, recipe in found]
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,7 +69,7 @@ class EngineRecipe:
 
     def rebuild_command(self, bundle: Bundle) -> str:
         """The command that builds the engine again."""
-        command = rebuild_command(bundle, self.backend, self.device)
+        command = f"{rebuild_command(bundle, self.backend, self.device)} --components {self.component}"
         if self.suffix != ".engine":
             return command
         sizes = [size.partition("=")[::2] for size in self.profile.split(",")]
@@ -85,7 +86,7 @@ class EngineRecipe:
 def rebuild_command(bundle: Bundle, backend: str, device: str) -> str:
     """The command that builds a bundle's engines again, for CPUs or for whichever GPU there is."""
     where = "" if backend.startswith("tensorrt") else f" --device {device}"
-    return f"segrefine build-engine {bundle.path} --backend {backend}{where}"
+    return f"segrefine build-engine {shlex.quote(str(bundle.path))} --backend {backend}{where}"
 
 
 def check_precision(bundle: Bundle, precision: Precision | None) -> None:
@@ -109,7 +110,8 @@ def graph_hashes(bundle: Bundle, component: str) -> dict[str, str]:
 def write_sidecar(recipe: EngineRecipe, folder: Path) -> None:
     """Writes the recipe, its key and the record of every file in `folder` to the sidecar in `folder`."""
     files = {path.name: asdict(FileRecord.of(path)) for path in sorted(folder.iterdir())}
-    text = json.dumps({"key": recipe.key, **asdict(recipe), "files": files}, indent=2) + "\n"
+    content = {"key": recipe.key, **asdict(recipe), "files": files, "files_key": _files_key(files)}
+    text = json.dumps(content, indent=2) + "\n"
     (folder / f"{recipe.stem}.json").write_text(text, encoding="utf-8")
 
 
@@ -130,12 +132,30 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
     found = read_sidecar(sidecar, hint=hint)
     if found.get("key") != recipe.key:
         raise EngineError(f"the engine of {sidecar} is stale: {_difference(found, recipe)}", hint=hint)
+    return check_files(bundle, sidecar, found, recipe, hint=hint)
+
+
+def check_files(bundle: Bundle, sidecar: Path, content: Mapping[str, Any], recipe: EngineRecipe, *, hint: str) -> Path:
+    """The engine of a sidecar, once every file is what its content says.
+
+    Raises:
+        EngineError: one is not, or the list of the files was altered.
+    """
+    engine = sidecar.with_suffix(recipe.suffix)
+    files = content.get("files")
+    if not isinstance(files, dict) or engine.name not in files or content.get("files_key") != _files_key(files):
+        raise EngineError(f"the engine of {sidecar} is damaged: the list of its files was altered", hint=hint)
     try:
-        for name, record in found["files"].items():
-            FileRecord(**record).check(bundle.path, f"{folder.relative_to(bundle.path).as_posix()}/{name}", hint=hint)
-    except (IntegrityError, KeyError, TypeError, AttributeError) as error:
+        for name, record in files.items():
+            relative = f"{sidecar.parent.relative_to(bundle.path).as_posix()}/{name}"
+            FileRecord(**record).check(bundle.path, relative, hint=hint)
+    except IntegrityError as error:
         raise EngineError(f"the engine of {sidecar} is damaged: {error}", hint=hint) from error
-    return sidecar.with_suffix(recipe.suffix)
+    return engine
+
+
+def _files_key(files: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def read_sidecar(path: Path, *, hint: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ TensorRT-RTX builds for any GPU, also on a machine without one; TensorRT for the
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -61,11 +63,18 @@ class TensorRtOptions:
     timing_cache: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raises SettingsError where a number is out of its range."""
+        """Raises SettingsError where a value is none of those that there are."""
+        if isinstance(self.compute_capabilities, str):
+            raise SettingsError(f"compute_capabilities is {self.compute_capabilities!r}, expected a tuple")
         if self.optimization_level not in (None, *range(6)):
             raise SettingsError(f"optimization_level is {self.optimization_level}, expected 0 to 5")
         if self.workspace is not None and self.workspace < 1:
             raise SettingsError(f"workspace is {self.workspace} MiB, expected 1 or more")
+        for each in self.compute_capabilities:
+            if not isinstance(each, str) or not re.fullmatch(r"\d+\.\d", each):
+                raise SettingsError(f"compute capability {each!r}: expected major and minor version, such as '8.9'")
+        if isinstance(self.timing_cache, str):
+            raise SettingsError(f"timing_cache is {self.timing_cache!r}, expected a Path")
         if self.plugins not in get_args(Plugins):
             raise SettingsError(f"plugins is {self.plugins!r}, expected one of {', '.join(get_args(Plugins))}")
 
@@ -112,6 +121,9 @@ def build_tensorrt(bundle: Bundle, recipe: EngineRecipe, target: Path, options: 
         EngineError: the builder failed; the message says why, the hint what to do.
         OutputError: the engine cannot be written.
     """
+    if options.timing_cache and not os.access(options.timing_cache.absolute().parent, os.W_OK):
+        message = f"cannot write the timing cache {options.timing_cache}: its folder is not there, or read-only"
+        raise OutputError(message, hint="choose a folder that exists and is writable")
     spec = bundle.manifest.components[recipe.component]
     profile = _profile(bundle.manifest, spec, options)
     job = {
@@ -216,7 +228,7 @@ def _profile(manifest: Manifest, spec: ComponentSpec, options: TensorRtOptions) 
     side = manifest.sample_size
     fixed = {"height": side, "width": side, "tokens": manifest.tokens}
     batches = 1, 2, max(2, MAX_PIXELS // side**2)
-    limits = [fixed | {"batch": batch} | each for batch, each in zip(batches, given, strict=True)]
+    limits = _reconcile([fixed | {"batch": batch} for batch in batches], given)
     if limits[-1]["tokens"] > manifest.tokens:
         raise ShapeError(
             f"max tokens is {limits[-1]['tokens']}, but the model's prompts have at most {manifest.tokens}"
@@ -225,6 +237,20 @@ def _profile(manifest: Manifest, spec: ComponentSpec, options: TensorRtOptions) 
     pixels = symbols & {"pixels", "image_height", "image_width"}
     wanted = [each for each in SYMBOLS if each in symbols or (pixels and each in ("height", "width"))]
     return ShapeProfile(*({symbol: limit[symbol] for symbol in wanted} for limit in limits))
+
+
+def _reconcile(defaults: Sequence[Mapping[str, int]], given: Sequence[Mapping[str, int]]) -> list[dict[str, int]]:
+    """Smallest, tuned and largest sizes: those given, and defaults that make way for them."""
+    smallest, tuned, largest = ({**default, **each} for default, each in zip(defaults, given, strict=True))
+    for symbol in tuned:
+        if symbol not in given[1]:
+            tuned[symbol] = max(tuned[symbol], given[0].get(symbol, 1))
+            tuned[symbol] = min(tuned[symbol], given[2].get(symbol, tuned[symbol]))
+        if symbol not in given[0]:
+            smallest[symbol] = min(smallest[symbol], tuned[symbol])
+        if symbol not in given[2]:
+            largest[symbol] = max(largest[symbol], tuned[symbol])
+    return [smallest, tuned, largest]
 
 
 def _shapes(manifest: Manifest, tensor: TensorSpec, profile: ShapeProfile) -> list[list[int]]:

@@ -57,6 +57,7 @@ def _build(job: dict[str, Any]) -> None:
         options["memory_pool_limits"] = {library.MemoryPoolType.WORKSPACE: job["workspace"] << 20}
     cache = job["timing_cache"]
     if cache and Path(cache).exists():
+        _check_timing_cache(library, Path(cache))
         options["load_timing_cache"] = cache
     if rtx:
         capabilities = [tuple(each) for each in job["compute_capabilities"]]
@@ -69,6 +70,14 @@ def _build(job: dict[str, Any]) -> None:
     _let_attention_decompose(library, parsed[1])
     engine = EngineBytesFromNetwork(parsed, config, save_timing_cache=cache)()
     Path(job["engine"]).write_bytes(engine)
+
+
+def _check_timing_cache(library: Any, path: Path) -> None:
+    """Raises ValueError unless the file begins as the library's own timing caches do: it will be written over."""
+    config = library.Builder(library.Logger(library.Logger.ERROR)).create_builder_config()
+    own = bytes(config.create_timing_cache(b"").serialize())
+    if path.read_bytes()[:4] != own[:4]:
+        raise ValueError(f"{path} is no timing cache")
 
 
 def _let_attention_decompose(library: Any, network: Any) -> None:

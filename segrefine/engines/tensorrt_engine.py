@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +90,15 @@ class TensorRtEngine(Closing):
                 buffer.close()
             self._graph = self._context = self._engine = self._runtime = None
 
+    @property
+    def freedom(self) -> int:
+        """How many sizes the engine leaves free, in a measure that orders engines of one graph."""
+        return sum(int(np.prod(high)) - int(np.prod(low)) for low, _, high in self._limits.values())
+
+    def serves(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether the engine takes feeds of these sizes in one call."""
+        return all(self._fits(name, values.shape) for name, values in feeds.items())
+
     def _run(self, feeds: Mapping[str, NDArray[Any]], wanted: list[TensorSpec]) -> dict[str, NDArray[Any]]:
         for name, values in feeds.items():
             self._check_limits(name, values.shape)
@@ -121,12 +130,16 @@ class TensorRtEngine(Closing):
             raise EngineError(f"{self.spec.name} failed in TensorRT: {self._log.said()}", hint=f"run {self._rebuild}")
 
     def _check_limits(self, name: str, shape: tuple[int, ...]) -> None:
-        low, _, high = (tuple(limit) for limit in self._limits[name])
-        if not all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True)):
+        if not self._fits(name, shape):
+            low, _, high = (tuple(limit) for limit in self._limits[name])
             raise ShapeError(
                 f"{self.spec.name}: input {name!r} is {shape}, and its engine serves {low} to {high}",
                 hint=f"build it for other sizes, see its --min-shapes and --max-shapes: {self._rebuild}",
             )
+
+    def _fits(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self._limits[name]
+        return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
 
     def _deserialize(self, module: Any, library: Library, path: Path) -> Any:
         content = path.read_bytes()
@@ -177,6 +190,29 @@ class TensorRtEngine(Closing):
         if context is None:
             raise EngineError(f"{self.spec.name}: no memory to run its engine: {self._log.said()}")
         return context
+
+
+class TensorRtEngines(Closing):
+    """Engines of one graph for different sizes; each call goes to the narrowest that serves it.
+
+    Args:
+        engines: one or more.
+    """
+
+    def __init__(self, engines: Sequence[TensorRtEngine]) -> None:
+        self._engines = sorted(engines, key=lambda engine: engine.freedom)
+        self.spec = engines[0].spec
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
+        """The outputs by name; see `Engine`."""
+        self.spec.check_feeds(feeds)
+        widest = self._engines[-1]
+        return next((each for each in self._engines if each.serves(feeds)), widest)(feeds, only=only)
+
+    def close(self) -> None:
+        """Frees the engines; closing twice is fine."""
+        for engine in self._engines:
+            engine.close()
 
 
 class _Buffer:

@@ -6,9 +6,19 @@ import re
 
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (
+        r"within workspace limit",
+        "an operator needs more scratch memory than --workspace allows",
+        "leave --workspace out, or give more",
+    ),
+    (
+        r"is no timing cache",
+        "the file of --timing-cache is no timing cache of this library",
+        "name a file that is not there yet",
+    ),
+    (
         r"out of (?:host |device )?memory|OutOfMemory|bad_alloc|could not find any implementation|insufficient memory",
         "the builder ran out of memory",
-        "give it less to try: --workspace MIB, --optimization-level 1, or smaller --max-shapes",
+        "give it less to try: --optimization-level 1, smaller --max-shapes; or more --workspace, if that was given",
     ),
     (
         r"parsing node number \d+ \[(?P<what>[^\]]+)\](?s:.)*(?:plugin not found|no importer registered|unsupported)",

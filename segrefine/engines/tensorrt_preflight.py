@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.bundle import Bundle
-from segrefine.engines.recipe import EngineRecipe, graph_hashes, read_sidecar
+from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_sidecar, rebuild_command
 from segrefine.engines.tensorrt import Library
-from segrefine.errors import EngineError, IntegrityError
-from segrefine.storage import FileRecord
+from segrefine.errors import EngineError
 
 
-def find_tensorrt_engine(
+def find_tensorrt_engines(
     bundle: Bundle, component: str, library: Library, *, version: str, hardware: str
-) -> tuple[Path, EngineRecipe]:
-    """The engine of a component that this machine can run, and its recipe; its files are checked.
+) -> list[tuple[Path, EngineRecipe]]:
+    """The engines of a component that this machine can run, with their recipes; their files are checked.
 
     Args:
         bundle: the bundle.
         component: one of its graphs.
-        library: what runs the engine.
+        library: what runs the engines.
         version: of the library here.
         hardware: the GPU here, such as "sm89".
 
@@ -31,22 +30,18 @@ def find_tensorrt_engine(
     """
     hashes = graph_hashes(bundle, component)
     folder = bundle.path / "engines" / library / component
-    problems, command = [], f"segrefine build-engine {bundle.path} --backend {library} --components {component}"
+    command = f"{rebuild_command(bundle, library, 'cuda')} --components {component}"
+    found, problems = [], []
     for sidecar in sorted(folder.glob("*_sm*.json")):
-        hint = f"build it again: {command}"
         try:
-            recipe, files = _read(sidecar, hint)
+            content = read_sidecar(sidecar, hint=command)
+            recipe = _read_recipe(content)
             _check_fit(recipe, hashes, version, hardware)
-            for name, record in files.items():
-                relative = sidecar.with_name(name).relative_to(bundle.path).as_posix()
-                FileRecord(**record).check(bundle.path, relative, hint=hint)
-        except (EngineError, IntegrityError) as error:
+            found.append((check_files(bundle, sidecar, content, recipe, hint=command), recipe))
+        except EngineError as error:
             problems.append(f"{sidecar.name}: {error}")
-            continue
-        except (TypeError, AttributeError) as error:
-            problems.append(f"{sidecar.name}: damaged: {error}")
-            continue
-        return sidecar.with_suffix(recipe.suffix), recipe
+    if found:
+        return found
     if not problems:
         message = f"{bundle.path} has no {library} engine of {component}; TensorRT runs what was built before"
         raise EngineError(message, hint=f"build it: {command}")
@@ -56,16 +51,19 @@ def find_tensorrt_engine(
     )
 
 
-def _read(sidecar: Path, hint: str) -> tuple[EngineRecipe, Mapping[str, Any]]:
-    content = read_sidecar(sidecar, hint=hint)
+def _read_recipe(content: Mapping[str, Any]) -> EngineRecipe:
+    """The recipe in a sidecar.
+
+    Raises:
+        EngineError: it lacks an entry, or was altered.
+    """
     try:
         recipe = EngineRecipe(**{field.name: content[field.name] for field in fields(EngineRecipe)})
-        key, files = content["key"], content["files"]
     except KeyError as error:
         raise EngineError(f"its sidecar has no entry {error}") from error
-    if key != recipe.key:
+    if content.get("key") != recipe.key:
         raise EngineError("its sidecar was altered, its key does not match")
-    return recipe, files
+    return recipe
 
 
 def _check_fit(recipe: EngineRecipe, hashes: Mapping[str, str], version: str, hardware: str) -> None:

@@ -117,6 +117,8 @@ def export_bundle(
     known = LABEL_GRAPHS if labels else GRAPHS
     if unknown := sorted({*(components or ()), *fp32_components} - known.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(known)}")
+    if fp32_components and dtype == "fp32":
+        raise ExportError("fp32_components makes exceptions to half precision", hint="add --dtype fp16")
     options = GraphOptions(
         dtype=dtype,
         fp32_components=tuple(fp32_components),

@@ -24,6 +24,12 @@ _BOUNDARIES = """
     very also just only together
 """
 DETERMINERS, BOUNDARIES = frozenset(_DETERMINERS.split()), frozenset(_BOUNDARIES.split())
+_ING_NOUNS = """
+    building ring king wing string spring swing railing ceiling painting clothing awning lightning wedding being thing
+    something anything everything nothing evening morning sibling duckling pudding dumpling earring stocking icing
+    frosting topping covering lining siding flooring paneling drawing sling viking
+"""
+ING_NOUNS = frozenset([*_ING_NOUNS.split(), *(word + "s" for word in _ING_NOUNS.split())])
 PLACES = frozenset(["left", "right", "front", "top", "bottom", "side", "middle"])
 _WORD = re.compile(r"[\w'’-]+|[^\w\s]")
 _HINT = 'mark the phrases yourself: "[a fox] sits left of [a red car]"'
@@ -50,8 +56,9 @@ def split_caption(caption: str) -> tuple[str, tuple[Span, ...]]:
     Where the caption marks phrases with square brackets, those are the phrases. Else it is split by rules: a
     phrase is a run of words; it ends before punctuation, before a preposition, conjunction, pronoun, or common verb
     (`BOUNDARIES`), before a determiner (`DETERMINERS`), before a word in -ing that follows another word than a
-    determiner, and before a word such as "left" (`PLACES`), unless that describes the next word, as in "the left fox";
-    runs of determiners alone are dropped. English only: for anything else, mark the phrases.
+    determiner and is no common noun (`ING_NOUNS`), and before a word such as "left" (`PLACES`), unless that describes
+    the next word, as in "the left fox"; runs of determiners alone are dropped. English only: for anything else, mark
+    the phrases.
 
     Raises:
         PromptError: there is no phrase in it, or a bracket without its partner.
@@ -101,7 +108,7 @@ def _ends_phrase(words: Sequence[str], index: int, *, started: bool) -> bool:
     if word in PLACES:
         describes = before in DETERMINERS and words[index + 1] not in BOUNDARIES and words[index + 1].isalpha()
         return not describes
-    return word.endswith("ing") and started and before not in DETERMINERS
+    return word.endswith("ing") and word not in ING_NOUNS and started and before not in DETERMINERS
 
 
 def _read_brackets(caption: str) -> tuple[str, list[Span]]:

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines import Engine
-from segrefine.errors import PromptError
+from segrefine.errors import PromptError, SettingsError
 from segrefine.runtime.denoiser import Observe
 from segrefine.runtime.edges import EdgeSettings, follow_edges, logit
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
 from segrefine.runtime.label_codec import label_decoder
-from segrefine.runtime.prompt import build_prompt
+from segrefine.runtime.prompt import MARKER, build_prompt
 from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.tokenizer import ClipTokenizer
@@ -154,9 +154,12 @@ class Segmenter(EngineSet[GsSettings]):
         Raises:
             ImageError: the image is of another shape or type.
             PromptError: no phrase, or one that is empty or too long.
+            SettingsError: the seed is no number, or negative.
             NumericalError: an engine gave a value that is not finite.
         """
         check_image(image)
+        if not isinstance(seed, int) or seed < 0:
+            raise SettingsError(f"seed: expected a whole number of 0 or more, got {seed!r}")
         ids = self._tokenize(phrases)
         fit = self.fit(image)
         grid = fit.image[..., 0].size // self.bundle.manifest.vae_scale_factor**2
@@ -178,12 +181,17 @@ class Segmenter(EngineSet[GsSettings]):
 
     def _tokenize(self, phrases: Sequence[str]) -> NDArray[np.int64]:
         """Token ids (P, tokens) of the phrases."""
-        if isinstance(phrases, str) or not phrases:
+        if not isinstance(phrases, list | tuple) or not phrases:
             raise PromptError(
                 f"expected one phrase or more in a list, got {phrases!r}", hint='such as ["the fox", "the red car"]'
             )
-        prompts = [build_prompt(self._tokenizer, phrase, template="{label}").input_ids for phrase in phrases]
-        return np.concatenate(prompts)
+        return np.concatenate([self._token_ids(phrase) for phrase in phrases])
+
+    def _token_ids(self, phrase: str) -> NDArray[np.int64]:
+        try:
+            return build_prompt(self._tokenizer, phrase, template=MARKER).input_ids
+        except PromptError as error:
+            raise PromptError(f"phrase {phrase!r}: {error}", hint=error.hint) from error
 
     @cached_property
     def _nothing(self) -> Floats:
@@ -276,7 +284,7 @@ class LabelDenoiser:
         ends, guided = np.cumsum([len(term[1]) for term in terms])[:-1], np.zeros(sample.shape, np.float32)
         for (weight, *_), part in zip(terms, np.split(output, ends), strict=True):
             guided += np.float32(weight) * np.tile(part, (len(sample) // len(part), 1, 1, 1))
-        return guided
+        return check_finite(guided, "guidance", f"t={timestep}")
 
     def _distinct(self, sample: Array) -> Array:
         """The latents of one phrase's samples, where all phrases still have the same, as before the first step."""
@@ -295,4 +303,9 @@ class LabelDenoiser:
             "encoder_hidden_states": np.concatenate(states),
         }
         feeds["timestep"] = np.full(len(feeds["sample"]), timestep, np.int64)
-        return check_finite(self.engine(feeds)["out_sample"], "label_denoiser", f"t={timestep}")
+        most = max(1, MAX_PIXELS // self.image_latents[0, 0].size)
+        parts = [
+            self.engine({name: values[first : first + most] for name, values in feeds.items()})["out_sample"]
+            for first in range(0, len(feeds["sample"]), most)
+        ]
+        return check_finite(np.concatenate(parts), "label_denoiser", f"t={timestep}")

@@ -65,8 +65,31 @@ def test_reads_what_samples_and_demo_write(run, tmp_path):
         (lambda predicted, truth: [file.unlink() for file in truth.iterdir()], "no mask in"),
         (lambda predicted, truth: (truth / "labels.json").write_text('{"a": "fox"}'), "says nothing of 'b'"),
         (lambda predicted, truth: (truth / "labels.json").write_text("[]"), "no JSON object"),
+        (lambda predicted, truth: (truth / "labels.json").write_text('{"a": 1, "b": "", "c": "", "d": ""}'), "a text"),
+        (lambda predicted, truth: np.save(predicted / "a.npy", np.zeros((10, 10))), "have one name"),
     ],
 )
 def test_bad_input(fails, folders, change, message):
     change(*folders)
     assert message in fails("eval", *folders)
+
+
+@pytest.mark.parametrize("entry", ['"things"', "null", "[1]"])
+def test_groups_are_lists_of_texts(fails, folders, tmp_path, entry):
+    (tmp_path / "groups.json").write_text(f'{{"a": {entry}, "b": [], "c": [], "d": []}}')
+    assert "expected a list of texts for 'a'" in fails("eval", *folders, "--groups", tmp_path / "groups.json")
+
+
+def test_a_group_may_be_called_overall(run, folders, tmp_path):
+    (tmp_path / "groups.json").write_text('{"a": ["overall"], "b": ["overall"], "c": [], "d": []}')
+    values = json.loads(run("eval", *folders, "--groups", tmp_path / "groups.json", "--json").stdout)
+    assert values["iou"] == values["average_recall"]["overall"] == pytest.approx(2.5 / 4)
+
+
+def test_suffixes_of_any_case_and_what_has_no_partner(run, folders):
+    for folder in folders:
+        (folder / "a.png").rename(folder / "a.PNG")
+    write(folders[0], extra=3)
+    done = run("eval", *folders, "--json")
+    assert json.loads(done.stdout)["count"] == 4
+    assert "extra.png has no true mask" in done.stderr

@@ -126,3 +126,23 @@ def test_inspect_says_how_masks_become_latents(run, tiny_label_bundle):
     done = run("inspect", tiny_label_bundle)
     assert done.exit_code == 0
     assert "masks as latents: kind" in done.stdout
+
+
+def test_maps_do_not_overwrite_what_is_read_or_written(run, tiny_label_bundle, image, tmp_path):
+    (tmp_path / "maps").mkdir()
+    photo = image.rename(tmp_path / "maps" / "01-fox.mask.png")
+    before, given = photo.read_bytes(), ("--bundle", tiny_label_bundle, "--maps", tmp_path / "maps")
+    done = run("segment", photo, "fox", *given, "-o", tmp_path / "o.png")
+    assert done.exit_code == 2 and "would overwrite the image to segment" in done.stderr
+    assert photo.read_bytes() == before
+    done = run("segment", photo, "car", *given, "-o", tmp_path / "maps" / "01-car.mask.png")
+    assert done.exit_code == 2 and "would overwrite the file of --output" in done.stderr
+
+
+def test_maps_of_another_run_are_told_and_every_script_has_a_name(run, tiny_label_bundle, image, tmp_path):
+    given = "--bundle", tiny_label_bundle, "-o", tmp_path / "o.png", "--maps", tmp_path / "maps"
+    assert "another run" not in run("segment", image, "b\nc", *given).stderr
+    done = run("segment", image, "狐", *given)
+    assert "also holds maps of another run: 01-b-c.mask.png, 01-b-c.probability.png" in done.stderr
+    assert (tmp_path / "maps" / "01-狐.mask.png").is_file()
+    assert len([line for line in run("segment", image, "b\nc", *given).stdout.splitlines() if "b c" in line]) == 1

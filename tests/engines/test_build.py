@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from segrefine.bundle import Bundle
-from segrefine.engines import BACKENDS, EngineFile, build_engine, load_engine
+from segrefine.engines import BACKENDS, EngineFile, TensorRtOptions, build_engine, load_engine
 from segrefine.errors import BackendError, BundleError, EngineError, IntegrityError, OutputError, SettingsError
 from tests.tiny_bundle import CHANNELS, chain, linear, write_bundle
 
@@ -143,6 +143,8 @@ def of_another_version(path: Path) -> None:
         (edit_sidecar(files={"../../../../outside": {"sha256": "", "size": 1}}), "is damaged"),
         (edit_sidecar(files={"x": {"size": 1}}), "is damaged"),
         (edit_sidecar(files=3), "is damaged"),
+        (edit_sidecar(files={}), "the list of its files was altered"),
+        (edit_sidecar(files_key="x"), "the list of its files was altered"),
         (edit_sidecar(key="x"), "its key does not match its recipe"),
         (edit_sidecar(key="x", hardware="abacus"), "built for hardware abacus, here it is "),
         (edit_sidecar(key="x", graph={"chain/model.onnx": "y"}), "the graph was exported anew"),
@@ -156,7 +158,7 @@ def test_stale_or_damaged_engine_is_refused_until_it_is_built_again(
     damage(engine.path)
     with pytest.raises(EngineError, match=message) as caught:
         load_engine(bundle, "chain")
-    command = f"segrefine build-engine {bundle.path} --backend onnxruntime --device cpu"
+    command = f"segrefine build-engine {bundle.path} --backend onnxruntime --device cpu --components chain"
     assert caught.value.hint == f"build it again: {command}"
     [again] = build(bundle, "chain")
     assert not again.cached
@@ -190,6 +192,16 @@ def test_unknown_backend_lists_the_known_ones(bundle: Bundle, name: str) -> None
         with pytest.raises(BackendError, match=f"there is no backend '{name}'") as caught:
             call()
         assert caught.value.hint == "choose one of: " + ", ".join(known)
+
+
+def test_options_of_another_backend_and_other_slips(bundle: Bundle) -> None:
+    with pytest.raises(SettingsError, match="onnxruntime has no such options"):
+        build_engine(bundle, backend="onnxruntime", options=TensorRtOptions(workspace=5))
+    with pytest.raises(SettingsError, match="expected a list of names"):
+        build_engine(bundle, backend="onnxruntime", components="chain")
+    for device in ("cuda:3", "foo"):
+        with pytest.raises(BackendError, match=device):
+            build_engine(bundle, backend="tensorrt-rtx", device=device)
 
 
 def test_precision_that_the_bundle_has_not(bundle: Bundle) -> None:

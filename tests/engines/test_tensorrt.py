@@ -16,6 +16,7 @@ import pytest
 from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import Bundle
 from segrefine.engines import EngineFile, TensorRtOptions, build_engine
+from segrefine.engines.tensorrt import tensorrt_recipe
 from segrefine.engines.tensorrt_messages import explain_failure
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
 from tests.tiny_bundle import write_bundle
@@ -68,15 +69,13 @@ def test_what_shapes_an_engine_makes_another_one(bundle: Bundle) -> None:
 
 
 def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> None:
-    from segrefine.engines.tensorrt import tensorrt_recipe
-
     options = TensorRtOptions(
         min_shapes={"batch": 2}, max_shapes={"batch": 6}, compute_capabilities=("8.6", "12.0"), workspace=64
     )
     recipe = tensorrt_recipe(bundle, "chain", "tensorrt-rtx", options)
     assert recipe.rebuild_command(bundle) == (
-        f"segrefine build-engine {bundle.path} --backend tensorrt-rtx --min-shapes batch=2 --opt-shapes batch=2 "
-        "--max-shapes batch=6 --compute-capability 8.6 --compute-capability 12.0 --workspace 64"
+        f"segrefine build-engine {bundle.path} --backend tensorrt-rtx --components chain --min-shapes batch=2 "
+        "--opt-shapes batch=2 --max-shapes batch=6 --compute-capability 8.6 --compute-capability 12.0 --workspace 64"
     )
 
 
@@ -88,7 +87,11 @@ def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> 
         ({"compute_capabilities": ("8.9",), "plugins": "always"}, BackendError, "has no plugins"),
         ({"compute_capabilities": ("8.9",), "max_shapes": {"depth": 3}}, ShapeError, "no size 'depth'"),
         ({"compute_capabilities": ("8.9",), "max_shapes": {"tokens": 154}}, ShapeError, "at most 77"),
-        ({"compute_capabilities": ("8.9",), "min_shapes": {"batch": 50}}, ShapeError, "min, opt, max 50, 2, 32"),
+        (
+            {"compute_capabilities": ("8.9",), "min_shapes": {"batch": 5}, "max_shapes": {"batch": 3}},
+            ShapeError,
+            "5, 3, 3",
+        ),
     ],
 )
 def test_what_cannot_be_built_for(
@@ -99,10 +102,50 @@ def test_what_cannot_be_built_for(
     assert not list(bundle.path.glob("engines/**/*.engine"))
 
 
-@pytest.mark.parametrize("options", [{"optimization_level": 6}, {"workspace": 0}, {"plugins": "perhaps"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimization_level": 6},
+        {"workspace": 0},
+        {"plugins": "perhaps"},
+        {"timing_cache": "x"},
+        {"compute_capabilities": "8.9"},
+    ],
+)
 def test_values_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(options))):
         TensorRtOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("capability", ["1.20", "8..9", "89", 8.9])
+def test_compute_capabilities_are_major_and_minor(capability: object) -> None:
+    with pytest.raises(SettingsError, match="such as '8.9'"):
+        TensorRtOptions(compute_capabilities=(capability,))  # type: ignore[arg-type]
+
+
+def test_sizes_that_were_not_given_make_way(bundle: Bundle) -> None:
+    for given, expected in (
+        ({"max_shapes": {"batch": 1}}, "batch=1"),
+        ({"min_shapes": {"batch": 3}}, "batch=3:3:32"),
+        ({"opt_shapes": {"batch": 40}}, "batch=1:40:40"),
+    ):
+        options = TensorRtOptions(compute_capabilities=("8.9",), **given)
+        assert tensorrt_recipe(bundle, "chain", "tensorrt-rtx", options).profile == expected
+
+
+def test_only_a_timing_cache_is_written_over(bundle: Bundle, tmp_path: Path) -> None:
+    cache = tmp_path / "timing.cache"
+    options = TensorRtOptions(compute_capabilities=("8.9",), timing_cache=cache)
+    for _ in range(2):
+        build_engine(bundle, backend="tensorrt-rtx", components=["chain"], options=options, overwrite=True)
+    assert cache.stat().st_size
+    cache.write_text("precious")
+    with pytest.raises(EngineError, match="is no timing cache"):
+        build_engine(bundle, backend="tensorrt-rtx", components=["chain"], options=options, overwrite=True)
+    assert cache.read_text() == "precious"
+    nowhere = TensorRtOptions(compute_capabilities=("8.9",), timing_cache=tmp_path / "no" / "cache")
+    with pytest.raises(OutputError, match="its folder is not there"):
+        build_engine(bundle, backend="tensorrt-rtx", components=["chain"], options=nowhere, overwrite=True)
 
 
 def test_full_tensorrt_is_not_installed_here(bundle: Bundle) -> None:

@@ -203,6 +203,18 @@ def test_among_several_the_one_that_fits_is_taken(gpu: Cuda, bundle: Bundle) -> 
     load_engine(bundle, "linear", "tensorrt").close()
 
 
+def test_each_size_goes_to_the_narrowest_engine(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt", most=8)
+    build(bundle, "linear", "tensorrt", least=3, most=3)
+    with load_engine(bundle, "linear", "tensorrt") as engine:
+        for _ in range(3):
+            np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+        assert gpu.launched == 2, "the engine of one size, which is a graph, did not run"
+        fewer = {name: values[:2] for name, values in FEEDS.items()}
+        np.testing.assert_allclose(engine(fewer)["out_sample"], linear(*fewer.values()), atol=1e-4)
+        assert gpu.launched == 2
+
+
 def test_no_engine(gpu: Cuda, bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="TensorRT runs what was built before") as caught:
         load_engine(bundle, "linear", "tensorrt-rtx")
@@ -219,6 +231,8 @@ def test_altered_files(gpu: Cuda, bundle: Bundle) -> None:
     for content, reason in (
         (sidecar.read_text().replace("batch=1:4:4", "batch=1:9:9"), "its sidecar was altered"),
         ("{}", "has no entry"),
+        (json.dumps(json.loads(sidecar.read_text()) | {"files": {}}), "the list of its files was altered"),
+        (json.dumps(json.loads(sidecar.read_text()) | {"files": {"../x": {}}}), "the list of its files was altered"),
         ("[", "cannot be read"),
     ):
         sidecar.write_text(content)

@@ -171,6 +171,11 @@ def test_a_weight_past_half_precision_is_found_at_export(tiny_checkpoint: Path, 
     assert_close(run(bundle, "unet", feeds)[0], expected)
 
 
+def test_exceptions_to_half_precision_without_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="exceptions to half precision"):
+        export_bundle(tiny_checkpoint, tmp_path / "b", fp32_components=["unet"])
+
+
 def test_an_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     seen: list[str] = []
 

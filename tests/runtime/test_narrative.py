@@ -21,6 +21,8 @@ from segrefine.runtime.narrative import label_of, split_caption
         ("the running man's dog", ["the running man's dog"]),
         ("all the apples and the fox left of the tree", ["all the apples", "the fox", "the tree"]),
         ("the the cat", ["the the cat"]),
+        ("the red building in the morning", ["the red building", "the morning"]),
+        ("two white wings", ["two white wings"]),
         ("fox", ["fox"]),
         ("[a fox] sits left of [ a red car ]", ["a fox", "a red car"]),
         ("[ein Fuchs] sitzt neben [einem Auto]", ["ein Fuchs", "einem Auto"]),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segrefine.assets import demo_bundle
-from segrefine.errors import BundleError, ImageError, PromptError, SettingsError
+from segrefine.errors import BundleError, ImageError, NumericalError, PromptError, SettingsError
 from segrefine.export.comparison import Scene
 from segrefine.export.parity import check_parity
 from segrefine.runtime import segmenter as module
@@ -138,12 +138,36 @@ def test_what_guidance_predicts_counts_in_the_bound_of_a_batch(segmenter, monkey
     assert max(batch_sizes(segmenter, guided, ["fox", "car", "tree", "apple", "boat"])) == 12
 
 
+def test_samples_beyond_the_bound_go_in_parts(segmenter, monkeypatch):
+    settings = replace(SETTINGS, samples=7)
+    grid = segmenter.fit(picture()).image[..., 0].size // segmenter.bundle.manifest.vae_scale_factor**2
+    with_settings = Segmenter(segmenter.bundle, segmenter.engines, settings=settings)
+    whole = with_settings(picture(), ["fox"]).segments[0].samples
+    monkeypatch.setattr(module, "MAX_PIXELS", 3 * grid)
+    assert set(batch_sizes(segmenter, settings, ["fox"])) == {3, 1}
+    np.testing.assert_allclose(with_settings(picture(), ["fox"]).segments[0].samples, whole, atol=1e-4)
+
+
+def test_guidance_that_overflows_is_named(segmenter):
+    settings = replace(SETTINGS, guidance_scale=3e38, image_guidance_scale=1e38)
+    with pytest.raises(NumericalError, match=r"guidance gave a value that is not finite \(t="):
+        Segmenter(segmenter.bundle, segmenter.engines, settings=settings)(picture(), ["fox"])
+
+
+@pytest.mark.parametrize("seed", [-1, None, 1.5, "a"])
+def test_bad_seeds(segmenter, seed):
+    with pytest.raises(SettingsError, match="seed: expected a whole number"):
+        segmenter(picture(), ["fox"], seed=seed)
+
+
 @pytest.mark.parametrize(
     ("phrases", "message"),
     [
+        ({"fox"}, "one phrase or more"),
+        (np.array(["fox"]), "one phrase or more"),
         ([], "one phrase or more"),
         ("fox", "one phrase or more"),
-        (["fox", " "], "names something"),
+        (["fox", " "], "phrase ' ': .*names something"),
         ([3], "as text"),
         (["x" * 40], "too long"),
         (["<|endoftext|>"], "end token"),
@@ -173,7 +197,9 @@ def test_each_method_wants_its_own_bundle(tiny_label_bundle):
     assert "segrefine segment" in refused.value.hint
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"samples": 0}, {"sampler": "euler"}, {"guidance_scale": "1"}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"samples": 0}, {"sampler": "euler"}, {"guidance_scale": "1"}, {"guidance_scale": -3.0}]
+)
 def test_wrong_settings(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         GsSettings(**wrong)
