@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from segrefine.cli.model_files import explain_file
 from segrefine.errors import ExportError, MissingDependencyError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -37,6 +38,8 @@ def find_model(model: str, revision: str | None = None) -> Path:
         if revision:
             raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
         return DEMO_CHECKPOINTS.get(model, Path(model))
+    if Path(model).is_file():
+        raise explain_file(Path(model))
     if Path(model).exists() or not _HUB_ID.fullmatch(model):
         raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
     return _fetch(model, revision)

@@ -129,6 +129,11 @@ def _load_parts(folder: Path, denoiser: str) -> dict[str, Any]:
         "scheduler_config": _read_json(folder, "scheduler/scheduler_config.json"),
     }
     names = (denoiser, "vae", "text_encoder")
+    if "text_encoder_2" in texts["model_index"]:
+        raise ExportError(
+            f"{folder} has two text encoders, as Stable Diffusion XL: segrefine takes models with one",
+            hint=_HINT,
+        )
     for name in names:
         config = _read_json(folder, f"{name}/config.json")
         found, expected = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0], _CLASSES[name]

@@ -58,6 +58,7 @@ def cut(file: str) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (remove("model_index.json"), "no diffusers checkpoint: model_index.json is missing"),
+        (edit("model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]), "two text encoders"),
         (remove("scheduler"), "scheduler/scheduler_config.json is missing"),
         (remove("vae"), "vae/config.json is missing"),
         (remove("tokenizer"), "no CLIP tokenizer"),

@@ -67,7 +67,7 @@ def label_cases(scenes: ScenePool, latents: Tensor, vae: AutoencoderKL) -> Label
 
 @torch.no_grad()
 def label_gate(model: LabelCheckpoint, cases: LabelCases, batch: int = 64) -> LabelGate:
-    """The gate, with four steps of DDIM and one sample.
+    """The gate, with the default settings.
 
     Args:
         model: the model.
