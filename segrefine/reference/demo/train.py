@@ -53,7 +53,7 @@ TWINS = 0.4
 @click.option("--wide-vae-steps", default=5000, show_default=True, help="Steps of the label model's wider codec.")
 @click.option("--samples", default=1_000_000, show_default=True, help="Denoiser samples, over all runs.")
 @click.option("--class-samples", default=200_000, show_default=True, help="Class samples, over all runs.")
-@click.option("--label-samples", default=740_000, show_default=True, help="Label denoiser samples, over all runs.")
+@click.option("--label-samples", default=960_000, show_default=True, help="Label denoiser samples, over all runs.")
 @click.option("--threads", default=2, show_default=True)
 def main(
     cache: Path,
