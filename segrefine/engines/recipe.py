@@ -141,9 +141,8 @@ def check_files(bundle: Bundle, sidecar: Path, content: Mapping[str, Any], recip
     Raises:
         EngineError: one is not, or the list of the files was altered.
     """
-    engine = sidecar.with_suffix(recipe.suffix)
     files = content.get("files")
-    if not isinstance(files, dict) or engine.name not in files or content.get("files_key") != _files_key(files):
+    if not isinstance(files, dict) or content.get("files_key") != _files_key(files):
         raise EngineError(f"the engine of {sidecar} is damaged: the list of its files was altered", hint=hint)
     try:
         for name, record in files.items():
@@ -151,7 +150,7 @@ def check_files(bundle: Bundle, sidecar: Path, content: Mapping[str, Any], recip
             FileRecord(**record).check(bundle.path, relative, hint=hint)
     except IntegrityError as error:
         raise EngineError(f"the engine of {sidecar} is damaged: {error}", hint=hint) from error
-    return engine
+    return sidecar.with_suffix(recipe.suffix)
 
 
 def _files_key(files: Mapping[str, Any]) -> str:
