@@ -88,8 +88,9 @@ def follow_edges(
     """
     colours, bonds = _colour_index(image), Bonds(image, settings.contrast)
     lean = np.tanh(0.5 * bonds.line(logits)) if start is None else bonds.line(2 * start - 1)  # 2 · probability − 1
+    everything = _histogram(colours, np.ones(colours.shape, np.float32))
     for _ in range(settings.rounds):
-        odds = _colour_odds(colours, bonds.map(0.5 + 0.5 * lean), settings.colour_limit)
+        odds = _colour_odds(colours, everything, bonds.map(0.5 + 0.5 * lean), settings.colour_limit)
         unary = 0.5 * bonds.line(logits + settings.colour_weight * odds)
         for _ in range(settings.iterations):
             lean = np.tanh(unary + np.float32(0.5 * settings.smoothness) * bonds.gather(lean))
@@ -138,15 +139,29 @@ def _colour_index(image: NDArray[np.uint8]) -> NDArray[np.intp]:
     return (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
 
 
-def _colour_odds(colours: NDArray[np.intp], probability: Floats, limit: float) -> Floats:
-    """Log-odds of foreground by colour alone, from smoothed histograms weighted with the probability (…, H, W)."""
+def _colour_odds(
+    colours: NDArray[np.intp], everything: NDArray[np.float64], probability: Floats, limit: float
+) -> Floats:
+    """Log-odds of foreground by colour alone, from smoothed histograms weighted with the probability (…, H, W).
+
+    Args:
+        colours: see `_colour_index`.
+        everything: the histogram of all pixels; less that of the foreground it is that of the background.
+        probability: of foreground.
+        limit: largest log-odds.
+    """
     if probability.ndim > 2:
-        return np.stack([_colour_odds(colours, each, limit) for each in probability])
-    histograms = []
-    for weight in (probability, 1 - probability):
-        counts = np.bincount(colours.ravel(), weight.ravel(), _BINS**3).astype(np.float64).reshape([_BINS] * 3)
-        for _ in range(3):  # each time the first axis is smoothed and becomes the last
-            counts = np.tensordot(counts, _SMOOTHING, (0, 0))
-        histograms.append(counts / max(counts.sum(), 1e-6) + 2e-4)
-    odds = np.log(histograms[0] / histograms[1]).ravel()[colours]
+        return np.stack([_colour_odds(colours, everything, each, limit) for each in probability])
+    foreground = _histogram(colours, probability)
+    background = np.maximum(everything - foreground, 0)
+    shares = [counts / max(counts.sum(), 1e-6) + 2e-4 for counts in (foreground, background)]
+    odds = np.log(shares[0] / shares[1]).ravel()[colours]
     return np.asarray(np.clip(odds, -limit, limit), np.float32)
+
+
+def _histogram(colours: NDArray[np.intp], weight: Floats) -> NDArray[np.float64]:
+    """Smoothed counts of colours, (bins, bins, bins)."""
+    counts = np.bincount(colours.ravel(), weight.ravel(), _BINS**3).astype(np.float64).reshape([_BINS] * 3)
+    for _ in range(3):  # each time the first axis is smoothed and becomes the last
+        counts = np.tensordot(counts, _SMOOTHING, (0, 0))
+    return counts
