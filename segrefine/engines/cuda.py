@@ -79,6 +79,7 @@ class Gpu:
         index: number of the device.
         lock: held while an engine runs.
         stream: the stream that all work goes to.
+        held: device memory that is held now, bytes.
         peak: the most device memory that was held at once through this object, bytes; not that of engines' weights.
     """
 
