@@ -55,13 +55,14 @@ def evaluate(console: Console, predicted: Path, truth: Path, labels: Path | None
     folder = truth / "truth" if (truth / "truth").is_dir() else truth
     places = (truth / "labels.json", truth.parent / "labels.json")
     labels = labels or next((place for place in places if place.is_file()), None)
-    files = _pairs(predicted, folder)
+    given = _masks_in(predicted)
+    files = _pairs(predicted, given, folder)
     scores = {}
     with console.progress("comparing") as tell:
         for number, (name, pair) in enumerate(files.items()):
             tell(name, number / len(files))
             scores[name] = _score(*pair)
-    for file in _surplus(predicted, files):
+    for file in (path for name, path in given.items() if name not in files):
         console.warn(f"{file} has no true mask in {folder}, and is left out")
     values = summarise(scores, read_entries(labels, files, str), read_entries(groups, files, list))
     values |= {"predicted": str(predicted), "truth": str(folder), "masks": _entries(scores)}
@@ -101,13 +102,13 @@ def summarise(
     }
 
 
-def _pairs(predicted: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
+def _pairs(predicted: Path, given: Mapping[str, Path], truth: Path) -> dict[str, tuple[Path, Path]]:
     """The files of each mask by name.
 
     Raises:
         MaskError: there is no true mask, or one has no partner.
     """
-    wanted, given = _masks_in(truth), _masks_in(predicted)
+    wanted = _masks_in(truth)
     if not wanted:
         raise MaskError(f"there is no mask in {truth}", hint="expected .png or .npy files")
     if missing := sorted(wanted.keys() - given.keys()):
@@ -131,11 +132,6 @@ def _masks_in(folder: Path) -> dict[str, Path]:
             raise MaskError(f"{other} and {path.name} have one name", hint="keep one file for each mask")
         found[path.stem] = path
     return found
-
-
-def _surplus(predicted: Path, files: Mapping[str, Any]) -> list[Path]:
-    """The predicted masks that are compared with nothing."""
-    return [path for name, path in _masks_in(predicted).items() if name not in files]
 
 
 def _score(predicted: Path, truth: Path) -> Score:

@@ -53,9 +53,10 @@ def parity(
         failed = [row for row in rows if not row.ok]
         wrong = list(dict.fromkeys(row.component for row in failed if row.component in opened.manifest.graphs))
         found: list[Divergence | None] = []
+        located = locate_divergences(opened, model, wrong, backend=backend, device=device)
         for component in wrong if locate else ():
             tell(f"locating in {component}", None)
-            found += locate_divergences(opened, model, [component], backend=backend, device=device)
+            found.append(next(located))
     cells = [(r.component, r.step, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.ok else "FAILED") for r in rows]
     values = {
         "bundle": str(bundle),

@@ -1,7 +1,7 @@
 """ONNX graphs made into engines, and engines run: the only part of segrefine that knows an inference library."""
 
 from segrefine.engines.build import EngineFile, build_engine
-from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision
+from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision, cut_batch
 from segrefine.engines.load import load_engine
 from segrefine.engines.tensorrt import TensorRtOptions
 
@@ -14,5 +14,6 @@ __all__ = [
     "EnginePrecision",
     "TensorRtOptions",
     "build_engine",
+    "cut_batch",
     "load_engine",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -68,6 +68,12 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+def cut_batch(feeds: Mapping[str, NDArray[Any]], most: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """The feeds in parts, along their first axis, of at most `most` samples each."""
+    for first in range(0, len(next(iter(feeds.values()))), most):
+        yield {name: values[first : first + most] for name, values in feeds.items()}
 
 
 MOST_THREADS = 256

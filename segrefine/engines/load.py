@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from segrefine.bundle import Bundle
-from segrefine.engines.cuda import check_gpu
 from segrefine.engines.engine import Engine, EnginePrecision, parse_device, unknown_backend
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
@@ -69,10 +68,9 @@ def load_engine(
 def _load_tensorrt(bundle: Bundle, component: str, library: Library, device: str) -> TensorRtEngines:
     """The TensorRT engines that were built for the GPU; checked for what must match before TensorRT sees them."""
     _, index = parse_device(device)  # the CPU stands for the first GPU: TensorRT serves no other
-    check_gpu(index)
-    found = find_tensorrt_engines(
-        bundle, component, library, version=import_runtime(library).__version__, hardware=gpu_identity(index)
-    )
+    hardware = gpu_identity(index)
+    version = import_runtime(library).__version__
+    found = find_tensorrt_engines(bundle, component, library, version=version, hardware=hardware)
     spec = bundle.manifest.components[component]
     return TensorRtEngines(
         [TensorRtEngine(path, spec, library, index, rebuild=recipe.rebuild_command(bundle)) for path, recipe in found]

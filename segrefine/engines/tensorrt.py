@@ -167,17 +167,24 @@ def import_library(library: Library) -> ModuleType:
         MissingDependencyError: it is not installed, or only the part that runs engines.
     """
     name = LIBRARIES[library]
-    for module in (name, f"{name}_bindings"):  # the wheels without their meta-package
-        try:
-            found = import_module(module)
-        except ImportError:
-            continue
-        if hasattr(found, "Builder"):
-            sys.modules.setdefault(name, found)
-            return found
+    if found := import_first((name, f"{name}_bindings"), "Builder"):  # the wheels may lack their meta-package
+        sys.modules.setdefault(name, found)
+        return found
     raise MissingDependencyError(
         f"the builder of {library} is not installed", hint=f'install it: pip install "segrefine[{library}]"'
     )
+
+
+def import_first(names: Sequence[str], what: str) -> ModuleType | None:
+    """The first of these modules that is installed and has `what`; None where none is."""
+    for name in names:
+        try:
+            found = import_module(name)
+        except ImportError:
+            continue
+        if hasattr(found, what):
+            return found
+    return None
 
 
 def check_builder(library: Library) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.engines.cuda import Gpu, check_gpu, open_gpu
-from segrefine.engines.engine import Closing
-from segrefine.engines.tensorrt import LIBRARIES, Library
+from segrefine.engines.cuda import Gpu, open_gpu
+from segrefine.engines.engine import Closing, cut_batch
+from segrefine.engines.tensorrt import Library, import_first
 from segrefine.errors import EngineError, MissingDependencyError, ShapeError
 from segrefine.spec import ComponentSpec, TensorSpec
 
@@ -46,10 +44,9 @@ class TensorRtEngine(Closing):
     """
 
     def __init__(self, path: Path, spec: ComponentSpec, library: Library, index: int, *, rebuild: str) -> None:
-        self.spec, self._rebuild = spec, rebuild
-        check_gpu(index)
+        self.spec, self._rebuild, self._hint = spec, rebuild, f"build it again: {rebuild}"
+        self._gpu = open_gpu(index)  # before the library, which may crash without CUDA
         module = import_runtime(library)
-        self._gpu = open_gpu(index)
         with self._gpu.lock:
             self._gpu.select()
             self._log = _new_log(module)
@@ -68,13 +65,10 @@ class TensorRtEngine(Closing):
             raise EngineError(f"the engine of {self.spec.name} is closed")
         self.spec.check_feeds(feeds)
         wanted = [each for each in self.spec.outputs if only in (None, each.name)]
-        batch, most = next(iter(feeds.values())).shape[0], self._limits[self.spec.inputs[0].name][2][0]
-        parts = []
+        most = self._limits[self.spec.inputs[0].name][2][0]
         with self._gpu.lock:
             self._gpu.select()
-            for first in range(0, batch, most):
-                part = {name: values[first : first + most] for name, values in feeds.items()}
-                parts.append(self._run(part, wanted))
+            parts = [self._run(part, wanted) for part in cut_batch(feeds, most)]
         return {each.name: np.concatenate([part[each.name] for part in parts]) for each in wanted}
 
     def close(self) -> None:
@@ -152,13 +146,12 @@ class TensorRtEngine(Closing):
                     if reasons & flag.value
                 ]
                 said = " and ".join(named).lower().replace("_", " ") or self._log.said()
-                raise EngineError(f"{path} does not fit this machine: {said}", hint=f"build it again: {self._rebuild}")
-        elif LIBRARIES[library] == module.__name__:
+                raise EngineError(f"{path} does not fit this machine: {said}", hint=self._hint)
+        elif module.__name__ == "tensorrt":
             self._runtime.engine_host_code_allowed = True  # version-compatible engines carry the lean runtime
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
-            hint = f"build it again: {self._rebuild}"
-            raise EngineError(f"{path} does not load in {library}: {self._log.said()}", hint=hint)
+            raise EngineError(f"{path} does not load in {library}: {self._log.said()}", hint=self._hint)
         return engine
 
     def _check(self, module: Any, path: Path) -> None:
@@ -176,7 +169,7 @@ class TensorRtEngine(Closing):
             }
             if found != expected:
                 message = f"{path} has {mode.name.lower()}s {found}, but {self.spec.name} should have {expected}"
-                raise EngineError(message, hint=f"build it again: {self._rebuild}")
+                raise EngineError(message, hint=self._hint)
 
     def _new_context(self, module: Any, library: Library) -> Any:
         strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -260,11 +253,8 @@ def import_runtime(library: Library) -> ModuleType:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    for name in _RUNTIMES[library]:
-        try:
-            return sys.modules.get(name) or import_module(name)
-        except ImportError:
-            continue
+    if found := import_first(_RUNTIMES[library], "Runtime"):
+        return found
     message, hint = f"the runtime of {library} is not installed", f'install it: pip install "segrefine[{library}]"'
     raise MissingDependencyError(message, hint=hint)
 

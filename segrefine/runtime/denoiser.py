@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.engines import Engine
+from segrefine.engines import Engine, cut_batch
 from segrefine.runtime.engine_set import check_finite
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
@@ -149,11 +149,8 @@ class Denoiser:
     ) -> Floats:
         """The UNet's output for a batch of any size."""
         feeds = self._feeds(sample, timestep, states, injected)
-        batch, outputs = max(1, MAX_PIXELS // (sample.shape[2] * sample.shape[3])), []
-        for first in range(0, len(sample), batch):
-            part = {name: values[first : first + batch] for name, values in feeds.items()}
-            outputs.append(self._checked("unet", part, "out_sample", step))
-        return np.concatenate(outputs)
+        most = max(1, MAX_PIXELS // (sample.shape[2] * sample.shape[3]))
+        return np.concatenate([self._checked("unet", part, "out_sample", step) for part in cut_batch(feeds, most)])
 
     def _feeds(
         self, sample: Floats, timestep: NDArray[np.int64], states: Floats, injected: _Injection | None = None

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines import Engine
+from segrefine.engines import Engine, cut_batch
 from segrefine.errors import PromptError, SettingsError
 from segrefine.runtime.denoiser import Observe
 from segrefine.runtime.edges import EdgeSettings, follow_edges, logit
@@ -304,8 +304,5 @@ class LabelDenoiser:
         }
         feeds["timestep"] = np.full(len(feeds["sample"]), timestep, np.int64)
         most = max(1, MAX_PIXELS // self.image_latents[0, 0].size)
-        parts = [
-            self.engine({name: values[first : first + most] for name, values in feeds.items()})["out_sample"]
-            for first in range(0, len(feeds["sample"]), most)
-        ]
+        parts = [self.engine(part)["out_sample"] for part in cut_batch(feeds, most)]
         return check_finite(np.concatenate(parts), "label_denoiser", f"t={timestep}")
