@@ -133,20 +133,20 @@ def _mark(bundle: Bundle, component: str, types: Mapping[str, DType], folder: Pa
 def _first_difference(
     bundle: Bundle, component: str, expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]
 ) -> Divergence | None:
-    graph = onnx.load(bundle.graph(component), load_external_data=False).graph
-    makers = {name: node for node in graph.node for name in node.output}
     tolerance = TOLERANCES["component"][bundle.manifest.dtype]
     for count, name in enumerate(got):
         wanted, found = expected[name].astype(np.float32), got[name].astype(np.float32)
         if not wanted.size or (error := relative_error(found, wanted)) <= tolerance:
             continue
+        graph = onnx.load(bundle.graph(component), load_external_data=False).graph
+        maker = next(node for node in graph.node if name in node.output)
         difference = np.where(np.isfinite(found), np.abs(found - wanted), np.inf)
         index = np.unravel_index(difference.argmax(), difference.shape)
         return Divergence(
             component=component,
             tensor=name,
-            operator=makers[name].op_type,
-            inputs=tuple(makers[name].input),
+            operator=maker.op_type,
+            inputs=tuple(maker.input),
             error=error,
             index=tuple(int(each) for each in index),
             expected=float(wanted[index]),
