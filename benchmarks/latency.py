@@ -35,7 +35,7 @@ from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.export.modules import GRAPHS, Source
 from segrefine.export.parity import run_reference
-from segrefine.reference.attention import inject_masks
+from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.reference.g4seg import G4Seg
 from segrefine.runtime.metrics import iou
@@ -118,7 +118,7 @@ def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
 
 def _components(refiners: Refiners, checkpoint: Checkpoint, repeats: int, peak: float) -> list[list[str]]:
     taps = next(iter(refiners.values())).bundle.manifest.feature_taps
-    source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet), taps=taps)
+    source = Source(checkpoint=checkpoint, attend=attend_naive, taps=taps)
     return time_components(refiners, lambda name: GRAPHS[name](source), {"unet": 24}, repeats, peak)
 
 

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 import click
+import torch
 
-from benchmarks.full_size import write_stable_diffusion
+from benchmarks.full_size import FOLDER, write_full_size
 from benchmarks.report import markdown_table, write_result
 from segrefine.bundle import Bundle
 
@@ -27,9 +28,7 @@ BARS = {"seconds": 60, "peak GiB": 8}
 
 
 @click.command()
-@click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/full-size", show_default=True
-)
+@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True)
 @click.option("--compute-capability", default="8.9", show_default=True)
 def main(folder: Path, compute_capability: str) -> None:
     """Measure an ahead-of-time build."""
@@ -63,9 +62,9 @@ def _export(folder: Path) -> tuple[Path, str]:
     bundle, note = folder / "sd15-fp16", folder / "export.txt"
     if not bundle.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_stable_diffusion(folder / "sd15")
+        checkpoint = write_full_size("sd15", folder, torch.float16)
         arguments = ["--dtype", "fp16", "--components", "unet"]
-        seconds, peak = _run("export", str(folder / "sd15"), str(bundle), *arguments)
+        seconds, peak = _run("export", str(checkpoint), str(bundle), *arguments)
         note.write_text(f"The export took {seconds:.0f} s and {peak / 2**30:.1f} GiB.")
     Bundle.open(bundle)
     return bundle, note.read_text()

@@ -18,7 +18,7 @@ import click
 import torch
 from torch import nn
 
-from benchmarks.full_size import write_stable_diffusion
+from benchmarks.full_size import write_full_size
 from benchmarks.gpu.device import name_of, require_gpu, time_in_turns
 from benchmarks.report import markdown_table, write_result
 from benchmarks.timing import sample_scenes
@@ -29,10 +29,11 @@ from segrefine.engines.cuda import open_gpu
 from segrefine.errors import SegrefineError
 from segrefine.export import export_bundle
 from segrefine.export.comparison import named_inputs
-from segrefine.export.graph import example_inputs, half_precision
+from segrefine.export.graph import example_inputs
 from segrefine.export.modules import MaskedUnet, Source
 from segrefine.export.parity import check_parity, run_reference
-from segrefine.reference.attention import inject_masks
+from segrefine.export.precision import half_precision
+from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.g4seg import G4Seg
 from segrefine.runtime.pipeline import Refiner
@@ -56,10 +57,11 @@ def main(repeats: int, full_size: bool, device: str) -> None:
         times = {"demo, whole refine loop": time_in_turns(_loops(bundle, built, device, stack), device, repeats)}
         worst = {name: _parity(bundle, name, device) for name in built}
         if full_size:
-            large = _export_full_size(Path(scratch))
+            checkpoint = write_full_size("sd15", Path(scratch), torch.float16)
+            large = export_bundle(checkpoint, Path(scratch) / "sd15-bundle", dtype="fp16", components=["unet"])
             ready, more = _build(large, device)
             problems |= {f"{name}, full size": problem for name, problem in more.items()}
-            steps = _steps(large, Path(scratch) / "sd15", ready, device, stack)
+            steps = _steps(large, checkpoint, ready, device, stack)
             times["SD 1.5 UNet, batch 2, 64×64 latents"] = time_in_turns(steps, device, repeats)
         peak = open_gpu(0).peak if device == "cuda" else 0
     rows = [
@@ -141,15 +143,10 @@ def _parity(bundle: Bundle, backend: str, device: str) -> tuple[str, str]:
     return f"{worst.component}, {worst.step}", f"{worst.error / worst.tolerance:.2f}"
 
 
-def _export_full_size(folder: Path) -> Bundle:
-    write_stable_diffusion(folder / "sd15")
-    return export_bundle(folder / "sd15", folder / "sd15-bundle", dtype="fp16", components=["unet"])
-
-
 def _steps(bundle: Bundle, checkpoint: Path, backends: list[str], device: str, stack: ExitStack) -> Runs:
     """One step of the UNet under a mask: inputs from the host, outputs back to it, for all alike."""
     loaded = load_checkpoint(checkpoint)
-    source = Source(checkpoint=loaded, injector=inject_masks(loaded.unet), taps=bundle.manifest.feature_taps)
+    source = Source(checkpoint=loaded, attend=attend_naive, taps=bundle.manifest.feature_taps)
     module = MaskedUnet(source)
     sizes = {"batch": 2, "height": 64, "width": 64, "pixels": 4096, "tokens": bundle.manifest.tokens}
     inputs = example_inputs(module, sizes)

@@ -12,24 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from diffusers import UNet2DConditionModel
+import torch
 
 from segrefine import __version__
 from segrefine.assets import DEMO_CHECKPOINTS
 from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
-from segrefine.export.graph import example_inputs, export_graph, half_precision
-from segrefine.export.modules import GRAPHS, LABEL_GRAPHS, GraphModule, Source
+from segrefine.export.graph import cut_graph, example_inputs, export_graph
+from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, GraphModule, Source, has_graph
 from segrefine.export.ops import masked_attention
+from segrefine.export.precision import half_precision
 from segrefine.export.storage import WeightFile, halve_weights
-from segrefine.export.verify import verify_graph
-from segrefine.reference.attention import inject_masks
-from segrefine.reference.checkpoint import Parts, is_label_checkpoint, load_checkpoint, load_label_checkpoint
+from segrefine.export.verify import Trial, run_trials, verify_graph
+from segrefine.reference.checkpoint import (
+    Checkpoint,
+    LabelCheckpoint,
+    Parts,
+    is_label_checkpoint,
+    load_checkpoint,
+    load_label_checkpoint,
+)
 from segrefine.reference.label_codec import VaeCodec, describe_codec
 from segrefine.settings import G4SegSettings, GsSettings, Settings
+from segrefine.spec import ComponentSpec
 
-DEFAULT_TAPS = ("up_blocks.1.attentions.0",)
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 _PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 
@@ -40,19 +47,19 @@ class _Plan:
 
     Attributes:
         method: of the bundle.
-        checkpoint: the model.
-        denoiser: its denoiser.
-        graphs: what makes each component.
-        unneeded: components that are exported only when asked for.
+        open: opens the checkpoint anew, for parts that are dropped after use; True: with weights as they are stored.
+        denoiser: the name of its denoiser.
+        graphs: what makes each component, from an opened checkpoint.
         settings: default settings of the method.
+        unneeded: components that are exported only when asked for.
         taps: named submodules of the UNet whose outputs are the features.
         label_codec: see `Manifest`.
     """
 
     method: Method
-    checkpoint: Parts
-    denoiser: UNet2DConditionModel
-    graphs: Mapping[str, Callable[[], GraphModule]]
+    open: Callable[[bool], Parts]
+    denoiser: str
+    graphs: Mapping[str, Callable[[Any], GraphModule]]
     settings: Settings
     unneeded: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
@@ -85,7 +92,7 @@ def export_bundle(
     opset: int = 23,
     components: Sequence[str] | None = None,
     atol: float | None = None,
-    taps: Sequence[str] = DEFAULT_TAPS,
+    taps: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda message: None,
@@ -102,7 +109,8 @@ def export_bundle(
         opset: ONNX opset, 23 or later.
         components: the graphs to export, of `GRAPHS` or `LABEL_GRAPHS`; None exports all that the method takes.
         atol: largest allowed error against torch, relative to the range of the output; None takes `TOLERANCE`.
-        taps: named submodules of a text-to-image model's UNet whose outputs are the features.
+        taps: named submodules of a text-to-image model's UNet whose outputs are the features; None takes those of the
+            model's family.
         settings: default settings of the method; None takes those that measured best.
         overwrite: replaces a bundle that is there already.
         progress: called with a line about each step.
@@ -113,10 +121,9 @@ def export_bundle(
         SettingsError: a tap is no submodule of the UNet.
     """
     folder = DEMO_CHECKPOINTS.get(str(model), Path(model))
-    labels = is_label_checkpoint(folder)
-    known = LABEL_GRAPHS if labels else GRAPHS
-    if unknown := sorted({*(components or ()), *fp32_components} - known.keys()):
-        raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(known)}")
+    plan = _plan_labels(folder) if is_label_checkpoint(folder) else _plan(folder, taps)
+    if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
+        raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")
     if fp32_components and dtype == "fp32":
         raise ExportError("fp32_components makes exceptions to half precision", hint="add --dtype fp16")
     options = GraphOptions(
@@ -125,72 +132,122 @@ def export_bundle(
         opset=opset,
         atol=TOLERANCE[dtype] if atol is None else atol,
     )
-    plan = _plan_labels(folder) if labels else _plan(folder, tuple(taps))
-    written: dict[str, GraphModule] = {}
-    stores: dict[Path, WeightFile] = {}
-    ops: set[str] = set()
+    wanted = list(components or [each for each in plan.graphs if each not in plan.unneeded])
     with BundleWriter(target, overwrite=overwrite) as writer:
-        for name in components or [each for each in plan.graphs if each not in plan.unneeded]:
+        graphs = _Graphs(plan, options, writer.directory)
+        for name in wanted:
             progress(f"exporting {name}")
-            written[name] = module = plan.graphs[name]()
-            path = writer.directory / module.file
-            weights = stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data")))
-            ops.update(_write_graph(module, path, weights, _trial_sizes(plan), options))
-        _write_texts(plan.checkpoint, writer.directory)
-        manifest = _manifest(plan, options, written, ops)
+            graphs.write(name, wanted)
+        checkpoint = plan.open(True)
+        _write_texts(checkpoint, writer.directory)
+        manifest = _manifest(plan, checkpoint, options, graphs)
         return writer.finish(replace(manifest, settings=settings or manifest.settings))
 
 
-def _plan(folder: Path, taps: tuple[str, ...]) -> _Plan:
+def _plan(folder: Path, taps: Sequence[str] | None) -> _Plan:
     """The plan for a text-to-image model."""
-    checkpoint = load_checkpoint(folder)
-    source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet, masked_attention), taps=taps)
-    graphs = {name: partial(make, source) for name, make in GRAPHS.items()}
+
+    def open_checkpoint(as_stored: bool) -> Checkpoint:
+        return load_checkpoint(folder, None if as_stored else torch.float32)
+
+    def make(graph: Callable[[Source], GraphModule], checkpoint: Checkpoint) -> GraphModule:
+        return graph(Source(checkpoint=checkpoint, attend=masked_attention, taps=chosen))
+
+    family = open_checkpoint(True).family
+    chosen = family.taps if taps is None else tuple(taps)
+    parts = {kind.part for kind in family.text_encoders}
     return _Plan(
         method="g4seg",
-        checkpoint=checkpoint,
-        denoiser=checkpoint.unet,
-        graphs=graphs,
+        open=open_checkpoint,
+        denoiser="unet",
+        graphs={name: partial(make, graph) for name, graph in GRAPHS.items() if has_graph(name, parts)},
         settings=G4SegSettings(),
-        taps=taps,
+        taps=chosen,
     )
 
 
 def _plan_labels(folder: Path) -> _Plan:
     """The plan for a label diffusion model."""
-    checkpoint = load_label_checkpoint(folder)
+
+    def open_checkpoint(as_stored: bool) -> LabelCheckpoint:
+        return load_label_checkpoint(folder, None if as_stored else torch.float32)
+
+    checkpoint = open_checkpoint(True)
+    parts = {kind.part for kind in checkpoint.family.text_encoders}
     return _Plan(
         method="gs",
-        checkpoint=checkpoint,
-        denoiser=checkpoint.label_denoiser,
-        graphs={name: partial(make, checkpoint) for name, make in LABEL_GRAPHS.items()},
-        unneeded=() if isinstance(checkpoint.codec, VaeCodec) else ("vae_decoder",),
+        open=open_checkpoint,
+        denoiser="label_denoiser",
+        graphs={name: graph for name, graph in LABEL_GRAPHS.items() if has_graph(name, parts)},
         settings=GsSettings(),
+        unneeded=() if isinstance(checkpoint.codec, VaeCodec) else ("vae_decoder",),
         label_codec=describe_codec(checkpoint.codec),
     )
 
 
-def _write_graph(
-    module: GraphModule, path: Path, weights: WeightFile, sizes: Sequence[Mapping[str, int]], options: GraphOptions
-) -> tuple[str, ...]:
-    """The custom ops of the graph that is written to `path`: traced at the first sizes, checked at the others."""
-    half = options.dtype == "fp16" and not module.island and module.spec.name not in options.fp32_components
-    with half_precision(module) if half else nullcontext():
-        model = export_graph(module, sizes[0], opset=options.opset)
-        ops = attach_functions(model)
-        halve_weights(model)
+class _Graphs:
+    """The graphs of one bundle, written one after another; of the checkpoint no more is open than one needs.
+
+    Attributes:
+        specs: what each graph takes and gives.
+        files: the path of each graph in the bundle.
+        ops: custom ops that they use.
+
+    Args:
+        plan: what becomes of the checkpoint.
+        options: how graphs are made.
+        directory: of the bundle.
+    """
+
+    def __init__(self, plan: _Plan, options: GraphOptions, directory: Path) -> None:
+        self._plan, self._options, self._directory = plan, options, directory
+        self._sizes = _trial_sizes(plan)
+        self._stores: dict[Path, WeightFile] = {}
+        self._uncut: dict[str, list[Trial]] = {}
+        self.specs: dict[str, ComponentSpec] = {}
+        self.files: dict[str, str] = {}
+        self.ops: set[str] = set()
+
+    def write(self, name: str, wanted: Collection[str]) -> None:
+        """Writes one graph: traced at the first trial sizes, checked at the others; or cut from one written before.
+
+        Args:
+            name: the component.
+            wanted: all components that the bundle will have.
+        """
+        if (whole := CUT_FROM.get(name)) in self._uncut:
+            module = self._plan.graphs[name](self._plan.open(True))
+            model = ir.load(self._directory / self.files[str(whole)])
+            cut_graph(model, module.spec)
+            trials = self._uncut.pop(str(whole))
+        else:
+            half = self._options.dtype == "fp16" and name not in (*ISLANDS, *self._options.fp32_components)
+            module = self._plan.graphs[name](self._plan.open(half))
+            with half_precision(module) if half else nullcontext():
+                model = export_graph(module, self._sizes[0], opset=self._options.opset)
+            self.ops.update(attach_functions(model))
+            halve_weights(model)
+            inputs = (example_inputs(module, sizes, seed) for seed, sizes in enumerate(self._sizes[1:], 1))
+            trials = run_trials(module, inputs)
+        self.specs[name], self.files[name] = spec, file = module.spec, module.file
+        del module  # and with it the checkpoint, before ONNX Runtime opens the graph
+        self._save(model, self._directory / file)
+        del model
+        verify_graph(self._directory / file, spec, trials, atol=self._options.atol)
+        if any(CUT_FROM.get(other) == name for other in wanted):
+            self._uncut[name] = trials
+
+    def _save(self, model: ir.Model, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
-        weights.take(model)
+        self._stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data"))).take(model)
         ir.save(model, path)
-    trials = (example_inputs(module, each, seed) for seed, each in enumerate(sizes[1:], 1))
-    verify_graph(path, module, trials, atol=options.atol)
-    return ops
 
 
 def _trial_sizes(plan: _Plan) -> list[dict[str, int]]:
     """Three small sets of sizes; the first has odd latents, as `export_graph` wants them."""
-    coarse = 2 ** len(plan.denoiser.down_blocks)
-    tokens, pixels = plan.checkpoint.tokenizer.model_max_length, plan.checkpoint.vae_scale_factor
+    checkpoint = plan.open(True)
+    coarse = 2 ** len(checkpoint.configs[plan.denoiser]["down_block_types"])
+    tokens, pixels = checkpoint.tokenizer.model_max_length, checkpoint.vae_scale_factor
     trials = []
     for batch, height, width, length in (
         (2, coarse + 1, coarse + 3, 7),
@@ -204,8 +261,9 @@ def _trial_sizes(plan: _Plan) -> list[dict[str, int]]:
 
 
 def _write_texts(checkpoint: Parts, directory: Path) -> None:
-    """Writes the files that diffusers' own tools read as well: tokenizer, schedule, pipeline."""
-    checkpoint.tokenizer.save_pretrained(directory / "tokenizer")
+    """Writes the files that diffusers' own tools read as well: tokenizers, schedule, pipeline."""
+    for name, tokenizer in checkpoint.tokenizers.items():
+        tokenizer.save_pretrained(directory / name)
     for relative, content in {
         "model_index.json": checkpoint.model_index,
         "scheduler/scheduler_config.json": checkpoint.scheduler_config,
@@ -215,22 +273,22 @@ def _write_texts(checkpoint: Parts, directory: Path) -> None:
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _manifest(plan: _Plan, options: GraphOptions, modules: Mapping[str, GraphModule], ops: Collection[str]) -> Manifest:
-    checkpoint = plan.checkpoint
+def _manifest(plan: _Plan, checkpoint: Parts, options: GraphOptions, graphs: _Graphs) -> Manifest:
+    vae = checkpoint.configs["vae"]
     return Manifest(
         method=plan.method,
-        sample_size=plan.denoiser.config.sample_size,
-        latent_channels=checkpoint.vae.config.latent_channels,
+        sample_size=checkpoint.configs[plan.denoiser]["sample_size"],
+        latent_channels=vae["latent_channels"],
         vae_scale_factor=checkpoint.vae_scale_factor,
-        scaling_factor=checkpoint.vae.config.scaling_factor,
+        scaling_factor=vae["scaling_factor"],
         prediction_type=checkpoint.prediction_type,
         tokens=checkpoint.tokenizer.model_max_length,
         dtype=options.dtype,
         opset=options.opset,
         feature_taps=plan.taps,
-        graphs={name: module.file for name, module in modules.items()},
-        components={name: module.spec for name, module in modules.items()},
-        ops=tuple(sorted(ops)),
+        graphs=graphs.files,
+        components=graphs.specs,
+        ops=tuple(sorted(graphs.ops)),
         label_codec=plan.label_codec,
         settings=plan.settings.to_dict(),
         versions={"segrefine": __version__} | {package: version(package) for package in _PACKAGES},

@@ -6,15 +6,17 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from torch import Tensor, nn
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+from torch import Tensor
 
 from segrefine.errors import ExportError
 from segrefine.export.functions import TRANSLATIONS
 from segrefine.export.modules import GraphModule
+from segrefine.spec import ComponentSpec
 
 _SHARES = {"foreground", "token_indicator", "strength", "parameters"}
 
@@ -32,18 +34,19 @@ def export_graph(module: GraphModule, sizes: Mapping[str, int], *, opset: int) -
         ExportError: the exporter failed.
     """
     spec = module.spec
-    names = tuple({axis: s for axis, s in enumerate(tensor.shape) if isinstance(s, str)} for tensor in spec.inputs)
-    free = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in names)
+    names = [{axis: s for axis, s in enumerate(tensor.shape) if isinstance(s, str)} for tensor in spec.inputs]
+    free = [dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in names]
     try:
         with _quiet():
             # Captured here, as torch.onnx.export turns the UNet's tests of shapes into asserts and stumbles over them.
-            captured = torch.export.export(module, example_inputs(module, sizes), dynamic_shapes=free, strict=False)
+            inputs, axes = example_inputs(module, sizes), _as_passed(module, free)
+            captured = torch.export.export(module, inputs, dynamic_shapes=axes, strict=False)
             program = torch.onnx.export(
                 captured,
                 opset_version=opset,
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
-                dynamic_shapes=names,
+                dynamic_shapes=_as_passed(module, names),
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
@@ -55,6 +58,25 @@ def export_graph(module: GraphModule, sizes: Mapping[str, int], *, opset: int) -
         value.shape = ir.Shape(tensor.shape)  # the exporter writes formulas of the inputs' symbols
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with this machine's paths
     return program.model
+
+
+def _as_passed(module: GraphModule, axes: Sequence[Mapping[int, Any]]) -> tuple[Any, ...]:
+    """One entry for each argument of `forward`; what it takes as `*added` is one entry together."""
+    single = len(axes) - len(module.added)
+    return (*axes[:single], tuple(axes[single:])) if module.added else tuple(axes)
+
+
+def cut_graph(model: ir.Model, spec: ComponentSpec) -> None:
+    """Leaves of a graph what the outputs of `spec` need; all inputs stay.
+
+    Args:
+        model: changed in place.
+        spec: takes what the graph takes, and gives a part of what it gives.
+    """
+    wanted = {tensor.name for tensor in spec.outputs}
+    for value in [value for value in model.graph.outputs if value.name not in wanted]:
+        model.graph.outputs.remove(value)
+    RemoveUnusedNodesPass()(model)
 
 
 def example_inputs(module: GraphModule, sizes: Mapping[str, int], seed: int = 0) -> tuple[Tensor, ...]:
@@ -70,41 +92,6 @@ def example_inputs(module: GraphModule, sizes: Mapping[str, int], seed: int = 0)
         else:
             inputs.append(torch.randn(shape, generator=generator))
     return tuple(inputs)
-
-
-@contextmanager
-def half_precision(module: GraphModule) -> Iterator[None]:
-    """A context with the module in float16, its normalisations in float32; after it, rounded weights in float32.
-
-    Raises:
-        ExportError: a weight is larger than any float16.
-    """
-    norms = [each for each in module.modules() if isinstance(each, nn.GroupNorm | nn.LayerNorm)]
-    _check_half(module, norms)
-    module.half()
-    handles = []
-    for norm in norms:
-        norm.float()
-        handles.append(norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)))
-        handles.append(norm.register_forward_hook(lambda _, __, output: output.half()))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        module.float()
-
-
-def _check_half(module: GraphModule, norms: Sequence[nn.Module]) -> None:
-    """Raises ExportError where a weight, but for those of `norms`, overflows in half precision."""
-    kept, most = {id(weight) for norm in norms for weight in norm.parameters()}, torch.finfo(torch.float16).max
-    for name, weight in module.named_parameters():
-        if id(weight) not in kept and (largest := float(weight.detach().abs().max())) > most:
-            component = module.spec.name
-            raise ExportError(
-                f"{component}: the weight {name} reaches {largest:.3g}, and half precision ends at {most:.0f}",
-                hint=f"export with --fp32-components {component}",
-            )
 
 
 @contextmanager

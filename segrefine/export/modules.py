@@ -5,35 +5,56 @@ Every graph takes and gives float32, whatever precision it computes in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from segrefine.export import ops
 from segrefine.reference.alignment import align
-from segrefine.reference.attention import MaskInjection, MaskInjector
+from segrefine.reference.attention import Attend, MaskInjection, MaskInjector, inject_masks
 from segrefine.reference.checkpoint import Checkpoint, LabelCheckpoint, Parts
-from segrefine.reference.features import combine_features, extract_features, tap_outputs
+from segrefine.reference.features import combine_features, tap_outputs
+from segrefine.reference.latents import scale_latents, unscale_latents
+from segrefine.reference.text import predict
 from segrefine.spec import ComponentSpec, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What the graphs are made from.
+    """What the graphs of a text-to-image model are made from.
 
     Attributes:
-        checkpoint: the model, its UNet injected with `ops.masked_attention`.
-        injector: the switch of that UNet's mask injection.
+        checkpoint: the model.
+        attend: the attention of its UNet while masks are injected.
         taps: named submodules of the UNet whose outputs are the features.
     """
 
     checkpoint: Checkpoint
-    injector: MaskInjector
+    attend: Attend
     taps: tuple[str, ...]
+
+    @cached_property
+    def injector(self) -> MaskInjector:
+        """The switch of the UNet's mask injection."""
+        return inject_masks(self.checkpoint.unet, self.attend)
+
+    @cached_property
+    def feature_channels(self) -> int:
+        """The number of channels of the features that the taps give; reads no weights."""
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(self.checkpoint.configs["unet"])
+            text = {
+                tensor.name: torch.empty([1 if isinstance(size, str) else size for size in tensor.shape])
+                for tensor in text_inputs(self.checkpoint, "unet")
+            }
+            with tap_outputs(unet, self.taps) as maps:
+                predict(unet, torch.empty(1, unet.config.in_channels, 8, 8), torch.empty(1).long(), text)
+        return sum(tapped.shape[1] for tapped in maps.values())
 
 
 class GraphModule(nn.Module):
@@ -43,42 +64,46 @@ class GraphModule(nn.Module):
         spec: what the graph takes and gives, in the order of `forward`.
         file: path of the graph in the bundle.
         limits: for each int64 input the number of values that it can have.
-        island: the module stays in float32 in a half-precision export, where it would overflow.
+        compute_dtype: what it computes in, whatever its inputs are.
+        added: names of the last inputs, those that not every family has; `forward` takes them as `*added`.
     """
 
     spec: ComponentSpec
     file: str
     limits: Mapping[str, int] = {}
-    island: bool = False
+    compute_dtype: torch.dtype = torch.float32
+    added: tuple[str, ...] = ()
 
 
 class TextEncoder(GraphModule):
-    """Token ids → states."""
+    """Token ids → states, and the pooled text where the family's denoiser is told of it."""
 
-    file = "text_encoder/model.onnx"
-
-    def __init__(self, checkpoint: Parts) -> None:
+    def __init__(self, checkpoint: Parts, part: str = "text_encoder") -> None:
         super().__init__()
-        self.encoder = checkpoint.text_encoder
-        config = self.encoder.config
+        self.kind = next(kind for kind in checkpoint.family.text_encoders if kind.part == part)
+        self.encoder, self.file = checkpoint.load(part), f"{part}/model.onnx"
+        config: Any = self.encoder.config
         self.limits = {"input_ids": config.vocab_size}
+        states = "last_hidden_state" if self.kind.hidden_layer is None else "hidden_states"
+        pooled = (_float("text_embeds", "batch", config.projection_dim),) if self.kind.pooled else ()
         self.spec = ComponentSpec(
-            "text_encoder",
+            part,
             (TensorSpec("input_ids", "int64", ("batch", "tokens")),),
-            (_float("last_hidden_state", "batch", "tokens", config.hidden_size),),
+            (_float(states, "batch", "tokens", config.hidden_size), *pooled),
         )
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """States (batch, tokens, hidden)."""
-        states: Tensor = self.encoder(input_ids).last_hidden_state
-        return states.float()
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """States (batch, tokens, hidden), and the pooled text (batch, width) if the spec has it."""
+        layer = self.kind.hidden_layer
+        outputs = self.encoder(input_ids, output_hidden_states=layer is not None)
+        states = outputs.last_hidden_state if layer is None else outputs.hidden_states[layer]
+        return (states.float(), outputs.text_embeds.float()) if self.kind.pooled else (states.float(),)
 
 
 class VaeEncoder(GraphModule):
     """Image → latents: the posterior's mean, scaled."""
 
     file = "vae_encoder/model.onnx"
-    island = True
 
     def __init__(self, checkpoint: Parts) -> None:
         super().__init__()
@@ -87,15 +112,13 @@ class VaeEncoder(GraphModule):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Latents (batch, C, height, width)."""
-        latents: Tensor = self.vae.encode(sample).latent_dist.mean * self.vae.config.scaling_factor
-        return latents
+        return scale_latents(self.vae, self.vae.encode(sample).latent_dist.mean)
 
 
 class VaeDecoder(GraphModule):
     """Scaled latents → image."""
 
     file = "vae_decoder/model.onnx"
-    island = True
 
     def __init__(self, checkpoint: Parts) -> None:
         super().__init__()
@@ -104,7 +127,7 @@ class VaeDecoder(GraphModule):
 
     def forward(self, latent_sample: Tensor) -> Tensor:
         """Image (batch, 3, image_height, image_width) in about [-1, 1]."""
-        image: Tensor = self.vae.decode(latent_sample / self.vae.config.scaling_factor).sample
+        image: Tensor = self.vae.decode(unscale_latents(self.vae, latent_sample)).sample
         return image
 
 
@@ -118,21 +141,24 @@ class MaskedUnet(GraphModule):
 
     def __init__(self, source: Source, *, truncated: bool = False) -> None:
         super().__init__()
-        self.unet, self.injector, self.taps = source.checkpoint.unet, source.injector, source.taps
-        self.truncated = truncated
+        checkpoint = source.checkpoint
+        self.unet, self.injector, self.taps = checkpoint.unet, source.injector, source.taps
         config = self.unet.config
         self.file = "unet/features.onnx" if truncated else "unet/model.onnx"
-        self.limits = {"timestep": source.checkpoint.scheduler_config.get("num_train_timesteps", 1000)}
+        self.limits = {"timestep": checkpoint.scheduler_config.get("num_train_timesteps", 1000)}
+        states, *added = text_inputs(checkpoint, "unet")
+        self.added = tuple(tensor.name for tensor in added)
         inputs = (
             _float("sample", "batch", config.in_channels, "height", "width"),
             TensorSpec("timestep", "int64", ("batch",)),
-            _float("encoder_hidden_states", "batch", "tokens", config.cross_attention_dim),
+            states,
             _float("foreground", "batch", 1, "height", "width"),
             _float("token_indicator", "batch", "tokens", 2),
             _float("strength", "batch", 2),
+            *added,
         )
         out_sample = _float("out_sample", "batch", config.out_channels, "height", "width")
-        features = _float("features", "batch", "pixels", feature_channels(source))
+        features = _float("features", "batch", "pixels", source.feature_channels)
         if truncated:
             self.spec = ComponentSpec("unet_features", inputs, (features,))
         else:
@@ -146,25 +172,26 @@ class MaskedUnet(GraphModule):
         foreground: Tensor,
         token_indicator: Tensor,
         strength: Tensor,
+        *added: Tensor,
     ) -> tuple[Tensor, ...]:
         """Prediction (batch, C, height, width), unless truncated, and features (batch, pixels, channels)."""
         injection = MaskInjection(foreground=foreground, token_indicator=token_indicator, strength=strength)
-        dtype = self.unet.conv_in.weight.dtype
+        text = {"encoder_hidden_states": encoder_hidden_states.to(self.compute_dtype)}
+        text |= zip(self.added, added, strict=True)
         with self.injector.apply(injection), tap_outputs(self.unet, self.taps) as maps:
-            out_sample = self.unet(sample.to(dtype), timestep, encoder_hidden_states.to(dtype)).sample
+            out_sample = predict(self.unet, sample.to(self.compute_dtype), timestep, text)
         features = combine_features(maps, sample.shape[-2:])
-        return (features,) if self.truncated else (out_sample.float(), features)
+        return (features,) if len(self.spec.outputs) == 1 else (out_sample.float(), features)
 
 
 class Alignment(GraphModule):
     """Original and generated features → discrepancy and new probability."""
 
     file = "alignment/model.onnx"
-    island = True
 
     def __init__(self, source: Source) -> None:
         super().__init__()
-        channels = feature_channels(source)
+        channels = source.feature_channels
         self.spec = ComponentSpec(
             "alignment",
             (
@@ -201,27 +228,32 @@ class LabelDenoiser(GraphModule):
         self.unet = checkpoint.label_denoiser
         config, labels = self.unet.config, checkpoint.codec.channels
         self.limits = {"timestep": checkpoint.scheduler_config.get("num_train_timesteps", 1000)}
+        text = text_inputs(checkpoint, "label_denoiser")
+        self.added = tuple(tensor.name for tensor in text[1:])
         self.spec = ComponentSpec(
             "label_denoiser",
             (
                 _float("sample", "batch", labels, "height", "width"),
                 _float("image_latents", "batch", config.in_channels - labels, "height", "width"),
                 TensorSpec("timestep", "int64", ("batch",)),
-                _float("encoder_hidden_states", "batch", "tokens", config.cross_attention_dim),
+                *text,
             ),
             (_float("out_sample", "batch", labels, "height", "width"),),
         )
 
-    def forward(self, sample: Tensor, image_latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    def forward(
+        self, sample: Tensor, image_latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *added: Tensor
+    ) -> Tensor:
         """Prediction (batch, C, height, width)."""
-        dtype = self.unet.conv_in.weight.dtype
-        joined = torch.cat([sample, image_latents], 1).to(dtype)
-        out_sample: Tensor = self.unet(joined, timestep, encoder_hidden_states.to(dtype)).sample
-        return out_sample.float()
+        joined = torch.cat([sample, image_latents], 1).to(self.compute_dtype)
+        text = {"encoder_hidden_states": encoder_hidden_states.to(self.compute_dtype)}
+        text |= zip(self.added, added, strict=True)
+        return predict(self.unet, joined, timestep, text).float()
 
 
 GRAPHS: dict[str, Callable[[Source], GraphModule]] = {
     "text_encoder": lambda source: TextEncoder(source.checkpoint),
+    "text_encoder_2": lambda source: TextEncoder(source.checkpoint, "text_encoder_2"),
     "vae_encoder": lambda source: VaeEncoder(source.checkpoint),
     "vae_decoder": lambda source: VaeDecoder(source.checkpoint),
     "unet": MaskedUnet,
@@ -232,20 +264,34 @@ GRAPHS: dict[str, Callable[[Source], GraphModule]] = {
 
 LABEL_GRAPHS: dict[str, Callable[[LabelCheckpoint], GraphModule]] = {
     "text_encoder": TextEncoder,
+    "text_encoder_2": partial(TextEncoder, part="text_encoder_2"),
     "vae_encoder": VaeEncoder,
     "vae_decoder": VaeDecoder,
     "label_denoiser": LabelDenoiser,
 }
 """The components of a label diffusion model's bundle."""
 
+ISLANDS = ("vae_encoder", "vae_decoder", "alignment")
+"""Components that stay in float32 in a half-precision export, where they would overflow."""
 
-def feature_channels(source: Source) -> int:
-    """The number of channels of the features that the taps give."""
-    config = source.checkpoint.unet.config
-    sample = torch.zeros(1, config.in_channels, 8, 8)
-    states = torch.zeros(1, 1, config.cross_attention_dim)
-    features = extract_features(source.checkpoint.unet, sample, torch.zeros(1).long(), states, source.taps)
-    return features.shape[2]
+CUT_FROM: Mapping[str, str] = {"unet_features": "unet"}
+"""Components that give a part of what another gives, and need not be traced where that one was."""
+
+
+def has_graph(name: str, text_encoders: Collection[str]) -> bool:
+    """Whether a model with these text encoders has a component of this name."""
+    return not name.startswith("text_encoder") or name in text_encoders
+
+
+def text_inputs(checkpoint: Parts, denoiser: str) -> tuple[TensorSpec, ...]:
+    """What a denoiser takes of a text, by the names of its inputs; see `segrefine.reference.text`."""
+    config = checkpoint.configs[denoiser]
+    states = _float("encoder_hidden_states", "batch", "tokens", config["cross_attention_dim"])
+    if checkpoint.family.addition != "text_time":
+        return (states,)
+    sizes = 6
+    width = config["projection_class_embeddings_input_dim"] - sizes * config["addition_time_embed_dim"]
+    return states, _float("text_embeds", "batch", width), _float("time_ids", "batch", sizes)
 
 
 def _float(name: str, *shape: int | str) -> TensorSpec:

@@ -24,7 +24,7 @@ from segrefine.export.graph import example_inputs
 from segrefine.export.label_parity import check_label_parity, label_modules
 from segrefine.export.locate import Divergence, locate_divergence
 from segrefine.export.modules import GRAPHS, GraphModule, Source
-from segrefine.reference.attention import inject_masks
+from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
 from segrefine.runtime.edges import logit, sharpen
@@ -91,7 +91,7 @@ def locate_divergences(
 
 
 def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], GraphModule]:
-    source = Source(checkpoint=checkpoint, injector=inject_masks(checkpoint.unet), taps=manifest.feature_taps)
+    source = Source(checkpoint=checkpoint, attend=attend_naive, taps=manifest.feature_taps)
     return lambda name: GRAPHS[name](source)
 
 

@@ -54,10 +54,10 @@ class WeightFile:
         self._offsets: dict[bytes, int] = {}
 
     def take(self, model: ir.Model) -> None:
-        """Moves the model's large weights into the file; the model, changed in place, refers to them."""
+        """Moves the model's large weights into the file, but for those that are in it; the model refers to them."""
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < _LARGE:
+            if tensor is None or tensor.nbytes < _LARGE or isinstance(tensor, ir.ExternalTensor):
                 continue
             value.const_value = ir.ExternalTensor(
                 self.path.name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +15,80 @@ from torch import Tensor
 
 from segrefine.errors import ExportError, MissingDependencyError
 from segrefine.export.modules import GraphModule
-from segrefine.spec import TensorSpec
+from segrefine.export.precision import widened
+from segrefine.spec import ComponentSpec, TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a module made of some inputs.
+
+    Attributes:
+        inputs: in the order of its specification.
+        outputs: by name.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: Mapping[str, Tensor]
+
+
+def run_trials(module: GraphModule, trials: Iterable[tuple[Tensor, ...]]) -> list[Trial]:
+    """What a module makes of inputs, in float32, whatever the type of its weights."""
+    done = []
+    with torch.no_grad(), widened(module):
+        for inputs in trials:
+            result = module(*inputs)
+            outputs = result if isinstance(result, tuple) else (result,)
+            names = [tensor.name for tensor in module.spec.outputs]
+            done.append(Trial(inputs=inputs, outputs=dict(zip(names, outputs, strict=True))))
+    return done
+
 
 _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int64": "tensor(int64)"}
 
 
-def verify_graph(path: Path, module: GraphModule, trials: Iterable[tuple[Tensor, ...]], *, atol: float) -> float:
+def verify_graph(path: Path, spec: ComponentSpec, trials: Iterable[Trial], *, atol: float) -> float:
     """The largest error of the graph's outputs, relative to their range; names and axes are checked first.
 
     Args:
         path: the graph.
-        module: what it must compute, in float32.
-        trials: inputs to compare on, each of other sizes.
+        spec: what it takes and gives.
+        trials: what it must compute, each of other sizes.
         atol: error that is still allowed, relative to the range of the output.
 
     Raises:
         ExportError: the graph is not valid or differs; names the tensor and its error.
         MissingDependencyError: ONNX Runtime, which runs the graph, is not installed.
     """
+    session = _open_session(path, spec.name)
+    _check_interface(spec.name, "inputs", session.get_inputs(), spec.inputs)
+    _check_interface(spec.name, "outputs", session.get_outputs(), spec.outputs)
+    worst = 0.0
+    for trial in trials:
+        feeds = {tensor.name: each.numpy() for tensor, each in zip(spec.inputs, trial.inputs, strict=True)}
+        for tensor, got in zip(spec.outputs, session.run(None, feeds), strict=True):
+            label = f"{spec.name}: output {tensor.name!r}"
+            worst = max(worst, _error(label, got, trial.outputs[tensor.name].numpy(), atol))
+    return worst
+
+
+def _open_session(path: Path, name: str) -> Any:
+    """ONNX Runtime on a graph as it is: weights stay in their file, mapped."""
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingDependencyError(
             "export checks its graphs by ONNX Runtime, which is not installed", hint='pip install "segrefine[cpu]"'
         ) from error
-    name = module.spec.name
     try:
         onnx.checker.check_model(path, full_check=True)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # both libraries raise classes of their own, which share no other base
         raise ExportError(f"{name}: the exported graph is not valid: {error}") from error
-    _check_interface(name, "inputs", session.get_inputs(), module.spec.inputs)
-    _check_interface(name, "outputs", session.get_outputs(), module.spec.outputs)
-    worst = 0.0
-    for inputs in trials:
-        feeds = {tensor.name: each.numpy() for tensor, each in zip(module.spec.inputs, inputs, strict=True)}
-        with torch.no_grad():
-            expected = module(*inputs)
-        wanted = expected if isinstance(expected, tuple) else (expected,)
-        for tensor, got, want in zip(module.spec.outputs, session.run(None, feeds), wanted, strict=True):
-            worst = max(worst, _error(f"{name}: output {tensor.name!r}", got, want.numpy(), atol))
-    return worst
 
 
 def _check_interface(name: str, kind: str, found: list[Any], expected: tuple[TensorSpec, ...]) -> None:

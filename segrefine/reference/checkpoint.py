@@ -1,52 +1,77 @@
-"""A Stable Diffusion checkpoint, as diffusers saves it, opened for inference."""
+"""A Stable Diffusion checkpoint, as diffusers saves it, opened for inference; parts are loaded when read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from segrefine.errors import ExportError
+from segrefine.reference.families import FAMILIES, Family, find_family
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, read_codec
+from segrefine.reference.latents import scale_latents
+from segrefine.reference.text import Text, size_condition
+from segrefine.reference.weights import load_weights
 
 _CLASSES: dict[str, Any] = {
     "unet": UNet2DConditionModel, "label_denoiser": UNet2DConditionModel, "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
+    "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection,
 }  # fmt: skip
-_HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x or 2.x, or `demo`"
+_HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `demo`"
+
+Load = Callable[[str], Any]
+"""Name of a part, such as "vae" → the part, in evaluation mode, without gradients; the same one each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What models of both methods have, in float32, in evaluation mode, without gradients.
+    """What models of both methods have.
 
     Attributes:
         folder: where it was read from.
-        vae: the image codec.
-        text_encoder: turns token ids into states.
-        tokenizer: turns text into token ids.
+        load: gives a part.
+        configs: the configuration of each part.
+        tokenizers: turn text into token ids, by the names of their folders; all of them know the same words.
         scheduler_config: the noise schedule, as in `scheduler/scheduler_config.json`.
         model_index: pipeline class and parts, as in `model_index.json`.
+        family: what it needs that others do not.
     """
 
     folder: Path
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    load: Load
+    configs: Mapping[str, Mapping[str, Any]]
+    tokenizers: Mapping[str, CLIPTokenizer]
     scheduler_config: dict[str, Any]
     model_index: dict[str, Any]
+    family: Family = field(default=FAMILIES[0])
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The image codec."""
+        return self.load("vae")
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        """The first of what turns token ids into states."""
+        return cast(CLIPTextModel, self.load("text_encoder"))
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The first of what turns text into token ids."""
+        return self.tokenizers["tokenizer"]
 
     @property
     def vae_scale_factor(self) -> int:
         """Image pixels per latent pixel, along one side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return int(2 ** (len(self.configs["vae"]["block_out_channels"]) - 1))
 
     @property
     def prediction_type(self) -> str:
@@ -55,25 +80,35 @@ class Parts:
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Latents (B, c, h, w) of images (B, 3, H, W) in [-1, 1]: the mean of the codec's posterior, scaled."""
-        mean: Tensor = self.vae.encode(image).latent_dist.mean
-        return mean * float(self.vae.config.scaling_factor)
+        return scale_latents(self.vae, self.vae.encode(image).latent_dist.mean)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """The text encoder's states (B, tokens, hidden)."""
-        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        states: Tensor = self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
-        return states
+    def encode_text(self, texts: Sequence[str], size: Sequence[int]) -> Text:
+        """What the denoiser is told of texts (B) under an image of a size (height, width) in pixels."""
+        states, pooled = [], {}
+        for kind in self.family.text_encoders:
+            ids = self.tokenizers[kind.tokenizer](
+                list(texts), padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids
+            encoder = self.load(kind.part)
+            outputs = encoder(ids.to(encoder.device), output_hidden_states=kind.hidden_layer is not None)
+            layer = kind.hidden_layer
+            states.append(outputs.last_hidden_state if layer is None else outputs.hidden_states[layer])
+            if kind.pooled:
+                pooled = {"text_embeds": outputs.text_embeds}
+        text = {"encoder_hidden_states": torch.cat(states, -1), **pooled}
+        if self.family.addition == "text_time":
+            text["time_ids"] = size_condition(size).expand(len(texts), -1)
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Parts):
-    """A text-to-image model.
+    """A text-to-image model."""
 
-    Attributes:
-        unet: the denoiser of image latents.
-    """
-
-    unet: UNet2DConditionModel
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        """The denoiser of image latents."""
+        return self.load("unet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,37 +116,49 @@ class LabelCheckpoint(Parts):
     """A label diffusion model.
 
     Attributes:
-        label_denoiser: the denoiser of label latents; takes them joined with the image's latents.
         codec: turns masks into label latents and back.
     """
 
-    label_denoiser: UNet2DConditionModel
     codec: AreaCodec | VaeCodec
 
+    @property
+    def label_denoiser(self) -> UNet2DConditionModel:
+        """The denoiser of label latents; takes them joined with the image's latents."""
+        return self.load("label_denoiser")
 
-def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """The text-to-image model in a diffusers folder; half-precision weights are widened, nothing is fetched.
+
+def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
+    """The text-to-image model in a diffusers folder; nothing is fetched.
+
+    Args:
+        folder: the model's.
+        dtype: what weights are brought to, but for the VAE's, which are float32; None leaves them as they are stored.
+
+    Raises:
+        ExportError: the folder is not such a checkpoint; the message names what was expected. What is wrong with a
+            part's weights shows when the part is first read.
+    """
+    return Checkpoint(**_open_parts(Path(folder), "unet", dtype))
+
+
+def load_label_checkpoint(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> LabelCheckpoint:
+    """The label diffusion model in a folder; nothing is fetched.
+
+    Args:
+        folder: the model's.
+        dtype: what weights are brought to, but for the VAE's, which are float32; None leaves them as they are stored.
 
     Raises:
         ExportError: the folder is not such a checkpoint; the message names what was expected.
     """
-    return Checkpoint(**_load_parts(Path(folder), "unet"))
-
-
-def load_label_checkpoint(folder: str | Path) -> LabelCheckpoint:
-    """The label diffusion model in a folder; half-precision weights are widened, nothing is fetched.
-
-    Raises:
-        ExportError: the folder is not such a checkpoint; the message names what was expected.
-    """
-    parts = _load_parts(Path(folder), "label_denoiser")
-    codec = read_codec(Path(folder), parts["vae"])
-    expected = codec.channels + parts["vae"].config.latent_channels, codec.channels
-    config = parts["label_denoiser"].config
-    if (config.in_channels, config.out_channels) != expected:
+    parts = _open_parts(Path(folder), "label_denoiser", dtype)
+    codec = read_codec(Path(folder), parts["configs"]["vae"], partial(parts["load"], "vae"))
+    config = parts["configs"]["label_denoiser"]
+    expected = codec.channels + parts["configs"]["vae"]["latent_channels"], codec.channels
+    if (config["in_channels"], config["out_channels"]) != expected:
         raise ExportError(
-            f"{Path(folder) / 'label_denoiser'} takes {config.in_channels} channels and gives {config.out_channels}, "
-            f"expected {expected[0]} (label and image latents) and {expected[1]}",
+            f"{Path(folder) / 'label_denoiser'} takes {config['in_channels']} channels and gives "
+            f"{config['out_channels']}, expected {expected[0]} (label and image latents) and {expected[1]}",
             hint="check label_codec/config.json",
         )
     return LabelCheckpoint(**parts, codec=codec)
@@ -122,28 +169,56 @@ def is_label_checkpoint(folder: Path) -> bool:
     return (folder / "label_denoiser").is_dir()
 
 
-def _load_parts(folder: Path, denoiser: str) -> dict[str, Any]:
-    """What `Parts` has, and the denoiser, by name."""
-    texts = {
-        "model_index": _read_json(folder, "model_index.json"),
-        "scheduler_config": _read_json(folder, "scheduler/scheduler_config.json"),
+def _open_parts(folder: Path, denoiser: str, dtype: torch.dtype | None) -> dict[str, Any]:
+    """What `Parts` has, by name."""
+    model_index = _read_json(folder, "model_index.json")
+    scheduler_config = _read_json(folder, "scheduler/scheduler_config.json")
+    configs = {denoiser: _read_config(folder, denoiser)}
+    family = find_family(configs[denoiser], model_index)
+    tokenizers = {}
+    for kind in family.text_encoders:
+        configs[kind.part] = _read_config(folder, kind.part)
+        tokenizers[kind.tokenizer] = _read_tokenizer(folder / kind.tokenizer)
+    if len({json.dumps(tokenizer.get_vocab(), sort_keys=True) for tokenizer in tokenizers.values()}) > 1:
+        raise ExportError(f"the tokenizers of {folder} have other words", hint=_HINT)
+    configs["vae"] = _read_config(folder, "vae")
+
+    @cache
+    def load(part: str) -> nn.Module:
+        return load_weights(_CLASSES[part], folder / part, torch.float32 if part == "vae" else dtype)
+
+    return {
+        "folder": folder,
+        "load": load,
+        "configs": configs,
+        "scheduler_config": scheduler_config,
+        "model_index": model_index,
+        "family": family,
+        "tokenizers": tokenizers,
     }
-    names = (denoiser, "vae", "text_encoder")
-    if "text_encoder_2" in texts["model_index"]:
-        raise ExportError(
-            f"{folder} has two text encoders, as Stable Diffusion XL: segrefine takes models with one",
-            hint=_HINT,
-        )
-    for name in names:
-        config = _read_json(folder, f"{name}/config.json")
-        found, expected = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0], _CLASSES[name]
-        if found != expected.__name__:
-            raise ExportError(f"{folder / name} holds {found}, expected {expected.__name__}", hint=_HINT)
+
+
+def _read_config(folder: Path, part: str) -> dict[str, Any]:
+    """The configuration of a part, with what it leaves out as in diffusers.
+
+    Raises:
+        ExportError: it is missing, or of another class than the part should be.
+    """
+    config = _read_json(folder, f"{part}/config.json")
+    found, expected = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0], _CLASSES[part]
+    if found != expected.__name__:
+        raise ExportError(f"{folder / part} holds {found}, expected {expected.__name__}", hint=_HINT)
+    if part.startswith("text_encoder"):
+        return config
+    whole, *_ = expected.extract_init_dict(config)
+    return dict(whole)
+
+
+def _read_tokenizer(folder: Path) -> CLIPTokenizer:
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, TypeError) as error:
-        raise ExportError(f"{folder / 'tokenizer'} holds no CLIP tokenizer: {error}", hint=_HINT) from error
-    return {"folder": folder, "tokenizer": tokenizer, **texts, **{name: _load(folder / name) for name in names}}
+        raise ExportError(f"{folder} holds no CLIP tokenizer: {error}", hint=_HINT) from error
 
 
 def _read_json(folder: Path, relative: str) -> dict[str, Any]:
@@ -157,19 +232,3 @@ def _read_json(folder: Path, relative: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ExportError(f"{file} holds no JSON object", hint=_HINT)
     return content
-
-
-def _load(folder: Path) -> nn.Module:
-    """The model of one subfolder; of a folder with half-precision weights alone, those. Weights are safetensors."""
-    kind = _CLASSES[folder.name]
-    stem = "model" if kind is CLIPTextModel else "diffusion_pytorch_model"
-    whole = any(folder.glob(f"{stem}*.safetensors")) and not any(folder.glob(f"{stem}.fp16*.safetensors"))
-    if not whole and not any(folder.glob(f"{stem}*.safetensors")):
-        raise ExportError(f"{folder / stem}.safetensors is missing", hint="weights are read from safetensors only")
-    variant = None if whole or (folder / f"{stem}.safetensors").is_file() else "fp16"
-    options: dict[str, Any] = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-    try:
-        model = kind.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, **options)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise ExportError(f"cannot load {folder} as {kind.__name__}: {error}", hint=_HINT) from error
-    return cast(nn.Module, model.float().eval().requires_grad_(False))

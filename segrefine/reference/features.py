@@ -12,10 +12,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from segrefine.errors import SettingsError
+from segrefine.reference.text import predict
 
 
 def extract_features(
-    unet: UNet2DConditionModel, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, taps: Sequence[str]
+    unet: UNet2DConditionModel, sample: Tensor, timestep: Tensor, text: Mapping[str, Tensor], taps: Sequence[str]
 ) -> Tensor:
     """Descriptors of the pixels of `sample`, (B, N, C) float32, rows in raster order, each of length 1 or less.
 
@@ -23,14 +24,14 @@ def extract_features(
         unet: with mask injection on or off, as its injector says.
         sample: (B, c, h, w) latents at noise level `timestep`; N = h·w.
         timestep: (B,) int64.
-        encoder_hidden_states: (B, T, hidden) text embedding.
+        text: of B texts.
         taps: named submodules of the UNet whose outputs are used; C is the sum of their channels.
 
     Raises:
         SettingsError: a tap is no submodule of the UNet, or no tap is given.
     """
     with tap_outputs(unet, taps) as maps:
-        unet(sample, timestep, encoder_hidden_states)
+        predict(unet, sample, timestep, text)
     return combine_features(maps, sample.shape[-2:])
 
 

@@ -5,7 +5,7 @@ Symbols: latents z0 (1, c, h, w) of the image; P (1, 1, h, w), the probability o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from segrefine.reference.alignment import align
 from segrefine.reference.attention import MaskInjection, inject_masks
 from segrefine.reference.checkpoint import Checkpoint
 from segrefine.reference.features import extract_features
+from segrefine.reference.text import Text, expand_text, predict
 from segrefine.runtime.evidence import gather_evidence
 from segrefine.settings import G4SegSettings
 
@@ -93,8 +94,8 @@ class G4Seg:
             noise: (noises, c, h, w), drawn from a standard normal distribution.
         """
         s = self.settings
-        self.prompt, self.indicator = self.encode_label(label)
-        self.unconditional = self.model.encode_text([""])
+        self.prompt, self.indicator = self.encode_label(label, image.shape[2:])
+        self.unconditional = self.model.encode_text([""], image.shape[2:])
         z0 = self.model.encode_image(image)
         text = self.text_evidence(z0, coarse, noise)
         evidence = self.gather_evidence(image, coarse, text)
@@ -109,15 +110,15 @@ class G4Seg:
             )
         return ReferenceResult(latents=z0, text_evidence=text, rounds=tuple(rounds), probability=p)
 
-    def encode_label(self, label: str) -> tuple[Tensor, Tensor]:
-        """States of the prompt (1, tokens, hidden), and its token indicator (1, tokens, 2): label, other words."""
+    def encode_label(self, label: str, size: Sequence[int]) -> tuple[Text, Tensor]:
+        """The prompt, under an image of a size, and its token indicator (1, tokens, 2): label, other words."""
         before = self.settings.template.split("{label}")[0]
         text = self.settings.template.format(label=label)
         start, stop, end = (len(self.model.tokenizer(part).input_ids) - 1 for part in (before, before + label, text))
         indicator = torch.zeros(1, self.model.tokenizer.model_max_length, 2)
         indicator[0, 1:end, 1] = 1
         indicator[0, start:stop] = torch.tensor([1.0, 0.0])
-        return self.model.encode_text([text]), indicator
+        return self.model.encode_text([text], size), indicator
 
     def text_evidence(self, z0: Tensor, coarse: Tensor, noise: Tensor) -> Tensor:
         """How much better the label explains each pixel than no label does, (h, w).
@@ -165,31 +166,28 @@ class G4Seg:
         return noisy
 
     def denoise(
-        self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None, strengths: Strengths = (0.0, 0.0)
+        self, sample: Tensor, t: int, text: Text, p: Tensor | None = None, strengths: Strengths = (0.0, 0.0)
     ) -> Tensor:
         """Clean latents (B, c, h, w) in one step from `sample` at level t."""
-        output = self.predict(sample, t, states, p, strengths)
+        output = self.predict(sample, t, text, p, strengths)
         clean: Tensor = self.scheduler.step(output, t, sample).pred_original_sample
         return clean
 
     def predict(
-        self, sample: Tensor, t: int, states: Tensor, p: Tensor | None = None, strengths: Strengths = (0.0, 0.0)
+        self, sample: Tensor, t: int, text: Text, p: Tensor | None = None, strengths: Strengths = (0.0, 0.0)
     ) -> Tensor:
         """The UNet's output (B, c, h, w), with the mask p (B, 1, h, w) injected if there is one."""
         batch = len(sample)
-        inputs = sample, torch.full((batch,), t), states.expand(batch, -1, -1)
-        output: Tensor
+        inputs = sample, torch.full((batch,), t), expand_text(text, batch)
         if p is None:
-            output = self.model.unet(*inputs).sample
-            return output
+            return predict(self.model.unet, *inputs)
         injection = MaskInjection(
             foreground=p.expand(batch, -1, -1, -1),
             token_indicator=self.indicator.expand(batch, -1, -1),
             strength=torch.tensor([strengths]).expand(batch, -1),
         )
         with self.injector.apply(injection):
-            output = self.model.unet(*inputs).sample
-        return output
+            return predict(self.model.unet, *inputs)
 
     def predict_guided(self, sample: Tensor, t: int, p: Tensor) -> Tensor:
         """The UNet's output (B, c, h, w) for the prompt under the masks p, with classifier-free guidance."""

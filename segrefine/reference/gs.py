@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from torch import Tensor
 
 from segrefine.reference.checkpoint import LabelCheckpoint
+from segrefine.reference.text import Text, expand_text, predict
 from segrefine.settings import GsSettings
 
 _SCHEDULERS = {"ddim": DDIMScheduler, "dpm-solver": DPMSolverMultistepScheduler, "lcm": LCMScheduler}
@@ -48,16 +49,18 @@ class Gs:
         """
         count = len(noise)
         z = self.model.encode_image(image).expand(len(phrases) * count, -1, -1, -1)
-        text = self.model.encode_text(phrases).repeat_interleave(count, 0)
+        text = self.model.encode_text(phrases, image.shape[2:])
+        text = {name: values.repeat_interleave(count, 0) for name, values in text.items()}
         latents = self.sample(z, text, noise.repeat(len(phrases), 1, 1, 1), fresh)
         masks = self.model.codec.decode(latents)
         return masks.reshape(len(phrases), count, *masks.shape[2:])
 
-    def sample(self, z: Tensor, text: Tensor, start: Tensor, fresh: Tensor | None = None) -> Tensor:
+    def sample(self, z: Tensor, text: Text, start: Tensor, fresh: Tensor | None = None) -> Tensor:
         """Label latents (B, C, h, w), sampled from the noise `start` under image latents z and phrases, one each."""
+        size = [side * self.model.vae_scale_factor for side in z.shape[2:]]
         self.scheduler.set_timesteps(self.settings.steps)
         y, timesteps = start, self.scheduler.timesteps
-        nothing = self.model.encode_text([""]) if self.settings.predictions > 1 else text[:0]
+        nothing = self.model.encode_text([""], size) if self.settings.predictions > 1 else {}
         for index, timestep in enumerate(timesteps):
             step = self.scheduler.step(self.predict_guided(y, int(timestep), z, text, nothing), timestep, y)
             if self.settings.sampler != "lcm":
@@ -70,7 +73,7 @@ class Gs:
             self.observe("sampling", int(timestep), y)
         return y
 
-    def predict_guided(self, y: Tensor, timestep: int, z: Tensor, text: Tensor, nothing: Tensor) -> Tensor:
+    def predict_guided(self, y: Tensor, timestep: int, z: Tensor, text: Text, nothing: Text) -> Tensor:
         """The denoiser's output (B, C, h, w) with classifier-free guidance by image and phrase.
 
         ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
@@ -79,14 +82,13 @@ class Gs:
         output = s_text * self.predict(y, timestep, z, text)
         if s_text == s_image == 1:
             return output
-        nothing = nothing.expand(len(y), -1, -1)
+        nothing = expand_text(nothing, len(y))
         if s_image != s_text:
             output = output + (s_image - s_text) * self.predict(y, timestep, z, nothing)
         if s_image != 1:
             output = output + (1 - s_image) * self.predict(y, timestep, torch.zeros_like(z), nothing)
         return output
 
-    def predict(self, y: Tensor, timestep: int, z: Tensor, text: Tensor) -> Tensor:
+    def predict(self, y: Tensor, timestep: int, z: Tensor, text: Text) -> Tensor:
         """The denoiser's output (B, C, h, w) for label latents y, joined with the image's latents."""
-        output: Tensor = self.model.label_denoiser(torch.cat([y, z], 1), torch.full((len(y),), timestep), text).sample
-        return output
+        return predict(self.model.label_denoiser, torch.cat([y, z], 1), torch.full((len(y),), timestep), text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from segrefine.errors import ExportError
+from segrefine.reference.latents import scale_latents, unscale_latents
 
 CODEC_FILE = "label_codec/config.json"
 _HINT = 'it holds {"kind": "area", "fold": 4, "scale": 0.25} or {"kind": "vae", "scale": 1.0}'
@@ -83,11 +85,11 @@ class VaeCodec:
     def encode(self, mask: Tensor) -> Tensor:
         """Label latents (B, C, h, w) of masks (B, 1, H, W) in [0, 1]."""
         mean: Tensor = self.vae.encode((2 * mask - 1).expand(-1, 3, -1, -1)).latent_dist.mean
-        return mean * float(self.vae.config.scaling_factor * self.scale)
+        return scale_latents(self.vae, mean) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Masks (B, 1, H, W) in [0, 1]."""
-        image: Tensor = self.vae.decode(latents / (self.vae.config.scaling_factor * self.scale)).sample
+        image: Tensor = self.vae.decode(unscale_latents(self.vae, latents / self.scale)).sample
         mask: Tensor = ((image.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
         return mask
 
@@ -105,23 +107,24 @@ def write_codec(codec: AreaCodec | VaeCodec, folder: Path) -> None:
     file.write_text(json.dumps(describe_codec(codec), indent=2) + "\n", encoding="utf-8")
 
 
-def read_codec(folder: Path, vae: AutoencoderKL) -> AreaCodec | VaeCodec:
+def read_codec(folder: Path, config: Mapping[str, Any], load: Callable[[], AutoencoderKL]) -> AreaCodec | VaeCodec:
     """The codec that `write_codec` described in the checkpoint `folder`.
 
     Args:
         folder: the checkpoint.
-        vae: its image codec.
+        config: of its image codec.
+        load: gives the image codec, where that is needed.
 
     Raises:
         ExportError: the file is missing, or describes no codec.
     """
     file = folder / CODEC_FILE
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         kind, scale = content["kind"], float(content["scale"])
         if kind == "vae" and scale > 0:
-            return VaeCodec(vae=vae, scale=scale)
+            return VaeCodec(vae=load(), scale=scale)
         if kind == "area" and scale > 0 and factor % content["fold"] == 0:
             return AreaCodec(fold=content["fold"], scale=scale, vae_scale_factor=factor)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:

@@ -12,6 +12,7 @@ from segrefine.engines import Engine, cut_batch
 from segrefine.runtime.engine_set import check_finite
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
+from segrefine.runtime.text import Text, join_texts, repeat_texts
 from segrefine.settings import G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
@@ -25,13 +26,13 @@ class Conditions:
     """What the UNet is told besides the sample.
 
     Attributes:
-        label: float32 (1, tokens, hidden) states of the prompt that names the label.
-        nothing: float32 (1, tokens, hidden) states of the empty prompt.
+        label: the prompt that names the label.
+        nothing: the empty prompt.
         token_indicator: float32 (1, tokens, 2), see `Prompt`.
     """
 
-    label: Floats
-    nothing: Floats
+    label: Text
+    nothing: Text
     token_indicator: Floats
 
 
@@ -73,13 +74,13 @@ class Denoiser:
         levels = np.repeat(np.array(s.text_timesteps, np.int64), len(noise))
         trials, strengths = 1 + len(s.text_strengths), np.repeat((0.0, *s.text_strengths), len(noisy))
         samples, timesteps = np.tile(noisy, (trials, 1, 1, 1)), np.tile(levels, trials)
-        states = np.concatenate([self.conditions.nothing, *[self.conditions.label] * len(s.text_strengths)])
+        texts = join_texts([self.conditions.nothing, *[self.conditions.label] * len(s.text_strengths)])
         injected = _Injection(
             masks=np.tile(coarse, (len(samples), 1, 1)),
             strengths=np.stack([np.zeros_like(strengths), strengths], 1).astype(np.float32),
         )
         outputs = self._predict(
-            samples, timesteps, np.repeat(states, len(noisy), 0), step="text evidence", injected=injected
+            samples, timesteps, repeat_texts(texts, len(noisy)), step="text evidence", injected=injected
         )
         clean = self.schedule.predict_clean(outputs, samples, timesteps).reshape(trials, *noisy.shape)
         plain, named = clean[:1], clean[1:]
@@ -127,7 +128,7 @@ class Denoiser:
     def _predict_masked(self, sample: Floats, t: int, masks: Floats, step: str) -> Floats:
         """The UNet's output with masks (B, h, w) injected, guided."""
         batch, scale = len(sample), self.settings.guidance_scale
-        timestep, label = np.full(batch, t, np.int64), np.repeat(self.conditions.label, batch, 0)
+        timestep, label = np.full(batch, t, np.int64), repeat_texts(self.conditions.label, batch)
         strengths = np.tile(
             np.array([self.settings.self_strength, self.settings.cross_strength], np.float32), (batch, 1)
         )
@@ -135,32 +136,32 @@ class Denoiser:
         output = self._predict(sample, timestep, label, step=step, injected=injected)
         if scale == 1:
             return output
-        plain = self._predict(sample, timestep, np.repeat(self.conditions.nothing, batch, 0), step=step)
+        plain = self._predict(sample, timestep, repeat_texts(self.conditions.nothing, batch), step=step)
         return plain + np.float32(scale) * (output - plain)
 
     def _predict(
         self,
         sample: Floats,
         timestep: NDArray[np.int64],
-        states: Floats,
+        text: Text,
         *,
         step: str,
         injected: _Injection | None = None,
     ) -> Floats:
         """The UNet's output for a batch of any size."""
-        feeds = self._feeds(sample, timestep, states, injected)
+        feeds = self._feeds(sample, timestep, text, injected)
         most = max(1, MAX_PIXELS // (sample.shape[2] * sample.shape[3]))
         return np.concatenate([self._checked("unet", part, "out_sample", step) for part in cut_batch(feeds, most)])
 
     def _feeds(
-        self, sample: Floats, timestep: NDArray[np.int64], states: Floats, injected: _Injection | None = None
+        self, sample: Floats, timestep: NDArray[np.int64], text: Text, injected: _Injection | None = None
     ) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
         batch, (height, width) = len(sample), sample.shape[2:]
         masks = injected.masks if injected else np.zeros((batch, height, width), np.float32)
         return {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": timestep,
-            "encoder_hidden_states": states,
+            **text,
             "foreground": masks[:, None],
             "token_indicator": np.repeat(self.conditions.token_indicator, batch, 0),
             "strength": injected.strengths if injected else np.zeros((batch, 2), np.float32),

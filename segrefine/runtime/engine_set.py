@@ -16,6 +16,8 @@ from segrefine.bundle import Bundle, Method
 from segrefine.engines import Closing, Engine, EnginePrecision, load_engine
 from segrefine.errors import NumericalError
 from segrefine.runtime.grid import FittedImage, fit_to_grid
+from segrefine.runtime.text import Text, size_condition
+from segrefine.runtime.tokenizer import ClipTokenizer
 from segrefine.settings import Settings
 
 Floats = NDArray[np.float32]
@@ -41,6 +43,7 @@ class EngineSet(Closing, Generic[SettingsT]):
     @abstractmethod
     def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: SettingsT | None = None) -> None:
         self.bundle, self.engines = bundle, engines
+        self._tokenizers = _read_tokenizers(bundle)
 
     @classmethod
     @abstractmethod
@@ -100,15 +103,46 @@ class EngineSet(Closing, Generic[SettingsT]):
         """Images, float32 (B, 3, H, W) in about [-1, 1], of scaled latents (B, c, h, w)."""
         return check_finite(self.engines["vae_decoder"]({"latent_sample": latents})["sample"], "vae_decoder", "decode")
 
-    def encode_text(self, ids: NDArray[np.int64]) -> Floats:
-        """The text encoder's states, float32 (B, tokens, hidden), of token ids (B, tokens)."""
-        states = self.engines["text_encoder"]({"input_ids": ids})["last_hidden_state"]
-        return check_finite(states, "text_encoder", "prompt")
+    @property
+    def tokenizer(self) -> ClipTokenizer:
+        """What turns texts into token ids."""
+        return self._tokenizers["text_encoder"]
+
+    def encode_text(self, ids: NDArray[np.int64], size: tuple[int, int]) -> Text:
+        """What the denoiser is told of texts.
+
+        Args:
+            ids: int64 (B, tokens), of `tokenizer`.
+            size: (height, width) of the image on the model's grid, in pixels.
+        """
+        states, pooled = [], {}
+        for name, tokenizer in self._tokenizers.items():
+            outputs = self.engines[name]({"input_ids": tokenizer.repad(ids)})
+            for values in outputs.values():
+                check_finite(values, name, "prompt")
+            states.append(outputs[self.engines[name].spec.outputs[0].name])
+            if "text_embeds" in outputs:
+                pooled = {"text_embeds": outputs["text_embeds"], "time_ids": size_condition(size, len(ids))}
+        return {"encoder_hidden_states": np.concatenate(states, -1), **pooled}
 
     def close(self) -> None:
         """Closes the engines."""
         for engine in self.engines.values():
             engine.close()
+
+
+def text_encoders(bundle: Bundle) -> tuple[str, ...]:
+    """The text encoders of a bundle, in the order in which their states are joined."""
+    return tuple(name for name in ("text_encoder", "text_encoder_2") if name in bundle.manifest.graphs)
+
+
+def _read_tokenizers(bundle: Bundle) -> dict[str, ClipTokenizer]:
+    """The tokenizer of each text encoder."""
+    folders = {name: name.replace("text_encoder", "tokenizer") for name in text_encoders(bundle) or ("text_encoder",)}
+    return {
+        name: ClipTokenizer.from_folder(bundle.file(f"{folder}/tokenizer.json").parent)
+        for name, folder in folders.items()
+    }
 
 
 class Watch:

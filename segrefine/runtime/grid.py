@@ -30,6 +30,11 @@ class FittedImage:
     size: tuple[int, int]
     content: tuple[int, int]
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The size (h, w) of `image`."""
+        return self.image.shape[0], self.image.shape[1]
+
     def apply(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """A map (H, W) over the original, such as its mask, brought to the same grid: float32 (h, w)."""
         return _pad(_resize(values, self.content), self.image.shape[:2])

@@ -17,18 +17,19 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine
 from segrefine.runtime.denoiser import Conditions, Denoiser, Observe
 from segrefine.runtime.edges import EdgeSettings, logit, sharpen
-from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
 from segrefine.runtime.evidence import gather_evidence
 from segrefine.runtime.filters import pool
+from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
 from segrefine.runtime.mask import check_mask
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.schedule import NoiseSchedule
-from segrefine.runtime.tokenizer import ClipTokenizer
+from segrefine.runtime.text import pick_texts
 from segrefine.settings import G4SegSettings
 
 Floats = NDArray[np.float32]
-COMPONENTS = ("text_encoder", "vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
+COMPONENTS = ("vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +94,13 @@ class Refiner(EngineSet[G4SegSettings]):
         super().__init__(bundle, engines)
         self.settings = s = settings or G4SegSettings.from_dict(bundle.manifest.settings)
         self.edges = edges or EdgeSettings()
-        self._tokenizer = ClipTokenizer.from_folder(bundle.file("tokenizer/tokenizer.json").parent)
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
         self._schedule.check_timesteps((*s.timesteps, *s.text_timesteps, s.feature_timestep))
 
     @classmethod
     def components(cls, bundle: Bundle) -> Sequence[str]:
         """The components that refining takes."""
-        return COMPONENTS
+        return (*text_encoders(bundle), *COMPONENTS)
 
     def __call__(
         self,
@@ -137,7 +137,7 @@ class Refiner(EngineSet[G4SegSettings]):
             engines=self.engines,
             schedule=self._schedule,
             settings=s,
-            conditions=self._encode_label(label),
+            conditions=self._encode_label(label, fit),
             observe=observe,
         )
         z0 = self.encode_image(fit.image)
@@ -174,10 +174,11 @@ class Refiner(EngineSet[G4SegSettings]):
             np.round((self.decode_image(latents)[0].transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5), np.uint8
         )
 
-    def _encode_label(self, label: str) -> Conditions:
-        prompt = build_prompt(self._tokenizer, label, template=self.settings.template)
-        ids = np.concatenate([prompt.input_ids, self._tokenizer("")])
-        named, nothing = np.split(self.encode_text(ids), 2)
+    def _encode_label(self, label: str, fit: FittedImage) -> Conditions:
+        prompt = build_prompt(self.tokenizer, label, template=self.settings.template)
+        ids = np.concatenate([prompt.input_ids, self.tokenizer("")])
+        texts = self.encode_text(ids, fit.grid)
+        named, nothing = pick_texts(texts, np.s_[:1]), pick_texts(texts, np.s_[1:])
         return Conditions(label=named, nothing=nothing, token_indicator=prompt.token_indicator)
 
     def _align(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,19 @@ from segrefine.engines import Engine, cut_batch
 from segrefine.errors import PromptError, SettingsError
 from segrefine.runtime.denoiser import Observe
 from segrefine.runtime.edges import EdgeSettings, follow_edges, logit
-from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
 from segrefine.runtime.label_codec import label_decoder
 from segrefine.runtime.prompt import MARKER, build_prompt
 from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
-from segrefine.runtime.tokenizer import ClipTokenizer
+from segrefine.runtime.text import Text, count_texts, join_texts, pick_texts, repeat_texts
 from segrefine.settings import GsSettings
 from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
-COMPONENTS = ("text_encoder", "vae_encoder", "label_denoiser")
+COMPONENTS = ("vae_encoder", "label_denoiser")
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
 EDGES, MASK_WEIGHT = EdgeSettings(contrast=1.0, iterations=2), 0.5
@@ -121,15 +120,15 @@ class Segmenter(EngineSet[GsSettings]):
     def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: GsSettings | None = None) -> None:
         super().__init__(bundle, engines)
         self.settings = settings or GsSettings.from_dict(bundle.manifest.settings)
-        self._tokenizer = ClipTokenizer.from_folder(bundle.file("tokenizer/tokenizer.json").parent)
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
+        self._empty: dict[tuple[int, int], Text] = {}
         self._decode = label_decoder(bundle.manifest.label_codec, self.decode_image)
 
     @classmethod
     def components(cls, bundle: Bundle) -> Sequence[str]:
         """The components that generating takes: the image decoder too, where masks are images."""
         masks_are_images = bundle.manifest.label_codec.get("kind") == "vae"
-        return (*COMPONENTS, "vae_decoder") if masks_are_images else COMPONENTS
+        return (*text_encoders(bundle), *COMPONENTS, *(["vae_decoder"] if masks_are_images else []))
 
     def __call__(
         self,
@@ -167,13 +166,14 @@ class Segmenter(EngineSet[GsSettings]):
         watch = Watch(progress, steps=2 + 2 * -(-len(phrases) // batch))
         z = self.encode_image(fit.image)
         watch.step("image")
-        states = np.concatenate([self.encode_text(ids[i : i + TEXT_BATCH]) for i in range(0, len(ids), TEXT_BATCH)])
+        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fit.grid) for i in range(0, len(ids), TEXT_BATCH)]
+        texts = join_texts(parts)
         watch.step("text")
         segments: list[Segment] = []
         for first in range(0, len(phrases), batch):
             named = phrases[first : first + batch]
             noise = np.random.default_rng(seed)
-            masks = self._sample(z, states[first:][: len(named)], noise, observe)
+            masks = self._sample(z, pick_texts(texts, np.s_[first : first + batch]), noise, observe)
             watch.step("sample")
             segments += read_samples(named, masks, fit, edges=self.settings.edges)
             watch.step("edges")
@@ -189,18 +189,20 @@ class Segmenter(EngineSet[GsSettings]):
 
     def _token_ids(self, phrase: str) -> NDArray[np.int64]:
         try:
-            return build_prompt(self._tokenizer, phrase, template=MARKER).input_ids
+            return build_prompt(self.tokenizer, phrase, template=MARKER).input_ids
         except PromptError as error:
             raise PromptError(f"phrase {phrase!r}: {error}", hint=error.hint) from error
 
-    @cached_property
-    def _nothing(self) -> Floats:
-        """States of the empty phrase, (1, tokens, hidden), from which guidance leads away."""
-        return self.encode_text(self._tokenizer(""))
+    def _nothing(self, z: Floats) -> Text:
+        """The empty phrase, from which guidance leads away, for an image with latents (1, c, h, w)."""
+        height, width = (side * self.bundle.manifest.vae_scale_factor for side in z.shape[2:])
+        if (height, width) not in self._empty:
+            self._empty = {(height, width): self.encode_text(self.tokenizer(""), (height, width))}
+        return self._empty[height, width]
 
-    def _sample(self, z: Floats, named: Floats, rng: Generator, observe: Observe | None) -> Floats:
-        """Masks, float32 (P, K, h, w) in [0, 1], under image latents z (1, c, h, w) and states (P, tokens, hidden)."""
-        s, count = self.settings, len(named)
+    def _sample(self, z: Floats, named: Text, rng: Generator, observe: Observe | None) -> Floats:
+        """Masks, float32 (P, K, h, w) in [0, 1], under image latents z (1, c, h, w) and P phrases."""
+        s, count = self.settings, count_texts(named)
         channels = int(self.bundle.manifest.components["label_denoiser"].outputs[0].shape[1])
         shape = (s.samples, channels, *z.shape[2:])
         start = np.tile(rng.standard_normal(shape, np.float32), (count, 1, 1, 1))
@@ -208,8 +210,8 @@ class Segmenter(EngineSet[GsSettings]):
             engine=self.engines["label_denoiser"],
             settings=s,
             image_latents=z,
-            nothing=self._nothing if s.predictions > 1 else named[:0],
-            named=np.repeat(named, s.samples, 0),
+            nothing=self._nothing(z) if s.predictions > 1 else {},
+            named=repeat_texts(named, s.samples),
         )
 
         def watch(_: int, timestep: int, latents: Array) -> None:
@@ -255,15 +257,15 @@ class LabelDenoiser:
         engine: `label_denoiser`.
         settings: the method's numbers.
         image_latents: float32 (1, c, h, w).
-        nothing: float32 (1, tokens, hidden), states of the empty phrase; not read without guidance.
-        named: float32 (B, tokens, hidden), states of each sample's phrase.
+        nothing: the empty phrase; not read without guidance.
+        named: each sample's phrase.
     """
 
     engine: Engine
     settings: GsSettings
     image_latents: Floats
-    nothing: Floats
-    named: Floats
+    nothing: Text
+    named: Text
 
     def __call__(self, sample: Array, timestep: int) -> Floats:
         """The output for label latents (B, C, h, w), with classifier-free guidance by image and phrase.
@@ -274,7 +276,7 @@ class LabelDenoiser:
         if s_text == s_image == 1:
             return self._predict(timestep, [sample], [self.image_latents], [self.named])
         shared, z = self._distinct(sample), self.image_latents
-        nothing = np.repeat(self.nothing, len(shared), 0)
+        nothing = repeat_texts(self.nothing, len(shared))
         terms = [(s_text, sample, z, self.named)]
         if s_image != s_text:
             terms.append((s_image - s_text, shared, z, nothing))
@@ -293,14 +295,14 @@ class LabelDenoiser:
         return first if same else sample
 
     def _predict(
-        self, timestep: int, samples: Sequence[Array], image_latents: Sequence[Floats], states: Sequence[Floats]
+        self, timestep: int, samples: Sequence[Array], image_latents: Sequence[Floats], texts: Sequence[Text]
     ) -> Floats:
         """The output for several batches at once."""
         pairs = zip(image_latents, samples, strict=True)
         feeds: dict[str, NDArray[Any]] = {
             "sample": np.concatenate(samples, dtype=np.float32),
             "image_latents": np.concatenate([np.repeat(latents, len(each), 0) for latents, each in pairs]),
-            "encoder_hidden_states": np.concatenate(states),
+            **join_texts(texts),
         }
         feeds["timestep"] = np.full(len(feeds["sample"]), timestep, np.int64)
         most = max(1, MAX_PIXELS // self.image_latents[0, 0].size)

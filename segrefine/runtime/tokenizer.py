@@ -40,9 +40,10 @@ class ClipTokenizer:
         tokenizer.no_padding()
         self.length = length
         self._tokenizer = tokenizer
-        self._pad_id = tokenizer.token_to_id(pad_token)
-        if self._pad_id is None:
+        pad_id = tokenizer.token_to_id(pad_token)
+        if pad_id is None:
             raise BundleError(f"the tokenizer has no token {pad_token!r} to pad with", hint="export the bundle again")
+        self._pad_id: int = pad_id
 
     @classmethod
     def from_folder(cls, folder: Path) -> ClipTokenizer:
@@ -86,6 +87,12 @@ class ClipTokenizer:
         if len(ids) > self.length:
             ids[self.length - 1 :] = ids[-1:]
         return np.array([ids + [self._pad_id] * (self.length - len(ids))], np.int64)
+
+    def repad(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids (B, length) from a tokenizer of the same words, filled up as this one does."""
+        end = self.split("")[-1].id
+        after = np.arange(ids.shape[1]) > (ids == end).argmax(1)[:, None]
+        return np.where(after, self._pad_id, ids)
 
 
 def _length_of(config: dict[str, Any]) -> int:

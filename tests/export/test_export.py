@@ -58,7 +58,8 @@ def reference_unet(checkpoint_folder: Path, feeds: Mapping[str, Tensor]) -> tupl
     injector = inject_masks(unet)
     sample, timestep, states, foreground, indicator, strength = feeds.values()
     with injector.apply(MaskInjection(foreground=foreground, token_indicator=indicator, strength=strength)):
-        return unet(sample, timestep, states).sample, extract_features(unet, sample, timestep, states, TAPS)
+        text = {"encoder_hidden_states": states}
+        return unet(sample, timestep, states).sample, extract_features(unet, sample, timestep, text, TAPS)
 
 
 def assert_close(found: NDArray[np.float32], expected: Tensor, share: float = 1e-5) -> None:

@@ -10,9 +10,9 @@ from onnx import numpy_helper
 
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint
 from segrefine.bundle import Bundle
-from segrefine.export.bundle_export import DEFAULT_TAPS
 from segrefine.export.modules import GRAPHS
 from segrefine.reference.checkpoint import Parts, load_checkpoint, load_label_checkpoint
+from segrefine.reference.families import FAMILIES
 from segrefine.reference.label_codec import describe_codec
 from segrefine.settings import G4SegSettings, GsSettings
 
@@ -65,7 +65,7 @@ def test_manifest_of_the_refiner_is_what_would_be_exported(g4seg):
     manifest = g4seg.bundle.manifest
     assert manifest.method == "g4seg" and manifest.graphs.keys() == GRAPHS.keys()
     assert G4SegSettings.from_dict(manifest.settings) == G4SegSettings()
-    assert manifest.feature_taps == DEFAULT_TAPS
+    assert manifest.feature_taps == FAMILIES[0].taps
     g4seg.bundle.verify()
 
 

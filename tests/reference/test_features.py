@@ -21,7 +21,7 @@ def unet(tiny_checkpoint: Path) -> UNet2DConditionModel:
 def features(unet: UNet2DConditionModel, taps: tuple[str, ...]) -> torch.Tensor:
     torch.manual_seed(0)
     sample, states = torch.randn(2, 4, 7, 10), torch.randn(2, 3, 32)
-    return extract_features(unet, sample, torch.tensor([5, 500]), states, taps)
+    return extract_features(unet, sample, torch.tensor([5, 500]), {"encoder_hidden_states": states}, taps)
 
 
 def test_every_tap_weighs_the_same(unet: UNet2DConditionModel) -> None:

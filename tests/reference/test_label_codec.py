@@ -65,7 +65,7 @@ def test_runtime_decodes_the_same(vae, name):
 def test_codec_is_read_back(vae, name, tmp_path):
     codec = codecs(vae)[name]
     write_codec(codec, tmp_path)
-    assert read_codec(tmp_path, vae) == codec
+    assert read_codec(tmp_path, vae.config, lambda: vae) == codec
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_other_codecs_are_refused(vae, content, tmp_path):
     (tmp_path / CODEC_FILE).parent.mkdir()
     (tmp_path / CODEC_FILE).write_text(content)
     with pytest.raises(ExportError, match="label_codec"):
-        read_codec(tmp_path, vae)
+        read_codec(tmp_path, vae.config, lambda: vae)
 
 
 @pytest.mark.parametrize(

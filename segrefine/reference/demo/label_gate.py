@@ -80,7 +80,7 @@ def label_gate(model: LabelCheckpoint, cases: LabelCases, batch: int = 64) -> La
     masks = []
     with torch.autocast("cpu", torch.bfloat16):
         for part in torch.arange(len(noise)).split(batch):
-            text = model.encode_text([cases.phrases[i].text for i in part])
+            text = model.encode_text([cases.phrases[i].text for i in part], cases.scenes.instances.shape[1:])
             decoded = model.codec.decode(gs.sample(cases.latents[part], text, noise[part]).float())
             masks.append(F.interpolate(decoded, cases.scenes.instances.shape[1:], mode="bilinear")[:, 0] > 0.5)
     return _judge(torch.cat(masks).numpy(), cases)

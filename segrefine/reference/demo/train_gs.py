@@ -80,13 +80,12 @@ class LabelTraining:
         """The model as it is now, with averaged weights; shares them."""
         return LabelCheckpoint(
             folder=self.state_file.parent,
-            vae=self.cases.vae,
-            tokenizer=self.tokenizer,
+            load={**self.loop.averages, "vae": self.cases.vae}.__getitem__,
+            configs={"vae": self.cases.vae.config},
+            tokenizers={"tokenizer": self.tokenizer},
             scheduler_config=dict(self._scheduler.config),
             model_index={},
             codec=self.codec,
-            label_denoiser=self.loop.averages["label_denoiser"],
-            text_encoder=self.loop.averages["text_encoder"],
         )
 
     def gate(self) -> str:

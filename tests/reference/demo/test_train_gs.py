@@ -25,7 +25,8 @@ CODEC = AreaCodec(fold=4, scale=0.25, vae_scale_factor=4)
 @pytest.fixture(scope="module")
 def demo():
     demo = load_checkpoint(DEMO)
-    return replace(demo, vae=widen_vae(demo.vae).eval())
+    parts = {"vae": widen_vae(demo.vae).eval(), "unet": demo.unet, "text_encoder": demo.text_encoder}
+    return replace(demo, load=parts.__getitem__)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def source(demo):
 
 
 def class_training(demo, file):
-    given, nothing = source(demo), demo.encode_text([""])
+    given, nothing = source(demo), demo.encode_text([""], (128, 128))["encoder_hidden_states"]
     torch.manual_seed(0)
     return ClassTraining(
         source=given,
@@ -133,7 +134,7 @@ def test_classes_are_learned_by_the_first_half_alone(demo, tmp_path):
 def test_the_probe_reads_what_the_denoiser_computes(demo):
     probe = ClassProbe(new_label_denoiser(16, demo.unet)).eval()
     inputs = torch.randn(2, 32, 16, 16, generator=torch.Generator().manual_seed(0))
-    given = inputs, torch.tensor([3, 900]), demo.encode_text(["the fox", ""])
+    given = inputs, torch.tensor([3, 900]), demo.encode_text(["the fox", ""], (128, 128))["encoder_hidden_states"]
     alone = probe(*given)
     output, beside = _WithClasses(probe)(*given)
     torch.testing.assert_close(alone, beside)

@@ -1,0 +1,102 @@
+"""Stable Diffusion checkpoints, whole but tiny: seeded, untrained, as diffusers saves them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TOKENS = 16
+
+
+def write_tiny_checkpoint(folder: Path, *, xl: bool = False, unet: dict[str, Any] | None = None, **vae: Any) -> Path:
+    """Writes a checkpoint in half precision: 2 levels, 2 pixels per latent pixel.
+
+    Args:
+        folder: target.
+        xl: with two text encoders, the pooled text and the image's size, as Stable Diffusion XL has.
+        unet: changes of the denoiser's configuration.
+        vae: changes of the image codec's.
+    """
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    shape = _XL_UNET if xl else TINY_UNET
+    UNet2DConditionModel(**shape | (unet or {})).half().save_pretrained(folder / "unet")
+    AutoencoderKL(**_VAE | vae).half().save_pretrained(folder / "vae")
+    CLIPTextModel(CLIPTextConfig(**_TEXT)).half().save_pretrained(folder / "text_encoder")
+    write_tokenizer(folder / "tokenizer")
+    if xl:
+        wide = CLIPTextConfig(**_TEXT | {"hidden_size": 48, "projection_dim": 24})
+        CLIPTextModelWithProjection(wide).half().save_pretrained(folder / "text_encoder_2")
+        write_tokenizer(folder / "tokenizer_2", pad_token="!")
+    scheduler = DDIMScheduler(prediction_type="v_prediction", steps_offset=1, clip_sample=False)
+    scheduler.save_pretrained(folder / "scheduler")
+    parts = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
+    index = {"_class_name": f"StableDiffusion{'XL' * xl}Pipeline", **{k: ["diffusers", v] for k, v in parts.items()}}
+    index |= {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]} if xl else {}
+    (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["transformers", "CLIPTextModel"]}))
+    return folder
+
+
+TINY_UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "attention_head_dim": (1, 2),
+    "cross_attention_dim": 32,
+    "norm_num_groups": 8,
+    "use_linear_projection": True,
+}
+_XL_UNET = TINY_UNET | {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "cross_attention_dim": 32 + 48,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 24 + 6 * 8,
+}
+_VAE: dict[str, Any] = {
+    "sample_size": 16,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+_TEXT = {
+    "vocab_size": 514,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": TOKENS,
+    "bos_token_id": 512,
+    "eos_token_id": 513,
+    "pad_token_id": 513,
+}
+
+
+def write_tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> None:
+    """Writes a CLIP tokenizer without merges: every byte is a token, once inside a word and once at its end."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": TOKENS,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": pad_token,
+        "unk_token": "<|endoftext|>",
+    }
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
