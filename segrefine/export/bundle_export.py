@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,15 +21,18 @@ from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
 from segrefine.export.graph import cut_graph, example_inputs, export_graph
-from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, GraphModule, Source, has_graph
+from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, PARTS, GraphModule, Source, has_graph
 from segrefine.export.ops import masked_attention
 from segrefine.export.precision import half_precision
+from segrefine.export.resources import check_resources
 from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import Trial, run_trials, verify_graph
 from segrefine.reference.checkpoint import (
     Checkpoint,
     LabelCheckpoint,
+    Model,
     Parts,
+    count_weights,
     is_label_checkpoint,
     load_checkpoint,
     load_label_checkpoint,
@@ -82,9 +86,13 @@ class GraphOptions:
     opset: int
     atol: float
 
+    def halves(self, component: str) -> bool:
+        """Whether a component computes in half precision."""
+        return self.dtype == "fp16" and component not in (*ISLANDS, *self.fp32_components)
+
 
 def export_bundle(
-    model: str | Path,
+    model: Model,
     target: str | Path,
     *,
     dtype: Precision = "fp32",
@@ -101,7 +109,7 @@ def export_bundle(
 
     Args:
         model: a folder that diffusers' `save_pretrained` wrote, of a text-to-image model or of a label diffusion model;
-            or "demo" or "demo-gs", the models that ship with segrefine.
+            a text-to-image model's single file; or "demo" or "demo-gs", the models that ship with segrefine.
         target: the bundle's folder.
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
@@ -117,11 +125,12 @@ def export_bundle(
 
     Raises:
         ExportError: the model is no such checkpoint, a component is unknown, or a graph differs from torch.
+            Or memory or disk are too little.
         OutputError: the target is taken or cannot be written.
         SettingsError: a tap is no submodule of the UNet.
     """
-    folder = DEMO_CHECKPOINTS.get(str(model), Path(model))
-    plan = _plan_labels(folder) if is_label_checkpoint(folder) else _plan(folder, taps)
+    source = DEMO_CHECKPOINTS.get(model, model) if isinstance(model, str) else model
+    plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps)
     if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")
     if fp32_components and dtype == "fp32":
@@ -133,6 +142,9 @@ def export_bundle(
         atol=TOLERANCE[dtype] if atol is None else atol,
     )
     wanted = list(components or [each for each in plan.graphs if each not in plan.unneeded])
+    parts = {PARTS.get(name, name): name for name in wanted if name != "alignment"}
+    half = [part for part, name in parts.items() if options.halves(name)]
+    check_resources({part: count_weights(source, part) for part in parts}, half, Path(target))
     with BundleWriter(target, overwrite=overwrite) as writer:
         graphs = _Graphs(plan, options, writer.directory)
         for name in wanted:
@@ -144,11 +156,11 @@ def export_bundle(
         return writer.finish(replace(manifest, settings=settings or manifest.settings))
 
 
-def _plan(folder: Path, taps: Sequence[str] | None) -> _Plan:
+def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
     """The plan for a text-to-image model."""
 
     def open_checkpoint(as_stored: bool) -> Checkpoint:
-        return load_checkpoint(folder, None if as_stored else torch.float32)
+        return load_checkpoint(model, None if as_stored else torch.float32)
 
     def make(graph: Callable[[Source], GraphModule], checkpoint: Checkpoint) -> GraphModule:
         return graph(Source(checkpoint=checkpoint, attend=masked_attention, taps=chosen))
@@ -166,11 +178,11 @@ def _plan(folder: Path, taps: Sequence[str] | None) -> _Plan:
     )
 
 
-def _plan_labels(folder: Path) -> _Plan:
+def _plan_labels(model: Model) -> _Plan:
     """The plan for a label diffusion model."""
 
     def open_checkpoint(as_stored: bool) -> LabelCheckpoint:
-        return load_label_checkpoint(folder, None if as_stored else torch.float32)
+        return load_label_checkpoint(model, None if as_stored else torch.float32)
 
     checkpoint = open_checkpoint(True)
     parts = {kind.part for kind in checkpoint.family.text_encoders}
@@ -221,7 +233,7 @@ class _Graphs:
             cut_graph(model, module.spec)
             trials = self._uncut.pop(str(whole))
         else:
-            half = self._options.dtype == "fp16" and name not in (*ISLANDS, *self._options.fp32_components)
+            half = self._options.halves(name)
             module = self._plan.graphs[name](self._plan.open(half))
             with half_precision(module) if half else nullcontext():
                 model = export_graph(module, self._sizes[0], opset=self._options.opset)
@@ -230,9 +242,9 @@ class _Graphs:
             inputs = (example_inputs(module, sizes, seed) for seed, sizes in enumerate(self._sizes[1:], 1))
             trials = run_trials(module, inputs)
         self.specs[name], self.files[name] = spec, file = module.spec, module.file
-        del module  # and with it the checkpoint, before ONNX Runtime opens the graph
         self._save(model, self._directory / file)
-        del model
+        del module, model
+        gc.collect()  # and with them the checkpoint is gone, before ONNX Runtime opens the graph
         verify_graph(self._directory / file, spec, trials, atol=self._options.atol)
         if any(CUT_FROM.get(other) == name for other in wanted):
             self._uncut[name] = trials

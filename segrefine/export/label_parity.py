@@ -17,7 +17,7 @@ from segrefine.export.comparison import (
     compare_components,
 )
 from segrefine.export.modules import LABEL_GRAPHS, GraphModule
-from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
+from segrefine.reference.checkpoint import LabelCheckpoint, Model, load_label_checkpoint
 from segrefine.reference.gs import Gs
 from segrefine.runtime.segmenter import Segment, Segmentation, Segmenter, read_samples
 from segrefine.settings import GsSettings
@@ -33,7 +33,7 @@ _VARIANTS: dict[str, dict[str, int | float | str]] = {
 
 
 def check_label_parity(
-    bundle: str | Path, checkpoint: str | Path, scenes: Sequence[Scene], *, backend: str, device: str
+    bundle: str | Path, checkpoint: Model, scenes: Sequence[Scene], *, backend: str, device: str
 ) -> Iterator[ParityRow]:
     """Compares a label diffusion bundle with its checkpoint, row by row; see `check_parity`.
 

@@ -18,6 +18,7 @@ from segrefine.engines import load_engine
 from segrefine.errors import MissingDependencyError
 from segrefine.export.bundle_export import export_bundle
 from segrefine.export.comparison import TOLERANCES, relative_error
+from segrefine.reference.checkpoint import Model
 from segrefine.spec import DType, TensorSpec
 
 _DTYPES: Mapping[int, DType] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
@@ -52,7 +53,7 @@ class Divergence:
 
 def locate_divergence(
     bundle: Bundle,
-    checkpoint: str | Path,
+    checkpoint: Model,
     component: str,
     trials: Iterable[Mapping[str, NDArray[Any]]],
     *,

@@ -274,6 +274,9 @@ LABEL_GRAPHS: dict[str, Callable[[LabelCheckpoint], GraphModule]] = {
 ISLANDS = ("vae_encoder", "vae_decoder", "alignment")
 """Components that stay in float32 in a half-precision export, where they would overflow."""
 
+PARTS: Mapping[str, str] = {"vae_encoder": "vae", "vae_decoder": "vae", "unet_features": "unet"}
+"""The part of a checkpoint that a component is made of, where that has another name."""
+
 CUT_FROM: Mapping[str, str] = {"unet_features": "unet"}
 """Components that give a part of what another gives, and need not be traced where that one was."""
 

@@ -25,7 +25,7 @@ from segrefine.export.label_parity import check_label_parity, label_modules
 from segrefine.export.locate import Divergence, locate_divergence
 from segrefine.export.modules import GRAPHS, GraphModule, Source
 from segrefine.reference.attention import attend_naive
-from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
+from segrefine.reference.checkpoint import Checkpoint, Model, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
 from segrefine.runtime.edges import logit, sharpen
 from segrefine.runtime.filters import pool
@@ -35,7 +35,7 @@ from segrefine.settings import Mode
 
 def check_parity(
     bundle: str | Path,
-    checkpoint: str | Path,
+    checkpoint: Model,
     scenes: Sequence[Scene],
     *,
     backend: str = "onnxruntime",
@@ -45,7 +45,7 @@ def check_parity(
 
     Args:
         bundle: folder that `segrefine export` wrote.
-        checkpoint: the diffusers folder it was made from.
+        checkpoint: what it was made from: a diffusers folder or a single file.
         scenes: what the loop is run on, in both modes.
         backend: what runs the graphs.
         device: where it runs them.
@@ -65,7 +65,7 @@ def check_parity(
 
 def locate_divergences(
     bundle: Bundle,
-    checkpoint: str | Path,
+    checkpoint: Model,
     components: Iterable[str],
     *,
     backend: str = "onnxruntime",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -18,14 +19,19 @@ from segrefine.errors import ExportError
 from segrefine.reference.families import FAMILIES, Family, find_family
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, read_codec
 from segrefine.reference.latents import scale_latents
+from segrefine.reference.single_file import PREFIXES, load_part
 from segrefine.reference.text import Text, size_condition
-from segrefine.reference.weights import load_weights
+from segrefine.reference.weight_files import SingleFile, find_weights, read_header
+from segrefine.reference.weights import load_weights, weight_stem
 
 _CLASSES: dict[str, Any] = {
     "unet": UNet2DConditionModel, "label_denoiser": UNet2DConditionModel, "vae": AutoencoderKL,
     "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection,
 }  # fmt: skip
 _HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `demo`"
+
+Model = str | Path | SingleFile
+"""A diffusers folder, or a single file."""
 
 Load = Callable[[str], Any]
 """Name of a part, such as "vae" → the part, in evaluation mode, without gradients; the same one each time."""
@@ -36,7 +42,7 @@ class Parts:
     """What models of both methods have.
 
     Attributes:
-        folder: where it was read from.
+        folder: where its configurations were read from.
         load: gives a part.
         configs: the configuration of each part.
         tokenizers: turn text into token ids, by the names of their folders; all of them know the same words.
@@ -127,50 +133,72 @@ class LabelCheckpoint(Parts):
         return self.load("label_denoiser")
 
 
-def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
-    """The text-to-image model in a diffusers folder; nothing is fetched.
+def load_checkpoint(model: Model, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
+    """A text-to-image model; nothing is fetched.
 
     Args:
-        folder: the model's.
+        model: its diffusers folder, or its single file.
         dtype: what weights are brought to, but for the VAE's, which are float32; None leaves them as they are stored.
 
     Raises:
         ExportError: the folder is not such a checkpoint; the message names what was expected. What is wrong with a
             part's weights shows when the part is first read.
     """
-    return Checkpoint(**_open_parts(Path(folder), "unet", dtype))
+    return Checkpoint(**_open_parts(model, "unet", dtype))
 
 
-def load_label_checkpoint(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> LabelCheckpoint:
-    """The label diffusion model in a folder; nothing is fetched.
+def load_label_checkpoint(model: Model, dtype: torch.dtype | None = torch.float32) -> LabelCheckpoint:
+    """A label diffusion model; nothing is fetched.
 
     Args:
-        folder: the model's.
+        model: its diffusers folder, or its single file.
         dtype: what weights are brought to, but for the VAE's, which are float32; None leaves them as they are stored.
 
     Raises:
         ExportError: the folder is not such a checkpoint; the message names what was expected.
     """
-    parts = _open_parts(Path(folder), "label_denoiser", dtype)
-    codec = read_codec(Path(folder), parts["configs"]["vae"], partial(parts["load"], "vae"))
+    parts = _open_parts(model, "label_denoiser", dtype)
+    folder = parts["folder"]
+    codec = read_codec(folder, parts["configs"]["vae"], partial(parts["load"], "vae"))
     config = parts["configs"]["label_denoiser"]
     expected = codec.channels + parts["configs"]["vae"]["latent_channels"], codec.channels
     if (config["in_channels"], config["out_channels"]) != expected:
         raise ExportError(
-            f"{Path(folder) / 'label_denoiser'} takes {config['in_channels']} channels and gives "
+            f"{folder / 'label_denoiser'} takes {config['in_channels']} channels and gives "
             f"{config['out_channels']}, expected {expected[0]} (label and image latents) and {expected[1]}",
             hint="check label_codec/config.json",
         )
     return LabelCheckpoint(**parts, codec=codec)
 
 
-def is_label_checkpoint(folder: Path) -> bool:
-    """Whether a folder looks like a label diffusion model's."""
-    return (folder / "label_denoiser").is_dir()
+def count_weights(model: Model, part: str) -> int:
+    """How many numbers the weights of a part are; reads headers alone.
+
+    Raises:
+        ExportError: they are missing, or cannot be read.
+    """
+    if isinstance(model, SingleFile):
+        headers, prefixes = [read_header(model.file) or {}], PREFIXES[part]
+    else:
+        _, files = find_weights(Path(model) / part, weight_stem(_CLASSES[part]))
+        headers, prefixes = [read_header(file) or {} for file in files], ("",)
+    return sum(
+        math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name.startswith(prefixes)
+    )
 
 
-def _open_parts(folder: Path, denoiser: str, dtype: torch.dtype | None) -> dict[str, Any]:
-    """What `Parts` has, by name."""
+def is_label_checkpoint(model: Model) -> bool:
+    """Whether a model looks like a label diffusion model."""
+    return not isinstance(model, SingleFile) and (Path(model) / "label_denoiser").is_dir()
+
+
+def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[str, Any]:
+    """What `Parts` has, by name.
+
+    Raises:
+        ExportError: something is missing, or of another kind than it should be.
+    """
+    folder = model.config if isinstance(model, SingleFile) else Path(model)
     model_index = _read_json(folder, "model_index.json")
     scheduler_config = _read_json(folder, "scheduler/scheduler_config.json")
     configs = {denoiser: _read_config(folder, denoiser)}
@@ -182,10 +210,15 @@ def _open_parts(folder: Path, denoiser: str, dtype: torch.dtype | None) -> dict[
     if len({json.dumps(tokenizer.get_vocab(), sort_keys=True) for tokenizer in tokenizers.values()}) > 1:
         raise ExportError(f"the tokenizers of {folder} have other words", hint=_HINT)
     configs["vae"] = _read_config(folder, "vae")
+    for part in configs:
+        count_weights(model, part)  # what is missing is better known now than when the part is read
 
     @cache
     def load(part: str) -> nn.Module:
-        return load_weights(_CLASSES[part], folder / part, torch.float32 if part == "vae" else dtype)
+        wanted = torch.float32 if part == "vae" else dtype
+        if isinstance(model, SingleFile):
+            return load_part(_CLASSES[part], model, part, wanted)
+        return load_weights(_CLASSES[part], folder / part, wanted)
 
     return {
         "folder": folder,

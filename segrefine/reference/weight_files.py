@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,19 @@ from segrefine.errors import ExportError
 
 _LONGEST_HEADER = 100 << 20
 _WHOLE = "take the whole folder again from where it came from"
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A model whose weights are in one file.
+
+    Attributes:
+        file: the weights, in safetensors.
+        config: a diffusers folder of the same architecture: configurations, tokenizers and schedule are read from it.
+    """
+
+    file: Path
+    config: Path
 
 
 def read_header(file: Path) -> dict[str, Any] | None:
@@ -27,11 +39,6 @@ def read_header(file: Path) -> dict[str, Any] | None:
     if not isinstance(header, dict):
         return None
     return {name: entry for name, entry in header.items() if name != "__metadata__"}
-
-
-def count_weights(header: Mapping[str, Any]) -> int:
-    """How many numbers the tensors of a header have together."""
-    return sum(math.prod(entry["shape"]) for entry in header.values())
 
 
 def find_weights(folder: Path, stem: str) -> tuple[str | None, tuple[Path, ...]]:

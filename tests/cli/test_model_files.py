@@ -18,7 +18,7 @@ from segrefine.errors import ExportError
         ("control_model.input_blocks.0.0.weight", "holds a ControlNet", "the model itself"),
         ("controlnet_cond_embedding.conv_in.weight", "holds a ControlNet", "the model itself"),
         ("emb_params", "textual inversion", "the model itself"),
-        ("model.diffusion_model.input_blocks.0.0.weight", "a single file", "from_single_file"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "lacks the image codec and the text encoder", "whole model"),
         ("conv_in.weight", "the weights of one part, such as 'conv_in.weight'", "model_index.json"),
     ],
 )

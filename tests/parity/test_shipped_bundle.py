@@ -63,7 +63,7 @@ def test_weights_are_the_checkpoints(model, request):
 
 def test_manifest_of_the_refiner_is_what_would_be_exported(g4seg):
     manifest = g4seg.bundle.manifest
-    assert manifest.method == "g4seg" and manifest.graphs.keys() == GRAPHS.keys()
+    assert manifest.method == "g4seg" and manifest.graphs.keys() == GRAPHS.keys() - {"text_encoder_2"}
     assert G4SegSettings.from_dict(manifest.settings) == G4SegSettings()
     assert manifest.feature_taps == FAMILIES[0].taps
     g4seg.bundle.verify()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from segrefine.errors import ExportError
 from segrefine.reference.checkpoint import load_checkpoint
@@ -50,6 +50,15 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
+def drop_tensor(file: str, name: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        weights = load_file(folder / file)
+        del weights[name]
+        save_file(weights, folder / file)
+
+    return apply
+
+
 def cut(file: str) -> Callable[[Path], None]:
     return lambda folder: os.truncate(folder / file, 20)
 
@@ -58,7 +67,13 @@ def cut(file: str) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (remove("model_index.json"), "no diffusers checkpoint: model_index.json is missing"),
-        (edit("model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]), "two text encoders"),
+        (
+            edit("model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]),
+            "has text_encoder and text_encoder_2, and Stable Diffusion 1",
+        ),
+        (edit("unet/config.json", addition_embed_type="image"), "unknown architecture: .* addition_embed_type 'image'"),
+        (edit("unet/config.json", class_embed_type="timestep"), "unknown architecture: .* class_embed_type 'timestep'"),
+        (drop_tensor("unet/diffusion_pytorch_model.safetensors", "conv_out.bias"), "conv_out.bias is missing"),
         (remove("scheduler"), "scheduler/scheduler_config.json is missing"),
         (remove("vae"), "vae/config.json is missing"),
         (remove("tokenizer"), "no CLIP tokenizer"),
@@ -76,8 +91,35 @@ def test_damaged_checkpoints_are_named(
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
     damage(folder)
     with pytest.raises(ExportError, match=message) as caught:
-        load_checkpoint(folder)
+        checkpoint = load_checkpoint(folder)
+        assert checkpoint.unet and checkpoint.vae  # loaded when they are read
     assert caught.value.hint
+
+
+@pytest.fixture
+def sharded(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "sharded")
+    for weights in (folder / "unet").glob("*.safetensors"):
+        weights.unlink()
+    load_checkpoint(tiny_checkpoint, None).unet.save_pretrained(folder / "unet", max_shard_size="100KB")
+    return folder
+
+
+def test_shards_are_joined(tiny_checkpoint: Path, sharded: Path) -> None:
+    expected, found = (load_checkpoint(folder).unet.state_dict() for folder in (tiny_checkpoint, sharded))
+    assert len(list((sharded / "unet").glob("*.safetensors"))) > 1
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], each) for name, each in expected.items())
+
+
+def test_shards_that_do_not_match_their_index(sharded: Path) -> None:
+    first, second, *_ = sorted((sharded / "unet").glob("*.safetensors"))
+    shutil.copy(second, first)
+    with pytest.raises(ExportError, match=rf"{first.name} lacks .*index\.json says it has"):
+        load_checkpoint(sharded)
+    first.unlink()
+    with pytest.raises(ExportError, match=rf"{first.name} is missing: .*index\.json lists it"):
+        load_checkpoint(sharded)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

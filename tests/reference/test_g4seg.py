@@ -39,7 +39,7 @@ def test_rounds_give_probabilities_and_tell_every_step(tiny_checkpoint, inputs, 
 
 def test_a_label_that_says_nothing_is_no_evidence(g4seg, inputs):
     image, coarse, noise = inputs
-    g4seg.prompt, g4seg.indicator = g4seg.encode_label("fox")
+    g4seg.prompt, g4seg.indicator = g4seg.encode_label("fox", (16, 16))
     g4seg.unconditional = g4seg.prompt
     g4seg.settings = replace(SETTINGS, text_strengths=(0.0,))
     assert g4seg.text_evidence(g4seg.model.encode_image(image), coarse, noise).abs().max() < 1e-6
@@ -47,7 +47,7 @@ def test_a_label_that_says_nothing_is_no_evidence(g4seg, inputs):
 
 def test_loop_without_a_mask_comes_back_to_the_image_as_steps_grow(g4seg, inputs):
     g4seg.settings = replace(SETTINGS, self_strength=0.0, cross_strength=0.0)
-    g4seg.prompt, g4seg.indicator = g4seg.encode_label("fox")
+    g4seg.prompt, g4seg.indicator = g4seg.encode_label("fox", (16, 16))
     z0, errors = g4seg.model.encode_image(inputs[0]), []
     for steps in (10, 200):
         for scheduler in (g4seg.scheduler, g4seg.inverse):

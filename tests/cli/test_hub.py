@@ -1,0 +1,73 @@
+"""Models by hub id, from a cache laid out as huggingface-hub lays it out; nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.single_file import write_single_file
+
+OLD, NEW = "1" * 40, "2" * 40
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def lay_out(home: Path, name: str, revision: str, source: Path, *unwanted: str, newest: bool = True) -> None:
+    """Puts a folder into the cache as a model's files at a revision, as what a download leaves."""
+    model = home / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(source, model / "snapshots" / revision, ignore=shutil.ignore_patterns(*unwanted))
+    (model / "refs").mkdir(exist_ok=True)
+    if newest:
+        (model / "refs" / "main").write_text(revision)
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A cache with two revisions of one model; the older one has no VAE."""
+    lay_out(tmp_path / "home", "someone/tiny", OLD, tiny_checkpoint, "vae", newest=False)
+    lay_out(tmp_path / "home", "someone/tiny", NEW, tiny_checkpoint)
+    return tmp_path / "home"
+
+
+def export(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "segrefine.cli", "export", *map(str, words), "--components", "text_encoder"]
+    return subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_cached_model_and_a_pinned_revision(home: Path, tmp_path: Path) -> None:
+    done = export(home, "someone/tiny", tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["revision"] == NEW
+    pinned = export(home, "someone/tiny", tmp_path / "other", "--revision", OLD)
+    assert pinned.returncode == 1
+    assert OLD in pinned.stderr and "vae/config.json is missing" in pinned.stderr
+
+
+def test_what_is_not_in_the_cache(home: Path, tmp_path: Path) -> None:
+    done = export(home, "someone/else", tmp_path / "bundle")
+    *_, error, hint = done.stderr.splitlines()
+    assert "is not in the cache and cannot be fetched" in error and "HF_HUB_OFFLINE" in hint
+    assert done.returncode == 1 and not (tmp_path / "bundle").exists()
+
+
+def test_a_single_file_takes_its_configuration_from_the_cache(
+    home: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    file = write_single_file(tiny_checkpoint, tmp_path / "model.safetensors")
+    *_, error, hint = export(home, file, tmp_path / "bundle").stderr.splitlines()
+    assert f"are those of {SD15}" in error and "--config" in hint
+    given = export(home, file, tmp_path / "given", "--config", "someone/tiny")
+    assert given.returncode == 0, given.stderr
+    lay_out(home, SD15, NEW, tiny_checkpoint, "*.safetensors")
+    found = export(home, file, tmp_path / "bundle")
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_configuration_for_what_has_its_own(fails, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert "--config is for single files" in fails("export", tiny_checkpoint, tmp_path / "bundle", "--config", "a/b")

@@ -1,0 +1,57 @@
+"""A model in one file is the model of the folder that it was made from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from segrefine.errors import ExportError
+from segrefine.reference.checkpoint import load_checkpoint
+from segrefine.reference.single_file import configuration_of
+from segrefine.reference.weight_files import SingleFile
+from tests.single_file import write_single_file
+
+
+@pytest.fixture(scope="module")
+def file(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_single_file(tiny_checkpoint, tmp_path_factory.mktemp("single") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint's folder without its weights."""
+    folder = tmp_path_factory.mktemp("config") / "config"
+    return shutil.copytree(tiny_checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, None])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_every_part_is_the_folder_s(
+    tiny_checkpoint: Path, file: Path, config: Path, part: str, dtype: torch.dtype | None
+) -> None:
+    single = load_checkpoint(SingleFile(file, config), dtype).load(part).state_dict()
+    expected = load_checkpoint(tiny_checkpoint, dtype).load(part).state_dict()
+    assert single.keys() == expected.keys()
+    assert all(single[name].dtype == each.dtype and torch.equal(single[name], each) for name, each in expected.items())
+
+
+def test_a_file_names_whose_configuration_it_has(file: Path) -> None:
+    assert configuration_of(file) == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def test_missing_weights_are_found(file: Path, config: Path, tmp_path: Path) -> None:
+    weights = load_file(file)
+    del weights["model.diffusion_model.out.2.weight"]
+    save_file(weights, tmp_path / "cut.safetensors")
+    with pytest.raises(ExportError, match=r"cut\.safetensors lacks .*unet") as caught:
+        load_checkpoint(SingleFile(tmp_path / "cut.safetensors", config)).unet  # noqa: B018  # read to be loaded
+    assert "--config" in str(caught.value.hint)
+
+
+def test_a_configuration_of_another_architecture(tiny_xl_checkpoint: Path, file: Path) -> None:
+    with pytest.raises(ExportError, match="cannot load unet|lacks the unet's"):
+        load_checkpoint(SingleFile(file, tiny_xl_checkpoint)).unet  # noqa: B018
