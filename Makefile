@@ -5,7 +5,7 @@ BIN := .venv/bin
 TRAIN_LOG := runs/demo/train.log
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench gpu train-demo clean
+.PHONY: help demo test test-all test-full lint bench gpu train-demo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,7 +26,10 @@ test: lint ## lint, types and the quick tests
 	$(BIN)/python -m pytest
 
 test-all: lint ## the same with the slow tests
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -m 'not full_size'
+
+test-full: .venv/.stamp-dev ## models of full size with random weights: an hour, 40 GB of disk
+	$(BIN)/python -m pytest -m full_size tests/full_size
 
 lint: .venv/.stamp-dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -37,6 +40,7 @@ bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchm
 	$(BIN)/python -m benchmarks.gs_latency
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.gs_quality
+	$(BIN)/python -m benchmarks.peers
 
 gpu: .venv/.stamp-dev ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
 	$(BIN)/python -m benchmarks.gpu.kernels

@@ -30,6 +30,19 @@ def plot_kinds(summaries: Mapping[str, Summary], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def plot_times(seconds: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Write horizontal bars of seconds, one panel for each job; contestants of ours, in colour, come last."""
+    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    for axes, (title, times) in zip(figure.subplots(1, len(seconds), squeeze=False)[0], seconds.items(), strict=True):
+        colors = ["#2a78d6" if name.startswith("segrefine") else "#b8b8b8" for name in times]
+        bars = axes.barh(list(times), list(times.values()), color=colors)
+        axes.bar_label(bars, fmt="%.3g s", padding=3)
+        axes.set(title=title, xlim=(0, 1.2 * max(times.values())))
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
 def contact_sheet(
     cases: Sequence[Case], outcomes: Mapping[str, Outcome], method: str, path: Path, *, rows: int = 3
 ) -> None:
