@@ -1,0 +1,94 @@
+"""Around every request: its id, the API key, the log, the figures, and errors as problem documents."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segrefine.serve.body import HungUp
+from segrefine.serve.journal import log, log_failure
+from segrefine.serve.metrics import Metrics
+from segrefine.serve.problem import MEDIA_TYPE, Problem, problem_of
+
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_GUARDED = ("/v1/", "/metrics")
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
+}
+
+
+class Envelope:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None) -> None:
+        self._app, self._metrics, self._api_key = app, metrics, api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, whatever happens in it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, headers = time.perf_counter(), Headers(scope=scope)
+        asked = headers.get("x-request-id", "")
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, problem = 0, None
+
+        async def told_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                out = MutableHeaders(raw=message.setdefault("headers", []))
+                out["X-Request-ID"] = request_id
+                for name, value in _SECURITY.items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check_key(scope["path"], headers)
+            await self._app(scope, receive, told_send)
+        except (HungUp, OSError) as error:  # writing to who has gone is an OSError
+            problem = "hung_up"
+            self._metrics.saw_hang_up()
+            if not isinstance(error, HungUp):
+                log_failure(request_id, error)
+        except Exception as error:
+            answer = problem_of(error)
+            problem = answer.code
+            if answer.code == "internal_error" or answer.status == 500:
+                log_failure(request_id, error)
+            if not status:
+                await problem_response(answer, request_id)(scope, receive, told_send)
+        seconds = time.perf_counter() - began
+        route = getattr(scope.get("route"), "path", "none")
+        self._metrics.saw_request(route, status, seconds)
+        if route not in ("/v2/health/live", "/v2/health/ready", "/metrics"):
+            log("request", request_id=request_id, method=scope["method"][:16], route=route, status=status,
+                ms=round(1e3 * seconds, 1), **({"code": problem} if problem else {}))  # fmt: skip
+
+    def _check_key(self, path: str, headers: Headers) -> None:
+        if self._api_key is None or not path.startswith(_GUARDED):
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not secrets.compare_digest(sent.encode(), self._api_key.encode()):
+            raise Problem(
+                401, "unauthorized", "the service's key in Authorization: Bearer …", "another" if sent else "none",
+                "ask who runs the service for its key", {"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    """The answer that tells a problem."""
+    return Response(
+        problem.to_json(request_id), problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE
+    )
+
+
