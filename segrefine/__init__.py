@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    *("AsyncClient", "Bundle", "Client", "Refiner", "SegrefineError", "Segmenter", "__version__"),
-    *("build_engine", "load_engine"),
-]
+    "AsyncClient", "Bundle", "Client", "Refiner", "SegrefineError", "Segmenter", "__version__", "build_engine",
+    "load_engine",
+]  # fmt: skip
 
 _HOMES = {
     "AsyncClient": "segrefine.client",

@@ -14,7 +14,8 @@ OPENAPI: dict[str, Any] = {
 }
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The file's bytes in base64."}
-_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEklEQVR4nGNg+M/A8J8BCBgAABLwAf9yEy0AAAAASUVORK5CYII="
+_PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR42mP8z8DAwAAABQcBAcLx+BkAAAAASUVORK5CYII="
+"""Two white pixels above two black ones, which pass as an image and as a mask."""
 _PROBLEMS = {
     400: Problem(400, "bad_json", "JSON in UTF-8", "Expecting value: line 1 column 1 (char 0)", "see /docs"),
     401: Problem(401, "unauthorized", "the service's key in Authorization: Bearer …", "none", "ask who runs it"),
@@ -29,7 +30,7 @@ _PROBLEMS = {
     503: Problem(503, "draining", "a service that stays", "one that is about to stop", "try again after 1 s"),
     504: Problem(504, "timeout", "an answer within 60 s (--timeout)", "none by then", "send a smaller image"),
 }
-_MASK = {"format": "png", "data": _PIXEL}
+_MASK = {"format": "png", "data": _PIXELS}
 _ANSWERS = {
     "refine": {"request_id": "6f1ed002ab559585", "model": "demo", "label": "fox", "size": [2, 2], "mask": _MASK,
                "changed": 0.25, "iou_with_coarse": 0.71, "warnings": [], "seconds": {"read": 0.001, "write": 0.001}},
@@ -38,8 +39,8 @@ _ANSWERS = {
                 "seconds": {"read": 0.001, "write": 0.001}},
 }  # fmt: skip
 _EXAMPLES: dict[str, dict[str, Any]] = {
-    "refine": {"image": _PIXEL, "mask": _PIXEL, "label": "fox", "maps": ["probability"]},
-    "segment": {"image": _PIXEL, "phrases": ["the fox", "the red car"], "samples": 4, "maps": ["uncertainty"]},
+    "refine": {"image": _PIXELS, "mask": _PIXELS, "label": "fox", "maps": ["probability"]},
+    "segment": {"image": _PIXELS, "phrases": ["the fox", "the red car"], "samples": 4, "maps": ["uncertainty"]},
 }
 
 

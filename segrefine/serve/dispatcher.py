@@ -175,8 +175,11 @@ class Dispatcher:
         began = time.perf_counter()
         name, works = batch[0].model.served.name, [entry.work for entry in batch]
         self._metrics.saw_batch(name, len(batch))
+        answers: Sequence[Answer | BaseException]
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._pool, batch[0].model.run, works)
+        except BaseException as error:  # who waits must hear of it, whatever it is
+            answers = [error] * len(batch)
         finally:
             self._busy -= 1
             for entry in batch:

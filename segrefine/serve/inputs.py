@@ -166,9 +166,15 @@ def _check_size(content: bytes, limits: Limits) -> None:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise _too_large(limits, str(error)) from None
     except Exception:  # Pillow's readers fail in many ways; the one reader of pictures says how
         load_image(content)
         return
     if width * height > limits.megapixels * 1e6:
-        raise Problem(413, "image_too_large", f"at most {limits.megapixels:g} megapixels (--max-megapixels)",
-                      f"{width}×{height} pixels", "scale it down")  # fmt: skip
+        raise _too_large(limits, f"{width}×{height} pixels")
+
+
+def _too_large(limits: Limits, got: str) -> Problem:
+    expected = f"pictures of at most {limits.megapixels:g} megapixels (--max-megapixels)"
+    return Problem(413, "image_too_large", expected, got, "scale it down")

@@ -28,13 +28,12 @@ class JsonLines(logging.Formatter):
 
 
 def start_log() -> None:
-    """Sends the service's log, and the HTTP library's warnings, to stderr."""
+    """Sends the service's log, and what every library warns of, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("segrefine.serve", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    LOGGER.setLevel(logging.INFO)
 
 
 def log(event: str, **members: Any) -> None:

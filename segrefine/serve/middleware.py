@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -22,6 +23,7 @@ _SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
 }
+_STOPPED = Problem(503, "stopped", "a service that stays", "one that was stopped", "try again", {"Retry-After": "1"})
 
 
 class Envelope:
@@ -59,6 +61,10 @@ class Envelope:
             self._metrics.saw_hang_up()
             if not isinstance(error, HungUp):
                 log_failure(request_id, error)
+        except asyncio.CancelledError:  # a second signal, or no time left to drain
+            if not status:
+                await problem_response(_STOPPED, request_id)(scope, receive, told_send)
+            raise
         except Exception as error:
             answer = problem_of(error)
             problem = answer.code

@@ -44,9 +44,13 @@ def add_pages(app: FastAPI) -> None:
     async def documentation(request: Request) -> Response:
         return answer(request, "page/docs.html")
 
-    @app.get("/{folder:path}/{name}", include_in_schema=False)
-    async def file(request: Request, folder: str, name: str) -> Response:
-        return answer(request, f"{folder}/{name}")
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part(request: Request, name: str) -> Response:
+        return answer(request, f"page/{name}")
+
+    @app.get("/samples/{name:path}", include_in_schema=False)
+    async def sample(request: Request, name: str) -> Response:
+        return answer(request, f"samples/{name}")
 
 
 def _media_type(path: Path) -> str:

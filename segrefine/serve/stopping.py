@@ -21,11 +21,11 @@ class Stopped(Exception):
 @contextmanager
 def stoppable(unwanted: Callable[[], bool]) -> Iterator[None]:
     """A context in which this thread's engines raise `Stopped` once `unwanted()` is true."""
-    _thread.unwanted = unwanted
+    before, _thread.unwanted = getattr(_thread, "unwanted", None), unwanted
     try:
         yield
     finally:
-        del _thread.unwanted
+        _thread.unwanted = before
 
 
 class StoppableEngine(Closing):
