@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
 from dataclasses import dataclass
 from types import FrameType
 
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segrefine.errors import SettingsError
 from segrefine.serve.journal import LOGGER, log, start_log
-from segrefine.serve.problem import MEDIA_TYPE, Problem
-
-_HEADER_BYTES = 2**16
+from segrefine.serve.protocol import HEADER_BYTES, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +49,8 @@ def run_server(app: FastAPI, listening: socket.socket) -> bool:
     """
     start_log()
     config = uvicorn.Config(
-        app, http=_Protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-        timeout_keep_alive=15, timeout_graceful_shutdown=5, h11_max_incomplete_event_size=_HEADER_BYTES,
+        app, http=Protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        timeout_keep_alive=15, timeout_graceful_shutdown=5, h11_max_incomplete_event_size=HEADER_BYTES,
     )  # fmt: skip
     server = _Server(config)
     asyncio.run(server.serve([listening]))
@@ -96,16 +91,3 @@ class _Server(uvicorn.Server):
         if not task.cancelled() and (error := task.exception()):
             LOGGER.error("warming up failed", exc_info=error)
             self.went_well, self.should_exit = False, True
-
-
-class _Protocol(H11Protocol):
-    """HTTP/1.1, whose own errors are problem documents too."""
-
-    def send_400_response(self, msg: str) -> None:
-        expected = f"a request in HTTP/1.1 with headers of at most {_HEADER_BYTES // 1024} KiB"
-        problem = Problem(400, "bad_http", expected, msg, "check the client")
-        body = json.dumps(problem.to_dict("none")).encode()
-        headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
-        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()

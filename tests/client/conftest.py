@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serve.conftest import Service, running
+from benchmarks.serve.process import Service, running
 
 
 @pytest.fixture(scope="session")

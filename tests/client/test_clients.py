@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from benchmarks.serve.process import Service
 from segrefine import AsyncClient, Client, Refiner
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.client.calls import Patience
@@ -21,7 +22,6 @@ from segrefine.client.replies import read_refine_reply, read_segment_reply
 from segrefine.errors import ImageError, MaskError, ServiceError
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
-from tests.serve.conftest import Service
 
 IMAGE, MASK = (demo_samples() / kind / "02-car-erode.png" for kind in ("images", "masks"))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.conftest import Service, running
+from benchmarks.serve.process import Service, running
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip

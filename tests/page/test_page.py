@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.serve.process import Service
 from segrefine.assets import demo_samples
 from segrefine.runtime.rle import decode_rle
-from tests.serve.conftest import Service
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
 SAMPLE = "07-crown-spill"

@@ -15,12 +15,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.serve.process import Service
 from segrefine import Refiner, Segmenter
 from segrefine.assets import demo_bundle, demo_gs_bundle
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.rle import decode_rle
-from tests.serve.conftest import Service
 
 Make = Callable[..., dict[str, Any]]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import Service
+from benchmarks.serve.process import Service
 
 Make = Callable[..., dict[str, Any]]
 
@@ -278,6 +278,19 @@ def test_bad_http(service: Service, wire: bytes) -> None:
     received = talk(service, wire)
     assert b" 400 " in received or b" 501 " in received, received
     assert b'"code": "bad_http"' in received and b'"hint"' in received, received
+
+
+def test_bad_chunk_after_a_good_start(service: Service) -> None:
+    received = talk(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n{\r\n", b"zz\r\n")
+    assert received.count(b"HTTP/1.1") == 1 and b'"code": "bad_http"' in received
+    talk(service, HEAD.replace(b"POST", b"PUT") + b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n")
+
+
+def test_head_that_never_ends(service: Service) -> None:
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=20) as wire:
+        wire.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        assert b" 408 " in wire.recv(65536)
 
 
 def test_chunked_body_that_grows_past_the_limit(service: Service) -> None:

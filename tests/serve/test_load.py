@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.conftest import Service, running
+from benchmarks.serve.process import Service, running
 
 Make = Callable[..., dict[str, Any]]
 HEAVY = {"phrases": ["the car"] * 200, "samples": 16}
