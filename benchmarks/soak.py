@@ -57,10 +57,10 @@ def _describe_soak(figures: Mapping[str, Any]) -> str:
         ("answers of 5xx", ours["server_errors"], "0"),
         ("memory growth after warm-up, MB", ours["memory_growth_mb"], "< 100"),
         ("memory at the end, MB", ours["memory_at_end_mb"], ""),
-        (f"growth of the leaking control over {control['requests']} requests, MB", control["memory_growth_mb"], "> 100"),
+        (f"the same of the leaking control, {control['requests']} requests", control["memory_growth_mb"], "> 100"),
         ("requests a second", ours["per_second"], ""),
     ]
-    text = "Images of 48 to 768 pixels; one in four refined with all its maps, the others segmented by one to three phrases."
+    text = "Images of 48 to 768 pixels; one in four is refined, with its rounds, the others segmented."
     note = "Clients wait and ask again where the service is full, as `segrefine.Client` does by itself."
     return f"## Soak\n\n{text}\n{note}\n\n" + markdown_table(("figure", "measured", "bar"), rows)
 
