@@ -25,7 +25,7 @@ class Address:
     port: int = 8000
 
     def bind(self) -> socket.socket:
-        """A socket that is bound there.
+        """A socket that listens there: who connects before the service runs waits for it.
 
         Raises:
             SettingsError: it cannot be had.
@@ -35,6 +35,7 @@ class Address:
             listening = socket.socket(family, socket.SOCK_STREAM)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind((self.host, self.port))
+            listening.listen(2048)
         except (OSError, OverflowError) as error:
             message = f"cannot listen on {self.host} port {self.port}: {getattr(error, 'strerror', None) or error}"
             raise SettingsError(message, hint="choose another --port or --host; --port 0 takes a free one") from error

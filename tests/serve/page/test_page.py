@@ -55,13 +55,13 @@ def expected_mask(service: Service, name: str, label: str) -> NDArray[np.bool_]:
     return np.asarray(Image.open(io.BytesIO(answer.content))) > 0
 
 
-def test_whole_flow(page: Any, served: Service) -> None:
+def test_whole_flow(page: Any, service: Service) -> None:
     pick(page)
     assert page.input_value("#words") == "crown"
     refine(page)
     mask = np.asarray(Image.open(io.BytesIO(download(page, "#save-png")))) > 127
     mask = mask if mask.ndim == 2 else mask[..., 0]
-    np.testing.assert_array_equal(mask, expected_mask(served, SAMPLE, "crown"))
+    np.testing.assert_array_equal(mask, expected_mask(service, SAMPLE, "crown"))
     rle = json.loads(download(page, "#save-rle"))
     np.testing.assert_array_equal(decode_rle(rle), mask)
     oracle = pytest.importorskip("pycocotools.mask")
@@ -209,7 +209,7 @@ def test_own_picture(page: Any, tmp_path: Path) -> None:
     assert canvas(page, "after").shape == (90, 160, 4)
 
 
-def test_stop(page: Any, served: Service) -> None:
+def test_stop(page: Any, service: Service) -> None:
     pick(page)
     page.locator("input[name=method][value=segment]").check(force=True)
     page.fill("#words", ", ".join(["the crown"] * 200))
@@ -242,7 +242,7 @@ def test_first_paint(page: Any) -> None:
     assert 0 < painted < 1000
 
 
-def test_documentation(page: Any, served: Service) -> None:
-    page.goto(served.url + "/docs")
+def test_documentation(page: Any, service: Service) -> None:
+    page.goto(service.url + "/docs")
     page.wait_for_selector("text='/v1/segment'")
     assert page.locator("section.card").count() >= 6

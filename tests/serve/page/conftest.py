@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serve.process import Service, running
+from benchmarks.serve.process import Service
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -24,14 +24,8 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("page"), "demo", "demo-gs") as service:
-        yield service
-
-
 @pytest.fixture
-def page(browser: Any, served: Service, request: pytest.FixtureRequest) -> Iterator[Any]:
+def page(browser: Any, service: Service, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page, open; fails where it writes an error to the console, or asks another host for anything."""
     context = browser.new_context(**getattr(request, "param", {}), accept_downloads=True)
     page = context.new_page()
@@ -39,9 +33,9 @@ def page(browser: Any, served: Service, request: pytest.FixtureRequest) -> Itera
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    ours = (served.url, "blob:")
+    ours = (service.url, "blob:")
     page.on("request", lambda each: None if each.url.startswith(ours) else complaints.append(each.url))
-    page.goto(served.url)
+    page.goto(service.url)
     page.wait_for_selector("[data-sample]")
     page.complaints = complaints
     yield page
