@@ -53,7 +53,7 @@ def fuzz(requests: int, seed: int = 0) -> dict[str, Any]:
             with service.http() as http:
                 healthy = http.get("/v2/health/ready").status_code == 200
             idle = service.metric("segrefine_running") + service.metric("segrefine_queue_length") == 0
-            failures = service.events("failure")
+            failures, strays = service.events("failure"), service.strays()
             alive = service.process.poll() is None
     return {
         "requests": sum(outcomes.values()), "seed": seed, "outcomes": dict(sorted(outcomes.items())),
@@ -61,6 +61,7 @@ def fuzz(requests: int, seed: int = 0) -> dict[str, Any]:
                           if name not in ("closed", "hung up")),
         "server_errors": sum(count for name, count in outcomes.items() if name.isdecimal() and name[0] == "5"),
         "logged_failures": dict(Counter(each["error"] for each in failures)),
+        "stray_log_lines": len(strays), "stray_example": strays[0][:200] if strays else None,
         "hangs": outcomes["hung"], "crashed": not alive, "healthy_after": healthy, "idle_after": idle,
         "seconds": spent,
     }  # fmt: skip

@@ -36,8 +36,15 @@ class Service:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """What the log says under a name."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = [json.loads(line) for line in self._lines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
+
+    def strays(self) -> list[str]:
+        """Lines of the log that are not its own: C libraries write to stderr too."""
+        return [line for line in self._lines() if not line.startswith("{")]
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines()
 
     def metric(self, name: str) -> float:
         """A figure without labels, or the sum over all of them."""
