@@ -18,12 +18,29 @@ from segrefine.serve.problem import MEDIA_TYPE, Problem, problem_of
 
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _GUARDED = ("/v1/", "/metrics")
+_UNLOGGED = ("/v2/health/live", "/v2/health/ready", "/metrics")
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
 }
 _STOPPED = Problem(503, "stopped", "a service that stays", "one that was stopped", "try again", {"Retry-After": "1"})
+
+
+class _Sender:
+    """Sends an answer with the headers that every answer has, and remembers its status; 0 while there is none."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send, self._request_id, self.status = send, request_id, 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            out = MutableHeaders(raw=message.setdefault("headers", []))
+            out["X-Request-ID"] = self._request_id
+            for name, value in _SECURITY.items():
+                out.setdefault(name, value)
+        await self._send(message)
 
 
 class Envelope:
@@ -37,47 +54,37 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, headers = time.perf_counter(), Headers(scope=scope)
-        asked = headers.get("x-request-id", "")
+        began, asked = time.perf_counter(), Headers(scope=scope).get("x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        status, problem = 0, None
+        sender = _Sender(send, request_id)
+        code = await self._answer(scope, receive, sender, request_id)
+        seconds, route = time.perf_counter() - began, getattr(scope.get("route"), "path", "none")
+        self._metrics.saw_request(route, sender.status, seconds)
+        if route not in _UNLOGGED:
+            log("request", request_id=request_id, method=scope["method"][:16], route=route, status=sender.status,
+                ms=round(1e3 * seconds, 1), **({"code": code} if code else {}))  # fmt: skip
 
-        async def told_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                out = MutableHeaders(raw=message.setdefault("headers", []))
-                out["X-Request-ID"] = request_id
-                for name, value in _SECURITY.items():
-                    out.setdefault(name, value)
-            await send(message)
-
+    async def _answer(self, scope: Scope, receive: Receive, sender: _Sender, request_id: str) -> str | None:
+        """Answers; gives the code of what went wrong."""
         try:
-            self._check_key(scope["path"], headers)
-            await self._app(scope, receive, told_send)
-        except (HungUp, OSError) as error:  # writing to who has gone is an OSError
-            problem = "hung_up"
-            self._metrics.saw_hang_up()
-            if not isinstance(error, HungUp):
-                log_failure(request_id, error)
+            self._check_key(scope["path"], Headers(scope=scope))
+            await self._app(scope, receive, sender)
+            return None
         except asyncio.CancelledError:  # a second signal, or no time left to drain
-            if not status:
-                await problem_response(_STOPPED, request_id)(scope, receive, told_send)
+            if not sender.status:
+                await problem_response(_STOPPED, request_id)(scope, receive, sender)
             raise
+        except HungUp:
+            self._metrics.saw_hang_up()
+            return "hung_up"
         except Exception as error:
-            answer = problem_of(error)
-            problem = answer.code
-            if answer.code == "internal_error" or answer.status == 500:
+            problem = problem_of(error)
+            if problem.status == 500:
                 log_failure(request_id, error)
-            if not status:
-                await problem_response(answer, request_id)(scope, receive, told_send)
-        seconds = time.perf_counter() - began
-        route = getattr(scope.get("route"), "path", "none")
-        self._metrics.saw_request(route, status, seconds)
-        if route not in ("/v2/health/live", "/v2/health/ready", "/metrics"):
-            log("request", request_id=request_id, method=scope["method"][:16], route=route, status=status,
-                ms=round(1e3 * seconds, 1), **({"code": problem} if problem else {}))  # fmt: skip
+            if not sender.status:
+                await problem_response(problem, request_id)(scope, receive, sender)
+            return problem.code
 
     def _check_key(self, path: str, headers: Headers) -> None:
         if self._api_key is None or not path.startswith(_GUARDED):
