@@ -139,7 +139,7 @@ def _forms() -> dict[str, tuple[str, list[Form], float]]:
 
 def _direct(repeats: int) -> dict[str, dict[str, float]]:
     """Median seconds of a call in this process, by method: of the pipeline alone, and from the files to the PNG."""
-    sent = {name.partition(",")[0]: forms for name, (_, forms, _) in _forms().items()}
+    sent = {name.removesuffix(", many images"): forms for name, (_, forms, _) in _forms().items()}
     times: dict[str, dict[str, float]] = {}
     with Refiner.from_bundle(demo_bundle()) as refine, Segmenter.from_bundle(demo_gs_bundle()) as segment:
 
