@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import Metrics
@@ -52,7 +53,7 @@ class Place:
 @dataclass(eq=False, kw_only=True)
 class _Entry:
     work: Work
-    model: Model  # type: ignore[type-arg]  # of either method
+    model: Model[Any]
     key: Hashable | None
     place: Place
     answer: asyncio.Future[Answer]
@@ -71,6 +72,7 @@ class Dispatcher:
         self._limits, self._metrics = limits, metrics
         self._pool = ThreadPoolExecutor(limits.workers, "worker")
         self._waiting: deque[_Entry] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._busy = self._held = 0
         self._seconds = 1.0
         self._empty = asyncio.Event()
@@ -102,7 +104,7 @@ class Dispatcher:
         self._count()
         return Place(self)
 
-    async def compute(self, model: Model, work: Work, place: Place) -> Answer:  # type: ignore[type-arg]
+    async def compute(self, model: Model[Any], work: Work, place: Place) -> Answer:
         """The answer to a request. Cancelling the call takes it out of the queue, or stops it at its next step.
 
         Raises:
@@ -124,7 +126,7 @@ class Dispatcher:
             if entry in self._waiting:
                 self._waiting.remove(entry)
 
-    async def run_aside(self, model: Model) -> None:  # type: ignore[type-arg]
+    async def run_aside(self, model: Model[Any]) -> None:
         """Warms a model up on a worker."""
         await asyncio.get_running_loop().run_in_executor(self._pool, model.warm_up)
 
@@ -160,8 +162,13 @@ class Dispatcher:
                 entry.place.running = True
             self._busy += 1
             task = asyncio.ensure_future(self._run(batch))
-            task.add_done_callback(lambda _: self._hand_out())
+            self._tasks.add(task)  # the loop itself would let go of it
+            task.add_done_callback(self._go_on)
         self._count()
+
+    def _go_on(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._hand_out()
 
     def _company(self, first: _Entry) -> list[_Entry]:
         if first.key is None:

@@ -51,7 +51,7 @@ def run_server(app: FastAPI, listening: socket.socket) -> bool:
     start_log()
     config = uvicorn.Config(
         app, http=Protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-        timeout_keep_alive=15, timeout_graceful_shutdown=5, h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_keep_alive=15, timeout_graceful_shutdown=10, h11_max_incomplete_event_size=HEADER_BYTES,
     )  # fmt: skip
     server = _Server(config)
     asyncio.run(server.serve([listening]))
