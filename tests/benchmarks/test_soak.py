@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.serve.fuzz import fuzz
 from benchmarks.serve.soak import soak
 
@@ -12,6 +14,7 @@ def test_hostile_requests_leave_the_service_healthy() -> None:
     assert found["healthy_after"] and found["idle_after"] and found["logged_failures"] == {}
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_and_a_leak_is_seen() -> None:
     found = soak(40, 120)
     assert found["service"]["outcomes"] == {"answered": 40} and found["service"]["server_errors"] == 0
