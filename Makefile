@@ -41,6 +41,7 @@ bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchm
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.gs_quality
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.soak
 
 gpu: .venv/.stamp-dev ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
 	$(BIN)/python -m benchmarks.gpu.kernels

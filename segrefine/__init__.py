@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segrefine.bundle import Bundle
+    from segrefine.client import AsyncClient, Client
     from segrefine.engines import build_engine, load_engine
     from segrefine.errors import SegrefineError
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Refiner", "SegrefineError", "Segmenter", "__version__", "build_engine", "load_engine"]
+__all__ = [
+    "AsyncClient", "Bundle", "Client", "Refiner", "SegrefineError", "Segmenter", "__version__", "build_engine",
+    "load_engine",
+]  # fmt: skip
 
 _HOMES = {
+    "AsyncClient": "segrefine.client",
     "Bundle": "segrefine.bundle",
+    "Client": "segrefine.client",
     "Refiner": "segrefine.runtime.pipeline",
     "Segmenter": "segrefine.runtime.segmenter",
     "SegrefineError": "segrefine.errors",

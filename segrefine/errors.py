@@ -14,6 +14,7 @@
     ├── PromptError (ValueError)               a label that is empty or too long
     ├── SettingsError (ValueError)             an option outside its range
     ├── OutputError (OSError)                  a place that cannot be written to
+    ├── ServiceError (RuntimeError)            a service that cannot be reached, or answered with a problem
     └── MissingDependencyError (ImportError)   a package of an extra that is not installed
 
 A message says what was expected and what came; `hint` says what to do about it.
@@ -84,6 +85,28 @@ class SettingsError(SegrefineError, ValueError):
 
 class OutputError(SegrefineError, OSError):
     """A place that cannot be written to."""
+
+
+class ServiceError(SegrefineError, RuntimeError):
+    """A service that cannot be reached, or that answered with a problem.
+
+    Attributes:
+        status: HTTP's code; None where no answer came.
+        code: the problem's, such as "queue_full".
+        request_id: under which the service's log has the request.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status, self.code, self.request_id = status, code, request_id
 
 
 class MissingDependencyError(SegrefineError, ImportError):

@@ -22,6 +22,7 @@ TREE = {
     errors.PromptError: ValueError,
     errors.SettingsError: ValueError,
     errors.OutputError: OSError,
+    errors.ServiceError: RuntimeError,
     errors.MissingDependencyError: ImportError,
 }
 

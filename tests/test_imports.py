@@ -1,4 +1,4 @@
-"""The lean install: everything but reference and export imports without torch, and without any other extra."""
+"""The lean install: everything but reference, export and serve imports without torch, and without any other extra."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ EXTRAS = (
     "safetensors",
     "cv2",
     "skimage",
+    "fastapi",
+    "uvicorn",
+    "prometheus_client",
+    "httpx",
 )
 ROOT = Path(segrefine.__file__).parent
 MODULES = sorted(
     "segrefine." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for file in ROOT.rglob("*.py")
-    if file.relative_to(ROOT).parts[0] not in {"reference", "export"} and not file.name.startswith("__")
+    if file.relative_to(ROOT).parts[0] not in {"reference", "export", "serve"} and not file.name.startswith("__")
 )
 
 

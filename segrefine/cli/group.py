@@ -20,6 +20,7 @@ from segrefine.cli.parity import parity
 from segrefine.cli.refine import refine
 from segrefine.cli.samples import samples
 from segrefine.cli.segment import segment
+from segrefine.cli.serve import serve
 from segrefine.errors import SegrefineError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -64,5 +65,5 @@ def main() -> None:
     """
 
 
-for command in (refine, segment, evaluate, demo, samples, export, build_engine, inspect, parity, doctor):
+for command in (refine, segment, evaluate, demo, samples, export, build_engine, inspect, parity, doctor, serve):
     main.add_command(command)

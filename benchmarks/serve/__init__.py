@@ -1,0 +1,1 @@
+"""Benchmarks of the service; `benchmarks.soak` runs them all."""

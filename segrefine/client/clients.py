@@ -1,0 +1,210 @@
+"""The clients: one that waits, and its twin for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from segrefine.client.calls import Call, ImageSource, MaskSource, Patience, refine_call, refusal, segment_call
+from segrefine.client.replies import RefineReply, SegmentReply, read_refine_reply, read_segment_reply
+from segrefine.errors import MissingDependencyError, ServiceError
+
+if TYPE_CHECKING:
+    import httpx
+
+URL = "http://127.0.0.1:8000"
+
+
+class Client:
+    """Talks to a service; a context manager that closes its connections. Threads may share one.
+
+    Args:
+        url: of the service, such as ``"http://127.0.0.1:8000"``.
+        api_key: where the service takes one.
+        timeout: seconds for each attempt.
+        retries: attempts after the first, where the service is full, not ready, or not reached.
+
+    Raises:
+        MissingDependencyError: httpx is not installed.
+    """
+
+    def __init__(
+        self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8
+    ) -> None:
+        self._patience, self._httpx = Patience(retries=retries), _import_httpx()
+        self._http = self._httpx.Client(base_url=url, timeout=timeout, headers=_key(api_key))
+
+    def refine(
+        self, image: ImageSource, mask: MaskSource, label: str, *,
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (),
+    ) -> RefineReply:  # fmt: skip
+        """The refined mask.
+
+        Args:
+            image: a file, its bytes, or uint8 (H, W, 3) RGB.
+            mask: a file, its bytes, or bool or float (H, W) in [0, 1], at the image's size.
+            label: what the mask shows, such as "fox".
+            seed: of the noise.
+            model: one of `models()`; without, the first that can.
+            maps: what else is wanted: probability, paper_probability, overlay, rounds.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            ServiceError: no service there, or it refuses; `code` says why.
+        """
+        return read_refine_reply(self._call(refine_call(image, mask, label, seed, model, maps)))
+
+    def segment(
+        self, image: ImageSource, phrases: Sequence[str], *,
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
+    ) -> SegmentReply:  # fmt: skip
+        """The masks of what the phrases name.
+
+        Args:
+            image: a file, its bytes, or uint8 (H, W, 3) RGB.
+            phrases: what to look for.
+            seed: of the noise.
+            model: one of `models()`; without, the first that can.
+            maps: what else is wanted: probability, uncertainty, label_map, overlay.
+            settings: others than the model's: samples, steps, sampler, guidance_scale, image_guidance_scale, edges.
+
+        Raises:
+            ImageError: the picture cannot be read.
+            ServiceError: no service there, or it refuses; `code` says why.
+        """
+        return read_segment_reply(self._call(segment_call(image, phrases, seed, model, maps, settings)))
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models that the service has.
+
+        Raises:
+            ServiceError: no service there.
+        """
+        return list(self._call("/v1/models")["models"])
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, call: Call | str) -> dict[str, Any]:
+        attempt = 0
+        while True:
+            attempt += 1
+            answer, failed = None, None
+            try:
+                answer = self._http.request(**_request(call))
+            except self._httpx.TransportError as error:
+                failed = error
+            wait = _next_wait(self._httpx, self._patience, attempt, answer, failed)
+            if wait is None:
+                return _read(answer, failed)
+            time.sleep(wait)
+
+
+class AsyncClient:
+    """The same for asyncio; an asynchronous context manager. See `Client` for every argument and error."""
+
+    def __init__(
+        self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8
+    ) -> None:
+        self._patience, self._httpx = Patience(retries=retries), _import_httpx()
+        self._http = self._httpx.AsyncClient(base_url=url, timeout=timeout, headers=_key(api_key))
+
+    async def refine(
+        self, image: ImageSource, mask: MaskSource, label: str, *,
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (),
+    ) -> RefineReply:  # fmt: skip
+        """The refined mask; see `Client.refine`."""
+        call = await asyncio.to_thread(refine_call, image, mask, label, seed, model, maps)
+        return await asyncio.to_thread(read_refine_reply, await self._call(call))
+
+    async def segment(
+        self, image: ImageSource, phrases: Sequence[str], *,
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
+    ) -> SegmentReply:  # fmt: skip
+        """The masks of what the phrases name; see `Client.segment`."""
+        call = await asyncio.to_thread(segment_call, image, phrases, seed, model, maps, settings)
+        return await asyncio.to_thread(read_segment_reply, await self._call(call))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that the service has; see `Client.models`."""
+        return list((await self._call("/v1/models"))["models"])
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(self, call: Call | str) -> dict[str, Any]:
+        attempt = 0
+        while True:
+            attempt += 1
+            answer, failed = None, None
+            try:
+                answer = await self._http.request(**_request(call))
+            except self._httpx.TransportError as error:
+                failed = error
+            wait = _next_wait(self._httpx, self._patience, attempt, answer, failed)
+            if wait is None:
+                return _read(answer, failed)
+            await asyncio.sleep(wait)
+
+
+def _import_httpx() -> ModuleType:
+    try:
+        import httpx
+    except ImportError as error:
+        raise MissingDependencyError("httpx is not installed", hint='pip install "segrefine[client]"') from error
+    return httpx
+
+
+def _key(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _request(call: Call | str) -> dict[str, Any]:
+    if isinstance(call, str):
+        return {"method": "GET", "url": call}
+    files = {name: (name, content) for name, content in call.files.items()}  # no name of this machine is sent
+    return {"method": "POST", "url": call.path, "data": call.fields, "files": files}
+
+
+def _next_wait(
+    library: ModuleType, patience: Patience, attempt: int, answer: httpx.Response | None, failed: Exception | None
+) -> float | None:
+    """Seconds until the next attempt; None where this one counts. What the service computes may be computed twice."""
+    if answer is not None:
+        return patience.wait(attempt, answer.status_code, answer.headers.get("retry-after"))
+    given_up = isinstance(failed, (library.ReadTimeout, library.WriteTimeout, library.UnsupportedProtocol))
+    return None if given_up else patience.wait(attempt, None, None)
+
+
+def _read(answer: httpx.Response | None, failed: Exception | None) -> dict[str, Any]:
+    if answer is None:
+        message = f"the service cannot be reached: {failed or 'no answer'} ({type(failed).__name__})"
+        raise ServiceError(message, hint="check the address, and that `segrefine serve` runs there") from failed
+    try:
+        document = answer.json()
+    except ValueError:
+        document = None
+    if not answer.is_success or not isinstance(document, dict):
+        raise refusal(answer.status_code, document)
+    return document

@@ -1,0 +1,128 @@
+"""What a result is answered with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.runtime.metrics import iou
+from segrefine.runtime.pictures import overlay, overlay_labels
+from segrefine.runtime.pipeline import Refinement, Round
+from segrefine.runtime.segmenter import Segment, Segmentation
+from segrefine.serve.encode import (
+    label_map_png,
+    label_map_value,
+    mask_png,
+    mask_value,
+    picture_value,
+    soft_value,
+)
+from segrefine.serve.inputs import RefineParameters, SegmentParameters
+from segrefine.serve.work import Answer, Work
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Decode = Callable[[Floats], Pixels]
+
+
+def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Decode, work: Work) -> Answer:
+    """The answer for a refined mask.
+
+    Args:
+        image: uint8 (H, W, 3).
+        coarse: float32 (H, W).
+        result: what was made of them.
+        decode: latents → picture, such as `Refiner.decode`.
+        work: what was asked.
+    """
+    began = time.perf_counter()
+    if work.media == "png":
+        picture = mask_png(result.mask)
+        return Answer(values={}, picture=picture, seconds={**result.seconds, "write": time.perf_counter() - began})
+    asked = cast(RefineParameters, work.parameters)
+    values: dict[str, Any] = {
+        "label": asked.label,
+        "size": [image.shape[1], image.shape[0]],
+        "mask": mask_value(result.mask, asked.format),
+        "changed": float(((coarse > 0.5) != result.mask).mean()),
+        "iou_with_coarse": iou(coarse > 0.5, result.mask),
+        "warnings": [] if result.mask.any() else ["the refined mask is empty: the model found nothing of the label"],
+    }
+    if "probability" in asked.maps:
+        values["probability"] = soft_value(result.probability, asked.soft_format)
+    if "paper_probability" in asked.maps:
+        values["paper_probability"] = soft_value(result.paper_probability, asked.soft_format)
+    if "overlay" in asked.maps:
+        values["overlay"] = picture_value(overlay(image, result.mask))
+    if "rounds" in asked.maps:
+        size = image.shape[0], image.shape[1]
+        values["rounds"] = [_round_value(each, decode, size) for each in result.rounds]
+    return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
+
+
+def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
+    """The answer for the masks of phrases.
+
+    Args:
+        image: uint8 (H, W, 3).
+        result: what was found.
+        work: what was asked.
+    """
+    began = time.perf_counter()
+    if work.media == "png":
+        picture = label_map_png(result.label_map())
+        return Answer(values={}, picture=picture, seconds={**result.seconds, "write": time.perf_counter() - began})
+    asked = cast(SegmentParameters, work.parameters)
+    entries = [_segment_value(each, asked) for each in result.segments]
+    values: dict[str, Any] = {
+        "size": [image.shape[1], image.shape[0]],
+        "segments": entries,
+        "warnings": [f"nothing was taken for {each['phrase']!r}" for each in entries if not each["area"]],
+    }
+    if {"label_map", "overlay"} & set(asked.maps):
+        labels = result.label_map()
+        if "label_map" in asked.maps:
+            values["label_map"] = label_map_value(labels)
+        if "overlay" in asked.maps:
+            values["overlay"] = picture_value(overlay_labels(image, labels))
+    return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
+
+
+def _segment_value(segment: Segment, asked: SegmentParameters) -> dict[str, Any]:
+    mask = segment.mask
+    values = {
+        "phrase": segment.phrase,
+        "mask": mask_value(mask, asked.format),
+        "area": float(mask.mean()),
+        "confidence": segment.confidence,
+    }
+    if "probability" in asked.maps:
+        values["probability"] = soft_value(segment.probability, asked.soft_format)
+    if "uncertainty" in asked.maps:
+        values["uncertainty"] = soft_value(segment.uncertainty, asked.soft_format)
+    return values
+
+
+def _round_value(each: Round, decode: Decode, size: tuple[int, int]) -> dict[str, Any]:
+    """A round's picture and maps, as grey of 8 bits, on the latent grid, cut to where the image lies in it."""
+    discrepancy = each.discrepancy / max(float(each.discrepancy.max()), 1e-9)
+    return {
+        "timestep": each.timestep,
+        "generated": picture_value(_cut(decode(each.generated), size)),
+        "discrepancy": picture_value(_cut(_grey(discrepancy), size)),
+        "probability": picture_value(_cut(_grey(each.probability), size)),
+    }
+
+
+def _grey(values: Floats) -> Pixels:
+    return np.round(values.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _cut(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    scale = max(picture.shape[:2]) / max(size)
+    height, width = (max(1, round(side * scale)) for side in size)
+    return picture[:height, :width]

@@ -1,0 +1,180 @@
+"""What a request asks: its pictures and its parameters, checked as far as that goes without decoding."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from PIL import Image
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from segrefine.runtime.image import FORMATS, load_image
+from segrefine.serve.body import Form
+from segrefine.serve.limits import Limits
+from segrefine.serve.problem import Problem
+
+LONGEST_TEXT = 4096
+MOST_PHRASES = 256
+_PICTURES = ("image", "mask")
+
+
+def _check_text(text: str) -> str:
+    if len(text.encode("utf-8", "replace")) > LONGEST_TEXT:
+        raise ValueError(f"at most {LONGEST_TEXT} bytes")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+
+
+class Parameters(BaseModel):
+    """What both methods take besides pictures."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    model: str | None = Field(None, description="A name of /v1/models; without, the first that can.", max_length=200)
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the noise; the same seed gives the same mask.")
+    format: Literal["png", "rle"] = Field("png", description="Of masks: PNG of 0 and 255, or COCO run lengths.")
+    soft_format: Literal["png", "npy"] = Field("png", description="Of soft maps: 16-bit PNG, or float32 .npy.")
+
+
+class RefineParameters(Parameters):
+    """What refining takes besides pictures."""
+
+    label: Text = Field(description="What the mask shows, such as fox.", examples=["fox"])
+    maps: list[Literal["probability", "paper_probability", "overlay", "rounds"]] = Field(
+        [], description="What to give besides the mask."
+    )
+
+
+class SegmentParameters(Parameters):
+    """What segmenting takes besides the picture."""
+
+    phrases: list[Text] = Field([], max_length=MOST_PHRASES, description="What to look for.", examples=[["the fox"]])
+    caption: Text | None = Field(None, description="Instead of phrases: a sentence, whose noun phrases they are.")
+    samples: int | None = Field(None, ge=1, le=16, description="Masks drawn for each phrase; the model's, if none.")
+    steps: int | None = Field(None, ge=1, le=100, description="Of the sampler; the model's, if none.")
+    sampler: Literal["ddim", "dpm-solver", "lcm"] | None = Field(None, description="The model's, if none.")
+    guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the phrase; 1 is none.")
+    image_guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the image; 1 is none.")
+    edges: bool | None = Field(None, description="Whether borders are moved to the image's edges.")
+    maps: list[Literal["probability", "uncertainty", "label_map", "overlay"]] = Field(
+        [], description="What to give besides the masks; uncertainty takes two samples or more."
+    )
+
+    @model_validator(mode="after")
+    def _check_phrases(self) -> SegmentParameters:
+        if bool(self.phrases) == (self.caption is not None):
+            raise ValueError("phrases or a caption, and not both")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that were given, by their names in `GsSettings`."""
+        names = ("samples", "steps", "sampler", "guidance_scale", "image_guidance_scale", "edges")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+ParametersT = TypeVar("ParametersT", bound=Parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The files of a request as they came; `mask` is None where none is needed."""
+
+    image: bytes
+    mask: bytes | None = None
+
+
+def read_inputs(
+    form: Form, kind: type[ParametersT], limits: Limits, *, mask: bool
+) -> tuple[Pictures, ParametersT]:
+    """Pictures and parameters of a form.
+
+    Args:
+        form: the body.
+        kind: what it should hold.
+        limits: of the service.
+        mask: whether a mask is needed.
+
+    Raises:
+        Problem: something is missing, unknown, of another type or too large.
+        ImageError: a picture is none.
+    """
+    names = _PICTURES if mask else _PICTURES[:1]
+    files = {name: _picture(form, name) for name in names}
+    rest = {name: value for name, value in form.values.items() if name not in names}
+    if stray := sorted((form.files.keys() | rest.keys()) - kind.model_fields.keys() - set(names)):
+        known = ", ".join([*names, *kind.model_fields])
+        raise Problem(422, "bad_field", f"fields among {known}", repr(stray[0]), "leave it out, or see /docs")
+    values = {name: _of_form(kind, name, each) for name, each in rest.items()} if form.multipart else rest
+    try:
+        parameters = kind.model_validate(values)
+    except ValidationError as error:
+        raise _bad_field(error) from None
+    for content in files.values():
+        _check_size(content, limits)
+    return Pictures(**files), parameters
+
+
+def _picture(form: Form, name: str) -> bytes:
+    if name in form.files:
+        return form.files[name]
+    text = form.values.get(name)
+    if not isinstance(text, str):
+        got = "none" if text is None else f"{type(text).__name__}"
+        hint = f"a form carries it as a file part (curl -F {name}=@{name}.png), JSON as a text in base64"
+        raise Problem(422, "bad_field", f"a picture {name}", got, hint)
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Problem(422, "bad_field", f"{name} in base64", str(error), "encode the file's bytes in base64") from None
+
+
+def _of_form(kind: type[Parameters], name: str, texts: list[str]) -> object:
+    """The value of a form's field, which came as one text or several; lists may also be parted by commas."""
+    if _is_list(kind.model_fields[name].annotation):
+        return [part.strip() for text in texts for part in text.split(",")] if name == "maps" else texts
+    if len(texts) > 1:
+        raise Problem(422, "bad_field", f"one {name}", f"{len(texts)} of them", "send it once")
+    return texts[0]
+
+
+def _is_list(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(map(_is_list, get_args(annotation)))
+    return get_origin(annotation) is list
+
+
+def _bad_field(error: ValidationError) -> Problem:
+    first: Mapping[str, Any] = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(map(str, first["loc"])) or "the request"
+    said = first["msg"].removeprefix("Value error, ")
+    got = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return Problem(422, "bad_field", f"{name}: {said[:1].lower()}{said[1:]}", got[:200], "see /docs for each field")
+
+
+def _check_size(content: bytes, limits: Limits) -> None:
+    """Looks at a picture's header, before anything is decoded; `.npy` is as large as the body at most."""
+    if content.startswith(b"\x93NUMPY"):
+        return
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise _too_large(limits, str(error)) from None
+    except Exception:  # Pillow's readers fail in many ways; the one reader of pictures says how
+        load_image(content)
+        return
+    if width * height > limits.megapixels * 1e6:
+        raise _too_large(limits, f"{width}×{height} pixels")
+
+
+def _too_large(limits: Limits, got: str) -> Problem:
+    expected = f"pictures of at most {limits.megapixels:g} megapixels (--max-megapixels)"
+    return Problem(413, "image_too_large", expected, got, "scale it down")

@@ -1,0 +1,107 @@
+"""Around every request: its id, the API key, the log, the figures, and errors as problem documents."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segrefine.serve.body import HungUp
+from segrefine.serve.journal import log, log_failure
+from segrefine.serve.metrics import Metrics
+from segrefine.serve.problem import MEDIA_TYPE, Problem, problem_of
+
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_GUARDED = ("/v1/", "/metrics")
+_UNLOGGED = ("/v2/health/live", "/v2/health/ready", "/metrics")
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
+}
+_STOPPED = Problem(503, "stopped", "a service that stays", "one that was stopped", "try again", {"Retry-After": "1"})
+
+
+class _Sender:
+    """Sends an answer with the headers that every answer has, and remembers its status; 0 while there is none."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send, self._request_id, self.status = send, request_id, 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            out = MutableHeaders(raw=message.setdefault("headers", []))
+            out["X-Request-ID"] = self._request_id
+            for name, value in _SECURITY.items():
+                out.setdefault(name, value)
+        await self._send(message)
+
+
+class Envelope:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None) -> None:
+        self._app, self._metrics, self._api_key = app, metrics, api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, whatever happens in it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, asked = time.perf_counter(), Headers(scope=scope).get("x-request-id", "")
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        sender = _Sender(send, request_id)
+        code = await self._answer(scope, receive, sender, request_id)
+        seconds, route = time.perf_counter() - began, getattr(scope.get("route"), "path", "none")
+        self._metrics.saw_request(route, sender.status, seconds)
+        if route not in _UNLOGGED:
+            log("request", request_id=request_id, method=scope["method"][:16], route=route, status=sender.status,
+                ms=round(1e3 * seconds, 1), **({"code": code} if code else {}))  # fmt: skip
+
+    async def _answer(self, scope: Scope, receive: Receive, sender: _Sender, request_id: str) -> str | None:
+        """Answers; gives the code of what went wrong."""
+        try:
+            self._check_key(scope["path"], Headers(scope=scope))
+            await self._app(scope, receive, sender)
+            return None
+        except asyncio.CancelledError:  # a second signal, or no time left to drain
+            if not sender.status:
+                await problem_response(_STOPPED, request_id)(scope, receive, sender)
+            raise
+        except HungUp:
+            self._metrics.saw_hang_up()
+            return "hung_up"
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.status == 500:
+                log_failure(request_id, error)
+            if not sender.status:
+                await problem_response(problem, request_id)(scope, receive, sender)
+            return problem.code
+
+    def _check_key(self, path: str, headers: Headers) -> None:
+        if self._api_key is None or not path.startswith(_GUARDED):
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not secrets.compare_digest(sent.encode(), self._api_key.encode()):
+            raise Problem(
+                401, "unauthorized", "the service's key in Authorization: Bearer …", "another" if sent else "none",
+                "ask who runs the service for its key", {"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    """The answer that tells a problem."""
+    return Response(
+        problem.to_json(request_id), problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE
+    )
+
+

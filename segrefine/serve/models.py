@@ -1,0 +1,210 @@
+"""The models of a service: requests in, answers out. The one place that knows how requests are computed together."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import time
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
+from segrefine.engines import Closing
+from segrefine.errors import SegrefineError
+from segrefine.runtime.engine_set import EngineSet
+from segrefine.runtime.image import load_image
+from segrefine.runtime.mask import load_mask
+from segrefine.runtime.narrative import split_caption
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+from segrefine.serve.answers import refine_answer, segment_answer
+from segrefine.serve.inputs import RefineParameters, SegmentParameters
+from segrefine.serve.stopping import StoppableEngine, Stopped, stoppable
+from segrefine.serve.work import Answer, Work
+
+PipelineT = TypeVar("PipelineT", bound=EngineSet[Any])
+_CONCURRENT = frozenset(["onnxruntime"])
+"""Backends whose engines several threads may call at once; the others' are called in turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What is known of a model that is served.
+
+    Attributes:
+        name: by which requests choose it.
+        backend: what runs its graphs.
+        device: where.
+        precision: what they compute in.
+        demo: whether it is one of those that ship with segrefine.
+    """
+
+    name: str
+    backend: str
+    device: str
+    precision: str
+    demo: bool = False
+
+
+class Model(Closing, Generic[PipelineT]):
+    """A pipeline behind the service.
+
+    Attributes:
+        served: its name and what it runs on.
+        pipeline: what computes.
+    """
+
+    def __init__(self, pipeline: PipelineT, served: Served) -> None:
+        self.pipeline, self.served = pipeline, served
+        pipeline.engines = {name: StoppableEngine(engine) for name, engine in pipeline.engines.items()}
+        self._turn: AbstractContextManager[object] = nullcontext() if served.backend in _CONCURRENT else Lock()
+
+    @abstractmethod
+    def batch_key(self, work: Work) -> Hashable | None:
+        """Requests with the same key are computed together; None is computed alone."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Computes something small, so that the first request finds everything in its place."""
+
+    @abstractmethod
+    def _compute(self, works: Sequence[Work]) -> list[Answer]:
+        """The answers of requests that have the same key."""
+
+    def run(self, works: Sequence[Work]) -> list[Answer | BaseException]:
+        """The answer, or the error, of each request; called on a worker's thread.
+
+        One that fails does not take the others along: they are computed again, each alone.
+        """
+        wanted = [work for work in works if not work.unwanted]
+        with stoppable(lambda: all(work.unwanted for work in wanted)):
+            try:
+                answers: dict[Work, Answer | BaseException] = dict(zip(wanted, self._compute(wanted), strict=True))
+            except Exception as error:  # whatever it is, it is the answer to these requests, and of them only
+                if len(wanted) > 1 and isinstance(error, SegrefineError):
+                    answers = {work: self.run([work])[0] for work in wanted}
+                else:
+                    answers = dict.fromkeys(wanted, error)
+        return [answers.get(work, Stopped()) for work in works]
+
+    def describe(self) -> dict[str, Any]:
+        """The model as JSON values."""
+        manifest = self.pipeline.bundle.manifest
+        return {
+            "name": self.served.name,
+            "method": manifest.method,
+            "endpoint": "/v1/refine" if manifest.method == "g4seg" else "/v1/segment",
+            "backend": self.served.backend,
+            "device": self.served.device,
+            "precision": self.served.precision,
+            "image_side": manifest.sample_size * manifest.vae_scale_factor,
+            "settings": self.pipeline.settings.to_dict() if hasattr(self.pipeline, "settings") else {},
+            "words": list(DEMO_LABELS) if self.served.demo else None,
+        }
+
+    def close(self) -> None:
+        """Closes the engines."""
+        self.pipeline.close()
+
+
+class RefineModel(Model[Refiner]):
+    """G4Seg. Its denoiser already sees a batch for each request, so that requests are computed one at a time."""
+
+    def batch_key(self, work: Work) -> Hashable | None:
+        """None: nothing is gained; `benchmarks/soak.py` measures it."""
+        return None
+
+    def warm_up(self) -> None:
+        """Refines a square in a grey image."""
+        side = self.pipeline.bundle.manifest.sample_size * self.pipeline.bundle.manifest.vae_scale_factor
+        image, mask = np.full((side, side, 3), 128, np.uint8), np.zeros((side, side), np.float32)
+        mask[side // 4 : side // 2, side // 4 : side // 2] = 1
+        with self._turn:
+            self.pipeline(image, mask, "fox")
+
+    def _compute(self, works: Sequence[Work]) -> list[Answer]:
+        return [self._refine(work) for work in works]
+
+    def _refine(self, work: Work) -> Answer:
+        began, parameters = time.perf_counter(), cast(RefineParameters, work.parameters)
+        image = load_image(work.pictures.image)
+        coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
+        read = time.perf_counter() - began
+        with self._turn:
+            result = self.pipeline(image, coarse, parameters.label, seed=parameters.seed, progress=work.tell)
+            answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
+        if self.served.demo and parameters.label.strip().casefold() not in DEMO_LABELS:
+            answer = _warned(answer, f"the demo model knows only {', '.join(DEMO_LABELS)}")
+        return replace(answer, seconds={"read": read, **answer.seconds})
+
+
+class SegmentModel(Model[Segmenter]):
+    """GS. The phrases of requests on one image are one batch of its denoiser."""
+
+    def batch_key(self, work: Work) -> Hashable | None:
+        """The image, the seed and the settings."""
+        parameters = cast(SegmentParameters, work.parameters)
+        image = hashlib.sha256(work.pictures.image).digest()
+        return image, parameters.seed, tuple(sorted(parameters.changes().items()))
+
+    def warm_up(self) -> None:
+        """Segments a grey image."""
+        side = self.pipeline.bundle.manifest.sample_size * self.pipeline.bundle.manifest.vae_scale_factor
+        with self._turn:
+            self.pipeline(np.full((side, side, 3), 128, np.uint8), ["the fox"])
+
+    def _compute(self, works: Sequence[Work]) -> list[Answer]:
+        began, first = time.perf_counter(), cast(SegmentParameters, works[0].parameters)
+        image: NDArray[np.uint8] = load_image(works[0].pictures.image)
+        asked = [_phrases(cast(SegmentParameters, work.parameters)) for work in works]
+        read = time.perf_counter() - began
+        pipeline = copy.copy(self.pipeline)  # the engines are shared, the settings are this batch's own
+        pipeline.settings = replace(pipeline.settings, **first.changes())
+        tells = [work.tell for work in works if work.tell]
+
+        def tell(stage: str, share: float) -> None:
+            for each in tells:
+                each(stage, share)
+
+        with self._turn:
+            result = pipeline(image, sum(asked, []), seed=first.seed, progress=tell)
+        answers, place = [], 0
+        for work, phrases in zip(works, asked, strict=True):
+            part = replace(result, segments=result.segments[place : place + len(phrases)])
+            place += len(phrases)
+            answer = segment_answer(image, part, work)
+            if self.served.demo and (unknown := _unknown_words(phrases)):
+                answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
+            answers.append(replace(answer, seconds={"read": read, **answer.seconds}))
+        return answers
+
+
+def open_model(pipeline: EngineSet[Any], served: Served) -> RefineModel | SegmentModel:
+    """The model of a pipeline of either method."""
+    if isinstance(pipeline, Refiner):
+        return RefineModel(pipeline, served)
+    return SegmentModel(cast(Segmenter, pipeline), served)
+
+
+def _phrases(parameters: SegmentParameters) -> list[str]:
+    if parameters.caption is None:
+        return parameters.phrases
+    return [span.text for span in split_caption(parameters.caption)[1]]
+
+
+def _unknown_words(phrases: Sequence[str]) -> list[str]:
+    words = {word for phrase in phrases for word in re.findall(r"\w+", phrase.casefold())}
+    return sorted(words - DEMO_PHRASE_WORDS)
+
+
+def _warned(answer: Answer, warning: str) -> Answer:
+    values: Mapping[str, Any] = answer.values
+    return replace(answer, values={**values, "warnings": [*values.get("warnings", []), warning]} if values else values)

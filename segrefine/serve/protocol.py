@@ -1,0 +1,68 @@
+"""HTTP/1.1 as uvicorn speaks it, with problem documents for its own errors too, and patience that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from segrefine.serve.problem import MEDIA_TYPE, Problem
+
+HEADER_BYTES = 2**16
+_HEADER_SECONDS = 15.0
+_ANSWERABLE = (h11.IDLE, h11.SEND_RESPONSE)
+
+
+class Protocol(H11Protocol):
+    """One connection."""
+
+    _slow: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Begins to wait for a request."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what came; a head has only so long to be complete."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._end_wait()
+        elif self.conn.trailing_data[0] and self._slow is None:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the wait."""
+        self._end_wait()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Tells what is wrong with the bytes, unless an answer is on its way; and ends what computes one."""
+        expected = f"a request in HTTP/1.1 with headers of at most {HEADER_BYTES // 1024} KiB"
+        self._refuse(Problem(400, "bad_http", expected, msg, "check the client"))
+
+    def _await_head(self) -> None:
+        self._slow = self.loop.call_later(_HEADER_SECONDS, self._give_up)
+
+    def _end_wait(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+    def _give_up(self) -> None:
+        expected = f"a request's headers within {_HEADER_SECONDS:g} s"
+        self._refuse(Problem(408, "head_too_slow", expected, "none, or half of them", "send them at once"))
+
+    def _refuse(self, problem: Problem) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in _ANSWERABLE and not self.transport.is_closing():
+            body = json.dumps(problem.to_dict("none")).encode()
+            headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
+            start = h11.Response(status_code=problem.status, headers=headers)
+            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

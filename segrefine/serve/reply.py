@@ -1,0 +1,195 @@
+"""From a request to its reply: read, computed, written; as JSON, as a PNG, or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from segrefine.serve.body import HungUp, parse_body, read_body
+from segrefine.serve.dispatcher import Dispatcher, Place
+from segrefine.serve.inputs import Parameters, read_inputs
+from segrefine.serve.journal import log_failure
+from segrefine.serve.limits import Limits
+from segrefine.serve.models import Model, RefineModel
+from segrefine.serve.problem import Problem, problem_of
+from segrefine.serve.work import Answer, Media, Work
+
+ResultT = TypeVar("ResultT")
+EVENTS = "text/event-stream"
+_MEDIA: dict[str, Media] = {"application/json": "json", "application/*": "json", "*/*": "json", "image/png": "png",
+                            "image/*": "png", EVENTS: "json"}  # fmt: skip
+_HEARTBEAT = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replier:
+    """What replying takes.
+
+    Attributes:
+        dispatcher: computes.
+        limits: of the service.
+        models: all that are served.
+        read: runs a function on a thread that is kept for reading bodies.
+    """
+
+    dispatcher: Dispatcher
+    limits: Limits
+    models: tuple[Model[Any], ...]
+    read: Callable[..., Awaitable[Any]]
+
+    async def reply(self, request: Request, parameters: type[Parameters], kind: type[Model[Any]]) -> Response:
+        """The reply to a request to a method.
+
+        Raises:
+            Problem: it cannot be answered; so do the errors of the library.
+            HungUp: the client went away.
+        """
+        began, media = time.monotonic(), _media(request)
+        place, streaming = self.dispatcher.admit(), False
+        try:
+            body = await read_body(request, self.limits)
+            pictures, asked = await self.read(_parse, request.headers.get("content-type", ""), body, parameters,
+                                              self.limits, kind is RefineModel)  # fmt: skip
+            del body
+            model = _choose(self.models, kind, asked.model)
+            work = Work(pictures=pictures, parameters=asked, media=media, deadline=began + self.limits.timeout)
+            if EVENTS in request.headers.get("accept", ""):
+                streaming = True  # the place is the stream's from here on
+                return EventReply(self.dispatcher, model, work, place, request.state.request_id)
+            answer = await until_hang_up(request, self.dispatcher.compute(model, work, place))
+            return _plain(answer, model, request.state.request_id)
+        finally:
+            if not streaming:
+                place.leave()
+
+
+class EventReply(Response):
+    """A reply as server-sent events: `progress` for each stage, then `result` or `problem`."""
+
+    media_type = EVENTS
+
+    def __init__(self, dispatcher: Dispatcher, model: Model[Any], work: Work, place: Place, request_id: str) -> None:
+        super().__init__(headers={"Cache-Control": "no-store"})
+        del self.headers["content-length"]
+        self._dispatcher, self._place = dispatcher, place
+        self._model, self._work, self._request_id = model, work, request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events; stops the work when the client goes away."""
+
+        async def stream() -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for event in self._events():
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+        try:
+            await until_hang_up(Request(scope, receive), stream())
+        finally:
+            self._place.leave()
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        loop, stages = asyncio.get_running_loop(), asyncio.Queue[tuple[str, float] | None]()
+
+        def tell(stage: str, share: float) -> None:
+            loop.call_soon_threadsafe(stages.put_nowait, (stage, share))
+
+        self._work.tell = tell
+        task = asyncio.ensure_future(self._dispatcher.compute(self._model, self._work, self._place))
+        task.add_done_callback(lambda _: stages.put_nowait(None))
+        try:
+            while True:
+                try:
+                    told = await asyncio.wait_for(stages.get(), _HEARTBEAT)
+                except TimeoutError:
+                    yield b": still at work\n\n"
+                    continue
+                if told is None:
+                    break
+                yield _event("progress", {"stage": told[0], "share": told[1]})
+            yield self._last(task)
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+    def _last(self, task: asyncio.Task[Answer]) -> bytes:
+        error = task.exception()
+        if error is None:
+            return _event("result", _values(task.result(), self._model, self._request_id))
+        problem = problem_of(error)
+        if not isinstance(error, Problem) and problem.status >= 500:
+            log_failure(self._request_id, error)
+        return _event("problem", problem.to_dict(self._request_id))
+
+
+async def until_hang_up(request: Request, answer: Awaitable[ResultT]) -> ResultT:
+    """The answer; it is cancelled where the client goes away before it is there.
+
+    Raises:
+        HungUp: the client went away.
+    """
+    task = asyncio.ensure_future(answer)
+    watch = asyncio.ensure_future(_hang_up(request))
+    try:
+        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise HungUp
+    finally:
+        watch.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _parse(content_type: str, body: bytes, kind: type[Parameters], limits: Limits, mask: bool) -> Any:
+    return read_inputs(parse_body(content_type, body), kind, limits, mask=mask)
+
+
+def _media(request: Request) -> Media:
+    accepted = request.headers.get("accept") or "*/*"
+    for part in accepted.split(","):
+        if media := _MEDIA.get(part.partition(";")[0].strip().lower()):
+            return media
+    raise Problem(406, "not_acceptable", "application/json, image/png or text/event-stream", repr(accepted),
+                  "change the Accept header")  # fmt: skip
+
+
+def _choose(models: tuple[Model[Any], ...], kind: type[Model[Any]], name: str | None) -> Model[Any]:
+    able = [model for model in models if isinstance(model, kind)]
+    for model in able:
+        if name in (None, model.served.name):
+            return model
+    names = ", ".join(model.served.name for model in able) or "none"
+    bundle = "demo" if kind is RefineModel else "demo-gs"
+    raise Problem(404, "no_such_model", f"a model that this service has ({names})", repr(name or "none of them"),
+                  f"GET /v1/models lists them; segrefine serve {bundle} … serves another")  # fmt: skip
+
+
+def _plain(answer: Answer, model: Model[Any], request_id: str) -> Response:
+    if answer.picture is not None:
+        return Response(answer.picture, media_type="image/png")
+    return Response(json.dumps(_values(answer, model, request_id)), media_type="application/json")
+
+
+def _values(answer: Answer, model: Model[Any], request_id: str) -> dict[str, Any]:
+    return {"request_id": request_id, "model": model.served.name, **answer.values, "seconds": dict(answer.seconds)}
+
+
+def _event(name: str, values: dict[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(values)}\n\n".encode()

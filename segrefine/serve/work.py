@@ -1,0 +1,58 @@
+"""One accepted request on its way through the service."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from segrefine.serve.inputs import Parameters, Pictures
+
+Media = Literal["json", "png"]
+Tell = Callable[[str, float], None]
+"""Called, on a worker's thread, with the stage that ended and the share of the work that is behind, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model gives.
+
+    Attributes:
+        values: the JSON object, but for what the service adds; empty where a PNG was asked for.
+        picture: the PNG, where one was asked for.
+        seconds: time of each stage.
+    """
+
+    values: Mapping[str, Any]
+    picture: bytes | None
+    seconds: Mapping[str, float]
+
+
+@dataclass(kw_only=True, eq=False)
+class Work:
+    """What is asked of a model, and whether anyone still waits for it.
+
+    Attributes:
+        pictures: as they came.
+        parameters: of the method.
+        media: what the answer is written as.
+        deadline: on `time.monotonic`'s clock.
+        tell: told of every stage.
+        abandoned: set when nobody waits any more.
+        queued: when it began to wait, on `time.perf_counter`'s clock.
+    """
+
+    pictures: Pictures
+    parameters: Parameters
+    media: Media
+    deadline: float
+    tell: Tell | None = None
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    queued: float = field(default_factory=time.perf_counter)
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether computing it would be for nobody."""
+        return self.abandoned.is_set() or time.monotonic() > self.deadline

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from segrefine.assets import demo_bundle
+from segrefine.serve.limits import Limits
+
+
+def test_no_bundle_there(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert str(tmp_path / "nothing") in fails("serve", tmp_path / "nothing", "--port", 0)
+
+
+def test_port_that_is_taken(fails: Callable[..., str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "cannot listen on 127.0.0.1" in fails("serve", "demo", "--port", taken.getsockname()[1])
+
+
+def test_host_that_is_not_here(fails: Callable[..., str]) -> None:
+    assert "cannot listen on nowhere.invalid" in fails("serve", "demo", "--host", "nowhere.invalid", "--port", 0)
+
+
+def test_two_bundles_of_one_name(run: Callable[..., Result], tmp_path: Path) -> None:
+    shutil.copytree(demo_bundle(), tmp_path / "demo")
+    result = run("serve", "demo", tmp_path / "demo", "--port", 0)
+    assert result.exit_code == 2 and "two bundles are named demo" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--timeout", "0"), ("--max-megapixels", "41"), ("--max-body-mib", "-1")]
+)
+def test_bound_out_of_range(fails: Callable[..., str], option: str, value: str) -> None:
+    assert "expected" in fails("serve", "demo", "--port", 0, option, value)
+
+
+def test_limits() -> None:
+    assert Limits(body_mib=0.5).body_bytes == 524288
+
+
+def test_without_fastapi() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['fastapi', 'uvicorn', 'prometheus_client']))\n"
+        "from segrefine.cli import main; main(['serve', 'demo', '--port', '0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and 'hint: pip install "segrefine[serve]"' in done.stderr

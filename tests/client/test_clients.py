@@ -1,0 +1,180 @@
+"""The clients against a real service, and against one that is moody."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from benchmarks.serve.process import Service
+from segrefine import AsyncClient, Client, Refiner
+from segrefine.assets import demo_bundle, demo_samples
+from segrefine.client.calls import Patience
+from segrefine.client.replies import read_refine_reply, read_segment_reply
+from segrefine.errors import ImageError, MaskError, ServiceError
+from segrefine.runtime.image import load_image
+from segrefine.runtime.mask import load_mask
+
+IMAGE, MASK = (demo_samples() / kind / "02-car-erode.png" for kind in ("images", "masks"))
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url) as client:
+        yield client
+
+
+def test_refine(client: Client) -> None:
+    image = load_image(IMAGE)
+    coarse = load_mask(MASK, image.shape[:2])
+    with Refiner.from_bundle(demo_bundle()) as refine:
+        expected = refine(image, coarse, "car", seed=5)
+    as_bytes, as_arrays = (IMAGE.read_bytes(), MASK.read_bytes()), (image, coarse)
+    for picture, mask in ((IMAGE, MASK), as_bytes, as_arrays, (image, coarse > 0.5)):
+        reply = client.refine(picture, mask, "car", seed=5, maps=["probability"])
+        np.testing.assert_array_equal(reply.mask, expected.mask)
+        assert reply.probability is not None
+        np.testing.assert_allclose(reply.probability, expected.probability, atol=1e-4)
+    assert reply.warnings == () and reply.values["model"] == "demo"
+
+
+def test_segment(client: Client) -> None:
+    reply = client.segment(IMAGE, ["the car", "the zebra"], samples=2, maps=["uncertainty"], edges=False)
+    first = reply.segments[0]
+    assert first.phrase == "the car" and first.mask.shape == (128, 128) and first.confidence > 0.5
+    assert first.probability is None and first.uncertainty is not None and first.uncertainty.max() <= 0.5
+    assert "zebra" in reply.warnings[-1]
+
+
+def test_models(client: Client) -> None:
+    assert [model["name"] for model in client.models()] == ["demo", "demo-gs"]
+
+
+def test_async_twin(service: Service) -> None:
+    async def ask() -> None:
+        async with AsyncClient(service.url) as client:
+            assert len(await client.models()) == 2
+            refined, segmented = await asyncio.gather(
+                client.refine(IMAGE, MASK, "car"), client.segment(IMAGE, ["the car"])
+            )
+            assert refined.mask.any() and segmented.segments[0].mask.any()
+            with pytest.raises(ServiceError, match="bad_prompt"):
+                await client.refine(IMAGE, MASK, " ")
+
+    asyncio.run(ask())
+
+
+def test_refusal(client: Client) -> None:
+    with pytest.raises(ServiceError, match="bad_mask: expected a mask of 128×128 pixels") as caught:
+        client.refine(IMAGE, np.eye(7, dtype=bool), "car")
+    error = caught.value
+    assert (error.status, error.code) == (422, "bad_mask") and error.hint and error.request_id
+
+
+def test_input_that_cannot_be_sent(client: Client) -> None:
+    with pytest.raises(ImageError, match="no such file"):
+        client.refine("nowhere.png", MASK, "car")
+    with pytest.raises(MaskError, match="got uint8"):
+        client.refine(IMAGE, np.zeros((2, 2), np.uint8), "car")
+
+
+def test_nobody_there() -> None:
+    with Client("http://127.0.0.1:9", retries=1) as client, pytest.raises(ServiceError, match="cannot be reached"):
+        client.models()
+
+
+@contextmanager
+def moody(*answers: tuple[int, str, bytes] | None) -> Iterator[tuple[str, list[float]]]:
+    """A server that gives these answers in turn: status, Retry-After, body; None hangs up. Also: when it was asked."""
+    asked: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = answers[min(len(asked), len(answers) - 1)]
+            asked.append(time.monotonic())
+            if answer is None:
+                self.close_connection = True
+                return
+            status, after, body = answer
+            self.send_response(status)
+            self.send_header("Retry-After", after)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+GOOD = (200, "", b'{"models": []}')
+BUSY = (429, "1", b'{"detail": "full", "code": "queue_full"}')
+
+
+def test_busy_service_is_asked_again_when_it_said() -> None:
+    with moody(BUSY, (503, "", b""), None, GOOD) as (url, asked), Client(url) as client:
+        assert client.models() == []
+    assert len(asked) == 4 and 0.7 < asked[1] - asked[0] < 1.6
+
+
+def test_async_twin_asks_again_too() -> None:
+    async def ask(url: str) -> None:
+        async with AsyncClient(url) as client:
+            assert await client.models() == []
+
+    with moody(BUSY, None, GOOD) as (url, asked):
+        asyncio.run(ask(url))
+    assert len(asked) == 3
+
+
+def test_patience_ends() -> None:
+    full = pytest.raises(ServiceError, match="queue_full")
+    with moody((429, "0", BUSY[2])) as (url, asked), Client(url, retries=2) as client, full as caught:
+        client.models()
+    assert len(asked) == 3 and caught.value.status == 429
+
+
+def test_answer_that_is_no_answer() -> None:
+    wrong = pytest.raises(ServiceError, match="not with a problem document")
+    with moody((200, "", b"<html>")) as (url, _), Client(url) as client, wrong:
+        client.models()
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 500, 504])
+def test_what_is_not_asked_again(status: int) -> None:
+    assert Patience().wait(1, status, "1") is None
+
+
+def test_waits_grow_and_end() -> None:
+    patience = Patience()
+    waits = [patience.wait(attempt, None, None) for attempt in range(1, 10)]
+    assert waits[-1] is None and all(wait is not None and wait <= 30 * 1.25 for wait in waits[:-1])
+    assert patience.wait(1, 429, "9999") <= 30 * 1.25
+
+
+NO_PNG = {"mask": {"format": "png", "data": "AAAA"}, "warnings": []}
+
+
+@pytest.mark.parametrize("values", [{}, NO_PNG, {"segments": [{}]}])
+def test_malformed_answers(values: dict[str, object]) -> None:
+    for read in (read_refine_reply, read_segment_reply):
+        with pytest.raises(ServiceError, match="malformed"):
+            read(values)
+
+
+def test_without_httpx() -> None:
+    code = "import sys; sys.modules['httpx'] = None; import segrefine; segrefine.Client()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingDependencyError" in done.stderr

@@ -1,0 +1,248 @@
+"""The page in a real browser: drawn on, refined, compared, and told what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.serve.process import Service
+from segrefine.assets import demo_samples
+from segrefine.runtime.rle import decode_rle
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+SAMPLE = "07-crown-spill"
+
+
+def pick(page: Any, name: str = SAMPLE) -> None:
+    page.click(f"[data-sample='{name}']")
+    page.wait_for_selector("#paint:not([hidden])")
+    page.wait_for_selector("#words[data-sample]")
+
+
+def refine(page: Any) -> None:
+    page.click("#run")
+    page.wait_for_selector("#found:not([hidden])")
+    page.wait_for_selector("#progress[hidden]", state="attached")
+
+
+def download(page: Any, button: str) -> bytes:
+    with page.expect_download() as event:
+        page.click(button)
+    return Path(event.value.path()).read_bytes()
+
+
+def canvas(page: Any, name: str) -> NDArray[np.uint8]:
+    """What a canvas shows, uint8 (H, W, 4)."""
+    size, data = page.evaluate(
+        """name => { const canvas = document.getElementById(name), {width, height} = canvas;
+        return [[height, width], [...canvas.getContext("2d").getImageData(0, 0, width, height).data]]; }""",
+        name,
+    )
+    return np.array(data, np.uint8).reshape(*size, 4)
+
+
+def expected_mask(service: Service, name: str, label: str) -> NDArray[np.bool_]:
+    files = {kind: (demo_samples() / f"{kind}s" / f"{name}.png").read_bytes() for kind in ("image", "mask")}
+    with service.http(headers={"Accept": "image/png"}) as http:
+        answer = http.post("/v1/refine", files=files, data={"label": label})
+    return np.asarray(Image.open(io.BytesIO(answer.content))) > 0
+
+
+def test_whole_flow(page: Any, service: Service) -> None:
+    pick(page)
+    assert page.input_value("#words") == "crown"
+    refine(page)
+    mask = np.asarray(Image.open(io.BytesIO(download(page, "#save-png")))) > 127
+    mask = mask if mask.ndim == 2 else mask[..., 0]
+    np.testing.assert_array_equal(mask, expected_mask(service, SAMPLE, "crown"))
+    rle = json.loads(download(page, "#save-rle"))
+    np.testing.assert_array_equal(decode_rle(rle), mask)
+    oracle = pytest.importorskip("pycocotools.mask")
+    assert rle["counts"] == oracle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    assert "crown" in page.inner_text("#facts") and "IoU" in page.inner_text("#facts")
+    assert page.locator("#rounds figure").count() == 3
+
+
+def test_views_show_other_pixels(page: Any) -> None:
+    pick(page)
+    refine(page)
+    seen = []
+    for view in ("mask", "probability", "uncertainty"):
+        page.locator(f"input[name=view][value={view}]").check(force=True)
+        seen.append(canvas(page, "after"))
+    image = np.asarray(Image.open(demo_samples() / "images" / f"{SAMPLE}.png").convert("RGB")).astype(int)
+    changed = np.abs(seen[0][..., :3].astype(int) - image).max(-1) > 8
+    assert 0.05 < changed.mean() < 0.6  # the tint, and nothing else
+    assert (seen[1] != seen[2]).any() and (seen[0] != seen[1]).any()
+
+
+def test_slider_parts_before_from_after(page: Any) -> None:
+    pick(page)
+    refine(page)
+    assert (canvas(page, "before") != canvas(page, "after")).any()
+    box = page.locator("#compare").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2)
+    assert 70 < int(page.input_value("#split")) < 90
+    page.focus("#split")
+    before = page.input_value("#split")
+    page.keyboard.press("ArrowLeft")
+    assert int(page.input_value("#split")) == int(before) - 1
+    clip = page.evaluate("getComputedStyle(document.getElementById('before')).clipPath")
+    assert "inset" in clip
+
+
+def drag(page: Any, *places: tuple[float, float]) -> None:
+    box = page.locator("#paint").bounding_box()
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=5)
+    page.mouse.up()
+
+
+def painted(page: Any) -> NDArray[np.bool_]:
+    """Where the picture shows the mask's colour over it."""
+    plain = np.asarray(Image.open(demo_samples() / "images" / f"{SAMPLE}.png").convert("RGB")).astype(int)
+    return np.abs(canvas(page, "paint")[..., :3].astype(int) - plain).max(-1) > 8
+
+
+def test_tools(page: Any) -> None:
+    pick(page)
+    page.click("#clear")
+    assert not painted(page).any()
+    page.click("[data-tool=brush]")
+    drag(page, (0.2, 0.5), (0.8, 0.5))
+    brushed = painted(page)
+    assert brushed[64, 30:100].all() and not brushed[20].any()
+    page.click("[data-tool=eraser]")
+    drag(page, (0.5, 0.3), (0.5, 0.7))
+    assert not painted(page)[64, 64] and painted(page)[64, 40]
+    page.click("#undo")
+    np.testing.assert_array_equal(painted(page), brushed)
+    page.click("#clear")
+    page.click("[data-tool=box]")
+    drag(page, (0.25, 0.25), (0.75, 0.5))
+    assert painted(page)[34:62, 34:94].all() and not painted(page)[70:].any()
+    page.click("#clear")
+    page.click("[data-tool=point]")
+    drag(page, (0.5, 0.5))
+    assert painted(page)[64, 64] and 20 < painted(page).sum() < 400
+
+
+def test_keyboard_alone(page: Any) -> None:
+    page.focus(f"[data-sample='{SAMPLE}']")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"#words[data-sample='{SAMPLE}']")
+    page.focus("#clear")
+    page.keyboard.press("Enter")
+    page.focus("#paint")
+    for key in ("p", "ArrowUp", "Space", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    assert page.get_attribute("[data-tool=point]", "aria-pressed") == "true"
+    assert painted(page).any()
+    page.keyboard.press("Control+z")
+    page.focus("#words")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#found:not([hidden])")
+
+
+def test_phrases(page: Any) -> None:
+    pick(page)
+    page.locator("input[name=method][value=segment]").check(force=True)
+    page.fill("#words", "the crown, the rocket")
+    page.click("#run")
+    page.wait_for_selector("#phrases label")
+    assert page.locator("#phrases label").all_inner_texts() == ["the crown", "the rocket"]
+    first = canvas(page, "after")
+    page.locator("#phrases input").nth(1).check(force=True)
+    assert (canvas(page, "after") != first).any()
+    page.click("#again")
+    assert page.is_checked("input[name=method][value=refine]") and painted(page).any()
+
+
+def test_what_is_missing_is_told(page: Any) -> None:
+    page.fill("#words", "fox")
+    page.click("#run")
+    assert "no picture yet" in page.inner_text("#problem")
+    pick(page)
+    page.click("#clear")
+    page.click("#run")
+    assert "no mask yet" in page.inner_text("#problem")
+
+
+def test_problem_of_the_service_is_told(page: Any) -> None:
+    pick(page)
+    page.fill("#words", "fox " * 300)
+    page.click("#run")
+    page.wait_for_selector("#problem[data-code=bad_prompt]")
+    assert len(page.inner_text("#problem")) > 20
+    page.fill("#words", "crown")
+    refine(page)
+    assert page.is_hidden("#problem")
+
+
+def test_picture_that_is_none(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_text("no picture")
+    page.set_input_files("#file", tmp_path / "x.png")
+    page.wait_for_selector("#problem[data-code=bad_image]")
+    assert "x.png" in page.inner_text("#problem")
+
+
+def test_own_picture(page: Any, tmp_path: Path) -> None:
+    picture = np.zeros((90, 160, 3), np.uint8)
+    picture[20:70, 50:110] = (200, 40, 40)
+    Image.fromarray(picture).save(tmp_path / "own.png")
+    page.set_input_files("#file", tmp_path / "own.png")
+    page.wait_for_selector("#paint:not([hidden])")
+    page.click("[data-tool=box]")
+    drag(page, (0.3, 0.2), (0.7, 0.8))
+    page.fill("#words", "apple")
+    refine(page)
+    assert canvas(page, "after").shape == (90, 160, 4)
+
+
+def test_stop(page: Any, service: Service) -> None:
+    pick(page)
+    page.locator("input[name=method][value=segment]").check(force=True)
+    page.fill("#words", ", ".join(["the crown"] * 200))
+    page.click("#run")
+    page.wait_for_selector("#progress:not([hidden])")
+    assert page.inner_text("#run") == "Stop"
+    page.click("#run")
+    page.wait_for_selector("#progress[hidden]", state="attached")
+    assert page.is_hidden("#problem") and page.inner_text("#run") == "Find"
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_phone(page: Any) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    pick(page)
+    page.locator("#paint").tap(position={"x": 100, "y": 100})
+    page.tap("#run")
+    page.wait_for_selector("#found:not([hidden])")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == "rgb(22, 21, 26)"  # dark, as the phone is
+    for name in ("#run", "#save-png", "[data-tool=brush]"):
+        assert page.locator(name).bounding_box()["height"] >= 40  # a finger's
+
+
+def test_first_paint(page: Any) -> None:
+    page.reload()
+    page.wait_for_selector("[data-sample]")
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert 0 < painted < 1000
+
+
+def test_documentation(page: Any, service: Service) -> None:
+    page.goto(service.url + "/docs")
+    page.wait_for_selector("text='/v1/segment'")
+    assert page.locator("section.card").count() >= 6

@@ -1,0 +1,196 @@
+"""What the service answers is what the pipelines compute."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.serve.process import Service
+from segrefine import Refiner, Segmenter
+from segrefine.assets import demo_bundle, demo_gs_bundle
+from segrefine.runtime.image import load_image
+from segrefine.runtime.mask import load_mask
+from segrefine.runtime.rle import decode_rle
+
+Make = Callable[..., dict[str, Any]]
+
+
+def picture(content: bytes | dict[str, Any]) -> NDArray[Any]:
+    encoded = content if isinstance(content, bytes) else base64.b64decode(content["data"])
+    return np.asarray(Image.open(io.BytesIO(encoded)))
+
+
+@pytest.fixture(scope="module")
+def refined(scene: tuple[bytes, bytes, str]) -> Any:
+    image = load_image(scene[0])
+    with Refiner.from_bundle(demo_bundle()) as refine:
+        return refine(image, load_mask(scene[1], image.shape[:2]), scene[2], seed=3)
+
+
+def test_refine_is_the_refiner(http: httpx.Client, form: Make, refined: Any) -> None:
+    maps = ["probability", "paper_probability", "overlay", "rounds"]
+    answer = http.post("/v1/refine", **form(seed="3", maps=maps, soft_format="npy"))
+    assert answer.status_code == 200, answer.text
+    values = answer.json()
+    np.testing.assert_array_equal(picture(values["mask"]) > 0, refined.mask)
+    probability = np.load(io.BytesIO(base64.b64decode(values["probability"]["data"])))
+    np.testing.assert_allclose(probability, refined.probability, atol=1e-4)
+    assert values["size"] == [128, 128] and values["label"] == "car" and values["model"] == "demo"
+    assert picture(values["overlay"]).shape == (128, 128, 3)
+    (round_,) = values["rounds"]
+    assert round_["timestep"] == 350 and picture(round_["discrepancy"]).shape == (16, 16)
+    assert {"read", "text evidence", "edges", "write"} <= values["seconds"].keys()
+    assert values["request_id"] == answer.headers["x-request-id"]
+
+
+def test_json_is_the_form(http: httpx.Client, form: Make, scene: tuple[bytes, bytes, str]) -> None:
+    image, mask, label = scene
+    body = {
+        "image": base64.b64encode(image).decode(),
+        "mask": "data:image/png;base64," + base64.b64encode(mask).decode(),
+        "label": label,
+        "format": "rle",
+        "maps": ["probability"],
+    }
+    by_json, by_form = http.post("/v1/refine", json=body).json(), http.post("/v1/refine", **form(label=label)).json()
+    np.testing.assert_array_equal(decode_rle(by_json["mask"]), picture(by_form["mask"]) > 0)
+    soft = picture(by_json["probability"])
+    assert soft.dtype in (np.uint16, np.int32) and ((soft > 32767) == decode_rle(by_json["mask"])).all()
+
+
+def test_png_itself(http: httpx.Client, form: Make) -> None:
+    answer = http.post("/v1/refine", headers={"Accept": "image/png"}, **form())
+    assert answer.headers["content-type"] == "image/png"
+    mask = picture(answer.content)
+    assert set(np.unique(mask)) == {0, 255}
+    np.testing.assert_array_equal(mask, picture(http.post("/v1/refine", **form()).json()["mask"]))
+
+
+def test_events(http: httpx.Client, form: Make) -> None:
+    with http.stream("POST", "/v1/refine", headers={"Accept": "text/event-stream"}, **form()) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [part.split("\n") for part in "".join(answer.iter_text()).strip().split("\n\n")]
+    names = [event[0].removeprefix("event: ") for event in events]
+    told = [json.loads(event[1].removeprefix("data: ")) for event in events]
+    assert names[:-1] == ["progress"] * (len(names) - 1) and names[-1] == "result"
+    assert [each["share"] for each in told[:-1]] == sorted(each["share"] for each in told[:-1])
+    plain = http.post("/v1/refine", **form()).json()
+    assert told[-1]["mask"] == plain["mask"]
+
+
+def test_events_tell_a_problem(http: httpx.Client, form: Make) -> None:
+    with http.stream("POST", "/v1/refine", headers={"Accept": "text/event-stream"}, **form(label=" ")) as answer:
+        text = "".join(answer.iter_text())
+    assert "event: problem" in text and '"code": "bad_prompt"' in text
+
+
+def test_segment_is_the_segmenter(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
+    phrases = ["the car", "the fox"]
+    data = {"phrases": phrases, "maps": "probability, uncertainty,label_map,overlay", "samples": "3", "seed": "2"}
+    values = http.post("/v1/segment", files={"image": scene[0]}, data=data).json()
+    with Segmenter.from_bundle(demo_gs_bundle()) as segment:
+        segment.settings = type(segment.settings)(samples=3)
+        expected = segment(load_image(scene[0]), phrases, seed=2)
+    for each, theirs in zip(values["segments"], expected.segments, strict=True):
+        assert each["phrase"] == theirs.phrase
+        np.testing.assert_array_equal(picture(each["mask"]) > 0, theirs.mask)
+        np.testing.assert_allclose(picture(each["uncertainty"]) / 65535, theirs.uncertainty, atol=1e-3)
+    np.testing.assert_array_equal(picture(values["label_map"]), expected.label_map())
+    assert picture(values["overlay"]).shape == (128, 128, 3)
+
+
+def test_caption(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
+    data = {"caption": "a red car stands left of a tree"}
+    values = http.post("/v1/segment", files={"image": scene[0]}, data=data).json()
+    assert [each["phrase"] for each in values["segments"]] == ["a red car", "a tree"]
+
+
+def test_requests_on_one_image_are_computed_together(service: Service, scene: tuple[bytes, bytes, str]) -> None:
+    words = ["the car", "the fox", "the tree", "the boat", "the apple", "the crown", "a guitar", "a turtle"] * 2
+
+    def ask(phrase: str) -> Any:
+        with service.http() as http:
+            return http.post("/v1/segment", files={"image": scene[0]}, data={"phrases": phrase, "samples": 2}).json()
+
+    alone = [ask(phrase) for phrase in words[:8]]
+    before = service.metric("segrefine_batch_size_count")
+    with ThreadPoolExecutor(len(words)) as pool:
+        together = list(pool.map(ask, words))
+    assert service.metric("segrefine_batch_size_count") - before < len(words)
+    for ours, theirs in zip(together, alone * 2, strict=True):
+        assert ours["segments"][0]["phrase"] == theirs["segments"][0]["phrase"]
+        left, right = picture(ours["segments"][0]["mask"]), picture(theirs["segments"][0]["mask"])
+        assert (left != right).mean() < 0.002  # batches are rounded differently
+
+
+def test_one_bad_phrase_does_not_take_others_along(service: Service, scene: tuple[bytes, bytes, str]) -> None:
+    phrases = ["the car", "x" * 2000] * 8
+
+    def ask(phrase: str) -> int:
+        with service.http() as http:
+            return http.post("/v1/segment", files={"image": scene[0]}, data={"phrases": phrase}).status_code
+
+    with ThreadPoolExecutor(len(phrases)) as pool:
+        assert list(pool.map(ask, phrases)) == [200, 422] * 8
+
+
+def test_demo_model_warns_of_unknown_words(http: httpx.Client, form: Make, scene: tuple[bytes, bytes, str]) -> None:
+    assert "knows only fox" in http.post("/v1/refine", **form(label="zebra")).json()["warnings"][-1]
+    values = http.post("/v1/segment", files={"image": scene[0]}, data={"phrases": "the zebra"}).json()
+    assert "'zebra'" in values["warnings"][-1]
+
+
+def test_models(http: httpx.Client) -> None:
+    listed = http.get("/v1/models").json()["models"]
+    assert [(each["name"], each["method"], each["endpoint"]) for each in listed] == [
+        ("demo", "g4seg", "/v1/refine"),
+        ("demo-gs", "gs", "/v1/segment"),
+    ]
+    assert listed[0]["backend"] == "onnxruntime" and listed[0]["precision"] == "fp32"
+
+
+def test_probes_and_figures(http: httpx.Client, form: Make) -> None:
+    assert http.get("/v2/health/live").json() == {"status": "live"}
+    assert http.get("/v2/health/ready").json() == {"status": "ready"}
+    http.post("/v1/refine", **form())
+    text = http.get("/metrics").text
+    for name in (
+        'segrefine_stage_seconds_bucket{le="0.001",model="demo",stage="text evidence"}',
+        'segrefine_request_seconds_count{route="/v1/refine",status="200"}',
+        "segrefine_queue_length 0.0",
+        'segrefine_batch_size_count{model="demo"}',
+        "segrefine_peak_memory_bytes",
+        'segrefine_backend_info{backend="onnxruntime",device="cpu",method="g4seg",model="demo",precision="fp32"} 1.0',
+        "segrefine_ready 1.0",
+    ):
+        assert name in text, name
+
+
+def test_openapi_examples_are_accepted(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()
+    assert {"/v1/refine", "/v1/segment", "/v1/models", "/v2/health/ready", "/metrics"} <= described["paths"].keys()
+    for path in ("/v1/refine", "/v1/segment"):
+        operation = described["paths"][path]["post"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        answer = http.post(path, json=example)
+        assert answer.status_code == 200, answer.text
+        assert {"200", "413", "429", "504"} <= operation["responses"].keys()
+
+
+def test_log_holds_the_request_and_nothing_of_it(service: Service, form: Make) -> None:
+    secret = "a very secret fox"
+    with service.http() as http:
+        http.post("/v1/refine", headers={"X-Request-ID": "mine-1"}, **form(label=secret))
+    (entry,) = [each for each in service.events("request") if each["request_id"] == "mine-1"]
+    assert entry["status"] == 200 and entry["route"] == "/v1/refine" and entry["ms"] > 0
+    assert "secret" not in service.log.read_text()
