@@ -53,6 +53,7 @@ class Model:
         device: where they run.
         precision: what they compute in; None for their own.
         threads: of the CPU; None for all cores.
+        resolution: see `EngineSet`; None for the bundle's.
     """
 
     bundle: Path | None
@@ -60,6 +61,7 @@ class Model:
     device: str
     precision: EnginePrecision | None
     threads: int | None
+    resolution: int | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -92,7 +94,8 @@ class Model:
 
     def _engines(self) -> dict[str, Any]:
         return {
-            "backend": self.backend, "device": self.device, "precision": self.precision, "threads": self.threads
+            "backend": self.backend, "device": self.device, "precision": self.precision, "threads": self.threads,
+            "resolution": self.resolution,
         }  # fmt: skip
 
     def describe(self) -> str:
@@ -117,6 +120,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Without, the bundle's. bf16: a faster denoiser, with --backend openvino.",
     )
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; without, all cores.")
+    @click.option("--resolution", type=int, help="Pixels on the longer side as the model sees it; without, its own.")
     @wraps(command)
     def gathered(
         *args: Any,
@@ -125,9 +129,12 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         device: str,
         precision: EnginePrecision | None,
         threads: int | None,
+        resolution: int | None,
         **rest: Any,
     ) -> None:
-        model = Model(bundle=bundle, backend=backend, device=device, precision=precision, threads=threads)
+        model = Model(
+            bundle=bundle, backend=backend, device=device, precision=precision, threads=threads, resolution=resolution
+        )
         command(*args, model=model, **rest)
 
     return gathered

@@ -31,9 +31,7 @@ class Client:
         MissingDependencyError: httpx is not installed.
     """
 
-    def __init__(
-        self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8
-    ) -> None:
+    def __init__(self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8) -> None:
         self._patience, self._httpx = Patience(retries=retries), _import_httpx()
         self._http = self._httpx.Client(base_url=url, timeout=timeout, headers=_key(api_key))
 
@@ -115,9 +113,7 @@ class Client:
 class AsyncClient:
     """The same for asyncio; an asynchronous context manager. See `Client` for every argument and error."""
 
-    def __init__(
-        self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8
-    ) -> None:
+    def __init__(self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8) -> None:
         self._patience, self._httpx = Patience(retries=retries), _import_httpx()
         self._http = self._httpx.AsyncClient(base_url=url, timeout=timeout, headers=_key(api_key))
 

@@ -6,6 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Method
 from segrefine.engines import Closing, Engine, EnginePrecision, load_engine
-from segrefine.errors import NumericalError
+from segrefine.errors import NumericalError, SettingsError
 from segrefine.runtime.grid import FittedImage, fit_to_grid
 from segrefine.runtime.text import Text, size_condition
+from segrefine.runtime.tiling import map_tiles
 from segrefine.runtime.tokenizer import ClipTokenizer
 from segrefine.settings import Settings
 
@@ -36,6 +38,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         method: of the bundles that this is for.
         bundle: where the engines come from.
         engines: by the names of their components.
+        resolution: pixels on the longer side of an image as the model sees it; at first what it was trained on.
     """
 
     method: ClassVar[Method]
@@ -43,6 +46,7 @@ class EngineSet(Closing, Generic[SettingsT]):
     @abstractmethod
     def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: SettingsT | None = None) -> None:
         self.bundle, self.engines = bundle, engines
+        self.resolution = bundle.manifest.sample_size * bundle.manifest.vae_scale_factor
         self._tokenizers = _read_tokenizers(bundle)
 
     @classmethod
@@ -59,6 +63,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         device: str = "cpu",
         precision: EnginePrecision | None = None,
         threads: int | None = None,
+        resolution: int | None = None,
         settings: SettingsT | None = None,
     ) -> Self:
         """The pipeline on the bundle at `path`.
@@ -69,12 +74,13 @@ class EngineSet(Closing, Generic[SettingsT]):
             device: `cpu`, or `cuda:0` where the backend has it.
             precision: None for the graphs' own; ``"bf16"`` for a faster denoiser on OpenVINO.
             threads: of the CPU; None for all cores.
+            resolution: pixels on the longer side of an image as the model sees it; None for what it was trained on.
             settings: other settings than the bundle's own.
 
         Raises:
             BundleError: no bundle there, a damaged one, or one of the other method.
             BackendError: unknown backend, or the device is not there.
-            SettingsError: the bundle or the backend has another precision.
+            SettingsError: the bundle or the backend has another precision; the resolution is less than one cell.
         """
         bundle = Bundle.open(path)
         bundle.check_method(cls.method)
@@ -86,22 +92,29 @@ class EngineSet(Closing, Generic[SettingsT]):
                 for name in cls.components(bundle)
             }
             opened = cls(bundle, engines, settings=settings)
+            if resolution is not None:
+                opened.resolution = _check_resolution(resolution, bundle)
             stack.pop_all()
         return opened
 
     def fit(self, image: NDArray[np.uint8]) -> FittedImage:
         """The image on the model's grid."""
         cell = self.bundle.manifest.vae_scale_factor
-        return fit_to_grid(image, side=self.bundle.manifest.sample_size * cell, multiple=LATENT_MULTIPLE * cell)
+        return fit_to_grid(image, side=self.resolution, multiple=LATENT_MULTIPLE * cell)
 
     def encode_image(self, image: NDArray[np.uint8]) -> Floats:
         """Scaled latents, float32 (1, c, h, w), of an image on the model's grid, uint8 (H, W, 3)."""
         sample = image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
-        return check_finite(self.engines["vae_encoder"]({"sample": sample})["latent_sample"], "vae_encoder", "image")
+        encode = partial(self._run_codec, "vae_encoder", "sample", "latent_sample")
+        return map_tiles(encode, sample, per_latent=(self.bundle.manifest.vae_scale_factor, 1))
 
     def decode_image(self, latents: Floats) -> Floats:
         """Images, float32 (B, 3, H, W) in about [-1, 1], of scaled latents (B, c, h, w)."""
-        return check_finite(self.engines["vae_decoder"]({"latent_sample": latents})["sample"], "vae_decoder", "decode")
+        decode = partial(self._run_codec, "vae_decoder", "latent_sample", "sample")
+        return map_tiles(decode, latents, per_latent=(1, self.bundle.manifest.vae_scale_factor))
+
+    def _run_codec(self, component: str, given: str, made: str, values: Floats) -> Floats:
+        return check_finite(self.engines[component]({given: values})[made], component, made)
 
     @property
     def tokenizer(self) -> ClipTokenizer:
@@ -129,6 +142,13 @@ class EngineSet(Closing, Generic[SettingsT]):
         """Closes the engines."""
         for engine in self.engines.values():
             engine.close()
+
+
+def _check_resolution(resolution: int, bundle: Bundle) -> int:
+    least = LATENT_MULTIPLE * bundle.manifest.vae_scale_factor
+    if not isinstance(resolution, int) or resolution < least:
+        raise SettingsError(f"resolution: expected {least} pixels or more, got {resolution!r}")
+    return resolution
 
 
 def text_encoders(bundle: Bundle) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from segrefine.serve.problem import Problem
 MOST_PARTS = 600
 MOST_JSON_VALUES = 10_000
 _KINDS = "multipart/form-data or application/json"
-_DEEPER = 'see /docs; such as curl -F image=@photo.png -F mask=@coarse.png -F label=fox'
+_DEEPER = "see /docs; such as curl -F image=@photo.png -F mask=@coarse.png -F label=fox"
 
 
 class HungUp(Exception):

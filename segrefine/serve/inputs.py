@@ -90,9 +90,7 @@ class Pictures:
     mask: bytes | None = None
 
 
-def read_inputs(
-    form: Form, kind: type[ParametersT], limits: Limits, *, mask: bool
-) -> tuple[Pictures, ParametersT]:
+def read_inputs(form: Form, kind: type[ParametersT], limits: Limits, *, mask: bool) -> tuple[Pictures, ParametersT]:
     """Pictures and parameters of a form.
 
     Args:

@@ -100,8 +100,4 @@ class Envelope:
 
 def problem_response(problem: Problem, request_id: str) -> Response:
     """The answer that tells a problem."""
-    return Response(
-        problem.to_json(request_id), problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE
-    )
-
-
+    return Response(problem.to_json(request_id), problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE)
