@@ -11,7 +11,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.g4seg import G4Seg
 from segrefine.reference.text import predict
 from segrefine.runtime.pipeline import Refiner
+from segrefine.settings import G4SegSettings
 
 Run = Callable[[], Any]
 OURS: dict[str, tuple[str, EnginePrecision]] = {
@@ -64,7 +64,7 @@ def _open(job: dict[str, Any]) -> tuple[Run, Run]:
     bundle, checkpoint, threads = Path(job["bundle"]), Path(job["checkpoint"]), job["threads"]
     peer = job["peer"]
     refiner = Refiner(Bundle.open(bundle), {})  # only its image and mask work serves a peer
-    settings = replace(refiner.settings, **job["settings"])
+    settings = G4SegSettings.from_dict(refiner.settings.to_dict() | job["settings"])
     feeds = _step_inputs(refiner)
     if peer in OURS:
         backend, precision = OURS[peer]

@@ -5,7 +5,8 @@
 
 One process each, the same threads, in turns. At the demo's size the processes live through all rounds; at the size of
 Stable Diffusion 1.5 (random weights) memory has room for one at a time, so that each round starts them anew and lets
-each run a step before it is measured.
+each run a step before it is measured. torch.compile takes part at the demo's size alone: to compile a UNet of full size
+for every batch and kind of call takes longer than all the rest together.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Size:
         rounds: how often everyone takes a turn.
         steps: steps of the UNet in each turn.
         together: all processes live through all rounds.
+        peers: the contestants.
         bars: least eager ÷ ours, and least best peer ÷ ours.
     """
 
@@ -69,6 +71,7 @@ class Size:
     rounds: int
     steps: int
     together: bool
+    peers: tuple[str, ...] = PEERS
     bars: tuple[float, float]
 
 
@@ -124,7 +127,9 @@ def main(sizes: tuple[str, ...], folder: Path) -> None:
     click.echo(markdown)
     write_result("peers", data | _ratios(data), markdown)
     measured = {title: data[name] for name, title in TITLES.items() if name in data}
-    medians = {title: {peer: _median(each, peer, "loop") for peer in PEERS} for title, each in measured.items()}
+    medians = {
+        title: {peer: _median(each, peer, "loop") for peer in each["seconds"]} for title, each in measured.items()
+    }
     plot_times(medians, RESULTS / "peers.png")
 
 
@@ -164,10 +169,11 @@ def _sd15(folder: Path) -> Size:
         bundle=bundle,
         plain=plain,
         side=512,
-        settings={"noises": 1},
+        settings={"noises": 1, "text_strengths": [6.0]},
         rounds=2,
         steps=2,
         together=False,
+        peers=tuple(peer for peer in PEERS if peer != COMPILED),
         bars=(2.0, 1.3),
     )
 
@@ -188,17 +194,17 @@ def build_engine(bundle: Path) -> None:
 
 def _measure(size: Size) -> dict[str, Any]:
     """Seconds of every turn by contestant, and the IoU of its mask with eager PyTorch's."""
-    seconds: Times = {peer: {"loop": [], "step": []} for peer in PEERS}
+    seconds: Times = {peer: {"loop": [], "step": []} for peer in size.peers}
     with tempfile.TemporaryDirectory() as scratch:
-        masks = {peer: Path(scratch) / f"{number}.npy" for number, peer in enumerate(PEERS)}
+        masks = {peer: Path(scratch) / f"{number}.npy" for number, peer in enumerate(size.peers)}
         with ExitStack() as stack:
             if size.together:
-                workers = {peer: stack.enter_context(Worker(peer, size, masks[peer])) for peer in PEERS}
+                workers = {peer: stack.enter_context(Worker(peer, size, masks[peer])) for peer in size.peers}
                 for _ in range(2):
                     for worker in workers.values():
                         worker.time("loop")
             for turn in range(size.rounds):
-                for peer in tqdm(PEERS, desc=f"round {turn + 1} of {size.rounds}", leave=False):
+                for peer in tqdm(size.peers, desc=f"round {turn + 1} of {size.rounds}", leave=False):
                     if size.together:
                         _take_turn(workers[peer], size, seconds[peer])
                         continue
@@ -206,7 +212,7 @@ def _measure(size: Size) -> dict[str, Any]:
                         worker.time("step")
                         _take_turn(worker, size, seconds[peer])
         found = {peer: np.load(path) for peer, path in masks.items()}
-    return {"seconds": seconds, "iou": {peer: iou(found[peer], found[EAGER]) for peer in PEERS}}
+    return {"seconds": seconds, "iou": {peer: iou(found[peer], found[EAGER]) for peer in size.peers}}
 
 
 def _gflop(size: Size) -> float:
@@ -234,16 +240,16 @@ def _ratios(data: dict[str, Any]) -> dict[str, float]:
     ratios = {}
     for name, measured in data.items():
         if name in TITLES:
-            loops = {peer: _median(measured, peer, "loop") for peer in PEERS}
+            loops = {peer: _median(measured, peer, "loop") for peer in measured["seconds"]}
             fastest = min(loops[peer] for peer in OURS)
             ratios[f"{name}_eager"] = loops[EAGER] / fastest
-            ratios[f"{name}_best_peer"] = min(loops[peer] for peer in PEERS if peer not in OURS) / fastest
+            ratios[f"{name}_best_peer"] = min(loops[peer] for peer in loops if peer not in OURS) / fastest
     return ratios
 
 
 def _section(measured: dict[str, Any], title: str) -> str:
     rows, eager = [], {what: _median(measured, EAGER, what) for what in ("loop", "step")}
-    for peer in PEERS:
+    for peer in measured["seconds"]:
         row = [peer]
         for what in ("loop", "step"):
             low, middle, high = np.quantile(measured["seconds"][peer][what], (0.25, 0.5, 0.75))

@@ -49,7 +49,7 @@ def test_a_large_image_is_encoded_in_tiles_nearly_as_in_one(refiner, monkeypatch
     assert tiled.shape == whole.shape
     assert 0 < np.abs(tiled - whole).mean() < 0.2 * np.abs(whole).mean()
     pictures = refiner.decode(whole).astype(float), refiner.decode(tiled).astype(float)
-    assert np.abs(pictures[0] - pictures[1]).mean() < 4
+    assert np.abs(pictures[0] - pictures[1]).mean() < 12  # of 255
 
 
 @pytest.mark.parametrize("resolution", [0, 8, 100.5])
