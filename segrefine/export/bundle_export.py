@@ -21,6 +21,7 @@ from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
 from segrefine.export.graph import cut_graph, example_inputs, export_graph
+from segrefine.export.mapped import release_weight_files
 from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, PARTS, GraphModule, Source, has_graph
 from segrefine.export.ops import masked_attention
 from segrefine.export.precision import half_precision
@@ -245,6 +246,7 @@ class _Graphs:
         self._save(model, self._directory / file)
         del module, model
         gc.collect()  # and with them the checkpoint is gone, before ONNX Runtime opens the graph
+        release_weight_files()
         verify_graph(self._directory / file, spec, trials, atol=self._options.atol)
         if any(CUT_FROM.get(other) == name for other in wanted):
             self._uncut[name] = trials

@@ -34,6 +34,7 @@ def halve_weights(model: ir.Model) -> int:
         cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT})
         replace_all_uses_with(value, cast.outputs[0])
         del graph.initializers[name]
+        value.const_value = None  # see `WeightFile.take`
         cast.outputs[0].name = name
         graph.register_initializer(stored)
         graph.insert_before(graph[0], cast)
@@ -63,7 +64,11 @@ class WeightFile:
         """Moves the model's large weights into the file, but for those that are in it; the model refers to them."""
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < _LARGE or isinstance(tensor, ir.ExternalTensor):
+            if tensor is None or isinstance(tensor, ir.ExternalTensor):
+                continue
+            if tensor.nbytes < _LARGE:
+                # A copy: onnxscript's optimiser holds the last graph it saw, and each tensor the whole file it is in.
+                value.const_value = ir.tensor(tensor.numpy().copy(), name=value.name)
                 continue
             value.const_value = ir.ExternalTensor(
                 self.path.name,
