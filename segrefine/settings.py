@@ -88,6 +88,7 @@ class G4SegSettings(Settings):
         text_weight: log-odds per unit of that evidence.
         text_threshold: the evidence that speaks neither for the label nor against it, as a share of the mask's own:
             of the ninth decile of the evidence within the coarse mask.
+        text_rivalry: of several labels, how much the others' mean evidence counts against each.
         bias: log-odds of foreground where nothing speaks for it or against it.
         mixing: share of the new estimate in the updated probability.
         prior_weight: weight of the coarse mask's own log-odds in every estimate.
@@ -112,6 +113,7 @@ class G4SegSettings(Settings):
     text_contrast: float = 0.2
     text_weight: float = 16.0
     text_threshold: float = 0.43
+    text_rivalry: float = 0.5
     bias: float = -0.5
     mixing: float = 1.0
     prior_weight: float = 0.38

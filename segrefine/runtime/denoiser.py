@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +17,26 @@ from segrefine.settings import G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
 Observe = Callable[[str, int, Floats], None]
 """Called with the stage, the timestep and the latents (B, c, h, w) that each step of generation gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the UNet is told besides the sample.
+    """What the UNet is told besides the sample, of L labels. Prompts are known by number: 0 to L − 1, and `NOTHING`.
 
     Attributes:
-        label: float32 (1, tokens, hidden) states of the prompt that names the label.
-        nothing: float32 (1, tokens, hidden) states of the empty prompt.
-        token_indicator: float32 (1, tokens, 2), see `Prompt`.
+        states: float32 (L + 1, tokens, hidden) of the prompts that name the labels, and of the empty prompt.
+        token_indicator: float32 (L + 1, tokens, 2), see `Prompt`; zeros for the empty prompt.
     """
 
-    label: Floats
-    nothing: Floats
+    states: Floats
     token_indicator: Floats
+
+
+NOTHING = -1
+"""The number of the empty prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class Denoiser:
         engines: `unet` and `unet_features` are used.
         schedule: the noise levels.
         settings: the method's numbers.
-        conditions: prompt and label.
+        conditions: the prompts.
         observe: told of every step of generation.
     """
 
@@ -62,57 +66,71 @@ class Denoiser:
     observe: Observe | None = None
 
     def text_evidence(self, z0: Floats, coarse: Floats, noise: Floats) -> Floats:
-        """How much better the label explains each pixel than no label does, float32 (h, w).
+        """How much better each label explains each pixel than no label does, float32 (L, h, w).
 
         The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
         arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over levels, noises and
-        the strengths with which the coarse mask (h, w) hands the label to its pixels.
+        the strengths with which the coarse masks (L, h, w) hand their labels to their pixels.
         """
-        s = self.settings
-        noisy = np.concatenate([self.schedule.add_noise(z0, noise, t) for t in s.text_timesteps])
-        levels = np.repeat(np.array(s.text_timesteps, np.int64), len(noise))
-        trials, strengths = 1 + len(s.text_strengths), np.repeat((0.0, *s.text_strengths), len(noisy))
-        samples, timesteps = np.tile(noisy, (trials, 1, 1, 1)), np.tile(levels, trials)
-        states = np.concatenate([self.conditions.nothing, *[self.conditions.label] * len(s.text_strengths)])
+        s, count = self.settings, len(coarse)
+        noisy, levels = self._noise_levels(z0, noise, alternate=count > 1)
+        each, trials = len(noisy), len(s.text_strengths)
+        total = 1 + count * trials  # the empty prompt first, then every label at every strength
+        samples, timesteps = np.tile(noisy, (total, 1, 1, 1)), np.tile(levels, total)
+        prompts = np.repeat([NOTHING, *np.repeat(np.arange(count), trials)], each)
+        strengths = np.repeat((0.0, *np.tile(s.text_strengths, count)), each)
         injected = _Injection(
-            masks=np.tile(coarse, (len(samples), 1, 1)),
-            strengths=np.stack([np.zeros_like(strengths), strengths], 1).astype(np.float32),
+            masks=coarse[prompts.clip(0)],
+            strengths=np.stack([np.zeros_like(strengths), strengths], 1, dtype=np.float32),
         )
-        outputs = self._predict(
-            samples, timesteps, np.repeat(states, len(noisy), 0), step="text evidence", injected=injected
-        )
-        clean = self.schedule.predict_clean(outputs, samples, timesteps).reshape(trials, *noisy.shape)
-        plain, named = clean[:1], clean[1:]
+        outputs = self._predict(samples, timesteps, prompts, step="text evidence", injected=injected)
+        clean = self.schedule.predict_clean(outputs, samples, timesteps)
+        plain, named = clean[:each], clean[each:].reshape(count, trials, *noisy.shape)
         gained = np.square(plain - z0) - np.square(named - z0) + s.text_effect * np.square(named - plain)
         noise_share = (1 - self.schedule.alphas_cumprod[levels])[:, None, None]
-        return np.asarray((gained.mean(2) / noise_share).mean((0, 1)), np.float32)
+        return np.asarray((gained.mean(3) / noise_share).mean((1, 2)), np.float32)
+
+    def _noise_levels(self, z0: Floats, noise: Floats, *, alternate: bool) -> tuple[Floats, NDArray[np.int64]]:
+        """The latents at the text's noise levels, each with every noise or with one of them in turn; and the levels."""
+        levels = np.repeat(np.array(self.settings.text_timesteps, np.int64), 1 if alternate else len(noise))
+        noisy = [self.schedule.add_noise(z0, noise[i % len(noise)][None], int(t)) for i, t in enumerate(levels)]
+        return np.concatenate(noisy), levels
 
     def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats) -> Floats:
-        """Latents (1, c, h, w) of the mask-conditional image: z0 noised to level t, and denoised under the mask."""
-        if self.settings.mode == "loop":
-            return self._generate_by_loop(z0, probability[None], t)
-        noisy = self.schedule.add_noise(z0, noise, t)
-        masks = np.repeat(probability[None], len(noisy), 0)
-        clean = self.schedule.predict_clean(self._predict_masked(noisy, t, masks, f"t={t}"), noisy, t)
-        self._tell("one-step", t, clean)
-        return np.asarray(clean.mean(0, keepdims=True), np.float32)
+        """Latents (L, c, h, w) of the mask-conditional images: z0 noised to level t, and denoised under each mask.
 
-    def features(self, latents: Floats, noise: Floats) -> Floats:
-        """Descriptors (1, N, C) of the pixels of `latents` (1, c, h, w), slightly noised, without a mask."""
-        t = self.settings.feature_timestep
+        Args:
+            z0: float32 (1, c, h, w).
+            probability: float32 (L, h, w) of each label.
+            t: timestep.
+            noise: float32 (K, c, h, w); the mean over them is given.
+        """
+        count = len(probability)
+        if self.settings.mode == "loop":
+            return self._generate_by_loop(np.repeat(z0, count, 0), probability, t)
+        noisy = np.tile(self.schedule.add_noise(z0, noise, t), (count, 1, 1, 1))
+        prompts, masks = np.repeat(np.arange(count), len(noise)), np.repeat(probability, len(noise), 0)
+        clean = self.schedule.predict_clean(self._predict_masked(noisy, t, prompts, masks, f"t={t}"), noisy, t)
+        self._tell("one-step", t, clean)
+        return np.asarray(clean.reshape(count, len(noise), *z0.shape[1:]).mean(1), np.float32)
+
+    def features(self, latents: Floats, noise: Floats, prompt: int) -> Floats:
+        """Descriptors (B, N, C) of `latents` (B, c, h, w), slightly noised, under a prompt, without a mask."""
+        t, count = self.settings.feature_timestep, len(latents)
         sample = self.schedule.add_noise(latents, noise[:1], t)
-        feeds = self._feeds(sample, np.full(1, t, np.int64), self.conditions.label)
-        return self._checked("unet_features", feeds, "features", f"t={t}")
+        feeds = self._feeds(sample, np.full(count, t, np.int64), np.full(count, prompt))
+        return self._run("unet_features", feeds, "features", f"t={t}")
 
     def _generate_by_loop(self, z0: Floats, masks: Floats, t: int) -> Floats:
-        """Clean latents (1, c, h, w): inverted to level t without a mask, sampled back under masks (1, h, w)."""
-        steps, label = self.settings.loop_steps, self.conditions.label
+        """Clean latents (L, c, h, w): inverted to level t without a mask, sampled back under masks (L, h, w)."""
+        steps, prompts = self.settings.loop_steps, np.arange(len(masks))
 
         def plain(sample: Floats, timestep: int) -> Floats:
-            return self._predict(sample, np.full(1, timestep, np.int64), label, step=f"inversion, t={timestep}")
+            timesteps = np.full(len(sample), timestep, np.int64)
+            return self._predict(sample, timesteps, prompts, step=f"inversion, t={timestep}")
 
         def masked(sample: Floats, timestep: int) -> Floats:
-            return self._predict_masked(sample, timestep, masks, f"sampling, t={timestep}")
+            return self._predict_masked(sample, timestep, prompts, masks, f"sampling, t={timestep}")
 
         def watch(stage: str) -> Callable[[int, int, Floats], None]:
             return lambda _, timestep, latents: self._tell(stage, timestep, latents)
@@ -124,47 +142,48 @@ class Denoiser:
         if self.observe:
             self.observe(stage, timestep, latents)
 
-    def _predict_masked(self, sample: Floats, t: int, masks: Floats, step: str) -> Floats:
+    def _predict_masked(self, sample: Floats, t: int, prompts: Indices, masks: Floats, step: str) -> Floats:
         """The UNet's output with masks (B, h, w) injected, guided."""
         batch, scale = len(sample), self.settings.guidance_scale
-        timestep, label = np.full(batch, t, np.int64), np.repeat(self.conditions.label, batch, 0)
+        timestep = np.full(batch, t, np.int64)
         strengths = np.tile(
             np.array([self.settings.self_strength, self.settings.cross_strength], np.float32), (batch, 1)
         )
         injected = _Injection(masks=masks, strengths=strengths)
-        output = self._predict(sample, timestep, label, step=step, injected=injected)
+        output = self._predict(sample, timestep, prompts, step=step, injected=injected)
         if scale == 1:
             return output
-        plain = self._predict(sample, timestep, np.repeat(self.conditions.nothing, batch, 0), step=step)
+        plain = self._predict(sample, timestep, np.full_like(prompts, NOTHING), step=step)
         return plain + np.float32(scale) * (output - plain)
 
     def _predict(
         self,
         sample: Floats,
         timestep: NDArray[np.int64],
-        states: Floats,
+        prompts: Indices,
         *,
         step: str,
         injected: _Injection | None = None,
     ) -> Floats:
-        """The UNet's output for a batch of any size."""
-        feeds = self._feeds(sample, timestep, states, injected)
-        most = max(1, MAX_PIXELS // (sample.shape[2] * sample.shape[3]))
-        return np.concatenate([self._checked("unet", part, "out_sample", step) for part in cut_batch(feeds, most)])
+        """The UNet's output for a batch of any size, each sample under its prompt."""
+        return self._run("unet", self._feeds(sample, timestep, prompts, injected), "out_sample", step)
 
     def _feeds(
-        self, sample: Floats, timestep: NDArray[np.int64], states: Floats, injected: _Injection | None = None
+        self, sample: Floats, timestep: NDArray[np.int64], prompts: Indices, injected: _Injection | None = None
     ) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
         batch, (height, width) = len(sample), sample.shape[2:]
         masks = injected.masks if injected else np.zeros((batch, height, width), np.float32)
         return {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": timestep,
-            "encoder_hidden_states": states,
+            "encoder_hidden_states": self.conditions.states[prompts],
             "foreground": masks[:, None],
-            "token_indicator": np.repeat(self.conditions.token_indicator, batch, 0),
+            "token_indicator": self.conditions.token_indicator[prompts],
             "strength": injected.strengths if injected else np.zeros((batch, 2), np.float32),
         }
 
-    def _checked(self, component: str, feeds: Mapping[str, NDArray[np.generic]], output: str, step: str) -> Floats:
-        return check_finite(self.engines[component](feeds, only=output)[output], component, step)
+    def _run(self, component: str, feeds: Mapping[str, NDArray[Any]], output: str, step: str) -> Floats:
+        """An engine's output for a batch of any size, once all of it is finite."""
+        most = max(1, MAX_PIXELS // feeds["sample"][0, 0].size)
+        parts = [self.engines[component](part, only=output)[output] for part in cut_batch(feeds, most)]
+        return check_finite(np.concatenate(parts), component, step)
