@@ -73,12 +73,14 @@ class Denoiser:
         the strengths with which the coarse masks (L, h, w) hand their labels to their pixels.
         """
         s, count = self.settings, len(coarse)
-        noisy, levels = self._noise_levels(z0, noise, alternate=count > 1)
-        each, trials = len(noisy), len(s.text_strengths)
+        noisy = np.concatenate([self.schedule.add_noise(z0, noise, t) for t in s.text_timesteps])
+        levels = np.repeat(np.array(s.text_timesteps, np.int64), len(noise))
+        tried = s.text_strengths if count == 1 else s.joint_strengths
+        each, trials = len(noisy), len(tried)
         total = 1 + count * trials  # the empty prompt first, then every label at every strength
         samples, timesteps = np.tile(noisy, (total, 1, 1, 1)), np.tile(levels, total)
         prompts = np.repeat([NOTHING, *np.repeat(np.arange(count), trials)], each)
-        strengths = np.repeat((0.0, *np.tile(s.text_strengths, count)), each)
+        strengths = np.repeat((0.0, *np.tile(tried, count)), each)
         injected = _Injection(
             masks=coarse[prompts.clip(0)],
             strengths=np.stack([np.zeros_like(strengths), strengths], 1, dtype=np.float32),
@@ -89,12 +91,6 @@ class Denoiser:
         gained = np.square(plain - z0) - np.square(named - z0) + s.text_effect * np.square(named - plain)
         noise_share = (1 - self.schedule.alphas_cumprod[levels])[:, None, None]
         return np.asarray((gained.mean(3) / noise_share).mean((1, 2)), np.float32)
-
-    def _noise_levels(self, z0: Floats, noise: Floats, *, alternate: bool) -> tuple[Floats, NDArray[np.int64]]:
-        """The latents at the text's noise levels, each with every noise or with one of them in turn; and the levels."""
-        levels = np.repeat(np.array(self.settings.text_timesteps, np.int64), 1 if alternate else len(noise))
-        noisy = [self.schedule.add_noise(z0, noise[i % len(noise)][None], int(t)) for i, t in enumerate(levels)]
-        return np.concatenate(noisy), levels
 
     def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats) -> Floats:
         """Latents (L, c, h, w) of the mask-conditional images: z0 noised to level t, and denoised under each mask.
