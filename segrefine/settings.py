@@ -82,7 +82,7 @@ class G4SegSettings(Settings):
         position_weight: weight of a pixel's position, in units of the latent's side, in its descriptor.
         text_timesteps: noise levels at which the image is denoised with and without the label.
         text_strengths: strengths of cross-attention under the coarse mask with which the label is tried.
-        joint_strengths: the same, where several labels are refined jointly.
+        joint_strengths: the same, where several labels are refined jointly; each level has one of the noises then.
         text_effect: weight of how much the label changes what is predicted, beside the error that it takes away.
         text_spread: how far the evidence of the text spreads along regions of like colour, see `spread`.
         text_contrast: colour difference at which it stops, in multiples of the image's root mean square.

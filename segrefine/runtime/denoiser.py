@@ -73,9 +73,10 @@ class Denoiser:
         the strengths with which the coarse masks (L, h, w) hand their labels to their pixels.
         """
         s, count = self.settings, len(coarse)
-        noisy = np.concatenate([self.schedule.add_noise(z0, noise, t) for t in s.text_timesteps])
-        levels = np.repeat(np.array(s.text_timesteps, np.int64), len(noise))
-        tried = s.text_strengths if count == 1 else s.joint_strengths
+        tried, each_noise = (s.text_strengths, len(noise)) if count == 1 else (s.joint_strengths, 1)
+        levels = np.repeat(np.array(s.text_timesteps, np.int64), each_noise)
+        drawn = noise[np.arange(len(levels)) % len(noise)]  # of several labels, each level has one of the noises
+        noisy = self.schedule.add_noise(np.repeat(z0, len(levels), 0), drawn, levels)
         each, trials = len(noisy), len(tried)
         total = 1 + count * trials  # the empty prompt first, then every label at every strength
         samples, timesteps = np.tile(noisy, (total, 1, 1, 1)), np.tile(levels, total)

@@ -72,6 +72,9 @@ class Refinement:
         text_evidence: float32 (h, w); how much better the label explains each pixel than no label does.
         rounds: the trace.
         seconds: time of each stage.
+        confidence: of the mask, in [0, 1], where a guard looked at it; see `segrefine.runtime.guard`.
+        pixel_confidence: float16 (H, W) in [0, 1], of each pixel, likewise.
+        kept_coarse: the guard did not trust the refined mask, and this is the coarse one.
     """
 
     mask: NDArray[np.bool_]
@@ -81,6 +84,9 @@ class Refinement:
     text_evidence: Floats
     rounds: tuple[Round, ...]
     seconds: Mapping[str, float] = field(repr=False)
+    confidence: float | None = None
+    pixel_confidence: NDArray[np.float16] | None = field(default=None, repr=False)
+    kept_coarse: bool = False
 
 
 class Refiner(EngineSet[G4SegSettings]):

@@ -63,7 +63,7 @@ def test_the_image_is_encoded_once_and_steps_are_batches(refiner, monkeypatch):
     levels, noises = len(counted.settings.text_timesteps), counted.settings.noises
     trials = len(counted.settings.joint_strengths)
     assert calls["vae_encoder"] == [1] and calls["text_encoder"] == [3]
-    assert sum(calls["unet"]) == noises * (levels * (1 + 2 * trials) + 2)
+    assert sum(calls["unet"]) == levels * (1 + 2 * trials) + 2 * noises
     assert calls["unet_features"] == [1, 2] and calls["alignment"] == [2]
 
 
