@@ -22,6 +22,7 @@ from segrefine.datasets.coco import CocoDataset
 from segrefine.datasets.folder import FolderDataset
 from segrefine.datasets.items import Dataset, Item, LabelledMask, read_image
 from segrefine.errors import SegrefineError
+from segrefine.runtime.guard import guard
 from segrefine.runtime.pipeline import Refiner
 
 Read = tuple[NDArray[np.uint8], list[LabelledMask]]
@@ -37,6 +38,7 @@ class Job:
         output: folder of the results.
         engines: arguments of `Refiner.from_bundle`; `threads` is of each process.
         seed: of the noise, of every image alike.
+        guarded: whether masks that cannot be trusted stay as they were.
     """
 
     source: Path
@@ -44,6 +46,7 @@ class Job:
     output: Path
     engines: dict[str, Any]
     seed: int = 0
+    guarded: bool = False
 
     def open_dataset(self) -> Dataset:
         """The data set.
@@ -96,6 +99,8 @@ def _attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Fut
     try:
         image, masks = read.result()
         results = refiner.refine_labels(image, masks, seed=job.seed) if masks else ()
+        if job.guarded and masks:
+            results = guard(refiner.fit(image), [mask for _, mask in masks], results)
         labelled = [(label, result) for (label, _), result in zip(masks, results, strict=True)]
         dataset.write(item, labelled, (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands
@@ -104,4 +109,5 @@ def _attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Fut
             name=item.name, status="failed", seconds=time.perf_counter() - began,
             error=type(error).__name__, message=str(error), hint=hint,
         )  # fmt: skip
-    return Entry(name=item.name, status="done", masks=len(masks), seconds=time.perf_counter() - began)
+    kept = sum(result.kept_coarse for result in results)
+    return Entry(name=item.name, status="done", masks=len(masks), kept_coarse=kept, seconds=time.perf_counter() - began)

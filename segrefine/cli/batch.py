@@ -31,11 +31,12 @@ FAILED = 1
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; without, one for each core.")
 @click.option("--resume", is_flag=True, help="Go on where a run before was stopped; nothing is done twice.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--guard", "guarded", is_flag=True, help="Leave masks as they were where the evidence is weak.")
 @model_options
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    model: Model,
+    guarded: bool, model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
@@ -56,7 +57,7 @@ def batch(
     workers = workers or os.cpu_count() or 1
     threads = model.threads or max(1, (os.cpu_count() or 1) // workers)
     engines = model.engines() | {"threads": threads}
-    job = Job(source=source, images=images, output=output, engines=engines, seed=seed)
+    job = Job(source=source, images=images, output=output, engines=engines, seed=seed, guarded=guarded)
     with _Progress(console) as progress:
         values = run_batch(job, workers=workers, resume=resume, tell=progress.tell)
     values |= {"output": str(output), "model": model.to_dict()}
@@ -110,6 +111,8 @@ def _describe(values: Mapping[str, Any]) -> str:
         "time": f"{values['seconds']:.1f} s for {fresh} images, {values['workers']} workers",
         "wrote": f"{values['output']}, with manifest.json",
     }
+    if values["kept_coarse"]:
+        lines["guard"] = f"{values['kept_coarse']} masks left as they were"
     if values["resumed"]:
         lines["resumed"] = f"{values['resumed']} were there already"
     return "\n".join(f"{name:9}{text}" for name, text in lines.items())

@@ -88,12 +88,13 @@ class Outputs:
 )
 @click.option("--trace", metavar="PNG", type=PictureFile(".png"), help="Also write a sheet that shows every round.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--guard", "guarded", is_flag=True, help="Leave the mask as it was where the evidence is weak.")
 @mark_options
 @model_options
 @with_console
 def refine(
     console: Console, image: Path, mask: Path | None, label: str, output: Path, probability: Path | None,
-    overlay: Path | None, trace: Path | None, seed: int, marks: MarkOptions, model: Model,
+    overlay: Path | None, trace: Path | None, seed: int, guarded: bool, marks: MarkOptions, model: Model,
 ) -> None:  # fmt: skip
     """Refine the coarse MASK of IMAGE, or one that boxes, points or strokes amount to.
 
@@ -101,6 +102,7 @@ def refine(
     palette, is foreground; or a .npy with probabilities. With --box, --point or --scribble there is no MASK: outside of
     all boxes is background, strokes and points stay as they are drawn, and the rest is found.
     """
+    from segrefine.runtime.guard import guard
     from segrefine.runtime.image import load_image
 
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
@@ -121,6 +123,8 @@ def refine(
         loaded = time.perf_counter() - started
         with console.progress("refining") as tell:
             result = refiner(pixels, given, label, seed=seed, progress=tell)
+        if guarded:
+            [result] = guard(refiner.fit(pixels), [coarse], [result])
         outputs.write(pixels, coarse, label, result, refiner)
     seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
     values = _summary(pixels, coarse, result) | {"seconds": seconds, "model": model.to_dict()}
@@ -154,11 +158,16 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
         "iou_with_coarse": iou(coarse > 0.5, result.mask),
         "changed": float(((coarse > 0.5) != result.mask).mean()),
         "empty": not result.mask.any(),
+        "confidence": result.confidence,
+        "kept_coarse": result.kept_coarse,
     }
 
 
 def _warnings(label: str, coarse: NDArray[np.float32], result: Refinement, model: Model) -> Iterator[str]:
     from segrefine.assets import DEMO_LABELS
+
+    if result.kept_coarse:
+        yield f"the guard does not trust the refined mask (confidence {result.confidence:.2f}): it is the coarse one"
 
     if model.is_demo and label.strip().casefold() not in DEMO_LABELS:
         known = ", ".join(DEMO_LABELS)

@@ -33,10 +33,10 @@ class GuardSettings:
         pixel_weights: log-odds that a pixel is right: per unit of its own |log-odds|, of its mask's, and a constant.
     """
 
-    weights: tuple[float, ...] = (0.0,) * len(FEATURES)
-    bias: float = 0.0
-    threshold: float = 0.0
-    pixel_weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    weights: tuple[float, ...] = (-1.9226, 22.2512, 6.2701, 0.3306, 0.0172, -0.4469, 0.0361, 0.7236, -0.2844)
+    bias: float = -20.3642
+    threshold: float = 0.914
+    pixel_weights: tuple[float, float, float] = (1.2361, 0.2903, -1.8318)
 
 
 def guard(

@@ -66,6 +66,17 @@ def test_a_folder_in_and_the_same_out(scenes, tmp_path):
     np.testing.assert_array_equal(written, alone.mask)
 
 
+def test_the_guard_is_counted(scenes, tmp_path):
+    flat = Image.new("RGB", (64, 64), "grey")  # shows nothing that could be trusted
+    for path in (scenes / "images").iterdir():
+        flat.save(path)
+    values = refine(scenes, tmp_path / "out", "--workers", 1, "--guard")
+    assert values["kept_coarse"] >= 1 and values["done"] == 3
+    pairs = ((tmp_path / "out/masks" / path.name, path) for path in (scenes / "masks").iterdir())
+    same = [np.array_equal(*(np.asarray(Image.open(file)) > 127 for file in pair)) for pair in pairs]
+    assert sum(same) >= values["kept_coarse"]
+
+
 def test_coco_in_and_out(scenes, tmp_path):
     images, annotations = [], []
     for number, path in enumerate(sorted((scenes / "images").iterdir())):

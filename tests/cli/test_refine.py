@@ -189,3 +189,13 @@ def test_marks_that_do_not_serve(run, scene, fails, tmp_path):
         result = run("refine", image, *words, *out)
         assert result.exit_code == 2 and "error: " in result.stderr, result.output
     assert not (tmp_path / "mask.png").exists()
+
+
+def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
+    image, mask, label = scene
+    words = ["--label", label, "--guard", "--json", "-o", tmp_path / "mask.png"]
+    right, wrong = (run("refine", image, mask, *words[:1], name, *words[2:]) for name in (label, "guitar"))
+    assert right.exit_code == wrong.exit_code == 0, right.output
+    trusted, other = (json.loads(result.stdout) for result in (right, wrong))
+    assert 0 < other["confidence"] < trusted["confidence"] < 1
+    assert ("does not trust" in wrong.stderr) == other["kept_coarse"]
