@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,10 +108,3 @@ def check_size(found: Sequence[int], size: tuple[int, int], what: str) -> None:
         expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, tuple(found)))
         message = f"{what}: expected {expected} pixels, as the image, got {got}"
         raise MaskError(message, hint="masks are as large as their image")
-
-
-def to_npy(values: NDArray[Any]) -> bytes:
-    """An array as the bytes of a `.npy` file."""
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    return buffer.getvalue()
