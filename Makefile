@@ -42,6 +42,10 @@ bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchm
 	$(BIN)/python -m benchmarks.gs_quality
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.label_maps
+	$(BIN)/python -m benchmarks.guard
+	$(BIN)/python -m benchmarks.small_objects
+	$(BIN)/python -m benchmarks.batch
 
 gpu: .venv/.stamp-dev ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
 	$(BIN)/python -m benchmarks.gpu.kernels

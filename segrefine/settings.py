@@ -82,12 +82,14 @@ class G4SegSettings(Settings):
         position_weight: weight of a pixel's position, in units of the latent's side, in its descriptor.
         text_timesteps: noise levels at which the image is denoised with and without the label.
         text_strengths: strengths of cross-attention under the coarse mask with which the label is tried.
+        joint_strengths: the same, where several labels are refined jointly; each level has one of the noises then.
         text_effect: weight of how much the label changes what is predicted, beside the error that it takes away.
         text_spread: how far the evidence of the text spreads along regions of like colour, see `spread`.
         text_contrast: colour difference at which it stops, in multiples of the image's root mean square.
         text_weight: log-odds per unit of that evidence.
         text_threshold: the evidence that speaks neither for the label nor against it, as a share of the mask's own:
             of the ninth decile of the evidence within the coarse mask.
+        text_rivalry: of several labels, how much the others' mean evidence counts against each.
         bias: log-odds of foreground where nothing speaks for it or against it.
         mixing: share of the new estimate in the updated probability.
         prior_weight: weight of the coarse mask's own log-odds in every estimate.
@@ -107,11 +109,13 @@ class G4SegSettings(Settings):
     position_weight: float = 0.5
     text_timesteps: tuple[int, ...] = (300, 400, 500, 600)
     text_strengths: tuple[float, ...] = (0.0, 6.0)
+    joint_strengths: tuple[float, ...] = (6.0,)
     text_effect: float = 1.0
     text_spread: float = 3000.0
     text_contrast: float = 0.2
     text_weight: float = 16.0
     text_threshold: float = 0.43
+    text_rivalry: float = 0.5
     bias: float = -0.5
     mixing: float = 1.0
     prior_weight: float = 0.38

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from segrefine import __version__
+from segrefine.cli.batch import batch
 from segrefine.cli.build_engine import build_engine
 from segrefine.cli.console import Console
 from segrefine.cli.demo import demo
@@ -65,5 +66,7 @@ def main() -> None:
     """
 
 
-for command in (refine, segment, evaluate, demo, samples, export, build_engine, inspect, parity, doctor, serve):
+for command in (
+    refine, segment, batch, evaluate, demo, samples, export, build_engine, inspect, parity, doctor, serve
+):  # fmt: skip
     main.add_command(command)

@@ -81,6 +81,12 @@ class Model:
 
         return Refiner.from_bundle(self.bundle or demo_bundle(), **self._engines())
 
+    def engines(self) -> dict[str, Any]:
+        """The arguments of `Refiner.from_bundle`, for another process to open it."""
+        from segrefine.assets import demo_bundle
+
+        return {"path": self.bundle or demo_bundle(), **self._engines()}
+
     def open_segmenter(self) -> Segmenter:
         """The segmenter; the caller closes it.
 

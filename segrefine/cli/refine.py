@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
+from segrefine.cli.marks import MarkOptions, mark_options
 from segrefine.cli.options import Model, model_options
 from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from segrefine.runtime.mask import CoarseMask
     from segrefine.runtime.pipeline import Refinement, Refiner
 
 
@@ -64,7 +66,7 @@ class Outputs:
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("mask", type=click.Path(path_type=Path))
+@click.argument("mask", metavar="[MASK]", required=False, type=click.Path(path_type=Path))
 @click.option("--label", required=True, help="What the mask shows, such as fox.")
 @click.option(
     "-o",
@@ -86,34 +88,43 @@ class Outputs:
 )
 @click.option("--trace", metavar="PNG", type=PictureFile(".png"), help="Also write a sheet that shows every round.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--guard", "guarded", is_flag=True, help="Leave the mask as it was where the evidence is weak.")
+@mark_options
 @model_options
 @with_console
 def refine(
-    console: Console, image: Path, mask: Path, label: str, output: Path, probability: Path | None,
-    overlay: Path | None, trace: Path | None, seed: int, model: Model,
+    console: Console, image: Path, mask: Path | None, label: str, output: Path, probability: Path | None,
+    overlay: Path | None, trace: Path | None, seed: int, guarded: bool, marks: MarkOptions, model: Model,
 ) -> None:  # fmt: skip
-    """Refine the coarse MASK of IMAGE.
+    """Refine the coarse MASK of IMAGE, or one that boxes, points or strokes amount to.
 
     IMAGE is a picture of any size, - is stdin. MASK is a picture of the same size: white, or an index above 0 of a
-    palette, is foreground; or a .npy with probabilities.
+    palette, is foreground; or a .npy with probabilities. With --box, --point or --scribble there is no MASK: outside of
+    all boxes is background, strokes and points stay as they are drawn, and the rest is found.
     """
+    from segrefine.runtime.guard import guard
     from segrefine.runtime.image import load_image
-    from segrefine.runtime.mask import load_mask
 
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
     if console.json and output == STREAM:
         raise click.UsageError("--json and -o - both want stdout")
-    if mask == STREAM:
-        raise click.UsageError("only IMAGE can be -, which is stdin; MASK is a file")
+    if (mask is None) == (not marks):
+        raise click.UsageError("give MASK, or mark the object with --box, --point or --scribble; not both")
+    if STREAM in (mask, marks.scribble):
+        raise click.UsageError("only IMAGE can be -, which is stdin; MASK and --scribble are files")
     options = {"--output" if name == "mask" else f"--{name}": path for name, path in outputs.files()}
-    check_outputs(options, {"the mask to refine": mask, "the image to refine": image})
+    inputs = {"the mask to refine": mask, "the image to refine": image, "the strokes": marks.scribble}
+    check_outputs(options, {name: path for name, path in inputs.items() if path})
     pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
-    coarse = load_mask(mask, (pixels.shape[0], pixels.shape[1]))
+    given = _read_coarse(pixels, mask, marks)
+    coarse = given.probability
     started = time.perf_counter()
     with model.open() as refiner:
         loaded = time.perf_counter() - started
         with console.progress("refining") as tell:
-            result = refiner(pixels, coarse, label, seed=seed, progress=tell)
+            result = refiner(pixels, given, label, seed=seed, progress=tell)
+        if guarded:
+            [result] = guard(refiner.fit(pixels), [coarse], [result])
         outputs.write(pixels, coarse, label, result, refiner)
     seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
     values = _summary(pixels, coarse, result) | {"seconds": seconds, "model": model.to_dict()}
@@ -128,6 +139,17 @@ def refine(
     console.result(values, _describe(values, model), stdout=output != STREAM)
 
 
+def _read_coarse(image: NDArray[np.uint8], mask: Path | None, marks: MarkOptions) -> CoarseMask:
+    import numpy as np
+
+    from segrefine.runtime.mask import CoarseMask, load_mask
+
+    if mask is None:
+        return marks.draw(image)
+    size = image.shape[0], image.shape[1]
+    return CoarseMask(probability=load_mask(mask, size), confusion=np.ones(size, np.bool_))
+
+
 def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement) -> dict[str, Any]:
     from segrefine.runtime.metrics import iou
 
@@ -136,11 +158,16 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
         "iou_with_coarse": iou(coarse > 0.5, result.mask),
         "changed": float(((coarse > 0.5) != result.mask).mean()),
         "empty": not result.mask.any(),
+        "confidence": result.confidence,
+        "kept_coarse": result.kept_coarse,
     }
 
 
 def _warnings(label: str, coarse: NDArray[np.float32], result: Refinement, model: Model) -> Iterator[str]:
     from segrefine.assets import DEMO_LABELS
+
+    if result.kept_coarse:
+        yield f"the guard does not trust the refined mask (confidence {result.confidence:.2f}): it is the coarse one"
 
     if model.is_demo and label.strip().casefold() not in DEMO_LABELS:
         known = ", ".join(DEMO_LABELS)

@@ -58,17 +58,25 @@ class Bonds:
         return total
 
 
-def spread(image: NDArray[np.uint8], values: Floats, *, smoothness: float, contrast: float) -> Floats:
+def spread(
+    image: NDArray[np.uint8],
+    values: Floats,
+    *,
+    smoothness: float,
+    contrast: float,
+    weights: Floats | None = None,
+) -> Floats:
     """`values`, evened out within regions of like colour; float32 (h, w).
 
-    The minimum of Σ (u − v)² + smoothness · Σ bond (u_i − u_j)² over all pairs (weighted least squares, Farbman et al.
-    2008), found by conjugate gradients on at most 128 pixels a side.
+    The minimum of Σ w (u − v)² + smoothness · Σ bond (u_i − u_j)² over all pairs (weighted least squares, Farbman et
+    al. 2008), found by conjugate gradients on at most 128 pixels a side.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         values: float32 (h, w), a coarser grid over the same image.
         smoothness: how much bonds weigh against the values; 0 changes nothing.
         contrast: see `Bonds`.
+        weights: float32 (h, w), how much each value counts, not 0 everywhere; None for 1.
     """
     height, width = values.shape
     if smoothness == 0:
@@ -76,22 +84,29 @@ def spread(image: NDArray[np.uint8], values: Floats, *, smoothness: float, contr
     scale = min(1.0, _WORKING_SIDE / max(image.shape[:2]))
     side_y, side_x = (max(length, round(side * scale)) for length, side in zip(values.shape, image.shape, strict=False))
     small = np.asarray(Image.fromarray(image).resize((side_x, side_y), Image.Resampling.BOX))
-    fine = np.asarray(Image.fromarray(values).resize((side_x, side_y), Image.Resampling.BILINEAR), np.float32)
+    fine = _enlarge(values, (side_x, side_y))
     bonds = Bonds(small, contrast)
-    even = bonds.map(_solve(bonds, bonds.line(fine), smoothness))
+    shares = np.ones_like(bonds.line(fine))  # of what pads a row, too: it has no bonds, and its weight must not be 0
+    if weights is not None:
+        shares += bonds.line(_enlarge(weights, (side_x, side_y)) - 1)
+    even = bonds.map(_solve(bonds, bonds.line(fine), shares, smoothness))
     return np.asarray(Image.fromarray(even).resize((width, height), Image.Resampling.BOX), np.float32)
 
 
-def _solve(bonds: Bonds, values: Floats, smoothness: float) -> Floats:
-    """Conjugate gradients, preconditioned by the diagonal, for u + smoothness · Laplacian(u) = values."""
-    diagonal = 1 + smoothness * bonds.gather(np.ones_like(values))
+def _enlarge(values: Floats, size: tuple[int, int]) -> Floats:
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR), np.float32)
+
+
+def _solve(bonds: Bonds, values: Floats, weights: Floats, smoothness: float) -> Floats:
+    """Conjugate gradients, preconditioned by the diagonal, for w · u + smoothness · Laplacian(u) = w · values."""
+    diagonal: Floats = weights + np.float32(smoothness) * bonds.gather(np.ones_like(values))
 
     def apply(u: Floats) -> Floats:
         return diagonal * u - np.float32(smoothness) * bonds.gather(u)
 
-    u = values.copy()
-    residual = values - apply(u)
-    enough = _LARGEST_RESIDUAL**2 * float(np.square(values).sum())
+    u, target = values.copy(), weights * values
+    residual: Floats = target - apply(u)
+    enough = _LARGEST_RESIDUAL**2 * float(np.square(target).sum())
     direction: Floats = residual / diagonal
     scaled = direction
     length = float((residual * scaled).sum())

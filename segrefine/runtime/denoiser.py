@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,28 +13,31 @@ from segrefine.engines import Engine, cut_batch
 from segrefine.runtime.engine_set import check_finite
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
-from segrefine.runtime.text import Text, join_texts, repeat_texts
+from segrefine.runtime.text import Text, pick_texts
 from segrefine.settings import G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
 Observe = Callable[[str, int, Floats], None]
 """Called with the stage, the timestep and the latents (B, c, h, w) that each step of generation gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the UNet is told besides the sample.
+    """What the UNet is told besides the sample, of L labels. Prompts are known by number: 0 to L − 1, and `NOTHING`.
 
     Attributes:
-        label: the prompt that names the label.
-        nothing: the empty prompt.
-        token_indicator: float32 (1, tokens, 2), see `Prompt`.
+        texts: L + 1 of them: the prompts that name the labels, and the empty prompt.
+        token_indicator: float32 (L + 1, tokens, 2), see `Prompt`; zeros for the empty prompt.
     """
 
-    label: Text
-    nothing: Text
+    texts: Text
     token_indicator: Floats
+
+
+NOTHING = -1
+"""The number of the empty prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class Denoiser:
         engines: `unet` and `unet_features` are used.
         schedule: the noise levels.
         settings: the method's numbers.
-        conditions: prompt and label.
+        conditions: the prompts.
         observe: told of every step of generation.
     """
 
@@ -63,57 +67,68 @@ class Denoiser:
     observe: Observe | None = None
 
     def text_evidence(self, z0: Floats, coarse: Floats, noise: Floats) -> Floats:
-        """How much better the label explains each pixel than no label does, float32 (h, w).
+        """How much better each label explains each pixel than no label does, float32 (L, h, w).
 
         The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
         arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over levels, noises and
-        the strengths with which the coarse mask (h, w) hands the label to its pixels.
+        the strengths with which the coarse masks (L, h, w) hand their labels to their pixels.
         """
-        s = self.settings
-        noisy = np.concatenate([self.schedule.add_noise(z0, noise, t) for t in s.text_timesteps])
-        levels = np.repeat(np.array(s.text_timesteps, np.int64), len(noise))
-        trials, strengths = 1 + len(s.text_strengths), np.repeat((0.0, *s.text_strengths), len(noisy))
-        samples, timesteps = np.tile(noisy, (trials, 1, 1, 1)), np.tile(levels, trials)
-        texts = join_texts([self.conditions.nothing, *[self.conditions.label] * len(s.text_strengths)])
+        s, count = self.settings, len(coarse)
+        tried, each_noise = (s.text_strengths, len(noise)) if count == 1 else (s.joint_strengths, 1)
+        levels = np.repeat(np.array(s.text_timesteps, np.int64), each_noise)
+        drawn = noise[np.arange(len(levels)) % len(noise)]  # of several labels, each level has one of the noises
+        noisy = self.schedule.add_noise(np.repeat(z0, len(levels), 0), drawn, levels)
+        each, trials = len(noisy), len(tried)
+        total = 1 + count * trials  # the empty prompt first, then every label at every strength
+        samples, timesteps = np.tile(noisy, (total, 1, 1, 1)), np.tile(levels, total)
+        prompts = np.repeat([NOTHING, *np.repeat(np.arange(count), trials)], each)
+        strengths = np.repeat((0.0, *np.tile(tried, count)), each)
         injected = _Injection(
-            masks=np.tile(coarse, (len(samples), 1, 1)),
-            strengths=np.stack([np.zeros_like(strengths), strengths], 1).astype(np.float32),
+            masks=coarse[prompts.clip(0)],
+            strengths=np.stack([np.zeros_like(strengths), strengths], 1, dtype=np.float32),
         )
-        outputs = self._predict(
-            samples, timesteps, repeat_texts(texts, len(noisy)), step="text evidence", injected=injected
-        )
-        clean = self.schedule.predict_clean(outputs, samples, timesteps).reshape(trials, *noisy.shape)
-        plain, named = clean[:1], clean[1:]
+        outputs = self._predict(samples, timesteps, prompts, step="text evidence", injected=injected)
+        clean = self.schedule.predict_clean(outputs, samples, timesteps)
+        plain, named = clean[:each], clean[each:].reshape(count, trials, *noisy.shape)
         gained = np.square(plain - z0) - np.square(named - z0) + s.text_effect * np.square(named - plain)
         noise_share = (1 - self.schedule.alphas_cumprod[levels])[:, None, None]
-        return np.asarray((gained.mean(2) / noise_share).mean((0, 1)), np.float32)
+        return np.asarray((gained.mean(3) / noise_share).mean((1, 2)), np.float32)
 
     def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats) -> Floats:
-        """Latents (1, c, h, w) of the mask-conditional image: z0 noised to level t, and denoised under the mask."""
-        if self.settings.mode == "loop":
-            return self._generate_by_loop(z0, probability[None], t)
-        noisy = self.schedule.add_noise(z0, noise, t)
-        masks = np.repeat(probability[None], len(noisy), 0)
-        clean = self.schedule.predict_clean(self._predict_masked(noisy, t, masks, f"t={t}"), noisy, t)
-        self._tell("one-step", t, clean)
-        return np.asarray(clean.mean(0, keepdims=True), np.float32)
+        """Latents (L, c, h, w) of the mask-conditional images: z0 noised to level t, and denoised under each mask.
 
-    def features(self, latents: Floats, noise: Floats) -> Floats:
-        """Descriptors (1, N, C) of the pixels of `latents` (1, c, h, w), slightly noised, without a mask."""
-        t = self.settings.feature_timestep
+        Args:
+            z0: float32 (1, c, h, w).
+            probability: float32 (L, h, w) of each label.
+            t: timestep.
+            noise: float32 (K, c, h, w); the mean over them is given.
+        """
+        count = len(probability)
+        if self.settings.mode == "loop":
+            return self._generate_by_loop(np.repeat(z0, count, 0), probability, t)
+        noisy = np.tile(self.schedule.add_noise(z0, noise, t), (count, 1, 1, 1))
+        prompts, masks = np.repeat(np.arange(count), len(noise)), np.repeat(probability, len(noise), 0)
+        clean = self.schedule.predict_clean(self._predict_masked(noisy, t, prompts, masks, f"t={t}"), noisy, t)
+        self._tell("one-step", t, clean)
+        return np.asarray(clean.reshape(count, len(noise), *z0.shape[1:]).mean(1), np.float32)
+
+    def features(self, latents: Floats, noise: Floats, prompt: int) -> Floats:
+        """Descriptors (B, N, C) of `latents` (B, c, h, w), slightly noised, under a prompt, without a mask."""
+        t, count = self.settings.feature_timestep, len(latents)
         sample = self.schedule.add_noise(latents, noise[:1], t)
-        feeds = self._feeds(sample, np.full(1, t, np.int64), self.conditions.label)
-        return self._checked("unet_features", feeds, "features", f"t={t}")
+        feeds = self._feeds(sample, np.full(count, t, np.int64), np.full(count, prompt))
+        return self._run("unet_features", feeds, "features", f"t={t}")
 
     def _generate_by_loop(self, z0: Floats, masks: Floats, t: int) -> Floats:
-        """Clean latents (1, c, h, w): inverted to level t without a mask, sampled back under masks (1, h, w)."""
-        steps, label = self.settings.loop_steps, self.conditions.label
+        """Clean latents (L, c, h, w): inverted to level t without a mask, sampled back under masks (L, h, w)."""
+        steps, prompts = self.settings.loop_steps, np.arange(len(masks))
 
         def plain(sample: Floats, timestep: int) -> Floats:
-            return self._predict(sample, np.full(1, timestep, np.int64), label, step=f"inversion, t={timestep}")
+            timesteps = np.full(len(sample), timestep, np.int64)
+            return self._predict(sample, timesteps, prompts, step=f"inversion, t={timestep}")
 
         def masked(sample: Floats, timestep: int) -> Floats:
-            return self._predict_masked(sample, timestep, masks, f"sampling, t={timestep}")
+            return self._predict_masked(sample, timestep, prompts, masks, f"sampling, t={timestep}")
 
         def watch(stage: str) -> Callable[[int, int, Floats], None]:
             return lambda _, timestep, latents: self._tell(stage, timestep, latents)
@@ -125,47 +140,48 @@ class Denoiser:
         if self.observe:
             self.observe(stage, timestep, latents)
 
-    def _predict_masked(self, sample: Floats, t: int, masks: Floats, step: str) -> Floats:
+    def _predict_masked(self, sample: Floats, t: int, prompts: Indices, masks: Floats, step: str) -> Floats:
         """The UNet's output with masks (B, h, w) injected, guided."""
         batch, scale = len(sample), self.settings.guidance_scale
-        timestep, label = np.full(batch, t, np.int64), repeat_texts(self.conditions.label, batch)
+        timestep = np.full(batch, t, np.int64)
         strengths = np.tile(
             np.array([self.settings.self_strength, self.settings.cross_strength], np.float32), (batch, 1)
         )
         injected = _Injection(masks=masks, strengths=strengths)
-        output = self._predict(sample, timestep, label, step=step, injected=injected)
+        output = self._predict(sample, timestep, prompts, step=step, injected=injected)
         if scale == 1:
             return output
-        plain = self._predict(sample, timestep, repeat_texts(self.conditions.nothing, batch), step=step)
+        plain = self._predict(sample, timestep, np.full_like(prompts, NOTHING), step=step)
         return plain + np.float32(scale) * (output - plain)
 
     def _predict(
         self,
         sample: Floats,
         timestep: NDArray[np.int64],
-        text: Text,
+        prompts: Indices,
         *,
         step: str,
         injected: _Injection | None = None,
     ) -> Floats:
-        """The UNet's output for a batch of any size."""
-        feeds = self._feeds(sample, timestep, text, injected)
-        most = max(1, MAX_PIXELS // (sample.shape[2] * sample.shape[3]))
-        return np.concatenate([self._checked("unet", part, "out_sample", step) for part in cut_batch(feeds, most)])
+        """The UNet's output for a batch of any size, each sample under its prompt."""
+        return self._run("unet", self._feeds(sample, timestep, prompts, injected), "out_sample", step)
 
     def _feeds(
-        self, sample: Floats, timestep: NDArray[np.int64], text: Text, injected: _Injection | None = None
+        self, sample: Floats, timestep: NDArray[np.int64], prompts: Indices, injected: _Injection | None = None
     ) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
         batch, (height, width) = len(sample), sample.shape[2:]
         masks = injected.masks if injected else np.zeros((batch, height, width), np.float32)
         return {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": timestep,
-            **text,
+            **pick_texts(self.conditions.texts, prompts),
             "foreground": masks[:, None],
-            "token_indicator": np.repeat(self.conditions.token_indicator, batch, 0),
+            "token_indicator": self.conditions.token_indicator[prompts],
             "strength": injected.strengths if injected else np.zeros((batch, 2), np.float32),
         }
 
-    def _checked(self, component: str, feeds: Mapping[str, NDArray[np.generic]], output: str, step: str) -> Floats:
-        return check_finite(self.engines[component](feeds, only=output)[output], component, step)
+    def _run(self, component: str, feeds: Mapping[str, NDArray[Any]], output: str, step: str) -> Floats:
+        """An engine's output for a batch of any size, once all of it is finite."""
+        most = max(1, MAX_PIXELS // feeds["sample"][0, 0].size)
+        parts = [self.engines[component](part, only=output)[output] for part in cut_batch(feeds, most)]
+        return check_finite(np.concatenate(parts), component, step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,3 +30,17 @@ def gather_evidence(image: NDArray[np.uint8], coarse: Floats, text: Floats, sett
     inside = coarse >= min(0.5, float(coarse.max()))
     threshold = s.text_threshold * float(np.quantile(even[inside], 0.9))
     return np.asarray(s.prior_weight * logit(coarse) + s.text_weight * (even - threshold) + s.bias, np.float32)
+
+
+def against_others(text: Floats, labels: Sequence[str], rivalry: float) -> Floats:
+    """The text's evidence for each of L labels less `rivalry` times the mean of that for the others, (L, h, w).
+
+    Args:
+        text: float32 (L, h, w), see `Denoiser.text_evidence`.
+        labels: L words; masks of one label (instances) are no rivals in this.
+        rivalry: 0 leaves every label to itself.
+    """
+    names = np.array(labels)
+    rivals = [text[names != name] for name in names]
+    means = np.stack([each.mean(0) if len(each) else np.zeros_like(text[0]) for each in rivals])
+    return np.asarray(text - np.float32(rivalry) * means, np.float32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,19 @@ from segrefine.runtime.image import name_of, open_image, read_bytes
 _NPY_MAGIC = b"\x93NUMPY"
 _FULL_SCALE = {"uint8": 255, "uint16": 65535, "int32": 65535}
 """Value of certain foreground by dtype; Pillow gives some 16-bit files as int32. 255 is 8 bits' in any but uint16."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CoarseMask:
+    """A coarse mask of which only a part is in doubt.
+
+    Attributes:
+        probability: of foreground, float32 (H, W) in [0, 1].
+        confusion: bool (H, W), the confusion area: where refinement may change the mask; elsewhere it stays.
+    """
+
+    probability: NDArray[np.float32]
+    confusion: NDArray[np.bool_]
 
 
 def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -57,6 +72,17 @@ def read_mask(source: str | Path | bytes) -> NDArray[np.float32]:
         raise MaskError(f"{name_of(source)}: {error}", hint=error.hint) from error
 
 
+def read_stored(source: str | Path | bytes) -> NDArray[Any] | Image.Image:
+    """What a file holds, as it stands there: the array of a `.npy`, or else a picture in its own mode.
+
+    Raises:
+        ImageError: `source` is missing, empty, a folder, damaged or too large.
+        MaskError: a `.npy` that is damaged or holds objects.
+    """
+    encoded = read_bytes(source)
+    return _read_npy(encoded) if encoded.startswith(_NPY_MAGIC) else open_image(encoded, name_of(source))
+
+
 def _decode(encoded: bytes, name: str) -> NDArray[np.float32]:
     stored = _read_npy(encoded) if encoded.startswith(_NPY_MAGIC) else _read_pixels(open_image(encoded, name))
     if stored.ndim != 2:
@@ -94,6 +120,38 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
         raise MaskError(
             "the mask covers the whole image: there is no border to refine", hint="leave the background out"
         )
+
+
+def stack_masks(
+    masks: Sequence[tuple[str, NDArray[np.floating[Any]] | CoarseMask]], size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Coarse masks of several labels, float32 (L, H, W), and their confusion areas, bool (L, H, W).
+
+    Args:
+        masks: labels and masks; one without a confusion area is in doubt everywhere.
+        size: (H, W) of the image.
+
+    Raises:
+        MaskError: there is no mask, or one cannot be refined; see `check_mask`.
+    """
+    if not masks:
+        raise MaskError("there is no mask to refine", hint="give one coarse mask or more, each with its label")
+    coarse, confusion = [], []
+    for label, mask in masks:
+        probability, doubt = (mask.probability, mask.confusion) if isinstance(mask, CoarseMask) else (mask, None)
+        doubt = np.ones(size, np.bool_) if doubt is None else doubt
+        try:
+            check_mask(probability, size)
+            if doubt.shape != size or doubt.dtype != np.bool_:
+                message = f"expected a confusion area bool {size}, got {doubt.dtype} {doubt.shape}"
+                raise MaskError(message, hint="it is as large as the mask, and True where the mask may change")
+        except MaskError as error:
+            if len(masks) == 1:
+                raise
+            raise MaskError(f"{label}: {error}", hint=error.hint) from error
+        coarse.append(probability.astype(np.float32))
+        confusion.append(doubt)
+    return np.stack(coarse), np.stack(confusion)
 
 
 def _read_npy(encoded: bytes) -> NDArray[Any]:

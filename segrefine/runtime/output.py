@@ -37,7 +37,7 @@ def save_probability(file: str | Path, probability: NDArray[np.floating[Any]]) -
     if Path(file).suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, probability.astype(np.float32))
-        _write(Path(file), buffer.getvalue())
+        write_whole(Path(file), buffer.getvalue())
     else:
         _save_png(Path(file), np.round(probability * 65535).astype(np.uint16))
 
@@ -84,11 +84,15 @@ def _save_png(file: Path, pixels: NDArray[Any] | Image.Image) -> None:
     buffer = io.BytesIO()
     picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     picture.save(buffer, "PNG")
-    _write(file, buffer.getvalue())
+    write_whole(file, buffer.getvalue())
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Writes under a temporary name and renames, so that `file` is never half there."""
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes under a temporary name and renames, so that `file` is never half there.
+
+    Raises:
+        OutputError: the folder does not exist, cannot be written to, or is full.
+    """
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     with output_errors(file), partial.open("xb") as stream:
         try:

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines import Engine
-from segrefine.runtime.denoiser import Conditions, Denoiser, Observe
+from segrefine.engines import Engine, cut_batch
+from segrefine.runtime.denoiser import NOTHING, Conditions, Denoiser, Observe
 from segrefine.runtime.edges import EdgeSettings, logit, sharpen
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
-from segrefine.runtime.evidence import gather_evidence
+from segrefine.runtime.evidence import against_others, gather_evidence
 from segrefine.runtime.filters import pool
-from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
-from segrefine.runtime.mask import check_mask
+from segrefine.runtime.mask import CoarseMask, stack_masks
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.schedule import NoiseSchedule
-from segrefine.runtime.text import pick_texts
 from segrefine.settings import G4SegSettings
+from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
 COMPONENTS = ("vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
@@ -48,6 +48,16 @@ class Round:
     discrepancy: Floats
     probability: Floats
 
+    @classmethod
+    def of_label(cls, number: int, timestep: int, generated: Floats, discrepancy: Floats, probability: Floats) -> Self:
+        """One label's part of a round of several, whose arrays have the labels as their first axis."""
+        return cls(
+            timestep=timestep,
+            generated=generated[number : number + 1],
+            discrepancy=discrepancy[number],
+            probability=probability[number],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
@@ -61,6 +71,9 @@ class Refinement:
         text_evidence: float32 (h, w); how much better the label explains each pixel than no label does.
         rounds: the trace.
         seconds: time of each stage.
+        confidence: of the mask, in [0, 1], where a guard looked at it; see `segrefine.runtime.guard`.
+        pixel_confidence: float16 (H, W) in [0, 1], of each pixel, likewise.
+        kept_coarse: the guard did not trust the refined mask, and this is the coarse one.
     """
 
     mask: NDArray[np.bool_]
@@ -70,6 +83,9 @@ class Refinement:
     text_evidence: Floats
     rounds: tuple[Round, ...]
     seconds: Mapping[str, float] = field(repr=False)
+    confidence: float | None = None
+    pixel_confidence: NDArray[np.float16] | None = field(default=None, repr=False)
+    kept_coarse: bool = False
 
 
 class Refiner(EngineSet[G4SegSettings]):
@@ -105,18 +121,19 @@ class Refiner(EngineSet[G4SegSettings]):
     def __call__(
         self,
         image: NDArray[np.uint8],
-        mask: Floats,
+        mask: Floats | CoarseMask,
         label: str,
         *,
         seed: int = 0,
         progress: Progress | None = None,
         observe: Observe | None = None,
     ) -> Refinement:
-        """The refined mask.
+        """The refined mask of one label.
 
         Args:
             image: uint8 (H, W, 3) RGB, any size.
-            mask: float (H, W) coarse foreground probability in [0, 1], at the image's size.
+            mask: float (H, W) coarse foreground probability in [0, 1], at the image's size; or one that is in doubt
+                only in parts, such as `coarse_from_marks` makes of boxes and points.
             label: what the mask shows, such as "fox".
             seed: of the noise; the same seed gives the same mask on every backend, up to rounding.
             progress: told of every stage.
@@ -128,44 +145,81 @@ class Refiner(EngineSet[G4SegSettings]):
             PromptError: the label is empty or too long.
             NumericalError: an engine gave a value that is not finite.
         """
+        return self.refine_labels(image, [(label, mask)], seed=seed, progress=progress, observe=observe)[0]
+
+    def refine_labels(
+        self,
+        image: NDArray[np.uint8],
+        masks: Sequence[tuple[str, Floats | CoarseMask]],
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        observe: Observe | None = None,
+    ) -> tuple[Refinement, ...]:
+        """The refined masks of L labels, which compete for every pixel with each other and with the background.
+
+        The image is encoded once, its features are taken once, and each step of the UNet is one batch over the labels.
+        A label may come twice: instances of one class compete just the same. The masks of the result are disjoint.
+
+        Args:
+            image: uint8 (H, W, 3) RGB, any size.
+            masks: labels with their coarse masks, as for one label; the masks may overlap.
+            seed: of the noise.
+            progress: told of every stage.
+            observe: told of the latents of every step of generation.
+
+        Raises:
+            MaskError: there is no mask.
+            SegrefineError: see `__call__`; of several masks the message names the label.
+        """
         s, watch = self.settings, Watch(progress, steps=4 + 2 * len(self.settings.timesteps))
         check_image(image)
-        check_mask(mask, image.shape[:2])
-        fit = self.fit(image)
-        coarse = probability = pool(fit.apply(mask), self.bundle.manifest.vae_scale_factor)
+        coarse, in_doubt = stack_masks(masks, (image.shape[0], image.shape[1]))
+        labels, fit, cell = [label for label, _ in masks], self.fit(image), self.bundle.manifest.vae_scale_factor
+        start = probability = np.stack([pool(fit.apply(each), cell) for each in coarse])
+        changeable = np.stack([pool(fit.apply(each), cell) > 0 for each in in_doubt.astype(np.float32)])
         denoiser = Denoiser(
             engines=self.engines,
             schedule=self._schedule,
             settings=s,
-            conditions=self._encode_label(label, fit),
+            conditions=self._encode_labels(labels, fit.grid),
             observe=observe,
         )
+        prompt = 0 if len(masks) == 1 else NOTHING  # several labels share the features of the image
         z0 = self.encode_image(fit.image)
         noise = np.random.default_rng(seed).standard_normal((s.noises, *z0.shape[1:]), np.float32)
         watch.step("encode")
-        text = denoiser.text_evidence(z0, coarse, noise)
-        evidence = gather_evidence(fit.image, coarse, text, s)
+        text = denoiser.text_evidence(z0, start, noise)
+        telling = against_others(text, labels, s.text_rivalry)
+        evidence = np.stack([gather_evidence(fit.image, *each, s) for each in zip(start, telling, strict=True)])
         watch.step("text evidence")
-        original = denoiser.features(z0, noise)
+        original = denoiser.features(z0, noise, prompt)
         watch.step("features")
         rounds = []
         for t, width in zip(s.timesteps, s.confusion, strict=True):
             generated = denoiser.generate(z0, probability, t, noise)
             watch.step("generate")
-            features = denoiser.features(generated, noise)
-            discrepancy, probability = self._align(original, features, probability, evidence, width)
+            features = denoiser.features(generated, noise, prompt)
+            discrepancy, updated = self._align(original, features, probability, evidence, width)
+            probability = np.where(changeable, updated, probability)
             watch.step("align")
-            rounds.append(Round(timestep=t, generated=generated, discrepancy=discrepancy, probability=probability))
-        sharp = sharpen(image, mask, fit.restore(logit(probability) - logit(coarse)), self.edges)
+            rounds.append((t, generated, discrepancy, probability))
+        gain = [fit.restore(each) for each in logit(probability) - logit(start)]
+        sharp = np.stack([sharpen(image, *each, self.edges) for each in zip(coarse, gain, strict=True)])
+        sharp = np.where(in_doubt, sharp, coarse)
         watch.step("edges")
-        return Refinement(
-            mask=sharp > 0.5,
-            probability=sharp,
-            paper_probability=fit.restore(probability),
-            latents=z0,
-            text_evidence=text,
-            rounds=tuple(rounds),
-            seconds=watch.seconds,
+        numbers = label_map(sharp)
+        return tuple(
+            Refinement(
+                mask=numbers == i + 1,
+                probability=sharp[i],
+                paper_probability=fit.restore(probability[i]),
+                latents=z0,
+                text_evidence=text[i],
+                rounds=tuple(Round.of_label(i, *each) for each in rounds),
+                seconds=watch.seconds,
+            )
+            for i in range(len(labels))
         )
 
     def decode(self, latents: Floats) -> NDArray[np.uint8]:
@@ -174,26 +228,38 @@ class Refiner(EngineSet[G4SegSettings]):
             np.round((self.decode_image(latents)[0].transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5), np.uint8
         )
 
-    def _encode_label(self, label: str, fit: FittedImage) -> Conditions:
-        prompt = build_prompt(self.tokenizer, label, template=self.settings.template)
-        ids = np.concatenate([prompt.input_ids, self.tokenizer("")])
-        texts = self.encode_text(ids, fit.grid)
-        named, nothing = pick_texts(texts, np.s_[:1]), pick_texts(texts, np.s_[1:])
-        return Conditions(label=named, nothing=nothing, token_indicator=prompt.token_indicator)
+    def _encode_labels(self, labels: Sequence[str], size: tuple[int, int]) -> Conditions:
+        prompts = [build_prompt(self.tokenizer, label, template=self.settings.template) for label in labels]
+        ids = np.concatenate([*(prompt.input_ids for prompt in prompts), self.tokenizer("")])
+        indicators = [prompt.token_indicator for prompt in prompts]
+        indicators.append(np.zeros_like(indicators[0]))
+        return Conditions(texts=self.encode_text(ids, size), token_indicator=np.concatenate(indicators))
 
     def _align(
         self, original: Floats, generated: Floats, probability: Floats, evidence: Floats, width: float
     ) -> tuple[Floats, Floats]:
-        s = self.settings
+        """Discrepancy and new probability, float32 (L, h, w), of each label's image by its features (L, N, C)."""
+        s, count = self.settings, len(generated)
         feeds = {
-            "features_original": original,
+            "features_original": np.repeat(original, count, 0),
             "features_generated": generated,
-            "foreground": probability[None, None],
-            "evidence": evidence[None, None].astype(np.float32),
-            "parameters": np.array([[s.temperature, s.mixing, width, s.position_weight]], np.float32),
+            "foreground": probability[:, None],
+            "evidence": evidence[:, None].astype(np.float32),
+            "parameters": np.array([[s.temperature, s.mixing, width, s.position_weight]] * count, np.float32),
         }
-        outputs = self.engines["alignment"](feeds)
+        most = max(1, MAX_PIXELS // probability[0].size)
+        parts = [self.engines["alignment"](part) for part in cut_batch(feeds, most)]
         discrepancy, updated = (
-            check_finite(outputs[name], "alignment", name)[0, 0] for name in ("discrepancy", "probability")
+            check_finite(np.concatenate([part[name] for part in parts]), "alignment", name)[:, 0]
+            for name in ("discrepancy", "probability")
         )
         return discrepancy, updated
+
+
+def label_map(probability: Floats) -> NDArray[np.uint16]:
+    """The number of each pixel's most probable label, from 1, or 0 where none passes one half, uint16 (H, W).
+
+    Args:
+        probability: float32 (L, H, W), of each label against all else.
+    """
+    return np.where(probability.max(0) > 0.5, probability.argmax(0) + 1, 0).astype(np.uint16)

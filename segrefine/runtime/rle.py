@@ -14,29 +14,50 @@ _MOST_GROUPS = 7
 """Characters of one number: its differences stay below 2³³."""
 
 
+_MOST_PIXELS = 2**28
+_HINT = "see https://cocodataset.org/#format-data"
+
+
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """`{"size": [H, W], "counts": "…"}` of a mask, bool (H, W); runs go down the columns, background first."""
+    """`{"size": [H, W], "counts": "…"}` of a mask, bool (H, W)."""
+    return {"size": list(mask.shape), "counts": _to_text(count_runs(mask))}
+
+
+def count_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Lengths of the runs of a mask, bool (H, W), down its columns; the first is of background and may be 0."""
     flat = np.ascontiguousarray(mask.T).reshape(-1).astype(np.int8)
     changes = np.flatnonzero(np.diff(flat, prepend=np.int8(0)))
-    counts = np.diff(changes, prepend=0, append=flat.size)
-    return {"size": list(mask.shape), "counts": _to_text(counts)}
+    return np.diff(changes, prepend=0, append=flat.size)
 
 
-def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
-    """The mask, bool (H, W), of what `encode_rle` wrote.
+def decode_rle(rle: Any) -> NDArray[np.bool_]:
+    """The mask, bool (H, W), of run lengths, compressed or as a list.
 
     Raises:
-        MaskError: it is malformed, or its runs do not add up to its size.
+        MaskError: it is no such object, too large, or its runs do not fill its size.
     """
+    size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise MaskError(f"expected run lengths with a size [height, width], got {size!r}", hint=_HINT)
+    height, width = size
+    if height * width > _MOST_PIXELS:
+        raise MaskError(f"a mask of {width}×{height} pixels is too large", hint=_HINT)
+    runs = _read_counts(counts)
+    if (runs < 0).any() or runs.sum() != height * width:
+        message = f"the run lengths make up {int(runs.sum())} pixels, but the size is {width}×{height}"
+        raise MaskError(message, hint=_HINT)
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _read_counts(counts: Any) -> NDArray[np.int64]:
     try:
-        height, width = (int(side) for side in rle["size"])
-        counts = _from_text(rle["counts"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise MaskError(f"expected size and counts of COCO run lengths, got {error!r}") from error
-    if min(height, width) < 1 or (counts < 0).any() or counts.sum() != height * width:
-        raise MaskError(f"expected runs over {height * width} pixels, got {int(counts.sum())}")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T
+        if isinstance(counts, str):
+            return _from_text(counts)
+        if isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts):
+            return np.array(counts, np.int64)
+    except (ValueError, OverflowError):
+        pass
+    raise MaskError("expected run lengths as compressed text, or as a list of whole numbers", hint=_HINT)
 
 
 def _to_text(counts: NDArray[np.int64]) -> str:

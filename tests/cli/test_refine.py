@@ -145,3 +145,57 @@ def test_empty_result_is_told(run, scene, tmp_path):
     assert not np.asarray(Image.open(tmp_path / "mask.png")).any()
     result = run("refine", scene[0], scene[1], "--label", scene[2], "-o", tmp_path / "mask.png", "--json")
     assert json.loads(result.stdout)["empty"] is False and warnings(result) == []
+
+
+def box_of(mask: Path) -> str:
+    rows, columns = np.nonzero(np.asarray(Image.open(mask)))
+    return f"{columns.min()},{rows.min()},{columns.max() + 1},{rows.max() + 1}"
+
+
+def test_a_box_and_points_in_place_of_a_mask(run, scene, tmp_path):
+    image, mask, label = scene
+    truth = np.asarray(Image.open(mask.parents[1] / "truth" / mask.name)) > 0
+    words = ["refine", image, "--label", label, "-o", tmp_path / "mask.png", "--json"]
+    row, column = np.argwhere(truth)[truth.sum() // 2]
+    box = box_of(mask.parents[1] / "truth" / mask.name)
+    result = run(*words, "--box", box, f"--point={column},{row}", "--point=1,1,0")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["label"] == label
+    written = np.asarray(Image.open(tmp_path / "mask.png")) > 0
+    assert (written & truth).sum() / (written | truth).sum() > 0.7 and written[row, column] and not written[1, 1]
+
+
+def test_strokes_in_place_of_a_mask(run, scene, tmp_path):
+    image, mask, label = scene
+    truth = np.asarray(Image.open(mask.parents[1] / "truth" / mask.name)) > 0
+    strokes = np.full(truth.shape, 128, np.uint8)
+    row = np.argwhere(truth)[truth.sum() // 2][0]
+    strokes[row, truth[row]], strokes[1] = 255, 0
+    Image.fromarray(strokes).save(tmp_path / "strokes.png")
+    words = ["--label", label, "--scribble", tmp_path / "strokes.png", "-o", tmp_path / "mask.png"]
+    result = run("refine", image, *words)
+    assert result.exit_code == 0, result.output
+    written = np.asarray(Image.open(tmp_path / "mask.png")) > 0
+    assert written[row, truth[row]].all() and not written[1].any()
+
+
+def test_marks_that_do_not_serve(run, scene, fails, tmp_path):
+    image, mask, label = scene
+    out = ["--label", label, "-o", tmp_path / "mask.png"]
+    assert "lies outside of the image" in fails("refine", image, *out, "--box=500,500,600,600")
+    assert "nothing marks the object" in fails("refine", image, *out, "--point=5,5,0")
+    assert "no such file" in fails("refine", image, *out, "--scribble", tmp_path / "none.png")
+    for words in ([], [mask, "--box=1,2,30,40"], ["--box=1,2,3"], ["--point=1"], ["--scribble=-"]):
+        result = run("refine", image, *words, *out)
+        assert result.exit_code == 2 and "error: " in result.stderr, result.output
+    assert not (tmp_path / "mask.png").exists()
+
+
+def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
+    image, mask, label = scene
+    words = ["--label", label, "--guard", "--json", "-o", tmp_path / "mask.png"]
+    right, wrong = (run("refine", image, mask, *words[:1], name, *words[2:]) for name in (label, "guitar"))
+    assert right.exit_code == wrong.exit_code == 0, right.output
+    trusted, other = (json.loads(result.stdout) for result in (right, wrong))
+    assert 0 < other["confidence"] < trusted["confidence"] < 1
+    assert ("does not trust" in wrong.stderr) == other["kept_coarse"]

@@ -1,0 +1,1 @@
+"""Whole data sets, refined by several processes that may be killed at any moment."""

@@ -1,0 +1,123 @@
+"""The record of a run in its output folder: what failed and why, and the lock that keeps a second run out."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from segrefine.errors import OutputError
+from segrefine.runtime.output import write_whole
+from segrefine.storage import output_errors
+
+JOURNAL, MANIFEST, LOCK = "journal.jsonl", "manifest.json", ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What became of one item.
+
+    Attributes:
+        name: the item's.
+        status: "done" or "failed".
+        masks: how many were refined.
+        kept_coarse: how many of them the guard did not trust, and left as they were.
+        seconds: reading, refining and writing together.
+        error: the kind of the error, by its class; None where it is done.
+        message: what the error says.
+        hint: what to do about it.
+    """
+
+    name: str
+    status: Literal["done", "failed"]
+    masks: int = 0
+    kept_coarse: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    message: str | None = None
+    hint: str | None = None
+
+
+class Journal:
+    """The lines of `journal.jsonl`: one for each item that was finished, in the order in which they were.
+
+    Results say for themselves that they are there, for a file has its name only once it is whole. The journal is what
+    is known besides; its last line may be cut short when the run is killed, and is dropped then.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._file = output / JOURNAL
+        self.entries: dict[str, Entry] = {}
+        kept: list[str] = []
+        if self._file.is_file():
+            for line in self._file.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    entry = Entry(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue
+                self.entries[entry.name] = entry
+                kept.append(line + "\n")
+        write_whole(self._file, "".join(kept).encode())
+
+    def add(self, entry: Entry) -> None:
+        """Adds a line; where the disk is full it is kept in mind alone, for results fail then with that very error."""
+        self.entries[entry.name] = entry
+        with suppress(OSError), self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+
+
+def write_manifest(output: Path, names: Iterable[str], journal: Journal, run: dict[str, Any]) -> dict[str, Any]:
+    """Writes `manifest.json`, and gives what it says: how the run went, how many are done, what failed and why.
+
+    Args:
+        output: the folder.
+        names: of all items.
+        journal: of the run.
+        run: facts of the run.
+    """
+    entries = [journal.entries[name] for name in names if name in journal.entries]
+    failed = [asdict(entry) for entry in entries if entry.status == "failed"]
+    values = {
+        **run,
+        "done": sum(entry.status == "done" for entry in entries),
+        "failed": len(failed),
+        "kept_coarse": sum(entry.kept_coarse for entry in entries),
+        "failures": [{key: each[key] for key in ("name", "error", "message", "hint")} for each in failed],
+    }
+    write_whole(output / MANIFEST, (json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())
+    return values
+
+
+@contextmanager
+def claimed(output: Path, *, resume: bool) -> Iterator[None]:
+    """A context in which the output folder is this run's alone; leftovers of a killed run are removed first.
+
+    Args:
+        output: the folder; made where there is none.
+        resume: whether results may be there already.
+
+    Raises:
+        OutputError: another run writes there, it cannot be written to, or it is not empty and nothing is to be resumed.
+    """
+    with output_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        if not resume and any(path.name != LOCK for path in output.iterdir()):
+            raise OutputError(f"{output} is not empty", hint="choose a new folder, or go on there with --resume")
+        handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "wait for it, or choose another folder"
+            raise OutputError(f"another run writes to {output}", hint=hint) from error
+        with output_errors(output):
+            for leftover in output.rglob(".*.partial"):
+                leftover.unlink()
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,113 @@
+"""What one process of a batch does: it opens the engines once, then reads, refines and writes item after item."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.batch.journal import Entry
+from segrefine.datasets.coco import CocoDataset
+from segrefine.datasets.folder import FolderDataset
+from segrefine.datasets.items import Dataset, Item, LabelledMask, read_image
+from segrefine.errors import SegrefineError
+from segrefine.runtime.guard import guard
+from segrefine.runtime.pipeline import Refiner
+
+Read = tuple[NDArray[np.uint8], list[LabelledMask]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A data set, the model that refines it, and where the results go.
+
+    Attributes:
+        source: a folder, or a COCO JSON.
+        images: folder of a COCO JSON's images; None for the one beside it.
+        output: folder of the results.
+        engines: arguments of `Refiner.from_bundle`; `threads` is of each process.
+        seed: of the noise, of every image alike.
+        guarded: whether masks that cannot be trusted stay as they were.
+    """
+
+    source: Path
+    images: Path | None
+    output: Path
+    engines: dict[str, Any]
+    seed: int = 0
+    guarded: bool = False
+
+    def open_dataset(self) -> Dataset:
+        """The data set.
+
+        Raises:
+            MaskError: there is none.
+        """
+        return CocoDataset(self.source, self.images) if self.source.is_file() else FolderDataset(self.source)
+
+
+def serve(job: Job, pipe: Connection) -> None:
+    """Refines the items that come through the pipe, and sends an `Entry` for each, in order, until it is killed.
+
+    The next item is read while the one before is refined. An error of an item is its entry, and no error of the run.
+    Sent first: None once the engines are open, or the error why they are not.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        dataset, refiner = job.open_dataset(), Refiner.from_bundle(**job.engines)
+    except SegrefineError as error:
+        pipe.send(error)
+        return
+    pipe.send(None)
+    waiting: deque[tuple[Item, Future[Read]]] = deque()
+    with refiner, ThreadPoolExecutor(1) as reader:
+        while True:
+            while not waiting or pipe.poll():
+                item = pipe.recv()
+                waiting.append((item, reader.submit(_read, dataset, item)))
+            pipe.send(_attempt(job, dataset, refiner, *waiting.popleft()))
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _read(dataset: Dataset, item: Item) -> Read:
+    image = read_image(item)
+    return image, dataset.read(item, (image.shape[0], image.shape[1]))
+
+
+def _attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Future[Read]) -> Entry:
+    """What became of an item: whatever goes wrong with it is told, and the next one has its turn."""
+    began = time.perf_counter()
+    try:
+        image, masks = read.result()
+        results = refiner.refine_labels(image, masks, seed=job.seed) if masks else ()
+        if job.guarded and masks:
+            results = guard(refiner.fit(image), [mask for _, mask in masks], results)
+        labelled = [(label, result) for (label, _), result in zip(masks, results, strict=True)]
+        dataset.write(item, labelled, (image.shape[0], image.shape[1]), job.output)
+    except Exception as error:  # of one image among thousands
+        hint = error.hint if isinstance(error, SegrefineError) else None
+        return Entry(
+            name=item.name, status="failed", seconds=time.perf_counter() - began,
+            error=type(error).__name__, message=str(error), hint=hint,
+        )  # fmt: skip
+    kept = sum(result.kept_coarse for result in results)
+    return Entry(name=item.name, status="done", masks=len(masks), kept_coarse=kept, seconds=time.perf_counter() - began)

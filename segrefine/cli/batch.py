@@ -1,0 +1,118 @@
+"""`segrefine batch`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segrefine.cli.console import Console, with_console
+from segrefine.cli.options import Model, model_options
+
+if TYPE_CHECKING:
+    from segrefine.batch.journal import Entry
+
+_SHOWN, _EVERY = 5, 10.0
+FAILED = 1
+
+
+@click.command()
+@click.argument("source", metavar="DIR|JSON", type=click.Path(path_type=Path, exists=True))
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of a COCO JSON's images.  [default: images beside it, or its own folder]",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; without, one for each core.")
+@click.option("--resume", is_flag=True, help="Go on where a run before was stopped; nothing is done twice.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--guard", "guarded", is_flag=True, help="Leave masks as they were where the evidence is weak.")
+@model_options
+@with_console
+def batch(
+    console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
+    guarded: bool, model: Model,
+) -> None:  # fmt: skip
+    """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
+
+    DIR holds images/ and masks/, matched by name, and labels.json (what each mask shows) or classes.json (the names of
+    a label map's indices); or masks/CLASS/ for each class, hard or soft. JSON is COCO's; its masks are written as run
+    lengths. All masks of one image are refined together.
+
+    What fails is listed in OUTPUT/manifest.json with the reason, the rest goes on, and the exit code is 1.
+    """
+    from segrefine.batch.run import run_batch
+    from segrefine.batch.worker import Job
+
+    if images and not source.is_file():
+        raise click.UsageError("--images is for a COCO JSON; a folder has its own images/")
+    for place in (source, images):
+        if place and place.is_dir() and os.path.realpath(output) == os.path.realpath(place):
+            raise click.UsageError(f"OUTPUT {output} is where the data set lies; choose another folder")
+    workers = workers or os.cpu_count() or 1
+    threads = model.threads or max(1, (os.cpu_count() or 1) // workers)
+    engines = model.engines() | {"threads": threads}
+    job = Job(source=source, images=images, output=output, engines=engines, seed=seed, guarded=guarded)
+    with _Progress(console) as progress:
+        values = run_batch(job, workers=workers, resume=resume, tell=progress.tell)
+    values |= {"output": str(output), "model": model.to_dict()}
+    for failure in values["failures"][:_SHOWN]:
+        console.warn(f"{failure['name']}: {failure['message']}")
+    if len(values["failures"]) > _SHOWN:
+        console.warn(f"{len(values['failures']) - _SHOWN} more are listed in {output / 'manifest.json'}")
+    console.result(values, _describe(values))
+    if values["failed"]:
+        click.get_current_context().exit(FAILED)
+
+
+class _Progress:
+    """Rate and time left: a bar on a terminal, elsewhere a line on stderr every ten seconds."""
+
+    def __init__(self, console: Console) -> None:
+        from tqdm import tqdm
+
+        self._console, self._last, self._failed = console, time.monotonic(), 0
+        self._bar = tqdm(unit="image", file=sys.stderr, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._began, self._first = time.monotonic(), 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def tell(self, entry: Entry, number: int, total: int) -> None:
+        """One more item is finished, the `number`-th of `total`."""
+        self._failed += entry.status == "failed"
+        if not self._first:
+            self._first, self._bar.total, self._bar.initial = number, total, number - 1
+        self._bar.n = number
+        self._bar.set_postfix(failed=self._failed, refresh=False)
+        self._bar.refresh()
+        now = time.monotonic()
+        if self._bar.disable and (now - self._last > _EVERY or number == total):
+            rate = (number - self._first + 1) / max(now - self._began, 1e-6)
+            left = (total - number) / rate
+            click.echo(
+                f"batch: {number}/{total}, {rate:.2f} images/s, {left:.0f} s left, {self._failed} failed", err=True
+            )
+            self._last = now
+
+
+def _describe(values: Mapping[str, Any]) -> str:
+    fresh = values["items"] - values["resumed"]
+    lines = {
+        "images": f"{values['done']} of {values['items']} refined, {values['failed']} failed",
+        "time": f"{values['seconds']:.1f} s for {fresh} images, {values['workers']} workers",
+        "wrote": f"{values['output']}, with manifest.json",
+    }
+    if values["kept_coarse"]:
+        lines["guard"] = f"{values['kept_coarse']} masks left as they were"
+    if values["resumed"]:
+        lines["resumed"] = f"{values['resumed']} were there already"
+    return "\n".join(f"{name:9}{text}" for name, text in lines.items())

@@ -1,0 +1,132 @@
+"""COCO JSON: annotations with polygons or run lengths in, with run lengths out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segrefine.datasets.items import Item, LabelledMask, check_size
+from segrefine.datasets.polygons import Mask, draw_polygons
+from segrefine.errors import MaskError
+from segrefine.runtime.output import write_whole
+from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.rle import decode_rle, encode_rle
+from segrefine.storage import is_safe, output_errors
+
+RESULT, PARTS = "annotations.json", "parts"
+_HINT = "see https://cocodataset.org/#format-data"
+
+
+class CocoDataset:
+    """The images and annotations of one COCO JSON file. Each image's annotations are refined jointly, as instances.
+
+    Attributes:
+        items: its images; also one for every annotation of an image that is not there.
+
+    Args:
+        file: the JSON.
+        images: folder of the images; None for the JSON's own, or `images` beside it.
+
+    Raises:
+        MaskError: the file is no COCO JSON.
+    """
+
+    def __init__(self, file: Path, images: Path | None = None) -> None:
+        self._content = _read(file)
+        self._root = images or (beside if (beside := file.parent / "images").is_dir() else file.parent)
+        self.items: list[Item] = list(self._list_items())
+
+    def _list_items(self) -> Iterator[Item]:
+        annotations: dict[Any, list[dict[str, Any]]] = {}
+        for annotation in self._content["annotations"]:
+            annotations.setdefault(annotation.get("image_id"), []).append(annotation)
+        names = {category["id"]: category["name"] for category in self._content["categories"]}
+        seen: set[Any] = set()
+        for image in self._content["images"]:
+            number, file = image["id"], str(image.get("file_name"))
+            masks = tuple((names.get(each.get("category_id")), each) for each in annotations.pop(number, []))
+            problem = None
+            if number in seen:
+                problem = f"two images have the id {number}", "give every image its own id"
+            elif not is_safe(file):
+                problem = f"the file name {file!r} leaves the folder of images", "paths are relative to it"
+            repeated = "-again" * (number in seen)
+            seen.add(number)
+            yield Item(name=f"{number}{repeated}", root=self._root, image=file, masks=masks, problem=problem)
+        for number, orphans in annotations.items():
+            problem = f"{len(orphans)} annotations are of image {number!r}, which is not listed", "add it to images"
+            yield Item(name=f"unknown image {number!r}", root=self._root, image="", problem=problem)
+
+    def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
+        """The labels and masks of an image's annotations."""
+        return [(_label(label, each), _read_mask(each, size).astype(np.float32)) for label, each in item.masks]
+
+    def is_done(self, item: Item, output: Path) -> bool:
+        """Whether the annotations of an image are in `output`."""
+        return (output / PARTS / f"{item.name}.json").is_file()
+
+    def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
+        """Writes the annotations of an image, with their refined masks."""
+        pairs = zip(item.masks, results, strict=True)
+        refined = [{**annotation, **_describe(result)} for (_, annotation), (_, result) in pairs]
+        file = output / PARTS / f"{item.name}.json"
+        with output_errors(file):
+            file.parent.mkdir(exist_ok=True)
+        write_whole(file, json.dumps(refined).encode())
+
+    def finish(self, output: Path) -> None:
+        """Joins the annotations of all images that were refined to one COCO JSON."""
+        parts = (output / PARTS / f"{item.name}.json" for item in self.items)
+        annotations = [each for part in parts if part.is_file() for each in json.loads(part.read_text("utf-8"))]
+        write_whole(output / RESULT, json.dumps(self._content | {"annotations": annotations}).encode())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MaskError(f"cannot read {file} as JSON: {error}", hint=_HINT) from error
+    if not isinstance(content, dict):
+        raise MaskError(f"{file} is no JSON object", hint=_HINT)
+    for key, needed in (("images", {"id", "file_name"}), ("annotations", {"image_id"}), ("categories", {"id", "name"})):
+        entries = content.get(key)
+        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+            raise MaskError(f"{file} has no list of {key}", hint=_HINT)
+        for each in entries:
+            if missing := sorted(needed - each.keys()):
+                raise MaskError(f"{file}: an entry of {key} has no {missing[0]}", hint=_HINT)
+            if not all(isinstance(each[name], int | str) for name in needed):
+                raise MaskError(f"{file}: an entry of {key} has something else than numbers and names", hint=_HINT)
+    return content
+
+
+def _label(label: str | None, annotation: Mapping[str, Any]) -> str:
+    if label is None:
+        message = f"annotation {annotation.get('id')}: category {annotation.get('category_id')!r} is not listed"
+        raise MaskError(message, hint="add it to categories")
+    return label
+
+
+def _read_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    """The mask of an annotation; MaskError where it has none that fits the image."""
+    name, drawn = f"annotation {annotation.get('id')}", annotation.get("segmentation")
+    try:
+        mask = draw_polygons(drawn, size) if isinstance(drawn, list) else decode_rle(drawn)
+    except MaskError as error:
+        raise MaskError(f"{name}: {error}", hint=error.hint) from error
+    check_size(mask.shape, size, name)
+    return mask
+
+
+def _describe(result: Refinement) -> dict[str, Any]:
+    """What an annotation says of its mask; the box is x, y, width, height in pixels."""
+    rows, columns = (np.flatnonzero(result.mask.any(axis)) for axis in (1, 0))
+    box = [0, 0, 0, 0]
+    if rows.size:
+        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+    area = int(np.count_nonzero(result.mask))
+    return {"segmentation": encode_rle(result.mask), "area": area, "bbox": [float(edge) for edge in box]}

@@ -1,0 +1,222 @@
+"""Folders of images and masks: a mask or a label map for each image, or a folder of maps for each class."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, inside
+from segrefine.errors import MaskError
+from segrefine.runtime.mask import check_mask, read_mask, read_stored
+from segrefine.runtime.output import save_label_map, save_mask, save_probability
+from segrefine.runtime.pipeline import Refinement
+from segrefine.storage import output_errors
+
+IMAGES, MASKS, LABELS, CLASSES = "images", "masks", "labels.json", "classes.json"
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+_MASK_SUFFIXES = (".png", ".npy")
+_IGNORED = 255
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
+    "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
+)  # fmt: skip
+
+
+class FolderDataset:
+    """A folder with `images/` and `masks/` below it, matched by their paths without suffixes.
+
+    Kinds, found out by what lies there:
+
+    - "mask": `labels.json` says of each name what its mask shows;
+    - "label map": `classes.json` lists the names of index 0, 1, …, or has them by index; 255 is of no class;
+    - "class folders": `masks/CLASS/NAME.png` or `.npy`, hard or soft, as many classes as there are;
+    - else label maps with the classes of PASCAL VOC.
+
+    Attributes:
+        items: its images.
+        kind: one of these.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        MaskError: it has no images or no masks, or its JSON does not say what it should.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        for name in (IMAGES, MASKS):
+            if not (folder / name).is_dir():
+                hint = "expected DIR/images, DIR/masks, and DIR/labels.json or classes.json; or a COCO JSON"
+                raise MaskError(f"there is no folder {folder / name}", hint=hint)
+        self._labels = _read_json(folder / LABELS) if (folder / LABELS).is_file() else None
+        self._classes = _read_classes(folder / CLASSES)
+        subfolders = sorted(path.name for path in (folder / MASKS).iterdir() if path.is_dir())
+        has_files = any(path.suffix.lower() in _MASK_SUFFIXES for path in (folder / MASKS).iterdir())
+        self.kind: Kind = "label map"
+        if self._labels is not None:
+            self.kind = "mask"
+        elif subfolders and not has_files and not (folder / CLASSES).is_file():
+            self.kind = "class folders"
+        self._class_folders = subfolders if self.kind == "class folders" else []
+        self.items: list[Item] = list(self._list_items())
+        if not self.items:
+            raise MaskError(f"there is no image in {folder / IMAGES}", hint=f"of {', '.join(sorted(_IMAGE_SUFFIXES))}")
+
+    def _list_items(self) -> Iterator[Item]:
+        seen: dict[str, str] = {}
+        root = self._folder / IMAGES
+        for file in sorted(_walk(root)):
+            if Path(file).suffix.lower() not in _IMAGE_SUFFIXES:
+                continue
+            name, problem = os.path.splitext(file)[0], None
+            if name in seen:
+                problem = f"{file} and {seen[name]} have one name, and so would their masks", "rename one of them"
+                name = file
+            seen[name] = file
+            yield Item(name=name, root=root, image=file, masks=tuple(self._find_masks(name)), problem=problem)
+
+    def _find_masks(self, name: str) -> Iterator[str]:
+        """Paths of an item's masks, relative to the folder of masks."""
+        for stem in [f"{each}/{name}" for each in self._class_folders] or [name]:
+            for suffix in _MASK_SUFFIXES:
+                if (self._folder / MASKS / (stem + suffix)).exists():
+                    yield stem + suffix
+                    break
+
+    def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
+        """The labels and masks of an item."""
+        if not item.masks:
+            raise MaskError(f"there is no mask for {item.image}", hint="masks have the name of their image")
+        files = [(file, inside(self._folder / MASKS, file)) for file in item.masks]
+        if self.kind == "label map":
+            return self._read_label_map(files[0][1], size)
+        masks = []
+        for file, path in files:
+            probability = read_mask(path)
+            check_size(probability.shape, size, file)
+            if self.kind == "class folders" and not (probability > 0.5).any():
+                continue  # this class is not in the image
+            check_mask(probability, size)
+            masks.append((self._label_of(item, file), probability))
+        return masks
+
+    def _label_of(self, item: Item, file: str) -> str:
+        if self._labels is None:
+            return file.partition("/")[0]
+        label = self._labels.get(item.name)
+        if not isinstance(label, str):
+            message = f"{LABELS} does not say what the mask of {item.name} shows"
+            raise MaskError(message, hint='such as {"photo": "fox"}')
+        return label
+
+    def _read_label_map(self, path: Path, size: tuple[int, int]) -> list[LabelledMask]:
+        indices = read_label_map(path)
+        check_size(indices.shape, size, path.name)
+        masks = []
+        for index in np.unique(indices).tolist():
+            if index == 0 or (index == _IGNORED and index not in self._classes):
+                continue
+            if index not in self._classes:
+                raise MaskError(f"{path.name} holds index {index}, which has no name", hint=f"name it in {CLASSES}")
+            masks.append((self._classes[index], (indices == index).astype(np.float32)))
+        return masks
+
+    def is_done(self, item: Item, output: Path) -> bool:
+        """Whether all masks of an item are in `output`."""
+        return bool(item.masks) and all(_result_of(output, file).is_file() for file in item.masks)
+
+    def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
+        """Writes the masks of an item in the notation that they came in; soft ones stay soft."""
+        found = dict(results)
+        for file in item.masks:
+            target = _result_of(output, file)
+            with output_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            if self.kind == "label map":
+                self._write_label_map(target, results, size)
+            elif _is_soft(self._folder / MASKS / file):
+                result = found.get(self._label_of(item, file))
+                save_probability(target, result.probability if result else np.zeros(size, np.float32))
+            else:
+                result = found.get(self._label_of(item, file))
+                save_mask(target, result.mask if result else np.zeros(size, np.bool_))
+
+    def _write_label_map(self, target: Path, results: Sequence[tuple[str, Refinement]], size: tuple[int, int]) -> None:
+        numbers = {name: index for index, name in self._classes.items()}
+        labels = np.zeros(size, np.uint16)
+        for label, result in results:
+            labels[result.mask] = numbers[label]
+        save_label_map(target, labels)
+
+    def finish(self, output: Path) -> None:
+        """Nothing belongs to all results together."""
+
+
+def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
+    """The indices of a label map, whole numbers (H, W), of a palette or grey PNG or of a `.npy`.
+
+    Raises:
+        ImageError: it cannot be read.
+        MaskError: it holds no indices.
+    """
+    stored = read_stored(path)
+    if isinstance(stored, Image.Image):
+        if stored.mode not in ("P", "L", "I", "I;16", "1"):
+            message = f"{path}: expected a palette or grey label map, got colours ({stored.mode})"
+            raise MaskError(message, hint="save the indices as a palette PNG")
+        stored = np.asarray(stored).astype(np.int32)
+    if stored.ndim != 2 or stored.dtype.kind not in "iub":
+        message = f"{path}: expected a label map of whole numbers (H, W), got {stored.dtype} {stored.shape}"
+        raise MaskError(message, hint="save the indices as a palette PNG")
+    return stored.astype(np.int32)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it; folders that are links are not entered."""
+    for folder, _, files in os.walk(root):
+        for file in files:
+            yield os.path.relpath(os.path.join(folder, file), root)
+
+
+def _result_of(output: Path, file: str) -> Path:
+    return output / MASKS / file
+
+
+def _is_soft(path: Path) -> bool:
+    if path.suffix == ".npy":
+        return True
+    with Image.open(path) as image:
+        return image.mode.startswith("I")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MaskError(f"cannot read {file} as JSON: {error}", hint="write it again") from error
+    if isinstance(content, list):
+        content = {str(index): name for index, name in enumerate(content)}
+    if not isinstance(content, dict):
+        raise MaskError(f"{file} is no JSON object", hint='such as {"photo": "fox"}')
+    return content
+
+
+def _read_classes(file: Path) -> Mapping[int, str]:
+    """Names by index."""
+    if not file.is_file():
+        return dict(enumerate(VOC_CLASSES))
+    content = _read_json(file)
+    if not all(index.isdecimal() and isinstance(name, str) for index, name in content.items()):
+        raise MaskError(f"{file} holds something else than names by index", hint='such as ["background", "fox"]')
+    names = {int(index): name for index, name in content.items()}
+    if len(set(names.values())) < len(names):
+        raise MaskError(f"{file} has one name twice", hint="give every class its own name")
+    return names

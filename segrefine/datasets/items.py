@@ -1,0 +1,110 @@
+"""What a data set is made of: images, each with coarse masks in some notation, and a place for the refined ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.errors import ImageError, MaskError
+from segrefine.runtime.image import load_image
+from segrefine.runtime.pipeline import Refinement
+
+Floats = NDArray[np.float32]
+LabelledMask = tuple[str, Floats]
+Kind = Literal["mask", "label map", "class folders", "coco"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image of a data set, small enough to be handed to another process.
+
+    Attributes:
+        name: of no other item; what its results are called.
+        root: the folder that the image must lie in.
+        image: path of the image, relative to it.
+        masks: what the data set knows of its masks; only the data set reads this.
+        problem: why it cannot be refined, as an error's message and its hint; None where that is not known yet.
+    """
+
+    name: str
+    root: Path
+    image: str
+    masks: Any = ()
+    problem: tuple[str, str] | None = None
+
+
+class Dataset(Protocol):
+    """Images with coarse masks, and where the refined ones go. Made anew in every process that works on it."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """Its images, by name in a fixed order."""
+        ...
+
+    def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
+        """Labels with coarse masks, float32 (H, W) in [0, 1], of an image of that size (H, W); maybe none.
+
+        Raises:
+            SegrefineError: the masks cannot be read, or do not fit the image.
+        """
+        ...
+
+    def is_done(self, item: Item, output: Path) -> bool:
+        """Whether all results of an item lie in the folder `output`."""
+        ...
+
+    def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
+        """Writes the results of an item, each file as a whole, the last only when all others are there.
+
+        Raises:
+            OutputError: there is no place.
+        """
+        ...
+
+    def finish(self, output: Path) -> None:
+        """Writes what belongs to all results together."""
+        ...
+
+
+def read_image(item: Item) -> NDArray[np.uint8]:
+    """The image of an item, uint8 (H, W, 3).
+
+    Raises:
+        ImageError: it cannot be read, or lies outside of its folder.
+        MaskError: the data set has something wrong with the item.
+    """
+    if item.problem:
+        raise MaskError(item.problem[0], hint=item.problem[1])
+    return load_image(inside(item.root, item.image))
+
+
+def inside(root: Path, relative: str) -> Path:
+    """The path of a file that lies inside of a folder, links followed.
+
+    Raises:
+        ImageError: it lies elsewhere.
+    """
+    path = root / relative
+    real_root = os.path.realpath(root)
+    if os.path.commonpath([real_root, os.path.realpath(path)]) != real_root:
+        message = f"{relative} leads out of {root}"
+        raise ImageError(message, hint="links and paths may not leave the data set's folder; copy the file there")
+    return path
+
+
+def check_size(found: Sequence[int], size: tuple[int, int], what: str) -> None:
+    """Checks that a mask has the size (H, W) of its image.
+
+    Raises:
+        MaskError: it has another one.
+    """
+    if tuple(found) != size:
+        expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, tuple(found)))
+        message = f"{what}: expected {expected} pixels, as the image, got {got}"
+        raise MaskError(message, hint="masks are as large as their image")

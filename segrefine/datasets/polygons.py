@@ -1,0 +1,60 @@
+"""Masks as polygons, as COCO has them: drawn as pycocotools draws them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.errors import MaskError
+
+Mask = NDArray[np.bool_]
+_HINT = "see https://cocodataset.org/#format-data"
+
+
+def draw_polygons(polygons: Any, size: tuple[int, int]) -> Mask:
+    """The mask, bool (H, W), of polygons, each a flat list of x and y; what any of them covers.
+
+    Raises:
+        MaskError: there is none, or one has less than three corners or something else than finite numbers.
+    """
+    if not isinstance(polygons, list) or not polygons:
+        raise MaskError("expected one polygon or more", hint=_HINT)
+    mask = np.zeros(size, np.bool_)
+    for polygon in polygons:
+        numbers = isinstance(polygon, list) and all(type(n) in (int, float) and abs(n) < 1e6 for n in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            raise MaskError(f"expected a polygon as three corners x, y or more, got {str(polygon)[:60]}", hint=_HINT)
+        mask |= _draw_polygon(np.array(polygon, np.float64).reshape(-1, 2), size)
+    return mask
+
+
+_SCALE = 5
+"""Corners are rounded to a fifth of a pixel."""
+
+
+def _draw_polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> Mask:
+    """The pixels between the outline's crossings of the columns' centres."""
+    height, width = size
+    whole = np.trunc(_SCALE * corners + 0.5).astype(np.int64)
+    outline = np.concatenate([_line(*ends) for ends in zip(whole, np.roll(whole, -1, 0), strict=True)])
+    (x0, y0), (x1, y1) = outline[:-1].T, outline[1:].T
+    column = (np.minimum(x0, x1) + 0.5) / _SCALE - 0.5
+    row = np.ceil(np.clip((np.minimum(y0, y1) + 0.5) / _SCALE - 0.5, 0, height))
+    crossing = (x0 != x1) & (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
+    places = (column[crossing] * height + row[crossing]).astype(np.int64)
+    turns = np.bincount(places, minlength=height * width + 1)[: height * width]
+    inside: Mask = (np.cumsum(turns) % 2 == 1).reshape(size, order="F")
+    return inside
+
+
+def _line(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The points (n, 2) of a line, one for each step along its longer side; the same whichever end it starts from."""
+    along = int(np.argmax(np.abs(end - start)))
+    first, last = (start, end) if start[along] <= end[along] else (end, start)
+    steps = np.arange(last[along] - first[along] + 1)
+    slope = (last - first) / max(1, int(last[along] - first[along]))
+    points = np.trunc(first + steps[:, None] * slope + 0.5).astype(np.int64)
+    points[:, along] = first[along] + steps
+    return points if first is start else points[::-1]

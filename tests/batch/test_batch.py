@@ -1,0 +1,246 @@
+"""Data sets refined by several processes: all of it, nothing twice, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from segrefine.assets import demo_bundle, demo_samples
+from segrefine.batch.journal import JOURNAL
+from segrefine.cli import main
+from segrefine.runtime.image import load_image
+from segrefine.runtime.mask import load_mask
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.rle import decode_rle, encode_rle
+
+SETTINGS = ["--threads", "1"]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def refine(source: Path, output: Path, *words: object, fails: bool = False) -> dict:
+    result = run("batch", source, output, *SETTINGS, "--json", *words)
+    assert result.exit_code == int(fails), result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Three scenes as `segrefine samples` writes them, 64 pixels wide to be quick."""
+    folder = tmp_path / "scenes"
+    labels = json.loads((demo_samples() / "labels.json").read_text())
+    names = sorted(labels)[:3]
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+        for name in names:
+            Image.open(demo_samples() / kind / f"{name}.png").resize((64, 64), 0).save(folder / kind / f"{name}.png")
+    (folder / "labels.json").write_text(json.dumps({name: labels[name] for name in names}))
+    return folder
+
+
+def results(output: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every result: those of a file that was written again are others."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (output / "masks").rglob("*.png")}
+
+
+def test_a_folder_in_and_the_same_out(scenes, tmp_path):
+    values = refine(scenes, tmp_path / "out", "--workers", 2)
+    assert (values["items"], values["done"], values["failed"], values["resumed"]) == (3, 3, 0, 0)
+    name = "02-car-erode"
+    image = load_image(scenes / "images" / f"{name}.png")
+    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+        alone = refiner(image, load_mask(scenes / "masks" / f"{name}.png", image.shape[:2]), "car")
+    written = np.asarray(Image.open(tmp_path / "out" / "masks" / f"{name}.png")) > 0
+    np.testing.assert_array_equal(written, alone.mask)
+
+
+def test_the_guard_is_counted(scenes, tmp_path):
+    flat = Image.new("RGB", (64, 64), "grey")  # shows nothing that could be trusted
+    for path in (scenes / "images").iterdir():
+        flat.save(path)
+    values = refine(scenes, tmp_path / "out", "--workers", 1, "--guard")
+    assert values["kept_coarse"] >= 1 and values["done"] == 3
+    pairs = ((tmp_path / "out/masks" / path.name, path) for path in (scenes / "masks").iterdir())
+    same = [np.array_equal(*(np.asarray(Image.open(file)) > 127 for file in pair)) for pair in pairs]
+    assert sum(same) >= values["kept_coarse"]
+
+
+def test_coco_in_and_out(scenes, tmp_path):
+    images, annotations = [], []
+    for number, path in enumerate(sorted((scenes / "images").iterdir())):
+        mask = np.asarray(Image.open(scenes / "masks" / path.name)) > 0
+        other = np.zeros_like(mask)
+        other[:12, :20] = True
+        images.append({"id": number, "file_name": path.name, "height": 64, "width": 64})
+        for category, drawn in ((1, mask), (2, other)):
+            each = {"id": len(annotations), "image_id": number, "category_id": category}
+            annotations.append(each | {"segmentation": encode_rle(drawn)})
+    images.append({"id": 77, "file_name": images[0]["file_name"]})  # without any annotation
+    annotations.append({"id": 99, "image_id": 1234, "category_id": 1, "segmentation": []})
+    categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "fox"}]
+    file = scenes / "coco.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    values = refine(file, tmp_path / "out", "--workers", 1, fails=True)
+    assert values["done"] == 4 and [each["name"] for each in values["failures"]] == ["unknown image 1234"]
+    written = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert [each["id"] for each in written["annotations"]] == [0, 1, 2, 3, 4, 5]
+    first, second = (decode_rle(each["segmentation"]) for each in written["annotations"][:2])
+    assert first.any() and not (first & second).any()
+
+
+def test_one_bad_image_is_told_and_the_rest_goes_on(scenes, tmp_path):
+    names = sorted(path.name for path in (scenes / "images").iterdir())
+    (scenes / "images" / names[1]).write_bytes((scenes / "images" / names[1]).read_bytes()[:500])
+    (scenes / "images" / "no-mask.png").write_bytes((scenes / "images" / names[0]).read_bytes())
+    values = refine(scenes, tmp_path / "out", "--workers", 2, fails=True)
+    assert values["done"] == 2 and values["failed"] == 2
+    failures = {each["name"]: each for each in json.loads((tmp_path / "out/manifest.json").read_text())["failures"]}
+    assert set(failures) == {Path(names[1]).stem, "no-mask"}
+    assert failures["no-mask"]["error"] == "MaskError" and failures["no-mask"]["hint"]
+    assert "damaged" in failures[Path(names[1]).stem]["message"]
+
+
+def test_what_failed_is_tried_again_and_what_is_done_is_not(scenes, tmp_path):
+    name = sorted(path.name for path in (scenes / "images").iterdir())[1]
+    whole = (scenes / "images" / name).read_bytes()
+    (scenes / "images" / name).write_bytes(whole[:500])
+    refine(scenes, tmp_path / "out", fails=True)
+    before = results(tmp_path / "out")
+    (scenes / "images" / name).write_bytes(whole)
+    values = refine(scenes, tmp_path / "out", "--resume")
+    assert (values["done"], values["failed"], values["resumed"]) == (3, 0, 2)
+    after = results(tmp_path / "out")
+    assert before.items() <= after.items() and len(after) == 3
+
+
+def test_a_folder_that_is_not_empty_needs_resume(scenes, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("x")
+    result = run("batch", scenes, tmp_path / "out")
+    assert result.exit_code == 1 and "is not empty" in result.stderr and "--resume" in result.stderr
+    assert run("batch", scenes, scenes).exit_code == 2
+
+
+def test_places_that_cannot_be_written_to(scenes):
+    result = run("batch", scenes, "/proc/out")
+    assert result.exit_code == 1 and "cannot write /proc/out" in result.stderr
+
+
+def test_a_model_that_does_not_open_is_told_once(scenes, tmp_path):
+    result = run("batch", scenes, tmp_path / "out", "--bundle", tmp_path / "none")
+    assert result.exit_code == 1 and result.stderr.count("error: ") == 1 and "no folder" in result.stderr
+
+
+def start(source: Path, output: Path, *words: str, **extra) -> subprocess.Popen:
+    command = [sys.executable, "-m", "segrefine.cli", "batch", str(source), str(output), "--json", *SETTINGS, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **extra)
+
+
+def await_lines(output: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (output / JOURNAL).exists() and (output / JOURNAL).read_text().count("\n") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"fewer than {count} images in two minutes")
+
+
+def copies(scenes: Path, count: int) -> Path:
+    """The first scene so many times."""
+    labels = {}
+    for kind in ("images", "masks"):
+        first, *rest = sorted((scenes / kind).iterdir())
+        content = first.read_bytes()
+        for path in (first, *rest):
+            path.unlink()
+        for number in range(count):
+            (scenes / kind / f"{number:03d}.png").write_bytes(content)
+            labels[f"{number:03d}"] = "banana"
+    (scenes / "labels.json").write_text(json.dumps(labels))
+    return scenes
+
+
+def test_killed_and_resumed(scenes, tmp_path):
+    source, output = copies(scenes, 9), tmp_path / "out"
+    for lines in (2, 5):
+        process = start(source, output, "--workers", "2", "--resume")
+        await_lines(output, lines)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    time.sleep(1)  # for the workers to notice
+    before = results(output)
+    with (output / JOURNAL).open("a") as journal:
+        journal.write('{"name": "00')  # cut short
+    values = refine(source, output, "--workers", 2, "--resume")
+    assert values["done"] == 9 and values["resumed"] == len(before) and values["failed"] == 0
+    after = results(output)
+    assert before.items() <= after.items() and len(after) == 9
+    first, *others = [np.asarray(Image.open(path)) for path in sorted((output / "masks").iterdir())]
+    assert all(np.array_equal(first, other) for other in others)
+    assert not list(output.rglob("*.partial"))
+    names = [json.loads(line)["name"] for line in (output / JOURNAL).read_text().splitlines()]
+    assert sorted(names) == sorted(set(names)) and len(names) == 9
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_a_worker_that_dies_is_replaced(scenes, tmp_path):
+    source, output = copies(scenes, 8), tmp_path / "out"
+    process = start(source, output, "--workers", "2")
+    await_lines(output, 2)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=120)
+    values = json.loads(stdout)
+    assert values["done"] + values["failed"] == 8 and values["failed"] <= 1, stderr
+    assert process.returncode == values["failed"]
+    for failure in values["failures"]:
+        assert failure["error"] == "WorkerDied" and "exit code -9" in failure["message"]
+    assert refine(source, output, "--resume")["done"] == 8
+
+
+def test_workers_end_with_the_run(scenes, tmp_path):
+    process = start(copies(scenes, 8), tmp_path / "out", "--workers", "2")
+    await_lines(tmp_path / "out", 1)
+    workers = children(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in workers):
+        time.sleep(0.05)
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_two_runs_into_one_folder(scenes, tmp_path):
+    process = start(copies(scenes, 6), tmp_path / "out", "--workers", "1")
+    await_lines(tmp_path / "out", 1)
+    result = run("batch", scenes, tmp_path / "out", "--resume")
+    assert result.exit_code == 1 and "another run writes" in result.stderr
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+def test_a_full_disk(scenes, tmp_path):
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
+
+    process = start(copies(scenes, 2), tmp_path / "out", "--workers", "1", preexec_fn=limit)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1 and "error: cannot write" in stderr and "Traceback" not in stderr
+    assert not list((tmp_path / "out").rglob("*.partial")) and not list((tmp_path / "out").rglob("*.png"))
