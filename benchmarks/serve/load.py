@@ -58,7 +58,7 @@ def throughput(repeats: int) -> dict[str, Any]:
 
 def overload(at_once: int) -> dict[str, Any]:
     """So many requests at the same moment, against the defaults."""
-    path, sent, _ = _forms()["refine"]
+    path, sent, _ = _forms()["refine, many images"]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), "demo") as service:
         barrier, longest, stop = threading.Barrier(at_once), [0.0], threading.Event()
 
@@ -92,7 +92,7 @@ def overload(at_once: int) -> dict[str, Any]:
 
 def stopping() -> dict[str, Any]:
     """SIGTERM while requests run and wait."""
-    path, sent, _ = _forms()["refine"]
+    path, sent, _ = _forms()["refine, many images"]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), "demo") as service:
 
         def ask(number: int) -> int:
