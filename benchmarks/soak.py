@@ -59,7 +59,6 @@ def _describe_soak(figures: Mapping[str, Any]) -> str:
         ("memory growth after warm-up, MB", ours["memory_growth_mb"], "< 100"),
         ("memory at the end, MB", ours["memory_at_end_mb"], ""),
         (f"the same of the leaking control, {control['requests']} requests", control["memory_growth_mb"], "> 100"),
-        ("requests a second", ours["per_second"], ""),
     ]
     text = "Images of 48 to 768 pixels; one in four is refined, with its rounds, the others segmented."
     note = "Clients wait and ask again where the service is full, as `segrefine.Client` does by itself."

@@ -84,7 +84,7 @@ def overload(at_once: int) -> dict[str, Any]:
     refused = [seconds for status, seconds, after in answers if status == 429 and after]
     inside = [each["ms"] for each in turned_away if each["status"] == 429]
     return {
-        "at_once": at_once, "statuses": dict(Counter(status for status, *_ in answers)),
+        "at_once": at_once, "statuses": dict(Counter(str(status) for status, *_ in answers)),
         "refused_p50_ms": 1e3 * float(np.median(refused)), "refused_longest_ms": 1e3 * max(refused),
         "refused_longest_in_the_service_ms": max(inside), "longest_queue": longest[0], "queue_bound": 16,
     }  # fmt: skip
@@ -95,9 +95,9 @@ def stopping() -> dict[str, Any]:
     path, sent, _ = _forms()["refine, many images"]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), "demo") as service:
 
-        def ask(number: int) -> int:
+        def ask(number: int) -> str:
             with service.http() as http:
-                return _post(http, path, sent[number % len(sent)]).status_code
+                return str(_post(http, path, sent[number % len(sent)]).status_code)
 
         with ThreadPoolExecutor(12) as pool:
             answers = pool.map(ask, range(12))
