@@ -24,41 +24,51 @@ from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.serve.encode import label_map_png, mask_png
 
-CLIENTS = 8
+CLIENTS, ROUNDS = 8, 4
 Form = dict[str, Any]
 
 
 def throughput(repeats: int) -> dict[str, Any]:
     """Throughput of eight clients over that of one, and a lone request's time over a direct call's, on each method.
 
-    "one image": the clients ask for different phrases in the same picture; "many images": each has its own.
+    "one image": the clients ask for different phrases in the same picture; "many images": each has its own. All that
+    is compared takes turns, since the machine is not equally fast all the time.
     """
-    forms = _forms()
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), "demo", "demo-gs") as service:
-        results = {}
-        for name, (path, sent, share) in forms.items():
-            count = max(CLIENTS, int(repeats * share))
-            with service.http(headers={"Accept": "image/png"}) as http:
-                lone = [_timed(partial(_post, http, path, sent[k % len(sent)])) for k in range(count)]
-            batches = _batches(service)
-            many = _at_once(service, path, sent, count * 2)
-            grown = _batches(service)
+    results = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), "demo", "demo-gs") as service,
+        service.http(headers={"Accept": "image/png"}) as http,
+        Refiner.from_bundle(demo_bundle()) as refine,
+        Segmenter.from_bundle(demo_gs_bundle()) as segment,
+    ):
+        for name, (path, sent, share) in _forms().items():
+            count, call = max(2 * ROUNDS, int(repeats * share)), partial(_call_directly, refine, segment, name)
+            lone, alone, whole = [], [], []
+            for k in range(count):
+                lone.append(_timed(partial(_post, http, path, sent[k % len(sent)])))
+                pipeline, files_to_png = call(sent[k % len(sent)])
+                alone.append(pipeline)
+                whole.append(files_to_png)
+            before, one, eight = _batches(service), 0.0, 0.0
+            for _ in range(ROUNDS):
+                one += _timed(partial(_ask_all, service, path, sent, count // ROUNDS, 1))
+                eight += _timed(partial(_ask_all, service, path, sent, count // ROUNDS, CLIENTS))
+            after, asked = _batches(service), count // ROUNDS * ROUNDS
             results[name] = {
-                "one_client_per_second": count / sum(lone), "eight_clients_per_second": many,
-                "throughput_ratio": many * sum(lone) / count, "lone_p50_ms": 1e3 * float(np.median(lone)),
-                "mean_batch": (grown[1] - batches[1]) / (grown[0] - batches[0]),
+                "one_client_per_second": asked / one, "eight_clients_per_second": asked / eight,
+                "throughput_ratio": one / eight, "mean_batch": (after[1] - before[1]) / (after[0] - before[0]),
+                "lone_p50_ms": _median_ms(lone), "pipeline_p50_ms": _median_ms(alone),
+                "lone_over_pipeline": _median_ms(lone) / _median_ms(alone),
+                "files_to_png_p50_ms": _median_ms(whole),
+                "lone_over_files_to_png": _median_ms(lone) / _median_ms(whole),
             }  # fmt: skip
-    for method, times in _direct(repeats).items():
-        for each in (figures for name, figures in results.items() if name.startswith(method)):
-            for what, seconds in times.items():
-                each[f"{what}_p50_ms"] = 1e3 * seconds
-                each[f"lone_over_{what}"] = each["lone_p50_ms"] / (1e3 * seconds)
     return results
 
 
 def overload(at_once: int) -> dict[str, Any]:
     """So many requests at the same moment, against the defaults."""
-    path, sent, _ = _forms()["refine"]
+    path, sent, _ = _forms()["refine, many images"]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), "demo") as service:
         barrier, longest, stop = threading.Barrier(at_once), [0.0], threading.Event()
 
@@ -84,7 +94,7 @@ def overload(at_once: int) -> dict[str, Any]:
     refused = [seconds for status, seconds, after in answers if status == 429 and after]
     inside = [each["ms"] for each in turned_away if each["status"] == 429]
     return {
-        "at_once": at_once, "statuses": dict(Counter(status for status, *_ in answers)),
+        "at_once": at_once, "statuses": dict(Counter(str(status) for status, *_ in answers)),
         "refused_p50_ms": 1e3 * float(np.median(refused)), "refused_longest_ms": 1e3 * max(refused),
         "refused_longest_in_the_service_ms": max(inside), "longest_queue": longest[0], "queue_bound": 16,
     }  # fmt: skip
@@ -92,12 +102,12 @@ def overload(at_once: int) -> dict[str, Any]:
 
 def stopping() -> dict[str, Any]:
     """SIGTERM while requests run and wait."""
-    path, sent, _ = _forms()["refine"]
+    path, sent, _ = _forms()["refine, many images"]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), "demo") as service:
 
-        def ask(number: int) -> int:
+        def ask(number: int) -> str:
             with service.http() as http:
-                return _post(http, path, sent[number % len(sent)]).status_code
+                return str(_post(http, path, sent[number % len(sent)]).status_code)
 
         with ThreadPoolExecutor(12) as pool:
             answers = pool.map(ask, range(12))
@@ -131,56 +141,48 @@ def _forms() -> dict[str, tuple[str, list[Form], float]]:
     first = next(iter(files.values()))
     same = [{"files": {"image": first}, "data": each["data"]} for each in segment]
     return {
-        "refine, many images": ("/v1/refine", refine, 0.25),
+        "refine, many images": ("/v1/refine", refine, 0.4),
         "segment, many images": ("/v1/segment", segment, 1.0),
         "segment, one image": ("/v1/segment", same, 1.0),
     }
 
 
-def _direct(repeats: int) -> dict[str, dict[str, float]]:
-    """Median seconds of a call in this process, by method: of the pipeline alone, and from the files to the PNG."""
-    sent = {name.removesuffix(", many images"): forms for name, (_, forms, _) in _forms().items()}
-    times: dict[str, dict[str, float]] = {}
-    with Refiner.from_bundle(demo_bundle()) as refine, Segmenter.from_bundle(demo_gs_bundle()) as segment:
-
-        def run(name: str, k: int) -> tuple[float, float]:
-            files, data = sent[name][k]["files"], sent[name][k]["data"]
-            began = time.perf_counter()
-            image = load_image(files["image"])
-            if name == "refine":
-                coarse = load_mask(files["mask"], image.shape[:2])
-                read = time.perf_counter()
-                mask = refine(image, coarse, data["label"]).mask
-                called = time.perf_counter()
-                mask_png(mask)
-            else:
-                read = time.perf_counter()
-                found = segment(image, [data["phrases"]])
-                called = time.perf_counter()
-                label_map_png(found.label_map())
-            return called - read, time.perf_counter() - began
-
-        for name, count in (("refine", repeats // 4), ("segment", repeats)):
-            run(name, 0)
-            alone, whole = zip(*(run(name, k % len(sent[name])) for k in range(count)), strict=True)
-            times[name] = {"pipeline": float(np.median(alone)), "files_to_png": float(np.median(whole))}
-    return times
+def _call_directly(refine: Refiner, segment: Segmenter, name: str, sent: Form) -> tuple[float, float]:
+    """Seconds of a call in this process: of the pipeline alone, and from the files to the PNG."""
+    began = time.perf_counter()
+    image = load_image(sent["files"]["image"])
+    if name.startswith("refine"):
+        coarse = load_mask(sent["files"]["mask"], (image.shape[0], image.shape[1]))
+        read = time.perf_counter()
+        mask = refine(image, coarse, sent["data"]["label"]).mask
+        called = time.perf_counter()
+        mask_png(mask)
+    else:
+        read = time.perf_counter()
+        found = segment(image, [sent["data"]["phrases"]])
+        called = time.perf_counter()
+        label_map_png(found.label_map())
+    return called - read, time.perf_counter() - began
 
 
-def _at_once(service: Service, path: str, sent: list[Form], count: int) -> float:
-    """Requests a second of eight clients."""
+def _ask_all(service: Service, path: str, sent: list[Form], count: int, clients: int) -> None:
+    """So many requests, by clients that each ask for one after the other."""
 
     def work(first: int) -> None:
         with service.http(headers={"Accept": "image/png"}) as http:
-            for k in range(first, count, CLIENTS):
+            for k in range(first, count, clients):
                 _post(http, path, sent[k % len(sent)]).raise_for_status()
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return count / _timed(lambda: list(pool.map(work, range(CLIENTS))))
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(work, range(clients)))
 
 
 def _batches(service: Service) -> tuple[float, float]:
     return service.metric("segrefine_batch_size_count"), service.metric("segrefine_batch_size_sum")
+
+
+def _median_ms(seconds: list[float]) -> float:
+    return 1e3 * float(np.median(seconds))
 
 
 def _post(http: httpx.Client, path: str, sent: Form) -> httpx.Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,23 +39,18 @@ def _load(service: Service, requests: int, *, refine: bool) -> dict[str, Any]:
     scenes = list(load_samples(demo_samples()).values())
     outcomes: Counter[str] = Counter()
     memory: list[int] = []
-    seconds: list[float] = []
 
     with Client(service.url, retries=1000) as client, ThreadPoolExecutor(AT_ONCE) as pool:
 
         def ask(number: int) -> None:
-            began = time.perf_counter()
             try:
                 _ask(client, scenes[number % len(scenes)], number, refine=refine)
                 outcomes["answered"] += 1
             except ServiceError as error:
                 outcomes[f"lost: {error.status} {error.code}"] += 1
-            seconds.append(time.perf_counter() - began)
             memory.append(service.memory())
 
-        began = time.perf_counter()
         list(pool.map(ask, range(requests)))
-        spent = time.perf_counter() - began
     first = int(WARM_UP * requests)
     statuses = Counter(str(each["status"]) for each in service.events("request"))
     return {
@@ -64,8 +58,6 @@ def _load(service: Service, requests: int, *, refine: bool) -> dict[str, Any]:
         "server_errors": sum(count for status, count in statuses.items() if status.startswith("5")),
         "memory_after_warm_up_mb": memory[first] / 1e6, "memory_at_end_mb": np.mean(memory[-20:]) / 1e6,
         "memory_growth_mb": (np.mean(memory[-20:]) - memory[first]) / 1e6,
-        "seconds": spent, "per_second": requests / spent, "p50_ms": 1e3 * float(np.median(seconds)),
-        "p99_ms": 1e3 * float(np.quantile(seconds, 0.99)),
     }  # fmt: skip
 
 

@@ -203,8 +203,8 @@ class Dispatcher:
                 entry.answer.set_result(answer)
 
     def _count(self) -> None:
-        self._metrics.running.set(self._busy)
-        self._metrics.waiting.set(max(0, self._held - self._busy))
+        self._metrics.running.set(min(self._held, self._limits.workers))
+        self._metrics.waiting.set(max(0, self._held - self._limits.workers))
 
     def _timed_out(self) -> Problem:
         seconds = self._limits.timeout

@@ -34,8 +34,12 @@ class Metrics:
             "segrefine_batch_size", "Requests that were computed together.",
             ["model"], registry=registry, buckets=(1, 2, 4, 8, 16, 32),
         )  # fmt: skip
-        self.waiting = Gauge("segrefine_queue_length", "Accepted requests that no worker has.", registry=registry)
-        self.running = Gauge("segrefine_running", "Requests that workers have.", registry=registry)
+        self.waiting = Gauge(
+            "segrefine_queue_length", "Accepted requests beyond those that the workers can take.", registry=registry
+        )
+        self.running = Gauge(
+            "segrefine_running", "Accepted requests that workers have, or have once they are read.", registry=registry
+        )
         self.ready = Gauge("segrefine_ready", "1 when requests are taken.", registry=registry)
         self._backend = Gauge(
             "segrefine_backend_info", "1 for each model that is served, and what it runs on.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -148,6 +149,15 @@ def test_demo_model_warns_of_unknown_words(http: httpx.Client, form: Make, scene
     assert "knows only fox" in http.post("/v1/refine", **form(label="zebra")).json()["warnings"][-1]
     values = http.post("/v1/segment", files={"image": scene[0]}, data={"phrases": "the zebra"}).json()
     assert "'zebra'" in values["warnings"][-1]
+
+
+def test_an_answer_does_not_wait_for_acknowledgements(http: httpx.Client) -> None:
+    waits = []
+    for _ in range(20):
+        began = time.perf_counter()
+        http.get("/v2/health/live")
+        waits.append(time.perf_counter() - began)
+    assert min(waits) < 0.03  # Nagle's algorithm makes each of them take 40 ms
 
 
 def test_models(http: httpx.Client) -> None:
