@@ -55,7 +55,7 @@ def _read_counts(counts: Any) -> NDArray[np.int64]:
             return _from_text(counts)
         if isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts):
             return np.array(counts, np.int64)
-    except (ValueError, OverflowError):
+    except (ValueError, IndexError, OverflowError):
         pass
     raise MaskError("expected run lengths as compressed text, or as a list of whole numbers", hint=_HINT)
 
