@@ -51,7 +51,7 @@ def test_the_image_is_encoded_once_and_steps_are_batches(refiner, monkeypatch):
 
     class Counting:
         def __init__(self, name, engine):
-            self.name, self.engine = name, engine
+            self.name, self.engine, self.spec = name, engine, engine.spec
 
         def __call__(self, feeds, **extra):
             calls.setdefault(self.name, []).append(len(next(iter(feeds.values()))))
