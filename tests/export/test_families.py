@@ -53,6 +53,7 @@ DENOISERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", DENOISERS.values(), ids=DENOISERS)
 def test_other_denoisers_are_exported(variant: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "checkpoint", **variant)
@@ -119,6 +120,7 @@ def test_a_label_diffusion_model_of_the_size_of_sdxl(tiny_xl_checkpoint: Path, t
     assert [row for row in check_parity(bundle.path, folder, [scene()]) if not row.ok] == []
 
 
+@pytest.mark.slow
 def test_half_precision_of_sdxl(tiny_xl_checkpoint: Path, tmp_path: Path) -> None:
     bundle = export_bundle(tiny_xl_checkpoint, tmp_path / "bundle", dtype="fp16", components=["unet", "unet_features"])
     stored = sum(file.stat().st_size for file in tiny_xl_checkpoint.glob("unet/*.safetensors"))
