@@ -1,12 +1,14 @@
 """What models of full size take to export and to load, in time and memory; random weights.
 
-    python -m benchmarks.full_size_export      writes benchmarks/results/full_size.{json,md}
+    python -m benchmarks.full_size_export                    writes benchmarks/results/full_size.{json,md}
+    python -m benchmarks.full_size_export --models sd15      one model; the other's figures are kept
 
 Checkpoints (15 GB) and bundles are made under --folder; those that are there are used again, exports are not.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,7 +21,7 @@ import click
 import torch
 
 from benchmarks.full_size import FOLDER, write_full_size
-from benchmarks.report import markdown_table, write_result
+from benchmarks.report import RESULTS, markdown_table, write_result
 from segrefine.bundle import Bundle
 
 _LOAD = """
@@ -40,52 +42,68 @@ class Row:
 
     what: str
     measured: float
-    bar: float
     unit: str
+    bar: float | None = None
 
     @property
     def cells(self) -> list[str]:
         """The row of the table."""
-        met = "yes" if self.measured <= self.bar else "no"
-        return [self.what, f"{self.measured:.1f} {self.unit}", f"{self.bar:g} {self.unit}", met]
+        measured = f"{self.measured:.1f} {self.unit}"
+        if self.bar is None:
+            return [self.what, measured, "", ""]
+        return [self.what, measured, f"{self.bar:g} {self.unit}", "yes" if self.measured <= self.bar else "no"]
 
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True)
-def main(folder: Path) -> None:
-    """Measure exports and loading."""
+@click.option("--models", multiple=True, type=click.Choice(["sd15", "sdxl"]), default=("sd15", "sdxl"))
+def main(folder: Path, models: tuple[str, ...]) -> None:
+    """Measure exports and loading; the figures of models that are left out are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    sd15 = write_full_size("sd15", folder, torch.float32)
-    sdxl = write_full_size("sdxl", folder, torch.float16)
-    bundle = folder / "sd15-bundle"
-    seconds, peak = _run("export", sd15, bundle, "--overwrite")
-    rows = [
-        Row(what="SD 1.5, all components, fp32: time", measured=seconds, bar=240, unit="s"),
-        Row(what="SD 1.5, all components, fp32: peak memory", measured=peak / 2**30, bar=6, unit="GiB"),
-    ]
-    options = ["--dtype", "fp16", "--components", "unet", "--overwrite"]
-    xl_seconds, peak = _run("export", sdxl, folder / "sdxl-unet", *options)
-    rows.append(Row(what="SDXL UNet, fp16: peak memory", measured=peak / 2**30, bar=20, unit="GiB"))
-    build_seconds, build_peak = _run("build-engine", bundle, "--backend", "onnxruntime")
-    loaded = json.loads(subprocess.check_output([sys.executable, "-c", _LOAD, str(bundle)], text=True))
-    weights = sum(each.size for name, each in Bundle.open(bundle).manifest.files.items() if name.endswith("_data"))
-    rows += [
-        Row(what="SD 1.5, load of the built engines", measured=loaded["seconds"], bar=25, unit="s"),
-        Row(what="SD 1.5, memory held ÷ weights", measured=loaded["held"] / weights, bar=1.5, unit="×"),
-        Row(what="SD 1.5, peak memory of loading ÷ weights", measured=loaded["peak"] / weights, bar=1.5, unit="×"),
-    ]
+    before, data = RESULTS / "full_size.json", {}
+    if before.exists():
+        data = {name: rows for name, rows in json.loads(before.read_text()).items() if name != "machine"}
+    for name in models:
+        rows = _sd15(folder) if name == "sd15" else _sdxl(folder)
+        data[name] = [dataclasses.asdict(row) for row in rows]
+    rows = [Row(**row) for name in sorted(data) for row in data[name]]
     markdown = "\n\n".join(
         [
             "# Models of full size",
             "Exact architectures with random weights, through the command line, on the CPU. Every graph is checked "
             "against PyTorch while it is exported. Peak memory counts mapped files.",
             markdown_table(["figure", "measured", "at most", "met"], [row.cells for row in rows]),
-            f"The export of the SDXL UNet (2.6 billion weights) took {xl_seconds:.0f} s. Building the engines of SD "
-            f"1.5 took {build_seconds:.0f} s and {build_peak / 2**30:.1f} GiB; its weights are {weights / 1e9:.2f} GB.",
         ]
     )
     click.echo(markdown)
-    write_result("full_size", {row.what: row.measured for row in rows}, markdown)
+    write_result("full_size", data, markdown)
+
+
+def _sd15(folder: Path) -> list[Row]:
+    checkpoint, bundle = write_full_size("sd15", folder, torch.float32), folder / "sd15-bundle"
+    seconds, peak = _run("export", checkpoint, bundle, "--overwrite")
+    build_seconds, build_peak = _run("build-engine", bundle, "--backend", "onnxruntime")
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", _LOAD, str(bundle)], text=True))
+    weights = sum(each.size for name, each in Bundle.open(bundle).manifest.files.items() if name.endswith("_data"))
+    return [
+        Row(what="SD 1.5, all components, fp32: export", measured=seconds, bar=240, unit="s"),
+        Row(what="SD 1.5, all components, fp32: peak memory", measured=peak / 1e9, bar=6, unit="GB"),
+        Row(what="SD 1.5, building its engines", measured=build_seconds, unit="s"),
+        Row(what="SD 1.5, building its engines: peak memory", measured=build_peak / 1e9, unit="GB"),
+        Row(what="SD 1.5, load of the built engines", measured=loaded["seconds"], bar=25, unit="s"),
+        Row(what="SD 1.5, memory held after it ÷ weights", measured=loaded["held"] / weights, bar=1.5, unit="×"),
+        Row(what="SD 1.5, peak memory of it ÷ weights", measured=loaded["peak"] / weights, bar=1.5, unit="×"),
+    ]
+
+
+def _sdxl(folder: Path) -> list[Row]:
+    checkpoint = write_full_size("sdxl", folder, torch.float16)
+    options = ["--dtype", "fp16", "--components", "unet", "--overwrite"]
+    seconds, peak = _run("export", checkpoint, folder / "sdxl-unet", *options)
+    return [
+        Row(what="SDXL UNet, 2.6 billion weights, fp16: export", measured=seconds, unit="s"),
+        Row(what="SDXL UNet, fp16: peak memory", measured=peak / 1e9, bar=20, unit="GB"),
+    ]
 
 
 def _run(*arguments: object) -> tuple[float, int]:

@@ -86,6 +86,8 @@ def _open_session(path: Path, name: str) -> Any:
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # a half-precision weight, widened for a layer, is dropped after it
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # both libraries raise classes of their own, which share no other base
         raise ExportError(f"{name}: the exported graph is not valid: {error}") from error
