@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +20,11 @@ import torch
 
 from benchmarks.full_size import FOLDER, write_full_size
 from benchmarks.report import RESULTS, markdown_table, write_result
+from benchmarks.timing import run_command
 from segrefine.bundle import Bundle
 
 _LOAD = """
-import json, sys, time, resource
+import json, sys, time
 began = time.perf_counter()
 from segrefine import Refiner
 with Refiner.from_bundle(sys.argv[1], threads=2):
@@ -81,8 +80,8 @@ def main(folder: Path, models: tuple[str, ...]) -> None:
 
 def _sd15(folder: Path) -> list[Row]:
     checkpoint, bundle = write_full_size("sd15", folder, torch.float32), folder / "sd15-bundle"
-    seconds, peak = _run("export", checkpoint, bundle, "--overwrite")
-    build_seconds, build_peak = _run("build-engine", bundle, "--backend", "onnxruntime")
+    seconds, peak = run_command("export", checkpoint, bundle, "--overwrite")
+    build_seconds, build_peak = run_command("build-engine", bundle, "--backend", "onnxruntime")
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", _LOAD, str(bundle)], text=True))
     weights = sum(each.size for name, each in Bundle.open(bundle).manifest.files.items() if name.endswith("_data"))
     return [
@@ -99,21 +98,11 @@ def _sd15(folder: Path) -> list[Row]:
 def _sdxl(folder: Path) -> list[Row]:
     checkpoint = write_full_size("sdxl", folder, torch.float16)
     options = ["--dtype", "fp16", "--components", "unet", "--overwrite"]
-    seconds, peak = _run("export", checkpoint, folder / "sdxl-unet", *options)
+    seconds, peak = run_command("export", checkpoint, folder / "sdxl-unet", *options)
     return [
         Row(what="SDXL UNet, 2.6 billion weights, fp16: export", measured=seconds, unit="s"),
         Row(what="SDXL UNet, fp16: peak memory", measured=peak / 1e9, bar=20, unit="GB"),
     ]
-
-
-def _run(*arguments: object) -> tuple[float, int]:
-    """Seconds that a command takes, and the most memory that it or a process of its had, bytes."""
-    began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "segrefine.cli", *map(str, arguments)])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(os.waitstatus_to_exitcode(status))
-    return time.perf_counter() - began, 1024 * usage.ru_maxrss
 
 
 if __name__ == "__main__":

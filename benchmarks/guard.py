@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.evaluate import WORSE, Case
-from benchmarks.quality import TEST_SEED, VALIDATION_SEED, _cases
+from benchmarks.quality import TEST_SEED, VALIDATION_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
 from segrefine.reference.demo.scenes import compose_scene
@@ -62,7 +62,7 @@ def main(scenes: int, fitting: bool, threads: int, cache: Path) -> None:
 def _collect(refiner: Refiner, count: int, first: int, cache: Path) -> list[Sample]:
     sources, samples = load_sources(cache, held_out=True), []
     for number in tqdm(range(first, first + count), desc="scenes"):
-        for case in _cases(compose_scene(np.random.default_rng(number), sources), number):
+        for case in cases_of(compose_scene(np.random.default_rng(number), sources), number):
             result = refiner(case.image, case.coarse, case.label)
             gain = iou(result.mask, case.truth) - iou(case.coarse > 0.5, case.truth)
             features = describe(refiner.fit(case.image), case.coarse, result)

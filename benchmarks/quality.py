@@ -61,7 +61,7 @@ def main(scenes: int, validation: bool, bundle: Path | None, cache: Path) -> Non
     sources = load_sources(cache, held_out=True)
     first = VALIDATION_SEED if validation else TEST_SEED
     composed = [compose_scene(np.random.default_rng(first + i), sources) for i in range(scenes)]
-    cases = [case for i, scene in enumerate(composed) for case in _cases(scene, first + i)]
+    cases = [case for i, scene in enumerate(composed) for case in cases_of(scene, first + i)]
     methods, close = _our_methods(bundle or demo_bundle())
     outcomes = evaluate(cases, CLASSICAL) | evaluate(cases, methods)
     close()
@@ -92,7 +92,7 @@ def main(scenes: int, validation: bool, bundle: Path | None, cache: Path) -> Non
         write_result("quality", data, markdown)
 
 
-def _cases(scene: Scene, number: int) -> list[Case]:
+def cases_of(scene: Scene, number: int) -> list[Case]:
     """Up to four masks of a scene: two kinds in turn, and the two semantic ones where they apply."""
     others = [kind for kind in CORRUPTIONS if kind not in SEMANTIC]
     kinds = [others[(2 * number + i) % len(others)] for i in range(2)] + list(SEMANTIC)

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.evaluate import Case
-from benchmarks.quality import TEST_SEED, _cases
+from benchmarks.quality import TEST_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
 from segrefine.assets import demo_bundle
 from segrefine.reference.demo.scenes import compose_scene
@@ -81,7 +81,7 @@ def _paste(number: int, sources: Sources) -> list[Case]:
             instances=pasted(case.instances, empty.astype(np.uint8)),
             coarse=pasted(case.coarse, empty),
         )
-        for case in _cases(scene, number)
+        for case in cases_of(scene, number)
     ]
     return [case for case in cases if case.truth.mean() < SMALL and (case.coarse > 0.5).mean() < SMALL]
 

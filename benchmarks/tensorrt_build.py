@@ -8,11 +8,7 @@ export, which takes longer than the build, is kept for the next run.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import click
@@ -20,6 +16,7 @@ import torch
 
 from benchmarks.full_size import FOLDER, write_full_size
 from benchmarks.report import markdown_table, write_result
+from benchmarks.timing import run_command
 from segrefine.bundle import Bundle
 
 LIMITS = (["--min-shapes", "batch=1,height=16,width=16"], ["--opt-shapes", "batch=2,height=64,width=64"],
@@ -36,7 +33,7 @@ def main(folder: Path, compute_capability: str) -> None:
     shutil.rmtree(bundle / "engines", ignore_errors=True)
     options = [option for limit in LIMITS for option in limit]
     wanted = ["--components", "unet", "--backend", "tensorrt-rtx", "--compute-capability", compute_capability]
-    seconds, peak = _run("build-engine", str(bundle), *wanted, *options)
+    seconds, peak = run_command("build-engine", str(bundle), *wanted, *options)
     (engine,) = (bundle / "engines").rglob("*.engine")
     weights = sum(path.stat().st_size for path in (bundle / "unet").iterdir())
     measured = {"seconds": seconds, "peak GiB": peak / 2**30}
@@ -59,25 +56,15 @@ def main(folder: Path, compute_capability: str) -> None:
 
 def _export(folder: Path) -> tuple[Path, str]:
     """The bundle of the UNet, and a sentence on what its export took."""
-    bundle, note = folder / "sd15-fp16", folder / "export.txt"
+    bundle, note = folder / "sd15-fp16-bundle", folder / "export.txt"
     if not bundle.exists():
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = write_full_size("sd15", folder, torch.float16)
         arguments = ["--dtype", "fp16", "--components", "unet"]
-        seconds, peak = _run("export", str(checkpoint), str(bundle), *arguments)
+        seconds, peak = run_command("export", str(checkpoint), str(bundle), *arguments)
         note.write_text(f"The export took {seconds:.0f} s and {peak / 2**30:.1f} GiB.")
     Bundle.open(bundle)
     return bundle, note.read_text()
-
-
-def _run(*arguments: str) -> tuple[float, int]:
-    """Seconds that a command takes, and the most memory that it or a process of its had, bytes."""
-    began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "segrefine.cli", *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(os.waitstatus_to_exitcode(status))
-    return time.perf_counter() - began, 1024 * usage.ru_maxrss
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -103,6 +106,16 @@ def time_components(
             row += [f"{1e3 * seconds:.2f}", f"{eager / seconds:.2f}", f"{gflop / seconds / peak:.0%}"]
         rows.append(row)
     return rows
+
+
+def run_command(*arguments: object) -> tuple[float, int]:
+    """Seconds that a `segrefine` command takes, and the most memory that it or a process of its had, bytes."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "segrefine.cli", *map(str, arguments)])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    return time.perf_counter() - began, 1024 * usage.ru_maxrss
 
 
 def peak_gflops(side: int = 1536, repeats: int = 8) -> float:

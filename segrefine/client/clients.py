@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from segrefine.client.calls import Call, ImageSource, MaskSource, Patience, refine_call, refusal, segment_call
 from segrefine.client.replies import RefineReply, SegmentReply, read_refine_reply, read_segment_reply
+from segrefine.engines import Closing
 from segrefine.errors import MissingDependencyError, ServiceError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 URL = "http://127.0.0.1:8000"
 
 
-class Client:
+class Client(Closing):
     """Talks to a service; a context manager that closes its connections. Threads may share one.
 
     Args:
@@ -86,14 +87,6 @@ class Client:
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _call(self, call: Call | str) -> dict[str, Any]:
         attempt = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segrefine.datasets.items import Item, LabelledMask, check_size
+from segrefine.datasets.items import Item, LabelledMask, check_size, read_json
 from segrefine.datasets.polygons import Mask, draw_polygons
 from segrefine.errors import MaskError
 from segrefine.runtime.output import write_whole
@@ -86,10 +86,7 @@ class CocoDataset:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MaskError(f"cannot read {file} as JSON: {error}", hint=_HINT) from error
+    content = read_json(file, _HINT)
     if not isinstance(content, dict):
         raise MaskError(f"{file} is no JSON object", hint=_HINT)
     for key, needed in (("images", {"id", "file_name"}), ("annotations", {"image_id"}), ("categories", {"id", "name"})):

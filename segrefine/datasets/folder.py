@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, inside
+from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, inside, read_json
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import check_mask, read_mask, read_stored
 from segrefine.runtime.output import save_label_map, save_mask, save_probability
@@ -198,10 +197,7 @@ def _is_soft(path: Path) -> bool:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MaskError(f"cannot read {file} as JSON: {error}", hint="write it again") from error
+    content = read_json(file, "write it again")
     if isinstance(content, list):
         content = {str(index): name for index, name in enumerate(content)}
     if not isinstance(content, dict):

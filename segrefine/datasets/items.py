@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from segrefine.runtime.pipeline import Refinement
 
 Floats = NDArray[np.float32]
 LabelledMask = tuple[str, Floats]
-Kind = Literal["mask", "label map", "class folders", "coco"]
+Kind = Literal["mask", "label map", "class folders"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,18 @@ def inside(root: Path, relative: str) -> Path:
         message = f"{relative} leads out of {root}"
         raise ImageError(message, hint="links and paths may not leave the data set's folder; copy the file there")
     return path
+
+
+def read_json(file: Path, hint: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        MaskError: it cannot be read; with the hint.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MaskError(f"cannot read {file} as JSON: {error}", hint=hint) from error
 
 
 def check_size(found: Sequence[int], size: tuple[int, int], what: str) -> None:

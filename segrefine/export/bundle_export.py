@@ -30,13 +30,13 @@ from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import Trial, run_trials, verify_graph
 from segrefine.reference.checkpoint import (
     Checkpoint,
-    LabelCheckpoint,
     Model,
     Parts,
     count_weights,
     is_label_checkpoint,
     load_checkpoint,
     load_label_checkpoint,
+    reopen,
 )
 from segrefine.reference.label_codec import VaeCodec, describe_codec
 from segrefine.settings import G4SegSettings, GsSettings, Settings
@@ -52,7 +52,7 @@ class _Plan:
 
     Attributes:
         method: of the bundle.
-        open: opens the checkpoint anew, for parts that are dropped after use; True: with weights as they are stored.
+        checkpoint: the model; its parts are loaded by `reopen`, and dropped after use.
         denoiser: the name of its denoiser.
         graphs: what makes each component, from an opened checkpoint.
         settings: default settings of the method.
@@ -62,7 +62,7 @@ class _Plan:
     """
 
     method: Method
-    open: Callable[[bool], Parts]
+    checkpoint: Parts
     denoiser: str
     graphs: Mapping[str, Callable[[Any], GraphModule]]
     settings: Settings
@@ -151,27 +151,23 @@ def export_bundle(
         for name in wanted:
             progress(f"exporting {name}")
             graphs.write(name, wanted)
-        checkpoint = plan.open(True)
-        _write_texts(checkpoint, writer.directory)
-        manifest = _manifest(plan, checkpoint, options, graphs)
+        _write_texts(plan.checkpoint, writer.directory)
+        manifest = _manifest(plan, options, graphs)
         return writer.finish(replace(manifest, settings=settings or manifest.settings))
 
 
 def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
     """The plan for a text-to-image model."""
 
-    def open_checkpoint(as_stored: bool) -> Checkpoint:
-        return load_checkpoint(model, None if as_stored else torch.float32)
-
     def make(graph: Callable[[Source], GraphModule], checkpoint: Checkpoint) -> GraphModule:
         return graph(Source(checkpoint=checkpoint, attend=masked_attention, taps=chosen))
 
-    family = open_checkpoint(True).family
-    chosen = family.taps if taps is None else tuple(taps)
-    parts = {kind.part for kind in family.text_encoders}
+    loaded = load_checkpoint(model)
+    chosen = loaded.family.taps if taps is None else tuple(taps)
+    parts = {kind.part for kind in loaded.family.text_encoders}
     return _Plan(
         method="g4seg",
-        open=open_checkpoint,
+        checkpoint=loaded,
         denoiser="unet",
         graphs={name: partial(make, graph) for name, graph in GRAPHS.items() if has_graph(name, parts)},
         settings=G4SegSettings(),
@@ -181,15 +177,11 @@ def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
 
 def _plan_labels(model: Model) -> _Plan:
     """The plan for a label diffusion model."""
-
-    def open_checkpoint(as_stored: bool) -> LabelCheckpoint:
-        return load_label_checkpoint(model, None if as_stored else torch.float32)
-
-    checkpoint = open_checkpoint(True)
+    checkpoint = load_label_checkpoint(model)
     parts = {kind.part for kind in checkpoint.family.text_encoders}
     return _Plan(
         method="gs",
-        open=open_checkpoint,
+        checkpoint=checkpoint,
         denoiser="label_denoiser",
         graphs={name: graph for name, graph in LABEL_GRAPHS.items() if has_graph(name, parts)},
         settings=GsSettings(),
@@ -229,13 +221,13 @@ class _Graphs:
             wanted: all components that the bundle will have.
         """
         if (whole := CUT_FROM.get(name)) in self._uncut:
-            module = self._plan.graphs[name](self._plan.open(True))
+            module = self._plan.graphs[name](reopen(self._plan.checkpoint, None))
             model = ir.load(self._directory / self.files[str(whole)])
             cut_graph(model, module.spec)
             trials = self._uncut.pop(str(whole))
         else:
             half = self._options.halves(name)
-            module = self._plan.graphs[name](self._plan.open(half))
+            module = self._plan.graphs[name](reopen(self._plan.checkpoint, None if half else torch.float32))
             with half_precision(module) if half else nullcontext():
                 model = export_graph(module, self._sizes[0], opset=self._options.opset)
             self.ops.update(attach_functions(model))
@@ -259,7 +251,7 @@ class _Graphs:
 
 def _trial_sizes(plan: _Plan) -> list[dict[str, int]]:
     """Three small sets of sizes; the first has odd latents, as `export_graph` wants them."""
-    checkpoint = plan.open(True)
+    checkpoint = plan.checkpoint
     coarse = 2 ** len(checkpoint.configs[plan.denoiser]["down_block_types"])
     tokens, pixels = checkpoint.tokenizer.model_max_length, checkpoint.vae_scale_factor
     trials = []
@@ -287,8 +279,8 @@ def _write_texts(checkpoint: Parts, directory: Path) -> None:
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _manifest(plan: _Plan, checkpoint: Parts, options: GraphOptions, graphs: _Graphs) -> Manifest:
-    vae = checkpoint.configs["vae"]
+def _manifest(plan: _Plan, options: GraphOptions, graphs: _Graphs) -> Manifest:
+    checkpoint, vae = plan.checkpoint, plan.checkpoint.configs["vae"]
     return Manifest(
         method=plan.method,
         sample_size=checkpoint.configs[plan.denoiser]["sample_size"],

@@ -20,7 +20,7 @@ from segrefine.reference.attention import Attend, MaskInjection, MaskInjector, i
 from segrefine.reference.checkpoint import Checkpoint, LabelCheckpoint, Parts
 from segrefine.reference.features import combine_features, tap_outputs
 from segrefine.reference.latents import scale_latents, unscale_latents
-from segrefine.reference.text import predict
+from segrefine.reference.text import encode_ids, predict
 from segrefine.spec import ComponentSpec, TensorSpec
 
 
@@ -94,10 +94,8 @@ class TextEncoder(GraphModule):
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
         """States (batch, tokens, hidden), and the pooled text (batch, width) if the spec has it."""
-        layer = self.kind.hidden_layer
-        outputs = self.encoder(input_ids, output_hidden_states=layer is not None)
-        states = outputs.last_hidden_state if layer is None else outputs.hidden_states[layer]
-        return (states.float(), outputs.text_embeds.float()) if self.kind.pooled else (states.float(),)
+        states, pooled = encode_ids(self.encoder, self.kind, input_ids)
+        return (states.float(),) if pooled is None else (states.float(), pooled.float())
 
 
 class VaeEncoder(GraphModule):

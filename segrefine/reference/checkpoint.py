@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -20,7 +20,7 @@ from segrefine.reference.families import FAMILIES, Family, find_family
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, read_codec
 from segrefine.reference.latents import scale_latents
 from segrefine.reference.single_file import PREFIXES, load_part
-from segrefine.reference.text import Text, size_condition
+from segrefine.reference.text import Text, encode_ids, size_condition
 from segrefine.reference.weight_files import SingleFile, find_weights, read_header
 from segrefine.reference.weights import load_weights, weight_stem
 
@@ -42,7 +42,7 @@ class Parts:
     """What models of both methods have.
 
     Attributes:
-        folder: where its configurations were read from.
+        model: where it was read from.
         load: gives a part.
         configs: the configuration of each part.
         tokenizers: turn text into token ids, by the names of their folders; all of them know the same words.
@@ -51,7 +51,7 @@ class Parts:
         family: what it needs that others do not.
     """
 
-    folder: Path
+    model: Model
     load: Load
     configs: Mapping[str, Mapping[str, Any]]
     tokenizers: Mapping[str, CLIPTokenizer]
@@ -96,15 +96,17 @@ class Parts:
                 list(texts), padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids
             encoder = self.load(kind.part)
-            outputs = encoder(ids.to(encoder.device), output_hidden_states=kind.hidden_layer is not None)
-            layer = kind.hidden_layer
-            states.append(outputs.last_hidden_state if layer is None else outputs.hidden_states[layer])
-            if kind.pooled:
-                pooled = {"text_embeds": outputs.text_embeds}
+            of_words, of_text = encode_ids(encoder, kind, ids.to(encoder.device))
+            states.append(of_words)
+            if of_text is not None:
+                pooled = {"text_embeds": of_text}
         text = {"encoder_hidden_states": torch.cat(states, -1), **pooled}
         if self.family.addition == "text_time":
             text["time_ids"] = size_condition(size).expand(len(texts), -1)
         return text
+
+
+PartsT = TypeVar("PartsT", bound=Parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ def load_label_checkpoint(model: Model, dtype: torch.dtype | None = torch.float3
         ExportError: the folder is not such a checkpoint; the message names what was expected.
     """
     parts = _open_parts(model, "label_denoiser", dtype)
-    folder = parts["folder"]
+    folder = _config_folder(model)
     codec = read_codec(folder, parts["configs"]["vae"], partial(parts["load"], "vae"))
     config = parts["configs"]["label_denoiser"]
     expected = codec.channels + parts["configs"]["vae"]["latent_channels"], codec.channels
@@ -169,6 +171,11 @@ def load_label_checkpoint(model: Model, dtype: torch.dtype | None = torch.float3
             hint="check label_codec/config.json",
         )
     return LabelCheckpoint(**parts, codec=codec)
+
+
+def reopen(checkpoint: PartsT, dtype: torch.dtype | None) -> PartsT:
+    """The same checkpoint with no part loaded, and weights brought to another type; see `load_checkpoint`."""
+    return replace(checkpoint, load=_loader(checkpoint.model, dtype))
 
 
 def count_weights(model: Model, part: str) -> int:
@@ -198,7 +205,7 @@ def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[
     Raises:
         ExportError: something is missing, or of another kind than it should be.
     """
-    folder = model.config if isinstance(model, SingleFile) else Path(model)
+    folder = _config_folder(model)
     model_index = _read_json(folder, "model_index.json")
     scheduler_config = _read_json(folder, "scheduler/scheduler_config.json")
     configs = {denoiser: _read_config(folder, denoiser)}
@@ -213,22 +220,33 @@ def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[
     for part in configs:
         count_weights(model, part)  # what is missing is better known now than when the part is read
 
-    @cache
-    def load(part: str) -> nn.Module:
-        wanted = torch.float32 if part == "vae" else dtype
-        if isinstance(model, SingleFile):
-            return load_part(_CLASSES[part], model, part, wanted)
-        return load_weights(_CLASSES[part], folder / part, wanted)
-
     return {
-        "folder": folder,
-        "load": load,
+        "model": model,
+        "load": _loader(model, dtype),
         "configs": configs,
         "scheduler_config": scheduler_config,
         "model_index": model_index,
         "family": family,
         "tokenizers": tokenizers,
     }
+
+
+def _config_folder(model: Model) -> Path:
+    """The folder with a model's configurations and tokenizers."""
+    return model.config if isinstance(model, SingleFile) else Path(model)
+
+
+def _loader(model: Model, dtype: torch.dtype | None) -> Load:
+    """What loads the parts of a model, each once."""
+
+    @cache
+    def load(part: str) -> nn.Module:
+        wanted = torch.float32 if part == "vae" else dtype
+        if isinstance(model, SingleFile):
+            return load_part(_CLASSES[part], model, part, wanted)
+        return load_weights(_CLASSES[part], Path(model) / part, wanted)
+
+    return load
 
 
 def _read_config(folder: Path, part: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ class TextEncoderKind:
     Attributes:
         part: its folder in a checkpoint.
         tokenizer: the folder of its tokenizer.
-        class_name: what its `config.json` names.
         hidden_layer: the entry of the encoder's `hidden_states` that the denoiser reads; None is the last one, after
             the final normalisation.
         pooled: its projected sentence state is given to the denoiser as well.
@@ -27,7 +26,6 @@ class TextEncoderKind:
 
     part: str = "text_encoder"
     tokenizer: str = "tokenizer"
-    class_name: str = "CLIPTextModel"
     hidden_layer: int | None = None
     pooled: bool = False
 
@@ -68,7 +66,6 @@ FAMILIES = (
             TextEncoderKind(
                 part="text_encoder_2",
                 tokenizer="tokenizer_2",
-                class_name="CLIPTextModelWithProjection",
                 hidden_layer=-2,
                 pooled=True,
             ),

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from segrefine.reference.families import GUIDANCE_EMBEDDED
+from segrefine.reference.families import GUIDANCE_EMBEDDED, TextEncoderKind
 
 Text = dict[str, Tensor]
 """By the names of the denoiser's inputs, for B texts: ``encoder_hidden_states`` (B, tokens, hidden), and for Stable
@@ -22,6 +22,20 @@ def size_condition(size: Sequence[int]) -> Tensor:
     """
     height, width = size
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+
+
+def encode_ids(encoder: nn.Module, kind: TextEncoderKind, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a text encoder makes of ids (B, tokens): states (B, tokens, hidden), and the pooled text if its kind has it.
+
+    Args:
+        encoder: the text encoder.
+        kind: which of its layers the denoiser reads.
+        ids: int64.
+    """
+    outputs = encoder(ids, output_hidden_states=kind.hidden_layer is not None)
+    layer = kind.hidden_layer
+    states: Tensor = outputs.last_hidden_state if layer is None else outputs.hidden_states[layer]
+    return states, outputs.text_embeds if kind.pooled else None
 
 
 def expand_text(text: Mapping[str, Tensor], batch: int) -> Text:

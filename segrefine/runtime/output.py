@@ -50,12 +50,16 @@ def save_label_map(file: str | Path, labels: NDArray[np.integer[Any]]) -> None:
     Raises:
         OutputError: see `save_image`.
     """
+    _save_png(Path(file), draw_label_map(labels))
+
+
+def draw_label_map(labels: NDArray[np.integer[Any]]) -> Image.Image:
+    """The picture of a label map; see `save_label_map`."""
     if labels.max(initial=0) > 255:
-        _save_png(Path(file), labels.astype(np.uint16))
-        return
+        return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8), "P")
     picture.putpalette(voc_colours(256).tobytes())
-    _save_png(Path(file), picture)
+    return picture
 
 
 def voc_colours(count: int) -> NDArray[np.uint8]:

@@ -12,8 +12,6 @@ from segrefine.errors import MaskError
 _OFFSET, _BITS, _MORE, _SIGN = 48, 5, 0x20, 0x10
 _MOST_GROUPS = 7
 """Characters of one number: its differences stay below 2³³."""
-
-
 _MOST_PIXELS = 2**28
 _HINT = "see https://cocodataset.org/#format-data"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.runtime.output import voc_colours
+from segrefine.runtime.output import draw_label_map
 from segrefine.runtime.rle import encode_rle
 
 MaskFormat = Literal["png", "rle"]
@@ -32,11 +32,7 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 
 def label_map_png(labels: NDArray[np.integer[Any]]) -> bytes:
     """A label map, whole numbers (H, W) up to 255, as a palette PNG in the colours of PASCAL VOC; else 16-bit grey."""
-    if labels.max(initial=0) > 255:
-        return png(labels.astype(np.uint16))
-    picture = Image.fromarray(labels.astype(np.uint8), "P")
-    picture.putpalette(voc_colours(256).tobytes())
-    return png(picture)
+    return png(draw_label_map(labels))
 
 
 def picture_value(pixels: NDArray[np.uint8]) -> dict[str, Any]:

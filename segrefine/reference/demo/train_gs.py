@@ -79,7 +79,7 @@ class LabelTraining:
     def checkpoint(self) -> LabelCheckpoint:
         """The model as it is now, with averaged weights; shares them."""
         return LabelCheckpoint(
-            folder=self.state_file.parent,
+            model=self.state_file.parent,
             load={**self.loop.averages, "vae": self.cases.vae}.__getitem__,
             configs={"vae": self.cases.vae.config},
             tokenizers={"tokenizer": self.tokenizer},
