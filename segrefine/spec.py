@@ -56,6 +56,11 @@ class ComponentSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def has_batch(self) -> bool:
+        """Whether every input and output is a batch, whose samples can be computed apart."""
+        return all(tensor.shape[0] == "batch" for tensor in (*self.inputs, *self.outputs))
+
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON values; `from_dict` reads it back."""
         return asdict(self)

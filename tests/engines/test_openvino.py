@@ -15,6 +15,7 @@ from segrefine.assets import demo_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS, build_engine, load_engine
+from segrefine.engines.engine import even_parts, join_parts
 from segrefine.engines.openvino import OpenVinoEngine
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.runtime.metrics import iou
@@ -38,7 +39,7 @@ def bundle(tmp_path: Path) -> Bundle:
     return write_bundle(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("threads", [None, 1])
+@pytest.mark.parametrize("threads", [None, 1, 3])
 def test_engine_computes_the_graph_at_every_shape(graph: Path, threads: int | None) -> None:
     with OpenVinoEngine(graph, LINEAR, threads) as engine:
         for batch in (3, 1, *range(2, 12), 3):  # more shapes than are kept
@@ -46,6 +47,16 @@ def test_engine_computes_the_graph_at_every_shape(graph: Path, threads: int | No
             outputs = engine({"sample": sample, "timestep": timestep})
             assert list(outputs) == ["out_sample"]
             np.testing.assert_allclose(outputs["out_sample"], linear(sample, timestep), atol=1e-4)
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+@pytest.mark.parametrize("most", [1, 2, 3, 8])
+def test_parts_of_a_batch_are_even_and_cover_it(count: int, most: int) -> None:
+    batch = np.arange(count)
+    parts = even_parts(count, most)
+    assert len(parts) <= min(count, most)
+    assert {len(batch[part]) for part in parts} == {-(-count // min(count, most))}
+    np.testing.assert_array_equal(join_parts([batch[part] for part in parts], parts), batch)
 
 
 def test_outputs_are_new_arrays(graph: Path) -> None:
