@@ -41,6 +41,7 @@ bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchm
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.gs_quality
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.scaling --sizes demo
 	$(BIN)/python -m benchmarks.soak
 	$(BIN)/python -m benchmarks.label_maps
 	$(BIN)/python -m benchmarks.guard
