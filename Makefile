@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_LOG := runs/demo/train.log
+# Two processes, each with whole files: most tests keep one core busy. Threads of PyTorch's would fight for it.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-full lint bench gpu train-demo clean
@@ -23,10 +25,10 @@ demo: .venv/.stamp-cpu ## refine the sample masks; contact sheet and IoU table i
 	$(BIN)/segrefine demo --output demo-out
 
 test: lint ## lint, types and the quick tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: lint ## the same with the slow tests
-	$(BIN)/python -m pytest -m 'not full_size'
+	$(PYTEST) -m 'not full_size'
 
 test-full: .venv/.stamp-dev ## models of full size with random weights: an hour, 40 GB of disk
 	$(BIN)/python -m pytest -m full_size tests/full_size

@@ -13,6 +13,9 @@ from segrefine.engines.tensorrt_engine import TensorRtEngine, TensorRtEngines, i
 from segrefine.engines.tensorrt_preflight import find_tensorrt_engines
 from segrefine.errors import SettingsError
 
+LARGE = 2**27
+"""Bytes of a graph and its weights from which attention gets ONNX Runtime's own body while loading, which delays it."""
+
 
 def load_engine(
     bundle: Bundle,
@@ -49,10 +52,13 @@ def load_engine(
     check_precision(bundle, "fp32" if precision == "bf16" else precision)
     match backend:
         case "onnxruntime":
-            built = find_engine(bundle, onnxruntime_recipe(bundle, component, device))
+            recipe = onnxruntime_recipe(bundle, component, device)
+            built = find_engine(bundle, recipe)
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
-            return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None)
+            size = sum(bundle.manifest.files[name].size for name in bundle.graph_files(component))
+            flash = built is None and recipe.options.get("attention") == "flash" and size >= LARGE
+            return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None, flash=flash)
         case "openvino":
             built = find_engine(bundle, openvino_recipe(bundle, component, device))
             reduced = precision == "bf16" and component in BFLOAT16_COMPONENTS

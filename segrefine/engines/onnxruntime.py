@@ -29,6 +29,7 @@ class OnnxRuntimeEngine(Closing):
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         threads: CPU threads for one operator; None lets ONNX Runtime take every core.
         optimized: the graph was optimised before (`optimize_graph`), so that this is not done again.
+        flash: give masked attention ONNX Runtime's own body, see `cpu_attention`; for float32 on the CPU.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -44,12 +45,14 @@ class OnnxRuntimeEngine(Closing):
         threads: int | None = None,
         *,
         optimized: bool = False,
+        flash: bool = False,
     ) -> None:
         ort = _import_onnxruntime()
         options = _session_options(ort, optimized=optimized)
         if threads is not None:
             options.intra_op_num_threads = check_threads(threads)
-        self._session: Any = _create_session(ort, path, path, device, options)
+        source = _with_flash_attention(path, options) if flash else path
+        self._session: Any = _create_session(ort, source, path, device, options)
         self._outputs = [tensor.name for tensor in spec.outputs]
         self.spec = spec
         _check_graph(self._session, spec, path)
@@ -90,11 +93,13 @@ def optimize_graph(graph: Path, recipe: EngineRecipe, target: Path, device: str)
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", target.name + "_data"
         )
-    source: Path | bytes = graph
-    if recipe.options.get("attention") == "flash":
-        source = with_flash_attention(graph)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+    source = _with_flash_attention(graph, options) if recipe.options.get("attention") == "flash" else graph
     _create_session(ort, source, graph, device, options)
+
+
+def _with_flash_attention(graph: Path, options: Any) -> bytes:
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+    return with_flash_attention(graph)
 
 
 def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRecipe:

@@ -1,4 +1,4 @@
-"""Masked attention in ONNX Runtime's own flash attention, in engines built for CPUs."""
+"""Masked attention in ONNX Runtime's own flash attention, in engines built for CPUs and those of large graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from segrefine.assets import demo_bundle
 from segrefine.bundle import Bundle
-from segrefine.engines import build_engine, load_engine
+from segrefine.engines import build_engine, load, load_engine
 from segrefine.engines.cpu_attention import with_flash_attention
 from segrefine.errors import EngineError
 from segrefine.reference.attention import attend_naive
@@ -34,7 +34,7 @@ def test_it_is_the_naive_one(width: int, rank: int, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=1e-5)
 
 
-def test_built_engines_have_it_and_compute_the_same(tmp_path: Path) -> None:
+def test_engines_that_have_it_compute_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle.open(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
     rng = np.random.default_rng(0)
     feeds = {
@@ -47,6 +47,12 @@ def test_built_engines_have_it_and_compute_the_same(tmp_path: Path) -> None:
     }
     with load_engine(bundle, "unet") as graph:
         expected = graph(feeds)["out_sample"]
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "LARGE", 0)
+        with load_engine(bundle, "unet") as large:
+            found = large(feeds)["out_sample"]
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    assert (found != expected).any()  # it was computed in another way
     [built] = build_engine(bundle, backend="onnxruntime", components=["unet"])
     operators = {node.op_type for node in onnx.load(built.path, load_external_data=False).graph.node}
     assert "MultiHeadAttention" in operators and "Attention" not in operators
