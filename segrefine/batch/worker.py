@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,8 +23,8 @@ from segrefine.datasets.coco import CocoDataset
 from segrefine.datasets.folder import FolderDataset
 from segrefine.datasets.items import Dataset, Item, LabelledMask, read_image
 from segrefine.errors import SegrefineError
-from segrefine.runtime.guard import guard
-from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.crop import refine_masks
+from segrefine.runtime.pipeline import Refinement, Refiner
 
 Read = tuple[NDArray[np.uint8], list[LabelledMask]]
 
@@ -39,6 +40,7 @@ class Job:
         engines: arguments of `Refiner.from_bundle`; `threads` is of each process.
         seed: of the noise, of every image alike.
         guarded: whether masks that cannot be trusted stay as they were.
+        crop: whether small objects are refined in a crop around them.
     """
 
     source: Path
@@ -47,6 +49,7 @@ class Job:
     engines: dict[str, Any]
     seed: int = 0
     guarded: bool = False
+    crop: bool = True
 
     def open_dataset(self) -> Dataset:
         """The data set.
@@ -98,9 +101,9 @@ def _attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Fut
     began = time.perf_counter()
     try:
         image, masks = read.result()
-        results = refiner.refine_labels(image, masks, seed=job.seed) if masks else ()
-        if job.guarded and masks:
-            results = guard(refiner.fit(image), [mask for _, mask in masks], results)
+        results: Sequence[Refinement] = ()
+        if masks:
+            results = refine_masks(refiner, image, masks, seed=job.seed, crop=job.crop, guarded=job.guarded)
         labelled = [(label, result) for (label, _), result in zip(masks, results, strict=True)]
         dataset.write(item, labelled, (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands

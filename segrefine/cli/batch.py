@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, with_console
-from segrefine.cli.options import Model, model_options
+from segrefine.cli.options import Model, crop_option, guard_option, model_options
 
 if TYPE_CHECKING:
     from segrefine.batch.journal import Entry
@@ -31,12 +31,13 @@ FAILED = 1
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; without, one for each core.")
 @click.option("--resume", is_flag=True, help="Go on where a run before was stopped; nothing is done twice.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
-@click.option("--guard", "guarded", is_flag=True, help="Leave masks as they were where the evidence is weak.")
+@guard_option
+@crop_option
 @model_options
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    guarded: bool, model: Model,
+    guarded: bool, crop: bool, model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
@@ -57,7 +58,7 @@ def batch(
     workers = workers or os.cpu_count() or 1
     threads = model.threads or max(1, (os.cpu_count() or 1) // workers)
     engines = model.engines() | {"threads": threads}
-    job = Job(source=source, images=images, output=output, engines=engines, seed=seed, guarded=guarded)
+    job = Job(source=source, images=images, output=output, engines=engines, seed=seed, guarded=guarded, crop=crop)
     with _Progress(console) as progress:
         values = run_batch(job, workers=workers, resume=resume, tell=progress.tell)
     values |= {"output": str(output), "model": model.to_dict()}

@@ -31,6 +31,17 @@ device_option = click.option(
 )
 
 
+crop_option = click.option(
+    "--crop/--no-crop",
+    default=True,
+    show_default=True,
+    help="Refine an object under 1 % of the image in a crop around it.",
+)
+guard_option = click.option(
+    "--guard", "guarded", is_flag=True, help="Leave masks as they were where the evidence is weak."
+)
+
+
 class BundleFolder(click.ParamType[Path]):
     """The folder of a bundle; `demo` and `demo-gs` are those that ship with segrefine."""
 

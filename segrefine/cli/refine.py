@@ -13,7 +13,7 @@ import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
 from segrefine.cli.marks import MarkOptions, mark_options
-from segrefine.cli.options import Model, model_options
+from segrefine.cli.options import Model, crop_option, guard_option, model_options
 from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
 
 if TYPE_CHECKING:
@@ -88,13 +88,15 @@ class Outputs:
 )
 @click.option("--trace", metavar="PNG", type=PictureFile(".png"), help="Also write a sheet that shows every round.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
-@click.option("--guard", "guarded", is_flag=True, help="Leave the mask as it was where the evidence is weak.")
+@guard_option
+@crop_option
 @mark_options
 @model_options
 @with_console
 def refine(
     console: Console, image: Path, mask: Path | None, label: str, output: Path, probability: Path | None,
-    overlay: Path | None, trace: Path | None, seed: int, guarded: bool, marks: MarkOptions, model: Model,
+    overlay: Path | None, trace: Path | None, seed: int, guarded: bool, crop: bool, marks: MarkOptions,
+    model: Model,
 ) -> None:  # fmt: skip
     """Refine the coarse MASK of IMAGE, or one that boxes, points or strokes amount to.
 
@@ -102,7 +104,7 @@ def refine(
     palette, is foreground; or a .npy with probabilities. With --box, --point or --scribble there is no MASK: outside of
     all boxes is background, strokes and points stay as they are drawn, and the rest is found.
     """
-    from segrefine.runtime.guard import guard
+    from segrefine.runtime.crop import refine_masks
     from segrefine.runtime.image import load_image
 
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
@@ -122,9 +124,9 @@ def refine(
     with model.open() as refiner:
         loaded = time.perf_counter() - started
         with console.progress("refining") as tell:
-            result = refiner(pixels, given, label, seed=seed, progress=tell)
-        if guarded:
-            [result] = guard(refiner.fit(pixels), [coarse], [result])
+            [result] = refine_masks(
+                refiner, pixels, [(label, given)], seed=seed, crop=crop, guarded=guarded, progress=tell
+            )
         outputs.write(pixels, coarse, label, result, refiner)
     seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
     values = _summary(pixels, coarse, result) | {"seconds": seconds, "model": model.to_dict()}
@@ -153,6 +155,7 @@ def _read_coarse(image: NDArray[np.uint8], mask: Path | None, marks: MarkOptions
 def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement) -> dict[str, Any]:
     from segrefine.runtime.metrics import iou
 
+    rows, columns = result.part or (slice(None), slice(None))
     return {
         "size": [image.shape[1], image.shape[0]],
         "iou_with_coarse": iou(coarse > 0.5, result.mask),
@@ -160,6 +163,7 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
         "empty": not result.mask.any(),
         "confidence": result.confidence,
         "kept_coarse": result.kept_coarse,
+        "crop": [columns.start, rows.start, columns.stop, rows.stop] if result.part else None,
     }
 
 
@@ -186,6 +190,9 @@ def _describe(values: dict[str, Any], model: Model) -> str:
         "time": f"{total:.2f} s: " + ", ".join(f"{stage} {spent:.2f}" for stage, spent in seconds.items()),
         "wrote": ", ".join(values["outputs"].values()) or "stdout",
     }
+    if values["crop"]:
+        left, top, right, bottom = values["crop"]
+        lines["crop"] = f"a small object: refined in {right - left}×{bottom - top} pixels around it (--no-crop: in all)"
     return "\n".join(f"{name:7}{text}" for name, text in lines.items())
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.engine_set import Progress
 from segrefine.runtime.filters import Floats
+from segrefine.runtime.guard import guard
 from segrefine.runtime.image import check_image
-from segrefine.runtime.mask import check_mask
-from segrefine.runtime.pipeline import Refinement, Refiner
+from segrefine.runtime.mask import CoarseMask, stack_masks
+from segrefine.runtime.pipeline import Refinement, Refiner, label_map
 
+Masks = Sequence[tuple[str, Floats | CoarseMask]]
+Part = tuple[slice, slice]
 SMALL = 0.01
 """Share of the image below which an object is small."""
 ROOM = 2.5
@@ -24,40 +29,105 @@ LEAST_SIDE = 16
 def refine_small(
     refiner: Refiner,
     image: NDArray[np.uint8],
-    mask: Floats,
+    mask: Floats | CoarseMask,
     label: str,
     *,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Refinement:
-    """The refined mask; that of a small object is refined in a crop around it.
+    """The refined mask of one label; see `refine_masks`."""
+    return refine_masks(refiner, image, [(label, mask)], seed=seed, progress=progress)[0]
 
-    Outside of the crop the mask stays as it was. The trace of a crop (latents, rounds, evidence) is the crop's.
+
+def refine_masks(
+    refiner: Refiner,
+    image: NDArray[np.uint8],
+    masks: Masks,
+    *,
+    seed: int = 0,
+    crop: bool = True,
+    guarded: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Refinement, ...]:
+    """The refined masks of several labels, those of small objects refined in a crop around each.
+
+    The large ones are refined in the whole image, all labels jointly, as without the crop. In the crop of a small one
+    the labels that it shares the crop with compete as ever, and only the small one's result is taken. Outside of its
+    crop a mask stays as it was; its trace (latents, rounds, evidence) is the crop's, which `part` says.
 
     Args:
         refiner: the refiner.
         image: uint8 (H, W, 3) RGB.
-        mask: float32 (H, W) in [0, 1].
-        label: what the mask shows.
+        masks: labels with their coarse masks; see `Refiner.refine_labels`.
         seed: of the noise.
+        crop: whether small objects are refined in a crop.
+        guarded: whether masks that cannot be trusted stay as they were, see `guard`; in a crop it judges the crop.
         progress: told of every stage.
 
     Raises:
-        SegrefineError: see `Refiner.__call__`.
+        SegrefineError: see `Refiner.refine_labels`.
     """
     check_image(image)
-    check_mask(mask, (image.shape[0], image.shape[1]))
-    rows, columns = find_crop(mask)
-    if (mask > 0.5).mean() >= SMALL:
-        return refiner(image, mask, label, seed=seed, progress=progress)
-    part = np.ascontiguousarray(image[rows, columns])
-    result = refiner(part, np.ascontiguousarray(mask[rows, columns]), label, seed=seed, progress=progress)
-    probability, paper = mask.astype(np.float32), mask.astype(np.float32)
-    probability[rows, columns], paper[rows, columns] = result.probability, result.paper_probability
-    return replace(result, mask=probability > 0.5, probability=probability, paper_probability=paper)
+    coarse, in_doubt = stack_masks(masks, (image.shape[0], image.shape[1]))
+    parts: list[Part | None] = [None] * len(masks)
+    if crop:
+        parts = [_part_of(*each) for each in zip(coarse, in_doubt, strict=True)]
+    run = partial(_refine, refiner, seed=seed, guarded=guarded, progress=progress)
+    whole = run(image, masks) if None in parts else ()
+    if not any(parts):
+        return whole
+    results = []
+    for number, part in enumerate(parts):
+        if part is None:
+            results.append(whole[number])
+            continue
+        rivals = [i for i in range(len(masks)) if i != number and _has_border(coarse[i][part])]
+        cut = [(masks[i][0], _cut(coarse[i], in_doubt[i], part)) for i in (number, *rivals)]
+        own, *_ = run(np.ascontiguousarray(image[part]), cut)
+        results.append(_stitch(own, coarse[number], part))
+    numbers = label_map(np.stack([each.probability for each in results]))
+    return tuple(replace(each, mask=numbers == i) for i, each in enumerate(results, 1))
 
 
-def find_crop(mask: Floats) -> tuple[slice, slice]:
+def _refine(
+    refiner: Refiner, image: NDArray[np.uint8], masks: Masks, *, seed: int, guarded: bool, progress: Progress | None
+) -> tuple[Refinement, ...]:
+    results = refiner.refine_labels(image, masks, seed=seed, progress=progress)
+    if not guarded:
+        return results
+    coarse = [mask.probability if isinstance(mask, CoarseMask) else mask for _, mask in masks]
+    return guard(refiner.fit(image), coarse, results)
+
+
+def _part_of(coarse: Floats, in_doubt: NDArray[np.bool_]) -> Part | None:
+    """Where a mask is refined: around it and all that is in doubt, where that is a part; None for the whole image."""
+    if (coarse > 0.5).mean() >= SMALL:
+        return None
+    return find_crop(coarse if in_doubt.all() else np.maximum(coarse, in_doubt))
+
+
+def _has_border(mask: Floats) -> bool:
+    return 0 < int(np.count_nonzero(mask > 0.5)) < mask.size
+
+
+def _cut(coarse: Floats, in_doubt: NDArray[np.bool_], part: Part) -> CoarseMask:
+    return CoarseMask(probability=np.ascontiguousarray(coarse[part]), confusion=np.ascontiguousarray(in_doubt[part]))
+
+
+def _stitch(result: Refinement, coarse: Floats, part: Part) -> Refinement:
+    """What was refined in a part of the image, as a mask of all of it; outside, nothing was to be decided."""
+    probability, paper, confidence = coarse.copy(), coarse.copy(), result.pixel_confidence
+    probability[part], paper[part] = result.probability, result.paper_probability
+    if confidence is not None:
+        confidence = np.ones(coarse.shape, np.float16)
+        confidence[part] = result.pixel_confidence
+    return replace(
+        result, mask=probability > 0.5, probability=probability, paper_probability=paper,
+        pixel_confidence=confidence, part=part,
+    )  # fmt: skip
+
+
+def find_crop(mask: Floats) -> Part:
     """Rows and columns of a square around the mask, float (H, W), cut off at the image's border.
 
     Parts of the mask that lie far apart are all in it.

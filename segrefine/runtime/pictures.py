@@ -97,6 +97,8 @@ def trace_sheet(
 ) -> Pixels:
     """How a mask came about, as one picture, uint8 (h, w, 3); a row for the input, for each round, for the result.
 
+    Of a small object that was refined in a crop it shows the crop.
+
     Args:
         image: uint8 (H, W, 3).
         coarse: float32 (H, W) in [0, 1].
@@ -104,6 +106,8 @@ def trace_sheet(
         result: what the refiner made of them.
         decode: latents (1, c, h, w) → picture, such as `Refiner.decode`.
     """
+    part = result.part or (slice(None), slice(None))
+    image, coarse = image[part], coarse[part]
     size = (image.shape[0], image.shape[1])
     large = magnify(image)
 
@@ -115,7 +119,7 @@ def trace_sheet(
     rows = [
         [
             Tile(picture=large, caption="image", note=label),
-            Tile(picture=_overlaid(large, coarse > 0.5), caption="coarse mask"),
+            Tile(picture=overlaid(large, coarse > 0.5), caption="coarse mask"),
             Tile(
                 picture=latent_map(result.text_evidence, -evidence, evidence),
                 caption="text evidence",
@@ -134,9 +138,9 @@ def trace_sheet(
         )
     rows.append(
         [
-            Tile(picture=magnify(heat_map(result.paper_probability, 0, 1)), caption="probability, full size"),
-            Tile(picture=magnify(heat_map(result.probability, 0, 1)), caption="after the edge step"),
-            Tile(picture=_overlaid(large, result.mask), caption="refined mask"),
+            Tile(picture=magnify(heat_map(result.paper_probability[part], 0, 1)), caption="probability, full size"),
+            Tile(picture=magnify(heat_map(result.probability[part], 0, 1)), caption="after the edge step"),
+            Tile(picture=overlaid(large, result.mask[part]), caption="refined mask"),
         ]
     )
     return contact_sheet(rows)
@@ -155,7 +159,7 @@ def segment_sheet(rows: Sequence[tuple[Pixels, Segment, str]], *, columns: int =
 
 def _segment_tiles(image: Pixels, segment: Segment, note: str) -> list[Tile]:
     return [
-        Tile(picture=_overlaid(magnify(image), segment.mask), caption=segment.phrase, note=note),
+        Tile(picture=overlaid(magnify(image), segment.mask), caption=segment.phrase, note=note),
         Tile(picture=magnify(heat_map(segment.probability, 0, 1)), caption="probability"),
         Tile(picture=magnify(heat_map(segment.uncertainty, 0, 0.5)), caption="uncertainty"),
     ]
@@ -175,9 +179,9 @@ def _triple(row: BeforeAfter) -> list[Tile]:
     large, gain = magnify(row.image), 100 * (row.iou_after - row.iou_before)
     return [
         Tile(picture=large, caption=row.label),
-        Tile(picture=_overlaid(large, row.coarse), caption=f"coarse: IoU {row.iou_before:.3f}"),
+        Tile(picture=overlaid(large, row.coarse), caption=f"coarse: IoU {row.iou_before:.3f}"),
         Tile(
-            picture=_overlaid(large, row.refined),
+            picture=overlaid(large, row.refined),
             caption=f"refined: {row.iou_after:.3f}",
             note=f"{gain:+.1f} points",
             colour=BETTER if gain >= 0 else WORSE,
@@ -211,7 +215,7 @@ def magnify(picture: Pixels, *, smooth: bool = True) -> Pixels:
     )
 
 
-def _overlaid(large: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+def overlaid(large: Pixels, mask: NDArray[np.bool_]) -> Pixels:
     """A magnified image under a mask at its own size, whose border is smoothed on the way."""
     soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(large.shape[1::-1], Image.Resampling.BICUBIC)
     return overlay(large, np.asarray(soft) > 127)

@@ -74,6 +74,8 @@ class Refinement:
         confidence: of the mask, in [0, 1], where a guard looked at it; see `segrefine.runtime.guard`.
         pixel_confidence: float16 (H, W) in [0, 1], of each pixel, likewise.
         kept_coarse: the guard did not trust the refined mask, and this is the coarse one.
+        part: rows and columns of the crop that was refined, and that latents, evidence and rounds are of; None for the
+            whole image. See `segrefine.runtime.crop`.
     """
 
     mask: NDArray[np.bool_]
@@ -86,6 +88,7 @@ class Refinement:
     confidence: float | None = None
     pixel_confidence: NDArray[np.float16] | None = field(default=None, repr=False)
     kept_coarse: bool = False
+    part: tuple[slice, slice] | None = None
 
 
 class Refiner(EngineSet[G4SegSettings]):

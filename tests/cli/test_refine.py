@@ -199,3 +199,19 @@ def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
     trusted, other = (json.loads(result.stdout) for result in (right, wrong))
     assert 0 < other["confidence"] < trusted["confidence"] < 1
     assert ("does not trust" in wrong.stderr) == other["kept_coarse"]
+
+
+def test_a_small_object_is_refined_in_a_crop(run, scene, tmp_path):
+    image, mask, label = scene
+    for path, colour in ((image, (90, 120, 90)), (mask, 0)):
+        with Image.open(path) as picture:
+            large = Image.new(picture.mode, (640, 480), colour)
+            large.paste(picture.resize((64, 64), 0), (300, 200))
+            large.save(tmp_path / f"{path.parent.name}.png")
+    words = ("refine", tmp_path / "images.png", tmp_path / "masks.png", "--label", label, "-o", tmp_path / "out.png")
+    values = json.loads(run(*words, "--json", "--guard", "--trace", tmp_path / "trace.png").stdout)
+    left, top, right, bottom = values["crop"]
+    assert 250 < left < right < 420 and 150 < top < bottom < 320
+    assert np.asarray(Image.open(tmp_path / "out.png")).shape == (480, 640) and values["confidence"] is not None
+    assert "a small object" in run(*words).stdout
+    assert json.loads(run(*words, "--json", "--no-crop").stdout)["crop"] is None

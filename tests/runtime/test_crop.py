@@ -8,8 +8,10 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError
-from segrefine.runtime.crop import find_crop, refine_small
+from segrefine.runtime.crop import find_crop, refine_masks, refine_small
+from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.metrics import iou
+from segrefine.runtime.pictures import trace_sheet
 from segrefine.runtime.pipeline import Refiner
 
 SCENE = load_samples(demo_samples())["02-car-erode"]
@@ -45,6 +47,59 @@ def test_a_small_object_gains_by_the_crop(refiner):
 def test_a_large_object_is_refined_as_ever(refiner):
     ours, plain = refine_small(refiner, SCENE.image, SCENE.coarse, "car"), refiner(SCENE.image, SCENE.coarse, "car")
     np.testing.assert_array_equal(ours.probability, plain.probability)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A large object, and a small one of another class in the corner of the same picture: image and both masks."""
+    image, large = (values.repeat(2, 0).repeat(2, 1) for values in (SCENE.image, SCENE.coarse))
+    small, corner = np.zeros_like(large), (slice(168, 184), slice(8, 24))
+    image[corner], small[corner] = SCENE.image[::8, ::8], SCENE.coarse[::8, ::8]
+    large[150:, :80] = 0
+    assert 0 < small.mean() < 0.01 < large.mean()
+    return image, large, small
+
+
+def test_of_several_only_the_small_ones_are_cropped(refiner, mixed):
+    image, large, small = mixed
+    masks = [("car", large), ("fox", small)]
+    plain, cropped = refiner.refine_labels(image, masks), refine_masks(refiner, image, masks)
+    assert cropped[0].part is None and cropped[1].part == find_crop(small)
+    np.testing.assert_array_equal(cropped[0].probability, plain[0].probability)
+    assert not np.array_equal(cropped[1].probability, plain[1].probability)
+    assert not (cropped[0].mask & cropped[1].mask).any()
+    for ours, theirs in zip(refine_masks(refiner, image, masks, crop=False), plain, strict=True):
+        np.testing.assert_array_equal(ours.probability, theirs.probability)
+
+
+def test_the_guard_judges_the_crop(refiner, mixed):
+    image, _, small = mixed
+    part = find_crop(small)
+    [result] = refine_masks(refiner, image, [("fox", small)], guarded=True)
+    [alone] = refine_masks(refiner, np.ascontiguousarray(image[part]), [("fox", small[part])], guarded=True)
+    assert result.confidence == pytest.approx(alone.confidence)
+    assert result.pixel_confidence.shape == small.shape and result.kept_coarse == alone.kept_coarse
+    np.testing.assert_array_equal(result.mask[part], alone.mask)
+
+
+def test_all_that_is_in_doubt_is_in_the_crop(refiner, mixed):
+    image, _, small = mixed
+    doubt = np.zeros(small.shape, bool)
+    doubt[130:200, 10:60] = True
+    [result] = refine_masks(refiner, image, [("car", CoarseMask(probability=small, confusion=doubt))])
+    inside = np.zeros(small.shape, bool)
+    inside[result.part] = True
+    assert (inside | ~doubt).all() and not inside.all()
+    np.testing.assert_array_equal(result.probability[~doubt], small[~doubt])
+
+
+def test_the_trace_shows_the_crop(refiner, mixed):
+    image, _, small = mixed
+    [result] = refine_masks(refiner, image, [("fox", small)])
+    sheet = trace_sheet(image, small, "fox", result, refiner.decode)
+    part = find_crop(small)
+    of_part = trace_sheet(image[part], small[part], "fox", refiner(image[part], small[part], "fox"), refiner.decode)
+    np.testing.assert_array_equal(sheet, of_part)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (99, 99), (50, 0), (37, 62)])
