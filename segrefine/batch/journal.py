@@ -52,23 +52,33 @@ class Journal:
 
     def __init__(self, output: Path) -> None:
         self._file = output / JOURNAL
-        self.entries: dict[str, Entry] = {}
-        kept: list[str] = []
-        if self._file.is_file():
-            for line in self._file.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    entry = Entry(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue
-                self.entries[entry.name] = entry
-                kept.append(line + "\n")
-        write_whole(self._file, "".join(kept).encode())
+        lines = list(_read_lines(self._file))
+        self.entries = {entry.name: entry for entry in lines}
+        write_whole(self._file, "".join(map(_to_line, lines)).encode())
 
     def add(self, entry: Entry) -> None:
         """Adds a line; where the disk is full it is kept in mind alone, for results fail then with that very error."""
         self.entries[entry.name] = entry
         with suppress(OSError), self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+            stream.write(_to_line(entry))
+
+
+def read_journal(output: Path) -> dict[str, Entry]:
+    """What became of the items of a run that wrote to `output`, by name; none where there was no run."""
+    return {entry.name: entry for entry in _read_lines(output / JOURNAL)}
+
+
+def _read_lines(file: Path) -> Iterator[Entry]:
+    """The entries of a journal; lines that are cut short are left out."""
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError):
+            yield Entry(**json.loads(line))
+
+
+def _to_line(entry: Entry) -> str:
+    return json.dumps(asdict(entry), ensure_ascii=False) + "\n"
 
 
 def write_manifest(output: Path, names: Iterable[str], journal: Journal, run: dict[str, Any]) -> dict[str, Any]:

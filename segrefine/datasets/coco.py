@@ -36,8 +36,8 @@ class CocoDataset:
     """
 
     def __init__(self, file: Path, images: Path | None = None) -> None:
-        self._content = _read(file)
-        self._root = images or (beside if (beside := file.parent / "images").is_dir() else file.parent)
+        self._content = read_coco(file)
+        self._root = images or images_of(file)
         self.items: list[Item] = list(self._list_items())
 
     def _list_items(self) -> Iterator[Item]:
@@ -63,7 +63,7 @@ class CocoDataset:
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
         """The labels and masks of an image's annotations."""
-        return [(_label(label, each), _read_mask(each, size).astype(np.float32)) for label, each in item.masks]
+        return [(_label(label, each), read_annotation(each, size).astype(np.float32)) for label, each in item.masks]
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether the annotations of an image are in `output`."""
@@ -85,7 +85,17 @@ class CocoDataset:
         write_whole(output / RESULT, json.dumps(self._content | {"annotations": annotations}).encode())
 
 
-def _read(file: Path) -> dict[str, Any]:
+def images_of(file: Path) -> Path:
+    """The folder of a COCO JSON's images, where nobody names another: `images` beside it, or its own."""
+    return beside if (beside := file.parent / "images").is_dir() else file.parent
+
+
+def read_coco(file: Path) -> dict[str, Any]:
+    """What a COCO JSON holds: lists of images, annotations and categories, each with what is needed of it.
+
+    Raises:
+        MaskError: the file is no COCO JSON.
+    """
     content = read_json(file, _HINT)
     if not isinstance(content, dict):
         raise MaskError(f"{file} is no JSON object", hint=_HINT)
@@ -108,8 +118,12 @@ def _label(label: str | None, annotation: Mapping[str, Any]) -> str:
     return label
 
 
-def _read_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
-    """The mask of an annotation; MaskError where it has none that fits the image."""
+def read_annotation(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    """The mask, bool (H, W), of an annotation of an image of that size (H, W).
+
+    Raises:
+        MaskError: it has none that fits the image.
+    """
     name, drawn = f"annotation {annotation.get('id')}", annotation.get("segmentation")
     try:
         mask = draw_polygons(drawn, size) if isinstance(drawn, list) else decode_rle(drawn)

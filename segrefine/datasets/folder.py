@@ -19,9 +19,9 @@ from segrefine.runtime.pipeline import Refinement
 from segrefine.storage import output_errors
 
 IMAGES, MASKS, LABELS, CLASSES = "images", "masks", "labels.json", "classes.json"
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
-_MASK_SUFFIXES = (".png", ".npy")
-_IGNORED = 255
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+MASK_SUFFIXES = (".png", ".npy")
+IGNORED = 255
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
     "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
@@ -56,9 +56,9 @@ class FolderDataset:
                 hint = "expected DIR/images, DIR/masks, and DIR/labels.json or classes.json; or a COCO JSON"
                 raise MaskError(f"there is no folder {folder / name}", hint=hint)
         self._labels = _read_json(folder / LABELS) if (folder / LABELS).is_file() else None
-        self._classes = _read_classes(folder / CLASSES)
+        self._classes = read_classes(folder / CLASSES)
         subfolders = sorted(path.name for path in (folder / MASKS).iterdir() if path.is_dir())
-        has_files = any(path.suffix.lower() in _MASK_SUFFIXES for path in (folder / MASKS).iterdir())
+        has_files = any(path.suffix.lower() in MASK_SUFFIXES for path in (folder / MASKS).iterdir())
         self.kind: Kind = "label map"
         if self._labels is not None:
             self.kind = "mask"
@@ -67,13 +67,13 @@ class FolderDataset:
         self._class_folders = subfolders if self.kind == "class folders" else []
         self.items: list[Item] = list(self._list_items())
         if not self.items:
-            raise MaskError(f"there is no image in {folder / IMAGES}", hint=f"of {', '.join(sorted(_IMAGE_SUFFIXES))}")
+            raise MaskError(f"there is no image in {folder / IMAGES}", hint=f"of {', '.join(sorted(IMAGE_SUFFIXES))}")
 
     def _list_items(self) -> Iterator[Item]:
         seen: dict[str, str] = {}
         root = self._folder / IMAGES
-        for file in sorted(_walk(root)):
-            if Path(file).suffix.lower() not in _IMAGE_SUFFIXES:
+        for file in sorted(walk(root)):
+            if Path(file).suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             name, problem = os.path.splitext(file)[0], None
             if name in seen:
@@ -85,7 +85,7 @@ class FolderDataset:
     def _find_masks(self, name: str) -> Iterator[str]:
         """Paths of an item's masks, relative to the folder of masks."""
         for stem in [f"{each}/{name}" for each in self._class_folders] or [name]:
-            for suffix in _MASK_SUFFIXES:
+            for suffix in MASK_SUFFIXES:
                 if (self._folder / MASKS / (stem + suffix)).exists():
                     yield stem + suffix
                     break
@@ -121,7 +121,7 @@ class FolderDataset:
         check_size(indices.shape, size, path.name)
         masks = []
         for index in np.unique(indices).tolist():
-            if index == 0 or (index == _IGNORED and index not in self._classes):
+            if index == 0 or (index == IGNORED and index not in self._classes):
                 continue
             if index not in self._classes:
                 raise MaskError(f"{path.name} holds index {index}, which has no name", hint=f"name it in {CLASSES}")
@@ -178,7 +178,7 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
     return stored.astype(np.int32)
 
 
-def _walk(root: Path) -> Iterator[str]:
+def walk(root: Path) -> Iterator[str]:
     """Paths of all files below a folder, relative to it; folders that are links are not entered."""
     for folder, _, files in os.walk(root):
         for file in files:
@@ -205,8 +205,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_classes(file: Path) -> Mapping[int, str]:
-    """Names by index."""
+def read_classes(file: Path) -> Mapping[int, str]:
+    """Names by index of a `classes.json`; those of PASCAL VOC where there is no such file.
+
+    Raises:
+        MaskError: it holds something else.
+    """
     if not file.is_file():
         return dict(enumerate(VOC_CLASSES))
     content = _read_json(file)

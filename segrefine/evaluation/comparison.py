@@ -1,0 +1,167 @@
+"""The masks of a data set beside the true ones, wherever `segrefine batch` read them from and wrote them to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from segrefine.batch.journal import read_journal
+from segrefine.datasets.coco import RESULT, images_of
+from segrefine.datasets.folder import CLASSES, IMAGE_SUFFIXES, IMAGES, LABELS, MASKS
+from segrefine.datasets.items import inside, read_json
+from segrefine.datasets.masks import CocoMasks, Parts, open_masks
+from segrefine.errors import ImageError, MaskError
+from segrefine.evaluation.scores import Score, compare
+
+TRUTH = "truth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where masks lie: folders of masks or of data sets, what `segrefine batch` wrote, or COCO JSONs.
+
+    Attributes:
+        predicted: the masks that are judged.
+        truth: the true ones.
+        coarse: those that the predicted ones were made of; None where they are not known.
+        labels: a file that says what each mask shows; None for `labels.json` beside one of them.
+        images: folder of the images; None for `images` beside one of them.
+    """
+
+    predicted: Path
+    truth: Path
+    coarse: Path | None = None
+    labels: Path | None = None
+    images: Path | None = None
+
+
+class Comparison:
+    """Predicted, true and coarse masks, matched by their names.
+
+    Attributes:
+        names: of the images that are compared.
+        failed: of those that failed in the batch, and have no result.
+        extra: of those that have no true mask.
+        truth: where the true masks lie.
+
+    Args:
+        places: where all of them lie.
+
+    Raises:
+        MaskError: they are in different notations, none is there, or one has no partner.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self._places, self.truth = places, _find_masks(places.truth, (TRUTH, MASKS), coco=False)
+        coco = self.truth.is_file()
+        given = [place for place in (places.predicted, places.coarse) if place]
+        found = [_find_masks(place, (MASKS,), coco=coco) for place in given]
+        labels = places.labels or (None if coco else self._beside(LABELS))
+        classes = None if coco or labels else self._beside(CLASSES)
+        stores = open_masks([self.truth, *found], labelled=bool(labels), classes=classes)
+        self._truth, self._predicted, *self._coarse = stores
+        self._run = read_journal(places.predicted) or read_journal(places.predicted.parent)
+        wanted = self._truth.names
+        self.failed = [name for name in wanted if name in self._run and self._run[name].status == "failed"]
+        self.names = sorted(set(wanted) - set(self.failed))
+        if not self.names:
+            raise MaskError(f"there is no mask in {self.truth} to compare with", hint="expected .png or .npy files")
+        for place, store in zip(found, stores[1:], strict=True):
+            if missing := sorted(set(self.names) - set(store.names)):
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                message = f"{place} has no mask {missing[0]!r}{more}, which {self.truth} has"
+                raise MaskError(message, hint="masks are matched by name; a batch that was stopped goes on by --resume")
+        self.extra = sorted(set(self._predicted.names) - set(wanted))
+        self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
+
+    def score(self, name: str) -> Iterator[Score]:
+        """The scores of the masks of an image.
+
+        Raises:
+            SegrefineError: they cannot be read, or are of different sizes.
+        """
+        return compare(name, *self.read(name))
+
+    def read(self, name: str) -> list[Parts]:
+        """The masks of an image: true, predicted and, where they are known, coarse.
+
+        Raises:
+            SegrefineError: they cannot be read.
+        """
+        truth = self._truth.read(name)
+        if name in self._labels:
+            truth = Parts(size=truth.size, masks=truth.masks, labels=dict.fromkeys(truth.masks, self._labels[name]))
+        return [truth, *(store.read(name) for store in (self._predicted, *self._coarse))]
+
+    def find_image(self, name: str) -> Path:
+        """The file of an image.
+
+        Raises:
+            ImageError: it is not there.
+        """
+        coco = self._truth if isinstance(self._truth, CocoMasks) else None
+        root = self._places.images or (images_of(self.truth) if coco else self._beside(IMAGES))
+        if root is None:
+            raise ImageError(f"there is no folder of images beside {self.truth}", hint="--images names it")
+        for file in [coco.file_of(name)] if coco else [name + suffix for suffix in IMAGE_SUFFIXES]:
+            if (path := inside(root, file)).is_file():
+                return path
+        raise ImageError(f"there is no image {name!r} in {root}", hint="--images names the folder of the images")
+
+    def describe_run(self) -> dict[str, Any]:
+        """What the journal of the batch says: seconds an image, and how many masks the guard kept; or nothing."""
+        done = [entry for name in self.names if (entry := self._run.get(name))]
+        seconds = [entry.seconds for entry in done if entry.seconds]
+        if not done:
+            return {}
+        return {
+            "failed": len(self.failed),
+            "kept_coarse": sum(entry.kept_coarse for entry in done),
+            "seconds_per_image": fmean(seconds) if seconds else None,
+        }
+
+    def _beside(self, name: str) -> Path | None:
+        """A file or folder of that name in or beside one of the places; None where there is none."""
+        places = [place for place in (self.truth, self._places.coarse, self._places.predicted) if place]
+        found = (folder / name for place in places for folder in (place, place.parent))
+        return next((path for path in found if path.exists()), None)
+
+
+def _find_masks(place: Path, folders: Sequence[str], *, coco: bool) -> Path:
+    """A JSON, that of a batch's output among other `coco`, or the first of some folders below a place, or itself."""
+    if place.is_file():
+        return place
+    if coco and (place / RESULT).is_file():
+        return place / RESULT
+    return next((place / folder for folder in folders if (place / folder).is_dir()), place)
+
+
+def read_entries(file: Path | None, names: Sequence[str], kind: type) -> dict[str, Any] | None:
+    """What a JSON file says of each image's mask; None without a file.
+
+    Args:
+        file: the file.
+        names: of the images.
+        kind: of an entry: `str`, or `list` for a list of texts.
+
+    Raises:
+        MaskError: it is no JSON object, says nothing of one of the masks, or something of another kind.
+    """
+    if file is None:
+        return None
+    hint = "it holds an entry for each mask, by its name without suffix"
+    content = read_json(file, hint)
+    if not isinstance(content, dict):
+        raise MaskError(f"{file} is no JSON object", hint=hint)
+    if missing := sorted(set(names) - content.keys()):
+        raise MaskError(f"{file} says nothing of {missing[0]!r}", hint=hint)
+    expected = "a text" if kind is str else "a list of texts"
+    for name in names:
+        entry = content[name]
+        parts = entry if isinstance(entry, list) else [entry]
+        if not isinstance(entry, kind) or not all(isinstance(part, str) for part in parts):
+            raise MaskError(f"{file}: expected {expected} for {name!r}, got {entry!r}", hint=hint)
+    return content
