@@ -25,6 +25,7 @@ EXTRAS = (
     "uvicorn",
     "prometheus_client",
     "httpx",
+    "ray",
 )
 ROOT = Path(segrefine.__file__).parent
 MODULES = sorted(

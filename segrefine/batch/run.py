@@ -10,17 +10,19 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from segrefine.batch.journal import Entry, Journal, claimed, write_manifest
-from segrefine.batch.worker import Job, serve
+from segrefine.batch.worker import AHEAD, Job, serve
 from segrefine.datasets.items import Item
 from segrefine.errors import EngineError, SegrefineError
 
-AHEAD = 2
-"""Items that a process holds at a time: one that it refines, one that it reads meanwhile."""
 Tell = Callable[[Entry, int, int], None]
 """Called with each finished item, how many are finished, and how many there are."""
+RefineAll = Callable[[Job, Sequence[Item], int], Iterator[Entry]]
+"""Gives an entry for each of some items, as they are finished by so many workers."""
 
 
-def run_batch(job: Job, *, workers: int, resume: bool = False, tell: Tell | None = None) -> dict[str, Any]:
+def run_batch(
+    job: Job, *, workers: int, resume: bool = False, tell: Tell | None = None, refine_all: RefineAll | None = None
+) -> dict[str, Any]:
     """What the manifest says, once all items of a data set were refined or failed.
 
     Results appear one by one, each as a whole. After a kill at any moment `resume` does what is missing, and nothing
@@ -31,6 +33,7 @@ def run_batch(job: Job, *, workers: int, resume: bool = False, tell: Tell | None
         workers: processes.
         resume: go on where a run before was stopped.
         tell: told of every item.
+        refine_all: what refines; None for processes of this machine. `segrefine.batch.cluster` has another.
 
     Raises:
         MaskError: there is no data set.
@@ -47,7 +50,7 @@ def run_batch(job: Job, *, workers: int, resume: bool = False, tell: Tell | None
             if name not in missing and getattr(journal.entries.get(name), "status", None) != "done":
                 journal.add(Entry(name=name, status="done"))  # written, and then killed before it was noted
         kept = len(names) - len(left)
-        for number, entry in enumerate(_refine_all(job, left, workers), kept + 1):
+        for number, entry in enumerate((refine_all or refine_here)(job, left, workers), kept + 1):
             journal.add(entry)
             if tell:
                 tell(entry, number, len(names))
@@ -116,8 +119,8 @@ class _Worker:
         return Entry(name=self.items.popleft().name, status="failed", error="WorkerDied", message=message, hint=hint)
 
 
-def _refine_all(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
-    """Entries of the items, as they are finished; a process that dies is replaced, and its item has failed."""
+def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
+    """Entries of the items, by processes of this machine; one that dies is replaced, and its item has failed."""
     left = deque(items)
     pool = [_Worker(job) for _ in range(min(workers, len(items)))]
     try:

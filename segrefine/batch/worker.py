@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from segrefine.errors import SegrefineError
 from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.pipeline import Refinement, Refiner
 
+AHEAD = 2
+"""Items that a process holds at a time: one that it refines, one that it reads meanwhile."""
 Read = tuple[NDArray[np.uint8], list[LabelledMask]]
 
 
@@ -50,6 +52,10 @@ class Job:
     seed: int = 0
     guarded: bool = False
     crop: bool = True
+
+    def with_threads(self, threads: int) -> Job:
+        """The same with so many threads in each process."""
+        return replace(self, engines=self.engines | {"threads": threads})
 
     def open_dataset(self) -> Dataset:
         """The data set.
@@ -79,8 +85,8 @@ def serve(job: Job, pipe: Connection) -> None:
         while True:
             while not waiting or pipe.poll():
                 item = pipe.recv()
-                waiting.append((item, reader.submit(_read, dataset, item)))
-            pipe.send(_attempt(job, dataset, refiner, *waiting.popleft()))
+                waiting.append((item, reader.submit(read_item, dataset, item)))
+            pipe.send(attempt(job, dataset, refiner, *waiting.popleft()))
 
 
 def _end_with_parent() -> None:
@@ -91,12 +97,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _read(dataset: Dataset, item: Item) -> Read:
+def read_item(dataset: Dataset, item: Item) -> Read:
+    """The image of an item and its masks; raises what is wrong with them."""
     image = read_image(item)
     return image, dataset.read(item, (image.shape[0], image.shape[1]))
 
 
-def _attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Future[Read]) -> Entry:
+def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Future[Read]) -> Entry:
     """What became of an item: whatever goes wrong with it is told, and the next one has its turn."""
     began = time.perf_counter()
     try:

@@ -13,9 +13,12 @@ import click
 
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.options import Model, crop_option, guard_option, model_options
+from segrefine.errors import ServiceError
 
 if TYPE_CHECKING:
+    from segrefine.batch.cluster import Share
     from segrefine.batch.journal import Entry
+    from segrefine.batch.worker import Job
 
 _SHOWN, _EVERY = 5, 10.0
 FAILED = 1
@@ -28,16 +31,25 @@ FAILED = 1
     "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of a COCO JSON's images.  [default: images beside it, or its own folder]",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; without, one for each core.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; without, as many as there is room for.")
 @click.option("--resume", is_flag=True, help="Go on where a run before was stopped; nothing is done twice.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
+@click.option(
+    "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
+    help="Refine on a Ray cluster: at ADDRESS; without, that of this machine or RAY_ADDRESS; local starts one here.",
+)  # fmt: skip
+@click.option(
+    "--gpus",
+    type=click.FloatRange(min=0),
+    help="GPUs of each worker on the cluster, such as 0.5.  [default: by --device]",
+)
 @model_options
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    guarded: bool, crop: bool, model: Model,
+    guarded: bool, crop: bool, address: str | None, gpus: float | None, model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
@@ -47,20 +59,17 @@ def batch(
 
     What fails is listed in OUTPUT/manifest.json with the reason, the rest goes on, and the exit code is 1.
     """
-    from segrefine.batch.run import run_batch
     from segrefine.batch.worker import Job
 
-    if images and not source.is_file():
-        raise click.UsageError("--images is for a COCO JSON; a folder has its own images/")
-    for place in (source, images):
-        if place and place.is_dir() and os.path.realpath(output) == os.path.realpath(place):
-            raise click.UsageError(f"OUTPUT {output} is where the data set lies; choose another folder")
-    workers = workers or os.cpu_count() or 1
-    threads = model.threads or max(1, (os.cpu_count() or 1) // workers)
-    engines = model.engines() | {"threads": threads}
-    job = Job(source=source, images=images, output=output, engines=engines, seed=seed, guarded=guarded, crop=crop)
-    with _Progress(console) as progress:
-        values = run_batch(job, workers=workers, resume=resume, tell=progress.tell)
+    _check(source, output, images, address, gpus)
+    job = Job(
+        source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
+        engines=model.engines(), seed=seed, guarded=guarded, crop=crop,
+    )  # fmt: skip
+    if address:
+        values = _run_on_cluster(console, job, address, workers, resume, _share(model, gpus))
+    else:
+        values = _run_here(console, job, workers or os.cpu_count() or 1, resume)
     values |= {"output": str(output), "model": model.to_dict()}
     for failure in values["failures"][:_SHOWN]:
         console.warn(f"{failure['name']}: {failure['message']}")
@@ -69,6 +78,53 @@ def batch(
     console.result(values, _describe(values))
     if values["failed"]:
         click.get_current_context().exit(FAILED)
+
+
+def _check(source: Path, output: Path, images: Path | None, address: str | None, gpus: float | None) -> None:
+    """Refuses what does not go together, as a usage error."""
+    if images and not source.is_file():
+        raise click.UsageError("--images is for a COCO JSON; a folder has its own images/")
+    for place in (source, images):
+        if place and place.is_dir() and os.path.realpath(output) == os.path.realpath(place):
+            raise click.UsageError(f"OUTPUT {output} is where the data set lies; choose another folder")
+    if gpus is not None and not address:
+        raise click.UsageError("--gpus is for a cluster, with --ray; here --device chooses the GPU")
+    if gpus and gpus > 1 and gpus != int(gpus):
+        raise click.UsageError(f"--gpus: expected a fraction up to 1 or a whole number, got {gpus}")
+
+
+def _run_here(console: Console, job: Job, workers: int, resume: bool) -> dict[str, Any]:
+    from segrefine.batch.run import run_batch
+
+    threads = job.engines["threads"] or max(1, (os.cpu_count() or 1) // workers)
+    with _Progress(console) as progress:
+        return run_batch(job.with_threads(threads), workers=workers, resume=resume, tell=progress.tell)
+
+
+def _share(model: Model, gpus: float | None) -> Share:
+    """What each worker takes of the machine that it is on: a core for each thread, and a GPU where it needs one."""
+    from segrefine.batch.cluster import Share
+
+    on_gpu = model.device.startswith("cuda") or model.backend.startswith("tensorrt")
+    return Share(cpus=model.threads or 1, gpus=float(on_gpu) if gpus is None else gpus)
+
+
+def _run_on_cluster(
+    console: Console, job: Job, address: str, workers: int | None, resume: bool, share: Share
+) -> dict[str, Any]:
+    from segrefine.batch.cluster import connected
+    from segrefine.batch.run import run_batch
+
+    with connected(address) as cluster, _Progress(console) as progress:
+        room = cluster.room(share)
+        if not room and not workers:
+            message = f"no machine of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a worker"
+            raise ServiceError(message, hint="take less with --threads and --gpus, or --workers to wait for machines")
+        if workers and workers > room:
+            console.warn(f"the cluster has room for {room} of {workers} workers; the others wait for it to grow")
+        job = job.with_threads(int(share.cpus))
+        refine_all = cluster.refine_all(share)
+        return run_batch(job, workers=workers or room, resume=resume, tell=progress.tell, refine_all=refine_all)
 
 
 class _Progress:

@@ -11,17 +11,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from segrefine.assets import demo_bundle, demo_samples
+from segrefine.assets import demo_bundle
 from segrefine.batch.journal import JOURNAL
 from segrefine.cli import main
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.rle import decode_rle, encode_rle
+from tests.batch.copies import copies
 
 SETTINGS = ["--threads", "1"]
 
@@ -34,20 +34,6 @@ def refine(source: Path, output: Path, *words: object, fails: bool = False) -> d
     result = run("batch", source, output, *SETTINGS, "--json", *words)
     assert result.exit_code == int(fails), result.output
     return json.loads(result.stdout)
-
-
-@pytest.fixture
-def scenes(tmp_path: Path) -> Path:
-    """Three scenes as `segrefine samples` writes them, 64 pixels wide to be quick."""
-    folder = tmp_path / "scenes"
-    labels = json.loads((demo_samples() / "labels.json").read_text())
-    names = sorted(labels)[:3]
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
-        for name in names:
-            Image.open(demo_samples() / kind / f"{name}.png").resize((64, 64), 0).save(folder / kind / f"{name}.png")
-    (folder / "labels.json").write_text(json.dumps({name: labels[name] for name in names}))
-    return folder
 
 
 def results(output: Path) -> dict[str, tuple[int, int]]:
@@ -155,21 +141,6 @@ def await_lines(output: Path, count: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"fewer than {count} images in two minutes")
-
-
-def copies(scenes: Path, count: int) -> Path:
-    """The first scene so many times."""
-    labels = {}
-    for kind in ("images", "masks"):
-        first, *rest = sorted((scenes / kind).iterdir())
-        content = first.read_bytes()
-        for path in (first, *rest):
-            path.unlink()
-        for number in range(count):
-            (scenes / kind / f"{number:03d}.png").write_bytes(content)
-            labels[f"{number:03d}"] = "banana"
-    (scenes / "labels.json").write_text(json.dumps(labels))
-    return scenes
 
 
 def test_killed_and_resumed(scenes, tmp_path):
