@@ -22,6 +22,7 @@ from segrefine.cli.refine import refine
 from segrefine.cli.samples import samples
 from segrefine.cli.segment import segment
 from segrefine.cli.serve import serve
+from segrefine.cli.sweep import sweep
 from segrefine.errors import SegrefineError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -67,6 +68,6 @@ def main() -> None:
 
 
 for command in (
-    refine, segment, batch, evaluate, demo, samples, export, build_engine, inspect, parity, doctor, serve
+    refine, segment, batch, evaluate, sweep, demo, samples, export, build_engine, inspect, parity, doctor, serve
 ):  # fmt: skip
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Comparison:
         places: where all of them lie.
 
     Raises:
-        MaskError: they are in different notations, none is there, or one has no partner.
+        MaskError: they are in different notations, none is there, one has no partner, or they are the true ones.
     """
 
     def __init__(self, places: Places) -> None:
@@ -59,6 +60,8 @@ class Comparison:
         coco = self.truth.is_file()
         given = [place for place in (places.predicted, places.coarse) if place]
         found = [_find_masks(place, (MASKS,), coco=coco) for place in given]
+        if os.path.realpath(found[0]) == os.path.realpath(self.truth):
+            raise MaskError(f"the masks in {self.truth} are compared with themselves", hint="name the true masks")
         labels = places.labels or (None if coco else self._beside(LABELS))
         classes = None if coco or labels else self._beside(CLASSES)
         stores = open_masks([self.truth, *found], labelled=bool(labels), classes=classes)

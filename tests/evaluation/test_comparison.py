@@ -171,7 +171,9 @@ def test_bad_input(label_maps, tmp_path):
     (coarse / "masks/a/b.png").unlink()
     assert "no mask 'a/b'" in failure(predicted, truth, "--coarse", coarse)
     (tmp_path / "t.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    assert "no mask in" in failure(file, file)
+    (tmp_path / "p.json").write_text(file.read_text())
+    assert "no mask in" in failure(tmp_path / "p.json", file)
+    assert "with themselves" in failure(file, file)
     assert run("eval", predicted, truth, "--sheet", tmp_path / "sheet.jpg").exit_code == 2
 
 

@@ -1,0 +1,131 @@
+"""`segrefine sweep`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segrefine.cli.console import Console, table, with_console
+from segrefine.cli.options import Model, crop_option, guard_option, model_options
+
+if TYPE_CHECKING:
+    from segrefine.evaluation.sweep import Row
+
+_DATA = click.Path(path_type=Path, exists=True)
+
+
+class Vary(click.ParamType[tuple[str, tuple[float, ...]]]):
+    """A name, and maybe values: `NAME` or `NAME=1,2,3`."""
+
+    name = "vary"
+
+    def convert(
+        self, value: str | tuple[str, tuple[float, ...]], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[float, ...]]:
+        """The name and its values; fails as a usage error."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, numbers = value.partition("=")
+        try:
+            parts = [json.loads(part) for part in numbers.split(",")] if equals else []
+        except ValueError:
+            parts = [None]
+        if not name or not all(type(part) in (int, float) for part in parts):
+            self.fail(f"expected NAME or NAME=1,2,3, got {value!r}", param, ctx)
+        return name, tuple(parts)
+
+
+@click.command()
+@click.argument("source", metavar="DIR|JSON", type=_DATA)
+@click.argument("truth", type=_DATA)
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--vary", "wanted", metavar="NAME[=V1,V2,…]", type=Vary(), multiple=True,
+    help="What to vary; may be given again.  [default: injection, mixing, noise, rounds, confusion]",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; without, one for each core.")
+@click.option("--resume", is_flag=True, help="Go on where a sweep before was stopped; nothing is done twice.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@guard_option
+@crop_option
+@model_options
+@with_console
+def sweep(
+    console: Console, source: Path, truth: Path, output: Path, wanted: Sequence[tuple[str, tuple[float, ...]]],
+    workers: int | None, resume: bool, seed: int, guarded: bool, crop: bool, model: Model,
+) -> None:  # fmt: skip
+    """Refine a data set with other settings, one at a time, and compare with the true masks.
+
+    DIR or JSON is a data set as `segrefine batch` takes it, TRUTH its true masks as `segrefine eval` takes them. NAME
+    is injection, mixing, noise, rounds or confusion, or any single number of the model's settings, such as text_weight.
+
+    OUTPUT gets sweep.json, sweep.csv, sweep.md, sweep.png, and the masks of every run.
+    """
+    from segrefine.batch.worker import Job
+    from segrefine.evaluation.axes import AXES, plan_variants
+    from segrefine.evaluation.sweep import sweep as run_sweep
+    from segrefine.runtime.pipeline import Refiner
+
+    workers = workers or os.cpu_count() or 1
+    threads = model.threads or max(1, (os.cpu_count() or 1) // workers)
+    with model.open() as refiner:
+        variants = plan_variants(refiner.settings, wanted or [(name, ()) for name in AXES])
+        for variant in variants:
+            Refiner(refiner.bundle, refiner.engines, settings=variant.settings)  # what does not fit is told at once
+    job = Job(
+        source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(), seed=seed,
+        guarded=guarded, crop=crop,
+    ).with_threads(threads)  # fmt: skip
+    with console.progress("sweep", long=True) as tell:
+        rows, before = run_sweep(
+            job, truth.absolute(), variants, workers=workers, resume=resume,
+            tell=lambda variant, _, done, total: tell(f"{variant.axis} = {variant.value:g}", done / total),
+        )  # fmt: skip
+    values = {"rows": [asdict(row) for row in rows], "before": before, "output": str(output), "model": model.to_dict()}
+    _write(output, rows, values)
+    for row in (row for row in rows if row.failed):
+        console.warn(f"{row.setting} = {row.value:g}: {row.failed} images failed; {output / 'runs'} says why")
+    console.result(values, _describe(rows, values))
+
+
+def _write(output: Path, rows: Sequence[Row], values: dict[str, Any]) -> None:
+    from segrefine.evaluation.sweep import to_csv, to_markdown
+    from segrefine.runtime.output import save_image, write_whole
+    from segrefine.runtime.plots import Chart, draw_charts
+
+    write_whole(output / "sweep.json", (json.dumps(values, indent=2) + "\n").encode())
+    write_whole(output / "sweep.csv", to_csv(values["rows"]).encode())
+    write_whole(output / "sweep.md", to_markdown(rows).encode())
+    charts = []
+    for name, group in groupby(rows, key=lambda row: row.setting):
+        of_axis = list(group)
+        charts.append(
+            Chart(
+                title=f"{name}: change in IoU",
+                places=[f"{row.value:g}" for row in of_axis],
+                values=[row.change for row in of_axis],
+                errors=[row.change_error for row in of_axis],
+                marked=next((number for number, row in enumerate(of_axis) if row.is_default), None),
+                level=0.0,
+            )
+        )
+    save_image(output / "sweep.png", draw_charts(charts))
+
+
+def _describe(rows: Sequence[Row], values: dict[str, Any]) -> str:
+    from segrefine.evaluation.sweep import to_cells
+
+    before = values["before"]
+    notes = (
+        f"{before['count']} masks, IoU {before['iou']:.3f} before. * is the model's own value; change is against it,",
+        "and ± its standard error over the masks. Made worse: by more than 0.02 of IoU.",
+        f"wrote {Path(values['output']) / 'sweep.png'}, and the table as .json, .csv and .md",
+    )
+    return "\n".join((table(*to_cells(rows)), "", *notes))

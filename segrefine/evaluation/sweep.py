@@ -1,0 +1,187 @@
+"""How much the method's settings matter: a data set refined and judged anew for each value of each of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from segrefine.batch.journal import Entry
+from segrefine.batch.run import run_batch
+from segrefine.batch.worker import Job
+from segrefine.errors import OutputError
+from segrefine.evaluation.axes import Number, Variant
+from segrefine.evaluation.comparison import Comparison, Places
+from segrefine.evaluation.scores import Score, summarise
+from segrefine.runtime.output import write_whole
+from segrefine.storage import output_errors
+
+OPTIONS, RUNS = "options.json", "runs"
+Tell = Callable[[Variant, Entry, int, int], None]
+"""Called with each finished image of a variant, how many are finished over all variants, and how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one value of one setting brought; means over the masks.
+
+    Attributes:
+        setting: what was varied.
+        value: its value.
+        is_default: whether it is that of the model.
+        iou: intersection over union.
+        miou: the same over the pixels of each class, and then over classes; None where nobody says what masks show.
+        boundary_iou: of the inner borders.
+        change: in IoU against the default's.
+        change_error: standard error of that, mask by mask.
+        made_worse: share of the masks that lost more than 0.02 of IoU by refining.
+        seconds: for an image.
+        failed: images that failed, and do not count.
+    """
+
+    setting: str
+    value: Number
+    is_default: bool
+    iou: float
+    miou: float | None
+    boundary_iou: float
+    change: float
+    change_error: float
+    made_worse: float
+    seconds: float | None
+    failed: int
+
+
+def sweep(
+    job: Job, truth: Path, variants: Sequence[Variant], *, workers: int, resume: bool = False, tell: Tell | None = None
+) -> tuple[list[Row], dict[str, Any]]:
+    """A row for each variant, and the measures of the coarse masks.
+
+    Each variant is a batch of its own, below `job.output`; one that is there already is not done again.
+
+    Args:
+        job: the data set, the model, and the folder of the results.
+        truth: the true masks; see `Places`.
+        variants: what to try; those whose settings are the same are done once.
+        workers: processes.
+        resume: go on where a sweep before was stopped.
+        tell: told of every image.
+
+    Raises:
+        MaskError: there is no data set, or a mask without a true one.
+        OutputError: the folder cannot be written to, is not empty without `resume`, or is of another sweep.
+        SegrefineError: the engines do not open.
+    """
+    Comparison(Places(predicted=job.source, truth=truth))  # what does not fit is told before the work
+    _claim(job, truth, resume=resume)
+    distinct: dict[str, Variant] = {}
+    for variant in variants:
+        distinct.setdefault(_name_of(variant), variant)
+    total = len(distinct) * len(job.open_dataset().items)
+    scores, failed, seconds = {}, {}, {}
+    for place, (name, variant) in enumerate(distinct.items()):
+        run = replace(job, output=job.output / RUNS / name, engines=job.engines | {"settings": variant.settings})
+        ahead = place * (total // len(distinct))
+
+        def told(entry: Entry, number: int, _: int, variant: Variant = variant, ahead: int = ahead) -> None:
+            if tell:
+                tell(variant, entry, ahead + number, total)
+
+        run_batch(run, workers=workers, resume=True, tell=told)
+        comparison = Comparison(Places(predicted=run.output, truth=truth, coarse=job.source))
+        scores[name] = [score for image in comparison.names for score in comparison.score(image)]
+        facts = comparison.describe_run()
+        failed[name], seconds[name] = len(comparison.failed), facts.get("seconds_per_image")
+    names = [_name_of(variant) for variant in variants]
+    default = scores[next(name for name, variant in zip(names, variants, strict=True) if variant.is_default)]
+    rows = [
+        _judge(variant, scores[name], default, seconds[name], failed[name])
+        for name, variant in zip(names, variants, strict=True)
+    ]
+    before: dict[str, Any] = summarise(default)["before"]
+    return rows, before
+
+
+def _name_of(variant: Variant) -> str:
+    """The folder of a variant's results."""
+    return "default" if variant.is_default else f"{variant.axis}={variant.value}"
+
+
+def _claim(job: Job, truth: Path, *, resume: bool) -> None:
+    """Notes in the folder what the sweep is of, or checks that what is there is of the same."""
+    engines = {name: value if isinstance(value, int) else value and str(value) for name, value in job.engines.items()}
+    options = {
+        "source": str(job.source), "truth": str(truth), "seed": job.seed, "guard": job.guarded, "crop": job.crop,
+        "engines": engines,
+    }  # fmt: skip
+    file = job.output / OPTIONS
+    with output_errors(file):
+        job.output.mkdir(parents=True, exist_ok=True)
+        if not resume and any(job.output.iterdir()):
+            raise OutputError(f"{job.output} is not empty", hint="choose a new folder, or go on there with --resume")
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != options:
+            hint = f"choose a new folder, or the options that {file} tells of"
+            raise OutputError(f"{job.output} holds a sweep with other options", hint=hint)
+    write_whole(file, (json.dumps(options, indent=2) + "\n").encode())
+
+
+def _judge(
+    variant: Variant, scores: Sequence[Score], default: Sequence[Score], seconds: float | None, failed: int
+) -> Row:
+    values = summarise(scores)
+    own = {(score.name, score.key): score.after.iou for score in default if score.counted}
+    pairs = ((own.get((score.name, score.key)), score.after.iou) for score in scores if score.counted)
+    changes = [after - before for before, after in pairs if before is not None]
+    return Row(
+        setting=variant.axis,
+        value=variant.value,
+        is_default=variant.is_default,
+        iou=values["iou"],
+        miou=values["miou"],
+        boundary_iou=values["boundary_iou"],
+        change=fmean(changes) if changes else 0.0,
+        change_error=stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0,
+        made_worse=values["made_much_worse"],
+        seconds=seconds,
+        failed=failed,
+    )
+
+
+def to_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines of a table for people."""
+    header = ["setting", "value", "IoU", "mIoU", "boundary IoU", "change", "±", "made worse", "s/image"]
+    lines = [
+        [
+            row.setting, f"{row.value:g}{' *' * row.is_default}", f"{row.iou:.3f}", _number(row.miou),
+            f"{row.boundary_iou:.3f}", f"{row.change:+.3f}", f"{row.change_error:.3f}", f"{row.made_worse:.1%}",
+            _number(row.seconds),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return header, lines
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV, with all digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table in markdown."""
+    header, lines = to_cells(rows)
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in (header, rule, *lines))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
