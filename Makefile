@@ -21,13 +21,18 @@ $(BIN)/pip:
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[$*]'
 	@touch $@
 
+# Triton's server with the NumPy that it reads arrays of, for its tests alone; they are skipped where it cannot be had.
+.venv/.stamp-triton: .venv/.stamp-dev
+	-$(BIN)/python -m pip install --quiet --no-deps --target .venv/triton --upgrade \
+		nvidia-pytriton==0.7.0 tritonclient==2.73.0 numpy==1.26.4 && touch $@
+
 demo: .venv/.stamp-cpu ## refine the sample masks; contact sheet and IoU table in demo-out/
 	$(BIN)/segrefine demo --output demo-out
 
-test: lint ## lint, types and the quick tests
+test: lint .venv/.stamp-triton ## lint, types and the quick tests
 	$(PYTEST)
 
-test-all: lint ## the same with the slow tests
+test-all: lint .venv/.stamp-triton ## the same with the slow tests
 	$(PYTEST) -m 'not full_size'
 
 test-full: .venv/.stamp-dev ## models of full size with random weights: an hour, 40 GB of disk

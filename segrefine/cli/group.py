@@ -16,6 +16,7 @@ from segrefine.cli.demo import demo
 from segrefine.cli.doctor import doctor
 from segrefine.cli.evaluate import evaluate
 from segrefine.cli.export import export
+from segrefine.cli.export_triton import export_triton
 from segrefine.cli.inspect import inspect
 from segrefine.cli.parity import parity
 from segrefine.cli.refine import refine
@@ -68,6 +69,7 @@ def main() -> None:
 
 
 for command in (
-    refine, segment, batch, evaluate, sweep, demo, samples, export, build_engine, inspect, parity, doctor, serve
+    refine, segment, batch, evaluate, sweep, demo, samples, export, build_engine, inspect, parity, doctor, serve,
+    export_triton,
 ):  # fmt: skip
     main.add_command(command)

@@ -54,6 +54,14 @@ class BundleFolder(click.ParamType[Path]):
         return DEMO_BUNDLES.get(str(value), Path(value))
 
 
+def name_of_bundle(folder: Path) -> str:
+    """What a bundle is called where several are served: `demo`, `demo-gs`, or its folder's name."""
+    from segrefine.assets import DEMO_BUNDLES
+
+    words = {path: word for word, path in DEMO_BUNDLES.items()}
+    return words.get(folder) or folder.resolve().name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The bundle that serves, and how it runs.

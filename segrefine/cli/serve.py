@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, with_console
-from segrefine.cli.options import BundleFolder, Model, backend_option, device_option
+from segrefine.cli.options import BundleFolder, Model, backend_option, device_option, name_of_bundle
 from segrefine.errors import MissingDependencyError, SegrefineError
 
 if TYPE_CHECKING:
@@ -76,15 +76,13 @@ def serve(
 
 
 def _open_models(models: Sequence[Model], stack: ExitStack) -> list[ServedModel[Any]]:
-    from segrefine.assets import DEMO_BUNDLES
     from segrefine.bundle import Bundle
     from segrefine.serve.models import Served, open_model
 
-    words = {path: word for word, path in DEMO_BUNDLES.items()}
     opened: list[ServedModel[Any]] = []
     for model in models:
         assert model.bundle is not None
-        name = words.get(model.bundle) or model.bundle.resolve().name
+        name = name_of_bundle(model.bundle)
         if name in {each.served.name for each in opened}:
             raise click.UsageError(f"two bundles are named {name}; rename a folder, since requests choose by it")
         manifest = Bundle.open(model.bundle).manifest

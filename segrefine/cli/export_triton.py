@@ -1,0 +1,52 @@
+"""`segrefine export-triton`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segrefine.cli.console import Console, with_console
+from segrefine.cli.options import BundleFolder, backend_option, device_option, name_of_bundle
+
+if TYPE_CHECKING:
+    from segrefine.engines import EnginePrecision
+
+
+@click.command()
+@click.argument("bundle", type=BundleFolder())
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", help="Of the model.  [default: the bundle's folder]")
+@click.option("--model-version", "version", type=click.IntRange(min=1), default=1, show_default=True,
+              help="A higher one joins the model that is there; a server that polls goes over to it.")  # fmt: skip
+@backend_option
+@device_option
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Without, the bundle's.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an instance; without, all cores.")
+@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that compute.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
+              help="Requests that are computed together, at most.")  # fmt: skip
+@click.option("--delay", metavar="MS", type=click.FloatRange(min=0), default=0.0, show_default=True,
+              help="How long a request may wait for others to be computed with.")  # fmt: skip
+@click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests that may wait.")
+@click.option("--overwrite", is_flag=True, help="Replace the model that is there, with all its versions.")
+@with_console
+def export_triton(
+    console: Console, /, bundle: Path, folder: Path, name: str | None, precision: EnginePrecision | None,
+    overwrite: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Write BUNDLE as a model of the Triton model repository DIR.
+
+    BUNDLE is a folder, `demo` or `demo-gs`. Triton runs the model with its Python backend, where segrefine must be
+    installed: `pip install "segrefine[cpu]"`, or `[cuda]`. Engines are built where they run:
+    `segrefine build-engine DIR/NAME/1/bundle`.
+    """
+    from segrefine.bundle import Bundle
+    from segrefine.triton.config import Serving
+    from segrefine.triton.repository import write_repository
+
+    serving = Serving(name=name or name_of_bundle(bundle), precision=precision, **options)
+    version = write_repository(Bundle.open(bundle), folder, serving, overwrite=overwrite)
+    text = f"model {serving.name} in {folder}; serve it with: tritonserver --model-repository {folder}"
+    console.result({"repository": str(folder), "model": serving.name, "version": str(version)}, text)

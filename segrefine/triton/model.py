@@ -1,0 +1,85 @@
+"""What Triton's Python backend runs. Its own module exists only within its server, so that model.py hands it over."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from segrefine.bundle import Bundle
+from segrefine.errors import ImageError, MaskError, PromptError, SettingsError
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+from segrefine.triton.compute import Outcome, refine_requests, segment_requests
+from segrefine.triton.repository import BUNDLE
+from segrefine.triton.signature import SIGNATURES
+
+_CLIENTS_ERRORS = (ImageError, MaskError, PromptError, SettingsError)
+
+
+class Model:
+    """One instance of a model, in a process of its own.
+
+    Attributes:
+        backend: Triton's module `triton_python_backend_utils`.
+    """
+
+    backend: ClassVar[Any]
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Opens the bundle that lies beside model.py.
+
+        Args:
+            args: `model_config` (JSON), `model_repository` (the model's folder), `model_version`,
+                `model_instance_kind` and `model_instance_device_id`.
+
+        Raises:
+            SegrefineError: see `Refiner.from_bundle`; Triton then does not serve the model, and tells the message.
+        """
+        given = json.loads(args["model_config"])["parameters"]
+        options = {name: each["string_value"] for name, each in given.items()}
+        on_gpu = args["model_instance_kind"] == "GPU"
+        engines: dict[str, Any] = {
+            "backend": options["backend"],
+            "device": f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
+            "precision": options.get("precision"),
+            "threads": int(options["threads"]) if "threads" in options else None,
+        }
+        folder = Path(args["model_repository"]) / args["model_version"] / BUNDLE
+        self._method = Bundle.open(folder).manifest.method
+        kind = Refiner if self._method == "g4seg" else Segmenter
+        self._pipeline: Refiner | Segmenter = kind.from_bundle(folder, **engines)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """The response to each request, in their order; a request that fails does not take the others along."""
+        given = []
+        for request in requests:
+            names = (tensor.name for tensor in SIGNATURES[self._method].inputs)
+            tensors = {name: self.backend.get_input_tensor_by_name(request, name) for name in names}
+            given.append({name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None})
+        if isinstance(self._pipeline, Refiner):
+            outcomes = refine_requests(self._pipeline, given)
+        else:
+            outcomes = segment_requests(self._pipeline, given)
+        pairs = zip(requests, outcomes, strict=True)
+        return [self._respond(outcome, request.requested_output_names()) for request, outcome in pairs]
+
+    def finalize(self) -> None:
+        """Closes the engines."""
+        self._pipeline.close()
+
+    def _respond(self, outcome: Outcome, wanted: Sequence[str]) -> Any:
+        if isinstance(outcome, Exception):
+            return self.backend.InferenceResponse(output_tensors=[], error=self._error(outcome))
+        tensors = [self.backend.Tensor(name, values) for name, values in outcome.items() if name in wanted]
+        return self.backend.InferenceResponse(output_tensors=tensors)
+
+    def _error(self, error: Exception) -> Any:
+        """The error as Triton tells it: what a client can mend, or a failure, whose cause is logged."""
+        kind = self.backend.TritonError
+        if isinstance(error, _CLIENTS_ERRORS):
+            return kind(f"{error}; {error.hint}" if error.hint else str(error), kind.INVALID_ARG)
+        self.backend.Logger.log_error("".join(traceback.format_exception(error)))
+        return kind(f"segrefine failed: {type(error).__name__}: {error}", kind.INTERNAL)

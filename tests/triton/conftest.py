@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from segrefine import Bundle, Refiner, Segmenter
+from segrefine.assets import DEMO_BUNDLES, demo_bundle, demo_gs_bundle, demo_samples
+from segrefine.cli.samples import Sample, load_samples
+from segrefine.triton.config import Serving
+from segrefine.triton.repository import write_repository
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both demo models, as models of Triton."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name, path in DEMO_BUNDLES.items():
+        write_repository(Bundle.open(path), folder, Serving(name=name, threads=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[Sample]:
+    return list(load_samples(demo_samples()).values())
+
+
+@pytest.fixture(scope="module")
+def refiner() -> Iterator[Refiner]:
+    with Refiner.from_bundle(demo_bundle(), threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Iterator[Segmenter]:
+    with Segmenter.from_bundle(demo_gs_bundle(), threads=1) as opened:
+        yield opened
+
+
+def as_texts(rows: list[list[str | bytes]]) -> NDArray[np.object_]:
+    """Texts as Triton hands them over."""
+    return np.array([[each.encode() if isinstance(each, str) else each for each in row] for row in rows], object)

@@ -1,0 +1,159 @@
+"""model.py, run in this process with a stand-in for Triton's module; `test_server.py` runs it in Triton."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segrefine import Refiner, Segmenter
+from segrefine.cli.samples import Sample
+from segrefine.errors import BackendError
+from tests.triton import stand_in
+from tests.triton.conftest import as_texts
+from tests.triton.stand_in import Logger, Request, TritonError
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def open_model(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Runs a model's model.py as Triton does, up to its first request."""
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stand_in)
+    opened = []
+
+    def make(name: str, **options: str) -> Any:
+        spec = importlib.util.spec_from_file_location("model", repository / name / "1/model.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        given = {"backend": "onnxruntime", "threads": "1", **options}
+        parameters = {key: {"string_value": value} for key, value in given.items()}
+        args = {"model_config": json.dumps({"parameters": parameters}), "model_repository": str(repository / name),
+                "model_version": "1", "model_instance_kind": "CPU", "model_instance_device_id": "0"}  # fmt: skip
+        model = module.TritonPythonModel()
+        model.initialize(args)
+        opened.append(model)
+        return model
+
+    yield make
+    for model in opened:
+        model.finalize()
+
+
+def refine_request(*scenes: Sample, **changes: Any) -> Request:
+    tensors = {
+        "image": np.stack([each.image for each in scenes]),
+        "mask": np.stack([each.coarse for each in scenes]),
+        "label": as_texts([[each.label] for each in scenes]),
+    }
+    return Request({**tensors, **changes})
+
+
+def segment_request(scene: Sample, *phrases: str | bytes, **changes: Any) -> Request:
+    return Request({"image": scene.image[None], "phrases": as_texts([list(phrases)]), **changes})
+
+
+def test_refines_as_the_refiner_does(open_model: Open, scenes: list[Sample], refiner: Refiner) -> None:
+    first, second = scenes[0], scenes[1]
+    seed = np.array([[7]], np.int64)
+    answers = open_model("demo").execute([refine_request(first), refine_request(second, seed=seed)])
+    for answer, scene, number in zip(answers, (first, second), (0, 7), strict=True):
+        direct = refiner(scene.image, scene.coarse, scene.label, seed=number)
+        assert np.array_equal(answer["mask"], direct.mask[None])
+        assert np.array_equal(answer["probability"], direct.probability[None])
+
+
+def test_rows_of_a_request_keep_their_order(open_model: Open, scenes: list[Sample], segmenter: Segmenter) -> None:
+    first, second = (each for each in scenes[:2])
+    rows = [first, second, first]
+    phrases = [f"the {first.label}", f"the {second.label}", "the fox"]
+    request = Request({"image": np.stack([each.image for each in rows]), "phrases": as_texts([[p] for p in phrases])})
+    (answer,) = open_model("demo-gs").execute([request])
+    for row, scene in enumerate(rows):
+        (direct,) = segmenter(scene.image, [phrases[row]]).segments
+        assert np.abs(answer["probabilities"][row, 0] - direct.probability).max() < 1e-3
+    assert answer["masks"].shape == (3, 1, *first.image.shape[:2]) and answer["masks"].dtype == bool
+
+
+def test_requests_on_one_image_are_one_batch(open_model: Open, scenes: list[Sample], segmenter: Segmenter) -> None:
+    scene, model, batches = scenes[0], open_model("demo-gs"), []
+    engine = model._pipeline.engines["label_denoiser"]
+
+    def count(feeds: dict[str, Any]) -> dict[str, Any]:
+        batches.append(len(feeds["sample"]))
+        return engine(feeds)
+
+    model._pipeline.engines["label_denoiser"] = count
+    phrases = [("the fox",), ("the car", "the red car"), ("all apples",)]
+    answers = model.execute([segment_request(scene, *each) for each in phrases])
+    together = list(batches)
+    batches.clear()
+    model.execute([segment_request(scene, *sum(phrases, ()))])
+    assert together == batches
+    model._pipeline.engines["label_denoiser"] = engine
+    for answer, asked in zip(answers, phrases, strict=True):
+        segments = segmenter(scene.image, asked).segments
+        assert answer["masks"].shape[1] == len(segments)
+        for row, segment in enumerate(segments):
+            assert np.abs(answer["probabilities"][0, row] - segment.probability).max() < 1e-3
+            assert np.abs(answer["uncertainty"][0, row] - segment.uncertainty).max() < 1e-3
+
+
+def test_only_what_was_asked_for_is_given(open_model: Open, scenes: list[Sample]) -> None:
+    request = refine_request(scenes[0])
+    request.wanted = ["mask"]
+    (answer,) = open_model("demo").execute([request])
+    assert [each.name for each in answer.output_tensors] == ["mask"]
+
+
+def test_bad_refining_takes_nothing_else_along(open_model: Open, scenes: list[Sample]) -> None:
+    scene = scenes[0]
+    bad = [
+        refine_request(scene, mask=np.zeros((1, 64, 64), np.float32)),
+        refine_request(scene, label=as_texts([[" "]])),
+        refine_request(scene, label=as_texts([[b"\xff"]])),
+        refine_request(scene, mask=np.full_like(scene.coarse, np.nan)[None]),
+    ]
+    *failed, good = open_model("demo").execute([*bad, refine_request(scene)])
+    assert [each.error.code for each in failed] == [TritonError.INVALID_ARG] * 4
+    assert all("expected" in each.error.message or "empty" in each.error.message for each in failed)
+    assert good["mask"].any()
+
+
+def test_bad_segmenting_takes_nothing_else_along(open_model: Open, scenes: list[Sample]) -> None:
+    scene = scenes[0]
+    bad = [
+        segment_request(scene, "fox " * 200),
+        segment_request(scene, b"\xff"),
+        segment_request(scene),
+        segment_request(scene, "the car", seed=np.array([[-1]])),
+    ]
+    good, *failed = open_model("demo-gs").execute([segment_request(scene, "the fox"), *bad])
+    assert [each.error.code for each in failed] == [TritonError.INVALID_ARG] * 4
+    assert good["masks"].shape[1] == 1
+
+
+def test_failure_is_logged(open_model: Open, scenes: list[Sample]) -> None:
+    def fail(feeds: object) -> dict[str, Any]:
+        raise RuntimeError("the engine broke")
+
+    for name, request in (("demo", refine_request(scenes[0])), ("demo-gs", segment_request(scenes[0], "the fox"))):
+        model = open_model(name)
+        engine, model._pipeline.engines["vae_encoder"] = model._pipeline.engines["vae_encoder"], fail
+        Logger.lines.clear()
+        (answer,) = model.execute([request])
+        assert answer.error.code == TritonError.INTERNAL and "the engine broke" in answer.error.message
+        assert "Traceback" in Logger.lines[0] and "in fail" in Logger.lines[0]
+        model._pipeline.engines["vae_encoder"] = engine
+
+
+def test_backend_that_is_unknown(open_model: Open) -> None:
+    with pytest.raises(BackendError, match="abacus"):
+        open_model("demo", backend="abacus")
