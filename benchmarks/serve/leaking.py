@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from segrefine import Segmenter
 from segrefine.cli import main
 from segrefine.serve.models import SegmentModel
 from segrefine.serve.work import Answer, Work
@@ -21,8 +21,8 @@ class LeakingModel(SegmentModel):
 if __name__ == "__main__":
     import segrefine.serve.models as models
 
-    def open_model(pipeline: Any, served: Any) -> LeakingModel:
-        return LeakingModel(pipeline, served)
+    def open_leaking(offer: models.Offer) -> LeakingModel:
+        return LeakingModel(Segmenter.from_bundle(**offer.engines), offer.served)
 
-    models.open_model = open_model
+    models.Offer.open = open_leaking  # type: ignore[method-assign]
     main()

@@ -19,11 +19,12 @@ import httpx
 
 @dataclass(frozen=True)
 class Service:
-    """A service in a process of its own."""
+    """A service in a process of its own; `said` is the object that it printed."""
 
     url: str
     process: subprocess.Popen[str]
     log: Path
+    said: dict[str, Any]
 
     def http(self, **options: Any) -> httpx.Client:
         """A client of its own; without the certificates, which take longer to read than a request."""
@@ -72,7 +73,8 @@ def running(
                                    env={**os.environ, **(environment or {})})  # fmt: skip
     assert process.stdout is not None
     try:
-        service = Service(json.loads(_read_object(process))["url"], process, log)
+        said = json.loads(_read_object(process))
+        service = Service(said["url"], process, log, said)
         deadline = time.monotonic() + 60
         while service.http().get("/v2/health/ready").status_code != 200:
             assert time.monotonic() < deadline, log.read_text()

@@ -15,7 +15,18 @@ from segrefine.errors import MissingDependencyError, SegrefineError
 
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
+    from segrefine.serve.limits import Limits
     from segrefine.serve.models import Model as ServedModel
+    from segrefine.serve.models import Offer
+    from segrefine.serve.server import Address
+
+
+def _replicas(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
+    fewest, _, most = text.partition(":")
+    try:
+        return int(fewest), int(most or fewest)
+    except ValueError:
+        raise click.BadParameter(f"expected a number or MIN:MAX, got {text!r}") from None
 
 
 @click.command()
@@ -39,65 +50,112 @@ if TYPE_CHECKING:
 @device_option
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Without, the bundles'.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for one operator; without, all cores.")
+@click.option("--ray", "on_ray", is_flag=True, help="Serve by replicas on a Ray cluster; each has all of the above.")
+@click.option("--replicas", metavar="MIN[:MAX]", callback=_replicas, default="1", show_default=True,
+              help="With --ray: how many; MAX under load.")  # fmt: skip
+@click.option("--ray-address", metavar="ADDRESS",
+              help="With --ray: of the cluster, such as auto; what it serves is replaced, replica by replica. "
+              "Without, a cluster on this machine.")  # fmt: skip
 @with_console
 def serve(
     console: Console, /, bundles: tuple[Path, ...], host: str, port: int, api_key: str | None, backend: str,
-    device: str, precision: EnginePrecision | None, threads: int | None, **bounds: Any,
+    device: str, precision: EnginePrecision | None, threads: int | None, on_ray: bool, replicas: tuple[int, int],
+    ray_address: str | None, **bounds: Any,
 ) -> None:  # fmt: skip
     """Serve each BUNDLE over HTTP, with a page to try it at /.
 
     BUNDLE is a folder that `segrefine export` wrote, `demo` or `demo-gs`. Those that refine and those that segment can
     be served together. SIGTERM ends the service once every accepted request has its answer.
     """
-    with _needed_packages():
-        from segrefine.serve.app import create_app
+    with _needed_packages("serve", "FastAPI and uvicorn"):
         from segrefine.serve.limits import Limits
-        from segrefine.serve.server import Address, run_server
+        from segrefine.serve.server import Address
 
     limits = Limits(
         queue=bounds["queue"], workers=bounds["workers"], batch=bounds["batch"], timeout=bounds["timeout"],
         body_timeout=bounds["body_timeout"], drain=bounds["drain_timeout"], body_mib=bounds["max_body_mib"],
         megapixels=bounds["max_megapixels"],
     )  # fmt: skip
-    models = [
-        Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles
-    ]
+    offers = _offers(
+        [Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles]
+    )
+    address, key = Address(host=host, port=port), api_key or None
+    if not on_ray:
+        _serve_here(console, offers, limits, key, address)
+        return
+    with _needed_packages("ray", "Ray Serve"):
+        import ray.serve  # noqa: F401
+    _serve_on_ray(console, offers, limits, key, address, replicas, ray_address)
+
+
+def _offers(models: Sequence[Model]) -> list[Offer]:
+    from segrefine.bundle import Bundle
+    from segrefine.serve.models import Offer, Served
+
+    offers: dict[str, Offer] = {}
+    for model in models:
+        assert model.bundle is not None
+        name = name_of_bundle(model.bundle)
+        if name in offers:
+            raise click.UsageError(f"two bundles are named {name}; rename a folder, since requests choose by it")
+        manifest = Bundle.open(model.bundle).manifest
+        served = Served(name=name, backend=model.backend, device=model.device, demo=model.is_demo,
+                        precision=model.precision or manifest.dtype)  # fmt: skip
+        engines = model.engines() | {"path": model.bundle.absolute()}
+        offers[name] = Offer(served=served, method=manifest.method, engines=engines)
+    return list(offers.values())
+
+
+def _serve_here(
+    console: Console, offers: Sequence[Offer], limits: Limits, api_key: str | None, address: Address
+) -> None:
+    from segrefine.serve.app import create_app
+    from segrefine.serve.server import run_server
+
     with ExitStack() as stack:
-        listening = stack.enter_context(Address(host=host, port=port).bind())
-        served = _open_models(models, stack)
-        app = create_app(served, limits=limits, api_key=api_key or None)
-        url = f"http://{host}:{listening.getsockname()[1]}"
+        listening = stack.enter_context(address.bind())
+        served: list[ServedModel[Any]] = [stack.enter_context(offer.open()) for offer in offers]
+        app = create_app(served, limits=limits, api_key=api_key)
+        url = f"http://{address.host}:{listening.getsockname()[1]}"
         values = {"url": url, "models": [model.describe() for model in served]}
-        names = ", ".join(model.served.name for model in served)
-        console.result(values, f"serving {names} at {url}  (page: {url}/  API: {url}/docs)")
+        console.result(values, f"serving {_names(offers)} at {url}  (page: {url}/  API: {url}/docs)")
         went_well = run_server(app, listening)
     if not went_well:
         raise SegrefineError("the service did not end as it should", hint="its log, above, says why")
 
 
-def _open_models(models: Sequence[Model], stack: ExitStack) -> list[ServedModel[Any]]:
-    from segrefine.bundle import Bundle
-    from segrefine.serve.models import Served, open_model
+def _serve_on_ray(
+    console: Console, offers: Sequence[Offer], limits: Limits, api_key: str | None, address: Address,
+    scale: tuple[int, int], cluster: str | None,
+) -> None:  # fmt: skip
+    from segrefine.serve.cluster import Scale, build_application, deploy, join_cluster, wait_and_end
 
-    opened: list[ServedModel[Any]] = []
-    for model in models:
-        assert model.bundle is not None
-        name = name_of_bundle(model.bundle)
-        if name in {each.served.name for each in opened}:
-            raise click.UsageError(f"two bundles are named {name}; rename a folder, since requests choose by it")
-        manifest = Bundle.open(model.bundle).manifest
-        pipeline = model.open() if manifest.method == "g4seg" else model.open_segmenter()
-        served = Served(name=name, backend=model.backend, device=model.device, demo=model.is_demo,
-                        precision=model.precision or manifest.dtype)  # fmt: skip
-        opened.append(stack.enter_context(open_model(pipeline, served)))
-    return opened
+    first = offers[0]
+    on_gpu = first.served.device != "cpu" or first.served.backend.startswith("tensorrt")
+    wanted = Scale(fewest=scale[0], most=scale[1], cpus=first.engines["threads"] or 1, gpus=int(on_gpu))
+    port = address.port
+    if cluster is None:
+        with address.bind() as free:  # a port that is taken is told now; Ray's proxies would only try again
+            port = free.getsockname()[1]
+    joined = join_cluster(cluster, wanted, host=address.host, port=port)
+    deploy(build_application(offers, wanted, limits=limits, api_key=api_key))
+    url = f"http://{address.host}:{port}"
+    values = {"url": url, "models": [offer.served.name for offer in offers], "cluster": joined}
+    text = f"serving {_names(offers)} at {url}, {scale[0]} to {scale[1]} replicas on the Ray cluster {joined}"
+    console.result(values, text)
+    if cluster is None:
+        wait_and_end()
+
+
+def _names(offers: Sequence[Offer]) -> str:
+    return ", ".join(offer.served.name for offer in offers)
 
 
 @contextmanager
-def _needed_packages() -> Iterator[None]:
+def _needed_packages(extra: str, names: str) -> Iterator[None]:
     """A context in which a package that is missing becomes an error that names the extra."""
     try:
         yield
     except ImportError as error:
-        message = f"the service takes FastAPI and uvicorn, and {error.name} is not installed"
-        raise MissingDependencyError(message, hint='pip install "segrefine[serve]"') from error
+        message = f"the service takes {names}, and {error.name} is not installed"
+        raise MissingDependencyError(message, hint=f'pip install "segrefine[{extra}]"') from error

@@ -26,7 +26,7 @@ class Client(Closing):
         url: of the service, such as ``"http://127.0.0.1:8000"``.
         api_key: where the service takes one.
         timeout: seconds for each attempt.
-        retries: attempts after the first, where the service is full, not ready, or not reached.
+        retries: attempts after the first, where the service is full, not ready, not reached, or lost.
 
     Raises:
         MissingDependencyError: httpx is not installed.
@@ -181,9 +181,15 @@ def _next_wait(
 ) -> float | None:
     """Seconds until the next attempt; None where this one counts. What the service computes may be computed twice."""
     if answer is not None:
-        return patience.wait(attempt, answer.status_code, answer.headers.get("retry-after"))
+        status = None if _is_lost(answer) else answer.status_code
+        return patience.wait(attempt, status, answer.headers.get("retry-after"))
     given_up = isinstance(failed, (library.ReadTimeout, library.WriteTimeout, library.UnsupportedProtocol))
     return None if given_up else patience.wait(attempt, None, None)
+
+
+def _is_lost(answer: httpx.Response) -> bool:
+    """Whether a proxy answered in the place of a service that was lost while it computed: no problem document."""
+    return answer.status_code in (500, 502) and "problem+json" not in answer.headers.get("content-type", "")
 
 
 def _read(answer: httpx.Response | None, failed: Exception | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
+from segrefine.bundle import Method
 from segrefine.engines import Closing
 from segrefine.errors import SegrefineError
 from segrefine.runtime.engine_set import EngineSet
@@ -187,11 +188,29 @@ class SegmentModel(Model[Segmenter]):
         return answers
 
 
-def open_model(pipeline: EngineSet[Any], served: Served) -> RefineModel | SegmentModel:
-    """The model of a pipeline of either method."""
-    if isinstance(pipeline, Refiner):
-        return RefineModel(pipeline, served)
-    return SegmentModel(cast(Segmenter, pipeline), served)
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A model that is to be served, before it is opened; may be sent to another process.
+
+    Attributes:
+        served: what will be known of it.
+        method: of its bundle.
+        engines: arguments of `Refiner.from_bundle` or `Segmenter.from_bundle`.
+    """
+
+    served: Served
+    method: Method
+    engines: Mapping[str, Any]
+
+    def open(self) -> RefineModel | SegmentModel:
+        """The model; the caller closes it.
+
+        Raises:
+            SegrefineError: see `EngineSet.from_bundle`.
+        """
+        if self.method == "g4seg":
+            return RefineModel(Refiner.from_bundle(**self.engines), self.served)
+        return SegmentModel(Segmenter.from_bundle(**self.engines), self.served)
 
 
 def _phrases(parameters: SegmentParameters) -> list[str]:

@@ -51,3 +51,17 @@ def test_without_fastapi() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and 'hint: pip install "segrefine[serve]"' in done.stderr
+
+
+def test_without_ray() -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from segrefine.cli import main; main(['serve', 'demo', '--ray', '--port', '0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and 'hint: pip install "segrefine[ray]"' in done.stderr
+
+
+def test_replicas_that_are_no_number(run: Callable[..., Result]) -> None:
+    result = run("serve", "demo", "--ray", "--replicas", "1:many")
+    assert result.exit_code == 2 and "MIN:MAX" in result.stderr

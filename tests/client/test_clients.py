@@ -106,6 +106,7 @@ def moody(*answers: tuple[int, str, bytes] | None) -> Iterator[tuple[str, list[f
             status, after, body = answer
             self.send_response(status)
             self.send_header("Retry-After", after)
+            self.send_header("Content-Type", "application/problem+json" if b"detail" in body else "text/plain")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -137,6 +138,17 @@ def test_async_twin_asks_again_too() -> None:
     with moody(BUSY, None, GOOD) as (url, asked):
         asyncio.run(ask(url))
     assert len(asked) == 3
+
+
+def test_service_that_was_lost_behind_a_proxy_is_asked_again() -> None:
+    with moody((500, "", b"Internal Server Error"), (502, "", b"<html>"), GOOD) as (url, asked), Client(url) as client:
+        assert client.models() == []
+    assert len(asked) == 3
+    failed = pytest.raises(ServiceError, match="internal_error")
+    with moody((500, "", b'{"detail": "it broke", "code": "internal_error"}')) as (url, asked), Client(url) as client:
+        with failed:
+            client.models()
+        assert len(asked) == 1
 
 
 def test_patience_ends() -> None:
