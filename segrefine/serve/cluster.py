@@ -142,5 +142,5 @@ def wait_and_end() -> None:
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
     serve.delete(NAME)  # waits until the replicas have answered what they had accepted
-    serve.shutdown()
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()
