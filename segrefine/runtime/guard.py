@@ -33,10 +33,10 @@ class GuardSettings:
         pixel_weights: log-odds that a pixel is right: per unit of its own |log-odds|, of its mask's, and a constant.
     """
 
-    weights: tuple[float, ...] = (0.8493, 25.7709, 1.5172, 0.4793, -1.7136, -0.5999, -0.7326, 0.3816, -0.2136)
-    bias: float = -22.9872
-    threshold: float = 0.911
-    pixel_weights: tuple[float, float, float] = (1.2538, 0.3589, -1.9143)
+    weights: tuple[float, ...] = (-1.9226, 22.2512, 6.2701, 0.3306, 0.0172, -0.4469, 0.0361, 0.7236, -0.2844)
+    bias: float = -20.3642
+    threshold: float = 0.914
+    pixel_weights: tuple[float, float, float] = (1.2361, 0.2903, -1.8318)
 
 
 def guard(
