@@ -17,6 +17,8 @@
     ├── ServiceError (RuntimeError)            a service that cannot be reached, or answered with a problem
     └── MissingDependencyError (ImportError)   a package of an extra that is not installed
 
+`EngineWarning` (UserWarning) tells of an engine that is left out because it is damaged, where another serves.
+
 A message says what was expected and what came; `hint` says what to do about it.
 """
 
@@ -53,6 +55,10 @@ class BackendError(SegrefineError, ValueError):
 
 class EngineError(SegrefineError, RuntimeError):
     """An engine that is stale, does not load, or fails while it runs."""
+
+
+class EngineWarning(UserWarning):
+    """An engine that is left out because it is damaged, where another serves."""
 
 
 class ShapeError(SegrefineError, ValueError):

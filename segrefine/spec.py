@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
@@ -148,7 +149,7 @@ def parse_sizes(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for item in text.split(","):
         symbol, _, size = (part.strip() for part in item.partition("="))
-        if not symbol or not size.isdecimal() or symbol in sizes:
+        if not symbol or not re.fullmatch("[0-9]{1,18}", size) or symbol in sizes:
             raise ShapeError(f"cannot read the shapes {text!r} at {item!r}", hint="write them as batch=1,height=64")
         sizes[symbol] = int(size)
     return sizes

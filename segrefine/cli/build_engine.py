@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 from segrefine.bundle import Bundle, Precision
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.options import BundleFolder, components_option, device_option
+from segrefine.errors import ShapeError
 from segrefine.spec import parse_sizes
 
 if TYPE_CHECKING:
@@ -18,7 +20,20 @@ if TYPE_CHECKING:
 
 
 def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, int] | None:
-    return parse_sizes(text) if text is not None else None
+    try:
+        sizes = parse_sizes(text) if text is not None else None
+    except ShapeError as error:
+        raise click.BadParameter(f"{error}; {error.hint}") from error
+    if sizes and not all(sizes.values()):
+        raise click.BadParameter(f"{text!r}: expected sizes of 1 or more")
+    return sizes
+
+
+def _capabilities(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        if not re.fullmatch(r"\d+\.\d", text):
+            raise click.BadParameter(f"{text!r}: expected major and minor version, such as 8.9")
+    return texts
 
 
 @click.command()
@@ -44,11 +59,13 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
     help="TensorRT: the largest; height and width are those of latents.  [default: the model's one size of image]",
 )  # fmt: skip
 @click.option(
-    "--compute-capability", metavar="X.Y", multiple=True,
+    "--compute-capability", metavar="X.Y", multiple=True, callback=_capabilities,
     help="TensorRT-RTX: a GPU that the engine runs on, such as 8.9; may be repeated.  [default: the GPU that is here]",
 )  # fmt: skip
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="TensorRT: how long the builder searches.")
-@click.option("--workspace", metavar="MIB", type=click.IntRange(min=1), help="TensorRT: scratch memory of an engine.")
+@click.option(
+    "--workspace", metavar="MIB", type=click.IntRange(1, 1 << 20), help="TensorRT: scratch memory of an engine."
+)
 @click.option(
     "--plugins", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
     help="TensorRT: the custom ops as plugins; auto takes those that measured faster.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import BACKENDS
 from segrefine.engines.onnxruntime import onnxruntime_recipe
 from segrefine.engines.openvino import openvino_recipe
-from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_sidecar, rebuild_command
+from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_recipe, read_sidecar, rebuild_command
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 
 State = Literal["current", "stale", "damaged"]
@@ -88,7 +88,7 @@ def _is_current(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> bool:
     engine = find_engine(bundle, recipe)
     if engine is None or not engine.is_file():  # a sidecar that does not list its engine
         message = f"the engine of {sidecar} is damaged: {sidecar.with_suffix(recipe.suffix)} is missing"
-        raise EngineError(message, hint=_rebuild(bundle, sidecar))
+        raise EngineError(message, hint=f"build it again: {recipe.rebuild_command(bundle)}")
     return True
 
 
@@ -108,10 +108,10 @@ def _recipe(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> EngineRec
             case _:
                 raise BackendError(f"{backend} builds for other machines")
     except (MissingDependencyError, BackendError):
-        names = [entry.name for entry in fields(EngineRecipe)]
-        if not all(name in said for name in names):
+        try:
+            return replace(read_recipe(said), graph=graph_hashes(bundle, component))
+        except EngineError:
             return None
-        return EngineRecipe(**{name: said[name] for name in names} | {"graph": graph_hashes(bundle, component)})
 
 
 def _device(sidecar: Path) -> str:

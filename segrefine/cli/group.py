@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -24,7 +26,7 @@ from segrefine.cli.samples import samples
 from segrefine.cli.segment import segment
 from segrefine.cli.serve import serve
 from segrefine.cli.sweep import sweep
-from segrefine.errors import SegrefineError
+from segrefine.errors import EngineWarning, SegrefineError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -38,7 +40,8 @@ class Group(click.Group):
         """Runs the command that `args` name, and exits: 0 done, 1 failed, 2 usage, 130 interrupted."""
         console = Console()
         try:
-            status = super().main(args, prog_name, standalone_mode=False, obj=console, **extra)
+            with _warnings_on(console):
+                status = super().main(args, prog_name, standalone_mode=False, obj=console, **extra)
             sys.exit(status or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
@@ -56,6 +59,23 @@ class Group(click.Group):
             hint = "run it again with -v, and report the traceback"
             console.fail(f"unexpected {type(error).__name__}: {error}", hint, error=error)
         sys.exit(FAILED)
+
+
+@contextmanager
+def _warnings_on(console: Console) -> Iterator[None]:
+    """A context in which warnings of our own are lines of the console."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EngineWarning)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, EngineWarning):
+                console.warn(str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = tell
+        yield
 
 
 @click.group(cls=Group, context_settings={"auto_envvar_prefix": "SEGREFINE", "help_option_names": ["-h", "--help"]})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -15,6 +17,7 @@ from segrefine.cli.options import BundleFolder, backend_option, config_option, d
 from segrefine.errors import ParityError
 
 if TYPE_CHECKING:
+    from segrefine.export.comparison import Feeds, ParityRow
     from segrefine.export.locate import Divergence
 
 
@@ -44,10 +47,13 @@ def parity(
     """
     from segrefine.assets import demo_samples
     from segrefine.cli.samples import load_samples
+    from segrefine.engines.tensorrt import Library, check_builder
 
     opened = Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
     rows = []
     with console.progress("comparing", long=True) as tell:
+        if locate and backend in get_args(Library):
+            check_builder(backend)  # it builds engines of its own: known now, not after everything was compared
         tell("loading PyTorch", None)
         with torch_imports("parity"):
             from segrefine.export.comparison import Scene
@@ -59,10 +65,10 @@ def parity(
             tell(row.component, None)
             rows.append(row)
         failed = [row for row in rows if not row.ok]
-        wrong = list(dict.fromkeys(row.component for row in failed if row.component in opened.manifest.graphs))
-        found: list[Divergence | None] = []
+        wrong = _wrong_components(failed, opened) if locate else {}
+        found = []
         located = locate_divergences(opened, model, wrong, backend=backend, device=device)
-        for component in wrong if locate else ():
+        for component in wrong:
             tell(f"locating in {component}", None)
             found.append(next(located))
     cells = [(r.component, r.step, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.ok else "FAILED") for r in rows]
@@ -70,8 +76,8 @@ def parity(
         "bundle": str(bundle),
         "backend": backend,
         "ok": not failed,
-        "rows": [asdict(r) | {"ok": r.ok} for r in rows],
-        "divergences": [each and asdict(each) for each in found],
+        "rows": [_values(r) | {"ok": r.ok} for r in rows],
+        "divergences": [each and _values(each) for each in found],
     }
     text = table(("component", "step", "error", "tolerance", ""), cells)
     console.result(values, "\n".join([text, *map(_describe, wrong, found)]))
@@ -83,13 +89,32 @@ def parity(
         )
 
 
+def _wrong_components(failed: Sequence[ParityRow], bundle: Bundle) -> dict[str, Feeds | None]:
+    """The components of failed rows, each with inputs that are known to make it fail, or None."""
+    wrong: dict[str, Feeds | None] = {}
+    for row in failed:
+        if row.component in bundle.manifest.graphs:
+            wrong[row.component] = wrong.get(row.component) or row.feeds
+    return wrong
+
+
+def _values(entry: ParityRow | Divergence) -> dict[str, Any]:
+    """An entry as JSON values; a number that is not finite, which JSON lacks, is null."""
+    values = {name: value for name, value in asdict(entry).items() if name != "feeds"}
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
+
+
 def _describe(component: str, found: Divergence | None) -> str:
     """What `--locate` found in a component, in a few lines."""
     if found is None:
         return f"{component}: no tensor of the graph differs from a fresh export's; what was fused in the engine does"
     where = ", ".join(map(str, found.index))
+    if math.isfinite(found.got):
+        fault = f"{found.agreed} tensors agree, then {found.tensor} differs by {found.error:.1e} of its range"
+    else:
+        fault = f"{found.agreed} tensors are finite, then {found.tensor} is not"
     return (
-        f"{component}: {found.agreed} tensors agree, then {found.tensor} differs by {found.error:.1e} of its range\n"
+        f"{component}: {fault}\n"
         f"  {found.operator} of {', '.join(found.inputs)}\n"
         f"  at [{where}] the reference has {found.expected:.6g}, the engine {found.got:.6g}"
     )

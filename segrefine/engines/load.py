@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from segrefine.bundle import Bundle
 from segrefine.engines.engine import Engine, EnginePrecision, parse_device, unknown_backend
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
 from segrefine.engines.openvino import BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
-from segrefine.engines.recipe import check_precision, find_engine
-from segrefine.engines.tensorrt import Library
+from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine
+from segrefine.engines.tensorrt import Library, TensorRtOptions
 from segrefine.engines.tensorrt_engine import TensorRtEngine, TensorRtEngines, import_runtime
 from segrefine.engines.tensorrt_preflight import find_tensorrt_engines
 from segrefine.errors import SettingsError
@@ -71,13 +73,38 @@ def load_engine(
             raise unknown_backend(backend)
 
 
+def served_sizes(engine: Engine) -> list[dict[str, tuple[int, int]]]:
+    """The sizes that an engine was built for: for each profile the least and the most of each symbol; none is any."""
+    return engine.sizes if isinstance(engine, TensorRtEngines) else [{}]
+
+
+def built_options(bundle: Bundle, component: str, backend: str, device: str) -> list[TensorRtOptions]:
+    """What builds anew the engines that `load_engine` would load; nothing where the backend runs graphs as they are.
+
+    Raises:
+        SegrefineError: see `load_engine`.
+    """
+    match backend:
+        case "tensorrt" | "tensorrt-rtx":
+            _, index = parse_device(device)
+            return [TensorRtOptions.of(recipe) for _, recipe in _find_tensorrt(bundle, component, backend, index)]
+        case _:
+            return []
+
+
 def _load_tensorrt(bundle: Bundle, component: str, library: Library, device: str) -> TensorRtEngines:
     """The TensorRT engines that were built for the GPU; checked for what must match before TensorRT sees them."""
     _, index = parse_device(device)  # the CPU stands for the first GPU: TensorRT serves no other
-    hardware = gpu_identity(index)
-    version = import_runtime(library).__version__
-    found = find_tensorrt_engines(bundle, component, library, version=version, hardware=hardware)
     spec = bundle.manifest.components[component]
     return TensorRtEngines(
-        [TensorRtEngine(path, spec, library, index, rebuild=recipe.rebuild_command(bundle)) for path, recipe in found]
+        [
+            TensorRtEngine(path, spec, library, index, rebuild=recipe.rebuild_command(bundle))
+            for path, recipe in _find_tensorrt(bundle, component, library, index)
+        ]
     )
+
+
+def _find_tensorrt(bundle: Bundle, component: str, library: Library, index: int) -> list[tuple[Path, EngineRecipe]]:
+    hardware = gpu_identity(index)
+    version = import_runtime(library).__version__
+    return find_tensorrt_engines(bundle, component, library, version=version, hardware=hardware)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from segrefine.bundle import Bundle, Precision
 from segrefine.errors import EngineError, IntegrityError, SettingsError
 from segrefine.storage import FileRecord
+
+_PROFILE = re.compile(r"\w+=\d+(:\d+:\d+)?(,\w+=\d+(:\d+:\d+)?)*")
+_GPUS = re.compile(r"sm\d{2,}(-sm\d{2,})*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,9 @@ class EngineRecipe:
         """The name of the engine's files, less the suffix."""
         machine = self.hardware if self.device == "cuda" else "cpu"
         profile = self.profile.replace("=", "").replace(":", "-").replace(",", "_")
-        return f"{self.precision}_{profile}_{self.version}_{machine}"
+        given = self._given_options() if self.suffix == ".engine" else {}
+        options = "".join(f"_{name}-{value}" for name, value in given.items())
+        return f"{self.precision}_{profile}_{self.version}{options}_{machine}"
 
     @property
     def suffix(self) -> str:
@@ -67,20 +73,53 @@ class EngineRecipe:
         """The folder of this component's engines."""
         return bundle.path / "engines" / self.backend / self.component
 
+    @property
+    def limits(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """The smallest sizes of `profile`, those that it is tuned to, and the largest, by symbol; of TensorRT alone."""
+        sizes = [size.partition("=")[::2] for size in self.profile.split(",")]
+        smallest, tuned, largest = (
+            {symbol: int((3 * limits.split(":"))[index]) for symbol, limits in sizes} for index in range(3)
+        )
+        return smallest, tuned, largest
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The GPUs of `hardware`, such as ("8.6", "12.0"); of TensorRT alone."""
+        return tuple(f"{each[2:-1]}.{each[-1]}" for each in self.hardware.split("-"))
+
     def rebuild_command(self, bundle: Bundle) -> str:
         """The command that builds the engine again."""
         command = f"{rebuild_command(bundle, self.backend, self.device)} --components {self.component}"
         if self.suffix != ".engine":
             return command
-        sizes = [size.partition("=")[::2] for size in self.profile.split(",")]
-        for index, limit in enumerate(("min", "opt", "max")):
-            shapes = ",".join(f"{symbol}={(3 * limits.split(':'))[index]}" for symbol, limits in sizes)
-            command += f" --{limit}-shapes {shapes}"
+        for limit, sizes in zip(("min", "opt", "max"), self.limits, strict=True):
+            command += f" --{limit}-shapes {','.join(f'{symbol}={size}' for symbol, size in sizes.items())}"
         if self.backend == "tensorrt-rtx":
-            for each in self.hardware.split("-"):
-                command += f" --compute-capability {each[2:-1]}.{each[-1]}"
-        given = {name.replace("_", "-"): value for name, value in self.options.items() if value is not None}
-        return command + "".join(f" --{name} {value}" for name, value in given.items())
+            command += "".join(f" --compute-capability {each}" for each in self.compute_capabilities)
+        given = self._given_options().items()
+        return command + "".join(f" --{shlex.quote(name)} {shlex.quote(str(value))}" for name, value in given)
+
+    def _given_options(self) -> dict[str, Any]:
+        """The options that are not the builder's own choice, by their names on the command line."""
+        return {name.replace("_", "-"): value for name, value in self.options.items() if value is not None}
+
+
+def read_recipe(sidecar: Mapping[str, Any]) -> EngineRecipe:
+    """The recipe in a sidecar's content; `key` tells whether it was altered.
+
+    Raises:
+        EngineError: it lacks an entry, or has one of another form.
+    """
+    names = [entry.name for entry in fields(EngineRecipe)]
+    if missing := [name for name in names if name not in sidecar]:
+        raise EngineError(f"its sidecar has no entry {missing[0]!r}")
+    recipe = EngineRecipe(**{name: sidecar[name] for name in names})
+    texts = [value for name, value in asdict(recipe).items() if name not in ("graph", "options")]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(recipe.options, Mapping):
+        raise EngineError("its sidecar has entries of another form")
+    if recipe.suffix == ".engine" and not (_PROFILE.fullmatch(recipe.profile) and _GPUS.fullmatch(recipe.hardware)):
+        raise EngineError(f"its sidecar has the profile {recipe.profile!r} and the GPUs {recipe.hardware!r}")
+    return recipe
 
 
 def rebuild_command(bundle: Bundle, backend: str, device: str) -> str:

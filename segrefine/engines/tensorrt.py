@@ -6,6 +6,7 @@ TensorRT-RTX builds for any GPU, also on a machine without one; TensorRT for the
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from segrefine.bundle import Bundle, Manifest
 from segrefine.engines.cuda import open_gpu
@@ -30,6 +31,9 @@ Library = Literal["tensorrt", "tensorrt-rtx"]
 Plugins = Literal["auto", "always", "never"]
 LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Backend → the module of its library."""
+
+MOST_VALUES, MOST_WORKSPACE = (1 << 31) - 1, 1 << 20
+"""What a tensor of a profile may have, and the scratch memory to allow, MiB: far more than any GPU takes."""
 
 SYMBOLS = ("batch", "height", "width", "tokens")
 """The sizes that a profile names: height and width are those of latents, from which those of pixels follow."""
@@ -62,14 +66,28 @@ class TensorRtOptions:
     plugins: Plugins = "auto"
     timing_cache: Path | None = None
 
+    @classmethod
+    def of(cls, recipe: EngineRecipe) -> Self:
+        """What builds an engine of TensorRT by a recipe anew."""
+        smallest, tuned, largest = recipe.limits
+        given = {name: value for name, value in recipe.options.items() if value is not None}
+        rtx = recipe.backend == "tensorrt-rtx"
+        return cls(
+            min_shapes=smallest,
+            opt_shapes=tuned,
+            max_shapes=largest,
+            compute_capabilities=recipe.compute_capabilities if rtx else (),
+            **given,
+        )
+
     def __post_init__(self) -> None:
         """Raises SettingsError where a value is none of those that there are."""
         if isinstance(self.compute_capabilities, str):
             raise SettingsError(f"compute_capabilities is {self.compute_capabilities!r}, expected a tuple")
         if self.optimization_level not in (None, *range(6)):
             raise SettingsError(f"optimization_level is {self.optimization_level}, expected 0 to 5")
-        if self.workspace is not None and self.workspace < 1:
-            raise SettingsError(f"workspace is {self.workspace} MiB, expected 1 or more")
+        if self.workspace is not None and not 1 <= self.workspace <= MOST_WORKSPACE:
+            raise SettingsError(f"workspace is {self.workspace} MiB, expected 1 to {MOST_WORKSPACE}")
         for each in self.compute_capabilities:
             if not isinstance(each, str) or not re.fullmatch(r"\d+\.\d", each):
                 raise SettingsError(f"compute capability {each!r}: expected major and minor version, such as '8.9'")
@@ -243,7 +261,14 @@ def _profile(manifest: Manifest, spec: ComponentSpec, options: TensorRtOptions) 
     symbols = {symbol for tensor in spec.inputs for symbol in tensor.shape if isinstance(symbol, str)}
     pixels = symbols & {"pixels", "image_height", "image_width"}
     wanted = [each for each in SYMBOLS if each in symbols or (pixels and each in ("height", "width"))]
-    return ShapeProfile(*({symbol: limit[symbol] for symbol in wanted} for limit in limits))
+    profile = ShapeProfile(*({symbol: limit[symbol] for symbol in wanted} for limit in limits))
+    for tensor in spec.inputs:
+        if math.prod(shape := _shapes(manifest, tensor, profile)[-1]) > MOST_VALUES:
+            raise ShapeError(
+                f"{spec.name}: the largest {tensor.name!r} would be {tuple(shape)}, more than {MOST_VALUES:,} values",
+                hint="smaller --max-shapes; height and width are those of latents",
+            )
+    return profile
 
 
 def _reconcile(defaults: Sequence[Mapping[str, int]], given: Sequence[Mapping[str, int]]) -> list[dict[str, int]]:

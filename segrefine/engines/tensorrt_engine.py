@@ -28,7 +28,7 @@ class TensorRtEngine(Closing):
 
     Feeds go through pinned memory; the memory for intermediate results is shared with all engines on the GPU, and they
     run one at a time. An engine for one size of everything is captured as a CUDA graph (TensorRT-RTX captures its own,
-    for any sizes). A batch beyond the engine's largest goes through in parts.
+    for any sizes). A batch beyond the engine's largest goes through in parts, one below its smallest is filled up.
 
     Args:
         path: the engine.
@@ -65,11 +65,12 @@ class TensorRtEngine(Closing):
             raise EngineError(f"the engine of {self.spec.name} is closed")
         self.spec.check_feeds(feeds)
         wanted = [each for each in self.spec.outputs if only in (None, each.name)]
-        most = self._limits[self.spec.inputs[0].name][2][0]
+        low, _, high = self._limits[self.spec.inputs[0].name]
+        count = len(next(iter(feeds.values())))
         with self._gpu.lock:
             self._gpu.select()
-            parts = [self._run(part, wanted) for part in cut_batch(feeds, most)]
-        return {each.name: np.concatenate([part[each.name] for part in parts]) for each in wanted}
+            parts = [self._run(_fill_batch(part, low[0]), wanted) for part in cut_batch(feeds, high[0])]
+        return {each.name: np.concatenate([part[each.name] for part in parts])[:count] for each in wanted}
 
     def close(self) -> None:
         """Frees the engine and its buffers; closing twice is fine."""
@@ -85,13 +86,23 @@ class TensorRtEngine(Closing):
             self._graph = self._context = self._engine = self._runtime = None
 
     @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """The smallest and the largest size that the engine serves, of each symbol that its inputs have."""
+        found: dict[str, tuple[int, int]] = {}
+        for tensor in self.spec.inputs:
+            low, _, high = self._limits[tensor.name]
+            found |= {s: (low[axis], high[axis]) for axis, s in enumerate(tensor.shape) if isinstance(s, str)}
+        return found
+
+    @property
     def freedom(self) -> int:
         """How many sizes the engine leaves free, in a measure that orders engines of one graph."""
         return sum(int(np.prod(high)) - int(np.prod(low)) for low, _, high in self._limits.values())
 
-    def serves(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
-        """Whether the engine takes feeds of these sizes in one call."""
-        return all(self._fits(name, values.shape) for name, values in feeds.items())
+    def serves(self, feeds: Mapping[str, NDArray[Any]], *, any_batch: bool) -> bool:
+        """Whether the engine takes feeds of these sizes; with `any_batch`, if need be in parts or filled up."""
+        first = int(any_batch)
+        return all(self._fits(name, values.shape, first) for name, values in feeds.items())
 
     def _run(self, feeds: Mapping[str, NDArray[Any]], wanted: list[TensorSpec]) -> dict[str, NDArray[Any]]:
         for name, values in feeds.items():
@@ -131,9 +142,10 @@ class TensorRtEngine(Closing):
                 hint=f"build it for other sizes, see its --min-shapes and --max-shapes: {self._rebuild}",
             )
 
-    def _fits(self, name: str, shape: tuple[int, ...]) -> bool:
+    def _fits(self, name: str, shape: tuple[int, ...], first: int = 0) -> bool:
+        """Whether a shape is within the limits of an input, from the axis `first` on."""
         low, _, high = self._limits[name]
-        return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
+        return all(least <= size <= most for least, size, most in [*zip(low, shape, high, strict=True)][first:])
 
     def _deserialize(self, module: Any, library: Library, path: Path) -> Any:
         content = path.read_bytes()
@@ -199,13 +211,28 @@ class TensorRtEngines(Closing):
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name; see `Engine`."""
         self.spec.check_feeds(feeds)
-        widest = self._engines[-1]
-        return next((each for each in self._engines if each.serves(feeds)), widest)(feeds, only=only)
+        found = (
+            each for any_batch in (False, True) for each in self._engines if each.serves(feeds, any_batch=any_batch)
+        )
+        return next(found, self._engines[-1])(feeds, only=only)  # the last one's error says what it serves
+
+    @property
+    def sizes(self) -> list[dict[str, tuple[int, int]]]:
+        """What each engine serves, see `TensorRtEngine.sizes`; the narrowest first."""
+        return [engine.sizes for engine in self._engines]
 
     def close(self) -> None:
         """Frees the engines; closing twice is fine."""
         for engine in self._engines:
             engine.close()
+
+
+def _fill_batch(feeds: Mapping[str, NDArray[Any]], least: int) -> Mapping[str, NDArray[Any]]:
+    """The feeds with their last sample as often as it takes for `least` samples."""
+    lacking = least - len(next(iter(feeds.values())))
+    if lacking <= 0:
+        return feeds
+    return {name: np.concatenate([values, np.repeat(values[-1:], lacking, 0)]) for name, values in feeds.items()}
 
 
 class _Buffer:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from segrefine.bundle import Bundle
-from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_sidecar, rebuild_command
+from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_recipe, read_sidecar, rebuild_command
 from segrefine.engines.tensorrt import Library
-from segrefine.errors import EngineError
+from segrefine.errors import EngineError, EngineWarning
 
 
 def find_tensorrt_engines(
     bundle: Bundle, component: str, library: Library, *, version: str, hardware: str
 ) -> list[tuple[Path, EngineRecipe]]:
     """The engines of a component that this machine can run, with their recipes; their files are checked.
+
+    Of several for the same sizes it is the one that was built last. A damaged one is left out, with an `EngineWarning`.
 
     Args:
         bundle: the bundle.
@@ -31,54 +33,55 @@ def find_tensorrt_engines(
     hashes = graph_hashes(bundle, component)
     folder = bundle.path / "engines" / library / component
     command = f"{rebuild_command(bundle, library, 'cuda')} --components {component}"
-    found, problems = [], []
-    for sidecar in sorted(folder.glob("*_sm*.json")):
+    found: dict[str, tuple[Path, EngineRecipe]] = {}
+    problems: dict[str, str] = {}
+    damaged: list[str] = []
+    for sidecar in sorted(folder.glob("*_sm*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
             content = read_sidecar(sidecar, hint=command)
-            recipe = _read_recipe(content)
-            _check_fit(recipe, hashes, version, hardware)
-            found.append((check_files(bundle, sidecar, content, recipe, hint=command), recipe))
+            recipe = replace(read_recipe(content), component=component, backend=library, device="cuda")
+            command = _build_for(recipe, hardware).rebuild_command(bundle)
+            if content.get("key") != recipe.key:
+                raise EngineError("its sidecar was altered, its key does not match")
+            if misfit := _find_misfit(recipe, hashes, version, hardware):
+                problems[sidecar.name] = misfit
+                continue
+            path = check_files(bundle, sidecar, content, recipe, hint=command)
+            found[recipe.profile] = path, recipe  # the one that was built last, where options make several
         except EngineError as error:
-            problems.append(f"{sidecar.name}: {error}")
+            problems[sidecar.name] = str(error)
+            damaged.append(f"an engine of {component} is left out, {sidecar.name}: {error}; build it again: {command}")
+    told = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
     if found:
-        return found
+        for message in damaged:
+            warnings.warn(message, EngineWarning, stacklevel=2)
+        return list(found.values())
     if not problems:
         message = f"{bundle.path} has no {library} engine of {component}; TensorRT runs what was built before"
         raise EngineError(message, hint=f"build it: {command}")
     raise EngineError(
-        f"no {library} engine of {component} fits here ({library} {version}, {hardware}): {'; '.join(problems)}",
+        f"no {library} engine of {component} fits here ({library} {version}, {hardware}): {told}",
         hint=f"build it again: {command}",
     )
 
 
-def _read_recipe(content: Mapping[str, Any]) -> EngineRecipe:
-    """The recipe in a sidecar.
-
-    Raises:
-        EngineError: it lacks an entry, or was altered.
-    """
-    try:
-        recipe = EngineRecipe(**{field.name: content[field.name] for field in fields(EngineRecipe)})
-    except KeyError as error:
-        raise EngineError(f"its sidecar has no entry {error}") from error
-    if content.get("key") != recipe.key:
-        raise EngineError("its sidecar was altered, its key does not match")
-    return recipe
+def _build_for(recipe: EngineRecipe, hardware: str) -> EngineRecipe:
+    """The recipe that also names the GPU here."""
+    named = recipe.hardware.split("-")
+    return recipe if hardware in named else replace(recipe, hardware="-".join([*named, hardware]))
 
 
-def _check_fit(recipe: EngineRecipe, hashes: Mapping[str, str], version: str, hardware: str) -> None:
-    """Raises EngineError where an engine was built from another graph, or for another library or GPU."""
+def _find_misfit(recipe: EngineRecipe, hashes: Mapping[str, str], version: str, hardware: str) -> str | None:
+    """Why an engine does not fit: it was built from another graph, or for another library or GPU."""
     if dict(recipe.graph) != dict(hashes):
-        raise EngineError("the graph was exported anew since it was built")
+        return "the graph was exported anew since it was built"
     if hardware not in recipe.hardware.split("-"):
-        raise EngineError(f"built for {recipe.hardware}")
+        return f"built for {recipe.hardware}"
     if recipe.backend == "tensorrt-rtx":
-        if recipe.version != version:
-            raise EngineError(f"built by version {recipe.version}")
-    elif not _serves(version, recipe.version):
-        raise EngineError(
-            f"built by version {recipe.version}, which needs a runtime of that version or a later minor one"
-        )
+        return None if recipe.version == version else f"built by version {recipe.version}"
+    if _serves(version, recipe.version):
+        return None
+    return f"built by version {recipe.version}, which needs a runtime of that version or a later minor one"
 
 
 def _serves(runtime: str, built: str) -> bool:

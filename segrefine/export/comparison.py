@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from segrefine.bundle import Manifest, Precision
+from segrefine.engines import Closing, Engine, served_sizes
+from segrefine.errors import NumericalError
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GraphModule
 from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.metrics import Mask, iou
 
 Floats = NDArray[np.float32]
+Feeds = Mapping[str, NDArray[Any]]
 
 TOLERANCES: Mapping[str, Mapping[Precision, float]] = {
     # one forward pass: float32 sums in another order; half precision keeps eleven bits of every product
@@ -40,12 +43,15 @@ class ParityRow:
         step: what of it was compared.
         error: largest absolute error over the reference's range; for masks 1 − IoU.
         tolerance: the largest error allowed.
+        feeds: inputs of the component, of one sample, for which the loop found that it gives a value that is not
+            finite; None where it found none.
     """
 
     component: str
     step: str
     error: float
     tolerance: float
+    feeds: Feeds | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -63,7 +69,7 @@ class Scene:
 
 
 def compare_components(engines: EngineSet[Any], make: Callable[[str], GraphModule]) -> Iterator[ParityRow]:
-    """Every engine against its module, on random inputs of two sizes.
+    """Every engine against its module, on random inputs of the sizes that `trial_sizes` gives.
 
     Args:
         engines: the engines.
@@ -72,7 +78,7 @@ def compare_components(engines: EngineSet[Any], make: Callable[[str], GraphModul
     manifest = engines.bundle.manifest
     for name, engine in engines.engines.items():
         module = make(name)
-        for sizes in trial_sizes(manifest):
+        for sizes in trial_sizes(manifest, engine):
             inputs = example_inputs(module, sizes)
             with torch.no_grad():
                 expected = module(*inputs)
@@ -82,16 +88,47 @@ def compare_components(engines: EngineSet[Any], make: Callable[[str], GraphModul
                 relative_error(outputs[t.name], e.numpy()) for t, e in zip(engine.spec.outputs, wanted, strict=True)
             ]
             step = f"batch {sizes['batch']}, latents {sizes['height']}×{sizes['width']}"
+            if sizes["tokens"] != manifest.tokens:
+                step += f", {sizes['tokens']} tokens"
             yield row_of(name, step, max(errors), "component", manifest.dtype)
 
 
-def trial_sizes(manifest: Manifest) -> Iterator[dict[str, int]]:
-    """The two sets of sizes, by symbol, at which components are compared."""
-    side = manifest.sample_size
-    for batch, height, width in ((1, side, side), (3, side, side // 2)):
-        pixels = {"height": height, "width": width, "pixels": height * width}
-        image = {"image_" + key: pixels[key] * manifest.vae_scale_factor for key in ("height", "width")}
-        yield pixels | image | {"batch": batch, "tokens": manifest.tokens}
+def trial_sizes(manifest: Manifest, engine: Engine) -> list[dict[str, int]]:
+    """The sets of sizes, by symbol, at which a component is compared.
+
+    One sample of the model's own size and three of half its width; of an engine that was built for other sizes, for
+    each of its profiles the nearest to these that it serves.
+    """
+    side, found = manifest.sample_size, []
+    for limits in served_sizes(engine):
+        for batch, height, width in ((1, side, side), (3, side, side // 2)):
+            wanted = {"batch": batch, "height": height, "width": width, "tokens": manifest.tokens}
+            sizes = _nearest(wanted, limits, manifest.vae_scale_factor)
+            if sizes not in found:
+                found.append(sizes)
+    return found
+
+
+def _nearest(sizes: Mapping[str, int], limits: Mapping[str, tuple[int, int]], factor: int) -> dict[str, int]:
+    """The sizes moved into the limits of an engine, and those of pixels, which follow from them."""
+    sides = {side: limits[f"image_{side}"] for side in ("height", "width") if f"image_{side}" in limits}
+    all_limits = {side: (least // factor, most // factor) for side, (least, most) in sides.items()} | dict(limits)
+    served = {}
+    for symbol, size in sizes.items():
+        least, most = all_limits.get(symbol, (size, size))
+        served[symbol] = min(max(size, least), most)
+    height, width = served["height"], served["width"]
+    return served | {"pixels": height * width, "image_height": height * factor, "image_width": width * factor}
+
+
+def served_resolution(engines: EngineSet[Any], denoiser: str) -> int:
+    """Pixels on the longer side of an image at which the loop is compared.
+
+    The model's own, or where the denoiser's engine does not serve it, the nearest that it serves.
+    """
+    manifest = engines.bundle.manifest
+    sides = [max(sizes["height"], sizes["width"]) for sizes in trial_sizes(manifest, engines.engines[denoiser])]
+    return manifest.vae_scale_factor * (manifest.sample_size if manifest.sample_size in sides else sides[0])
 
 
 def named_inputs(module: GraphModule, inputs: Sequence[torch.Tensor]) -> dict[str, NDArray[Any]]:
@@ -108,6 +145,46 @@ class Steps:
     def __call__(self, stage: str, timestep: int, latents: Floats | torch.Tensor) -> None:
         """Keeps what a step gave."""
         self.seen.append((f"step {len(self.seen) + 1:2d}: {stage}, t={timestep}", np.asarray(latents).copy()))
+
+
+class Watched(Closing):
+    """An engine that keeps the first sample for which it gave a value that is not finite.
+
+    Attributes:
+        spec: the engine's.
+        overflowed: the inputs of that sample by name; None where there was none.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.spec, self._engine = engine.spec, engine
+        self.overflowed: Feeds | None = None
+
+    def __call__(self, feeds: Feeds, *, only: str | None = None) -> dict[str, NDArray[Any]]:
+        """What the engine gives."""
+        outputs = self._engine(feeds, only=only)
+        finite = np.all([np.isfinite(each).reshape(len(each), -1).all(1) for each in outputs.values()], 0)
+        if self.overflowed is None and not finite.all():
+            number = int(finite.argmin())
+            self.overflowed = {name: values[number : number + 1].copy() for name, values in feeds.items()}
+        return outputs
+
+    def close(self) -> None:
+        """Closes the engine."""
+        self._engine.close()
+
+
+def overflow_row(loop: str, engines: Mapping[str, Watched], error: NumericalError, dtype: Precision) -> ParityRow:
+    """The row of a loop that ended at a value that is not finite: that of the component which gave it.
+
+    Args:
+        loop: its name.
+        engines: what it ran on.
+        error: its end.
+        dtype: of the graphs.
+    """
+    name = next((name for name, engine in engines.items() if engine.overflowed), loop)
+    row = row_of(name, f"{loop}: {error}", np.inf, "component", dtype)
+    return replace(row, feeds=engines[name].overflowed if name in engines else None)
 
 
 class LoopErrors:
@@ -138,8 +215,9 @@ class LoopErrors:
 
 
 def relative_error(got: Floats, expected: Floats) -> float:
-    """Largest difference of two arrays, over the range of the expected one."""
-    return float(np.abs(got - expected).max() / max(np.ptp(expected), 1e-6))
+    """Largest difference of two arrays, over the range of the expected one; infinite where there is no number."""
+    error = np.abs(got - expected).max() / max(np.ptp(expected), 1e-6)
+    return float(error) if np.isfinite(error) else np.inf
 
 
 def row_of(component: str, step: str, error: float, kind: str, dtype: Precision) -> ParityRow:

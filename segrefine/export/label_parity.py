@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segrefine.errors import NumericalError
 from segrefine.export.comparison import (
     Floats,
     LoopErrors,
     ParityRow,
     Scene,
     Steps,
+    Watched,
     compare_components,
+    overflow_row,
+    served_resolution,
 )
 from segrefine.export.modules import LABEL_GRAPHS, GraphModule
 from segrefine.reference.checkpoint import LabelCheckpoint, Model, load_label_checkpoint
@@ -41,10 +45,17 @@ def check_label_parity(
     """
     reference = load_label_checkpoint(checkpoint)
     with Segmenter.from_bundle(bundle, backend=backend, device=device) as segmenter:
+        segmenter.resolution = served_resolution(segmenter, "label_denoiser")
         yield from compare_components(segmenter, label_modules(reference))
         for name, changes in _VARIANTS.items():
             settings = GsSettings.from_dict(segmenter.settings.to_dict() | changes)
-            yield from _loop(name, Segmenter(segmenter.bundle, segmenter.engines, settings=settings), reference, scenes)
+            watched = {component: Watched(engine) for component, engine in segmenter.engines.items()}
+            loop = Segmenter(segmenter.bundle, watched, settings=settings)
+            loop.resolution = segmenter.resolution
+            try:
+                yield from _loop(name, loop, reference, scenes)
+            except NumericalError as error:
+                yield overflow_row(name, watched, error, segmenter.bundle.manifest.dtype)
 
 
 def label_modules(checkpoint: LabelCheckpoint) -> Callable[[str], GraphModule]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Manifest
+from segrefine.engines import Engine
+from segrefine.errors import NumericalError
 from segrefine.export.comparison import (
+    Feeds,
     LoopErrors,
     ParityRow,
     Scene,
     Steps,
+    Watched,
     compare_components,
     named_inputs,
+    overflow_row,
+    served_resolution,
     trial_sizes,
 )
 from segrefine.export.graph import example_inputs
@@ -58,6 +65,7 @@ def check_parity(
         return
     reference = load_checkpoint(checkpoint)
     with Refiner.from_bundle(bundle, backend=backend, device=device) as refiner:
+        refiner.resolution = served_resolution(refiner, "unet")
         yield from compare_components(refiner, _modules(reference, refiner.bundle.manifest))
         for mode in ("one-step", "loop"):
             yield from _loop(refiner, reference, scenes, mode)
@@ -66,7 +74,7 @@ def check_parity(
 def locate_divergences(
     bundle: Bundle,
     checkpoint: Model,
-    components: Iterable[str],
+    components: Mapping[str, Feeds | None],
     *,
     backend: str = "onnxruntime",
     device: str = "cpu",
@@ -76,7 +84,8 @@ def locate_divergences(
     Args:
         bundle: the bundle.
         checkpoint: what it was exported from.
-        components: names of its graphs.
+        components: names of its graphs, each with inputs for which it is known to go wrong; random ones are
+            tried after those, or where there are none.
         backend: what runs them.
         device: where it runs them.
     """
@@ -84,10 +93,17 @@ def locate_divergences(
         make = label_modules(load_label_checkpoint(checkpoint))
     else:
         make = _modules(load_checkpoint(checkpoint), bundle.manifest)
-    for component in components:
-        module = make(component)
-        trials = [named_inputs(module, example_inputs(module, sizes)) for sizes in trial_sizes(bundle.manifest)]
+    for component, feeds in components.items():
+        trials = partial(_trials, make(component), bundle.manifest, feeds)
         yield locate_divergence(bundle, checkpoint, component, trials, backend=backend, device=device)
+
+
+def _trials(module: GraphModule, manifest: Manifest, known: Feeds | None, engine: Engine) -> Iterator[Feeds]:
+    """What a component is tried on: `known`, then random inputs."""
+    if known is not None:
+        yield known
+    for sizes in trial_sizes(manifest, engine):
+        yield named_inputs(module, example_inputs(module, sizes))
 
 
 def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], GraphModule]:
@@ -96,18 +112,24 @@ def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], Grap
 
 
 def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mode: Mode) -> Iterator[ParityRow]:
-    settings = replace(refiner.settings, mode=mode)
-    engines = Refiner(refiner.bundle, refiner.engines, settings=settings)
+    settings, dtype = replace(refiner.settings, mode=mode), refiner.bundle.manifest.dtype
+    watched = {name: Watched(engine) for name, engine in refiner.engines.items()}
+    engines = Refiner(refiner.bundle, watched, settings=settings)
+    engines.resolution = refiner.resolution
     errors = LoopErrors()
     for scene in scenes:
         ours_steps, their_steps = Steps(), Steps()
-        ours = engines(scene.image, scene.coarse, scene.label, observe=ours_steps)
+        try:
+            ours = engines(scene.image, scene.coarse, scene.label, observe=ours_steps)
+        except NumericalError as error:
+            yield overflow_row(mode, watched, error, dtype)
+            return
         reference = G4Seg(checkpoint, settings, refiner.bundle.manifest.feature_taps, their_steps)
         theirs, their_mask = run_reference(refiner, reference, scene)
         errors.add_steps(ours_steps, their_steps)
         probabilities = ours.rounds[-1].probability, theirs.probability.numpy()[0, 0]
         errors.add_result(probabilities, (ours.mask, their_mask))
-    yield from errors.rows(mode, refiner.bundle.manifest.dtype)
+    yield from errors.rows(mode, dtype)
 
 
 def run_reference(

@@ -192,6 +192,9 @@ def check_finite(values: Floats, component: str, step: str) -> Floats:
         NumericalError: names the component and the step.
     """
     if not np.isfinite(values).all():
-        hint = "half precision overflows in some models: use a bundle exported with --dtype fp32"
+        hint = (
+            "segrefine parity BUNDLE --reference MODEL --locate names the tensor; of a bundle in half precision, "
+            "--fp32-components exports the graph in single"
+        )
         raise NumericalError(f"{component} gave a value that is not finite ({step})", hint=hint)
     return values

@@ -9,6 +9,10 @@ import pytest
 from PIL import Image
 
 from segrefine.assets import demo_bundle
+from segrefine.bundle import Bundle
+from segrefine.runtime.pipeline import Refiner
+from tests.engines.cuda_stand_in import one_gpu
+from tests.engines.test_tensorrt_engine import build
 
 
 @pytest.fixture
@@ -200,3 +204,31 @@ def test_two_outputs_in_one_file(refuses):
 @pytest.mark.parametrize("image", ["-", "photo.png"])
 def test_mask_is_never_stdin(refuses, scene, image):
     assert "only IMAGE can be -" in refuses(image, "-", "-o", "z.png", input=scene[1].read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--compute-capability", "8", "expected major and minor version, such as 8.9"),
+        ("--max-shapes", "batch=0", "'batch=0': expected sizes of 1 or more"),
+        ("--max-shapes", "batch:4", "cannot read the shapes 'batch:4'"),
+        ("--opt-shapes", "batch=" + 5000 * "9", "cannot read the shapes"),
+        ("--workspace", "99999999999999999", "is not in the range"),
+    ],
+)
+def test_options_of_build_engine_that_cannot_be_read(run, option, value, message):
+    result = run("build-engine", "demo", "--backend", "tensorrt-rtx", option, value)
+    assert result.exit_code == 2
+    assert message in result.stderr and "build-engine --help" in result.stderr
+
+
+def test_damaged_engine_beside_a_whole_one_is_a_warning(run, scene, bundle, tmp_path):
+    with one_gpu():
+        for component in Refiner.components(Bundle.open(bundle)):
+            build(Bundle.open(bundle), component, "tensorrt", most=16)
+        build(Bundle.open(bundle), "unet", "tensorrt", most=8).write_bytes(b"")
+        words = "--label", scene[2], "--bundle", bundle, "-o", tmp_path / "mask.png"
+        result = run("refine", scene[0], scene[1], *words, "--backend", "tensorrt")
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("warning: an engine of unet is left out")]
+    assert "is damaged" in line and f"build it again: segrefine build-engine {bundle}" in line

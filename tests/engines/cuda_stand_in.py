@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 from cuda.bindings import runtime as real
+
+from segrefine.bundle import Bundle
+from segrefine.engines import TensorRtOptions, hardware, load, tensorrt, tensorrt_engine
+from segrefine.engines import cuda as cuda_module
+from segrefine.engines.recipe import EngineRecipe
 
 OK = real.cudaError_t.cudaSuccess
 STREAM = 77
@@ -119,12 +127,35 @@ class Cuda:
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(dtype).reshape(shape)
 
     def _allocate(self, kept: dict[int, Any], size: int) -> int:
-        memory = (ctypes.c_uint8 * size)(*[255] * size)  # what was not written is NaN
+        memory = (ctypes.c_uint8 * size)()
+        ctypes.memset(memory, 255, size)  # what was not written is NaN
         kept[ctypes.addressof(memory)] = memory
         return ctypes.addressof(memory)
 
     def _check(self, kept: dict[int, Any], address: int, size: int) -> None:
         assert address in kept and size <= len(kept[address]), "outside of what was allocated"
+
+
+@contextmanager
+def one_gpu() -> Iterator[Cuda]:
+    """A context in which the engines find the stand-ins."""
+    cuda = Cuda()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (cuda_module, hardware):
+            patch.setattr(module, "import_cuda", lambda: cuda)
+        for module in (load, tensorrt_engine):
+            patch.setattr(module, "import_runtime", lambda library: TensorRt(cuda, library.replace("-", "_")))
+        cuda_module.open_gpu.cache_clear()
+        yield cuda
+        cuda_module.open_gpu.cache_clear()
+
+
+def write_engine(bundle: Bundle, recipe: EngineRecipe, target: Path, options: TensorRtOptions) -> None:
+    """In place of `build_tensorrt`: an engine for `TensorRt`, with the limits that the builder would be given."""
+    spec = bundle.manifest.components[recipe.component]
+    profile = tensorrt._profile(bundle.manifest, spec, options)
+    limits = {tensor.name: tensorrt._shapes(bundle.manifest, tensor, profile) for tensor in spec.inputs}
+    target.write_text(json.dumps({"graph": str(bundle.graph(recipe.component)), "limits": limits}))
 
 
 class TensorRt:
@@ -195,6 +226,7 @@ class _Engine:
         self.inputs = {each.name: each for each in self.session.get_inputs()}
         self.outputs = {each.name: each for each in self.session.get_outputs()}
         self.names = [*self.inputs, *self.outputs]
+        self.output_shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
         self.num_io_tensors, self.device_memory_size_v2 = len(self.names), module.scratch
 
     def get_tensor_name(self, index: int) -> str:
@@ -205,7 +237,7 @@ class _Engine:
 
     def get_tensor_dtype(self, name: str) -> Any:
         kind = (self.inputs | self.outputs)[name].type
-        return {"tensor(float)": np.float32, "tensor(int64)": np.int64}[kind]
+        return {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}[kind]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
         return self.limits[name]
@@ -234,6 +266,8 @@ class _Context:
         self.scratch = 0, 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self.engine.limits[name]
+        assert all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)), "outside of the profile"
         self.shapes[name] = tuple(shape)
         return True
 
@@ -245,8 +279,12 @@ class _Context:
         self.scratch = address, size
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        feeds = {n: np.ones(s, self.engine.get_tensor_dtype(n)) for n, s in self.shapes.items()}
-        return self.engine.session.run([name], feeds)[0].shape
+        key = tuple(self.shapes.items())
+        if key not in self.engine.output_shapes:
+            feeds = {n: np.ones(s, self.engine.get_tensor_dtype(n)) for n, s in key}
+            values = zip(self.engine.outputs, self.engine.session.run(None, feeds), strict=True)
+            self.engine.output_shapes[key] = {n: each.shape for n, each in values}
+        return self.engine.output_shapes[key][name]
 
     def execute_async_v3(self, stream: int) -> bool:
         address, size = self.scratch

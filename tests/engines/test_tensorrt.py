@@ -64,8 +64,10 @@ def test_what_shapes_an_engine_makes_another_one(bundle: Bundle) -> None:
     built = [build(bundle, TensorRtOptions(**vars(ADA) | change), "chain")[0] for change in changes]  # type: ignore[arg-type]
     assert not any(engine.cached for engine in built)
     assert built[1].path.stem.endswith("_sm86-sm120") and "_batch1-2-4_" in built[2].path.name
-    assert built[3].path == built[0].path  # the sidecar's key tells those apart
-    assert build(bundle, TensorRtOptions(**vars(ADA) | changes[3]), "chain")[0].cached  # type: ignore[arg-type]
+    assert built[3].path.name.endswith("_optimization-level-1_sm89.engine")
+    assert len({engine.path for engine in built}) == 4
+    for change in changes:
+        assert build(bundle, TensorRtOptions(**vars(ADA) | change), "chain")[0].cached  # type: ignore[arg-type]
 
 
 def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> None:
@@ -92,6 +94,11 @@ def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> 
             ShapeError,
             "5, 3, 3",
         ),
+        (
+            {"compute_capabilities": ("8.9",), "max_shapes": {"batch": 99999999999999}},
+            ShapeError,
+            "'sample' would be .99999999999999, 32., more than 2,147,483,647 values",
+        ),
     ],
 )
 def test_what_cannot_be_built_for(
@@ -107,6 +114,7 @@ def test_what_cannot_be_built_for(
     [
         {"optimization_level": 6},
         {"workspace": 0},
+        {"workspace": 99999999999999999},
         {"plugins": "perhaps"},
         {"timing_cache": "x"},
         {"compute_capabilities": "8.9"},

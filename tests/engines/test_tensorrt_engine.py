@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,14 @@ import pytest
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import TensorRtOptions, hardware, load, load_engine, tensorrt_engine
+from segrefine.engines import TensorRtOptions, load, load_engine, tensorrt_engine
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines.recipe import EngineRecipe, graph_hashes, write_sidecar
 from segrefine.engines.tensorrt import _workspace
-from segrefine.errors import BackendError, EngineError, ShapeError
+from segrefine.errors import BackendError, EngineError, EngineWarning, ShapeError
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
-from tests.engines.cuda_stand_in import Cuda, TensorRt
+from tests.engines.cuda_stand_in import Cuda, TensorRt, one_gpu
 from tests.tiny_bundle import CHANNELS, chain, linear, write_bundle
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
@@ -32,15 +33,9 @@ FEEDS = {"sample": SAMPLE, "timestep": np.arange(3)}
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
-    stand_in = Cuda()
-    for module in (cuda_module, hardware):
-        monkeypatch.setattr(module, "import_cuda", lambda: stand_in)
-    for module in (load, tensorrt_engine):
-        monkeypatch.setattr(module, "import_runtime", lambda library: TensorRt(stand_in, library.replace("-", "_")))
-    cuda_module.open_gpu.cache_clear()
-    yield stand_in
-    cuda_module.open_gpu.cache_clear()
+def gpu() -> Iterator[Cuda]:
+    with one_gpu() as cuda:
+        yield cuda
 
 
 @pytest.fixture
@@ -122,12 +117,22 @@ def test_batch_beyond_the_largest_goes_in_parts(gpu: Cuda, bundle: Bundle) -> No
 
 
 def test_size_outside_of_the_profile(gpu: Cuda, bundle: Bundle) -> None:
-    build(bundle, "linear", "tensorrt", least=2)
-    with load_engine(bundle, "linear", "tensorrt") as engine:
-        message = r"'sample' is \(1, 32\), and its engine serves \(2, 32\) to \(4, 32\)"
+    demo = Bundle.open(shutil.copytree(demo_bundle(), bundle.path.with_name("demo")))
+    build(demo, "vae_encoder", "tensorrt", least=2)
+    with load_engine(demo, "vae_encoder", "tensorrt") as engine:
+        message = r"'sample' is \(2, 3, 64, 1032\), and its engine serves \(2, 3, 1, 1\) to \(4, 3, 1024, 1024\)"
         with pytest.raises(ShapeError, match=message) as caught:
-            engine({name: values[:1] for name, values in FEEDS.items()})
+            engine({"sample": np.zeros((2, 3, 64, 1032), np.float32)})
         assert "--min-shapes batch=2" in str(caught.value.hint)
+
+
+def test_batch_below_the_smallest_is_filled_up(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt", least=2, most=2)
+    build(bundle, "linear", "tensorrt", least=8, most=8)
+    with load_engine(bundle, "linear", "tensorrt") as engine:
+        for n in (1, 2, 3):
+            feeds = {name: values[:n] for name, values in FEEDS.items()}
+            np.testing.assert_allclose(engine(feeds)["out_sample"], linear(*feeds.values()), atol=1e-4)
 
 
 def test_engine_of_one_size_is_a_graph(gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +193,49 @@ def test_engine_for_something_else(
     build(bundle, "linear", library, **changes)
     with pytest.raises(EngineError, match=reason) as caught:
         load_engine(bundle, "linear", library)
-    assert f"segrefine build-engine {bundle.path} --backend {library}" in str(caught.value.hint)
+    hint = str(caught.value.hint)
+    assert f"segrefine build-engine {bundle.path} --backend {library} --components linear" in hint
+    assert "--min-shapes batch=1 --opt-shapes batch=4 --max-shapes batch=4" in hint
+    if library == "tensorrt-rtx":
+        assert hint.endswith(
+            " --compute-capability 8.6 --compute-capability 12.0 --compute-capability 8.9"
+            if "hardware" in changes
+            else " --compute-capability 8.6 --compute-capability 8.9"
+        )
+
+
+def test_rebuild_command_has_the_options(gpu: Cuda, bundle: Bundle) -> None:
+    path = build(bundle, "linear", "tensorrt", options={"optimization_level": 1, "workspace": 64, "plugins": None})
+    path.write_bytes(b"")
+    with pytest.raises(EngineError, match="is damaged") as caught:
+        load_engine(bundle, "linear", "tensorrt")
+    assert str(caught.value.hint).endswith("--max-shapes batch=4 --optimization-level 1 --workspace 64")
+
+
+@pytest.mark.parametrize("entry", [{"profile": "batch=1; reboot"}, {"hardware": "$(reboot)"}, {"options": ["reboot"]}])
+def test_no_command_is_made_of_a_sidecar_of_another_form(gpu: Cuda, bundle: Bundle, entry: dict[str, Any]) -> None:
+    sidecar = build(bundle, "linear", "tensorrt").with_suffix(".json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | entry))
+    with pytest.raises(EngineError, match="its sidecar has") as caught:
+        load_engine(bundle, "linear", "tensorrt")
+    assert caught.value.hint == (
+        f"build it again: segrefine build-engine {bundle.path} --backend tensorrt --components linear"
+    )
+
+
+def test_damaged_engine_beside_a_whole_one_is_told_of(gpu: Cuda, bundle: Bundle) -> None:
+    build(bundle, "linear", "tensorrt", hardware="sm120")  # for another machine: nothing to tell
+    build(bundle, "linear", "tensorrt")
+    build(bundle, "linear", "tensorrt", most=8).write_bytes(b"")
+    with pytest.warns(EngineWarning, match="engine of linear is left out, .*batch1-8-8.* is damaged.*build it again"):
+        load_engine(bundle, "linear", "tensorrt").close()
+
+
+def test_of_two_for_the_same_sizes_the_last_one_built_runs(gpu: Cuda, bundle: Bundle) -> None:
+    for number, options in enumerate(({"workspace": 64}, {}, {"workspace": 32})):
+        path = build(bundle, "linear", "tensorrt", options=options)
+        os.utime(path.with_suffix(".json"), ns=(0, 1000 * (number % 2)))
+    assert [options.workspace for options in load.built_options(bundle, "linear", "tensorrt", "cpu")] == [None]
 
 
 def test_older_minor_version_is_served(gpu: Cuda, bundle: Bundle) -> None:

@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.bundle import MANIFEST, Bundle, BundleWriter
 from segrefine.cli import main
-from segrefine.engines import CPU_BACKENDS
+from segrefine.engines import CPU_BACKENDS, load_engine
+from segrefine.export.comparison import Watched, named_inputs
+from segrefine.export.graph import example_inputs
+from segrefine.export.modules import GRAPHS, Source
 from segrefine.export.parity import locate_divergences
+from segrefine.reference.attention import attend_naive
+from segrefine.reference.checkpoint import load_checkpoint
+from tests.tiny_bundle import CHANNELS, write_bundle
 
 
-def with_changed_weight(bundle: Bundle, graph: str, weight: str, target: Path) -> Bundle:
-    """A copy of the bundle, its records in order, in which the fourth channel of a weight is half as large again."""
+def with_changed_weight(bundle: Bundle, graph: str, weight: str, target: Path, factor: float = 1.5) -> Bundle:
+    """A copy of the bundle, its records in order, in which the fourth channel of a weight is multiplied."""
     with BundleWriter(target) as writer:
         shutil.copytree(bundle.path, writer.directory, dirs_exist_ok=True)
         (writer.directory / MANIFEST).unlink()
@@ -28,7 +34,7 @@ def with_changed_weight(bundle: Bundle, graph: str, weight: str, target: Path) -
         model = onnx.load(path)
         (tensor,) = (each for each in model.graph.initializer if each.name.removesuffix(".half") == weight)
         values = numpy_helper.to_array(tensor).copy()
-        values[3] *= 1.5
+        values[3] *= factor
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         onnx.save(model, path)
         return writer.finish(bundle.manifest)
@@ -38,7 +44,7 @@ def with_changed_weight(bundle: Bundle, graph: str, weight: str, target: Path) -
 def test_changed_weight_is_found(backend: str, tmp_path: Path) -> None:
     weight = "unet.mid_block.resnets.0.conv1.weight"
     bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle")
-    [found] = locate_divergences(bundle, demo_checkpoint(), ["unet"], backend=backend)
+    [found] = locate_divergences(bundle, demo_checkpoint(), {"unet": None}, backend=backend)
     assert found is not None
     assert (found.operator, weight in found.inputs, found.index[1]) == ("Conv", True, 3)
     assert found.got / found.expected == pytest.approx(1.5, rel=0.02)  # but for the bias, that is not changed
@@ -47,8 +53,11 @@ def test_changed_weight_is_found(backend: str, tmp_path: Path) -> None:
 
 def test_nothing_is_found_where_nothing_is_wrong(half_demo_bundles: dict[str, Path]) -> None:
     whole, half = Bundle.open(demo_bundle()), Bundle.open(half_demo_bundles["demo"])
-    assert list(locate_divergences(whole, demo_checkpoint(), ["text_encoder", "alignment"])) == [None, None]
-    assert list(locate_divergences(half, demo_checkpoint(), ["vae_encoder"])) == [None]
+    assert list(locate_divergences(whole, demo_checkpoint(), dict.fromkeys(["text_encoder", "alignment"]))) == [
+        None,
+        None,
+    ]
+    assert list(locate_divergences(half, demo_checkpoint(), {"vae_encoder": None})) == [None]
 
 
 def test_command_tells_both_values(tiny_label_bundle: Path, tiny_label_checkpoint: Path, tmp_path: Path) -> None:
@@ -59,10 +68,52 @@ def test_command_tells_both_values(tiny_label_bundle: Path, tiny_label_checkpoin
     ]
     [weight] = [name.removesuffix(".half") for name in names if "conv_in.weight" in name]
     broken = with_changed_weight(bundle, graph, weight, tmp_path / "bundle")
-    result = CliRunner().invoke(
-        main, ["parity", str(broken.path), "--reference", str(tiny_label_checkpoint), "--locate", "--json"]
-    )
+    result = parity(broken, tiny_label_checkpoint, "--json")
     assert result.exit_code == 1
     [found] = json.loads(result.stdout)["divergences"]
     assert (found["component"], found["operator"], weight in found["inputs"]) == ("label_denoiser", "Conv", True)
     assert np.isfinite(found["got"]) and found["got"] != found["expected"]
+
+
+def parity(bundle: Bundle, reference: Path | str, *words: str) -> Result:
+    return CliRunner().invoke(main, ["parity", str(bundle.path), "--reference", str(reference), "--locate", *words])
+
+
+def test_value_that_is_not_finite_is_found(tmp_path: Path) -> None:
+    weight = "unet.mid_block.resnets.0.conv1.weight"
+    bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle", np.inf)
+    result = parity(bundle, "demo", "--json")
+    assert result.exit_code == 1 and "comparisons are past tolerance" in result.stderr
+    answer = json.loads(result.stdout, parse_constant=pytest.fail)  # JSON has no Infinity
+    rows = {(row["component"], row["step"].partition(":")[0]): row for row in answer["rows"]}
+    assert rows["unet", "loop"]["error"] is None and not rows["unet", "one-step"]["ok"]
+    assert "unet gave a value that is not finite" in rows["unet", "loop"]["step"]
+    assert rows["vae_encoder", "batch 1, latents 16×16"]["ok"]
+    [found] = answer["divergences"]
+    assert (found["component"], found["operator"], weight in found["inputs"]) == ("unet", "Conv", True)
+    assert found["got"] is None and np.isfinite(found["expected"]) and found["index"][1] == 3
+
+
+def test_inputs_that_are_known_to_overflow_are_tried_first(tmp_path: Path) -> None:
+    weight = "unet.conv_in.weight"
+    bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle", 1e36)
+    sizes = {"batch": 1, "height": 16, "width": 16, "pixels": 256, "tokens": 77}
+    module = GRAPHS["unet"](Source(checkpoint=load_checkpoint(demo_checkpoint()), attend=attend_naive))
+    feeds = named_inputs(module, example_inputs(module, sizes))
+    feeds["sample"] *= 1e4
+    [found] = locate_divergences(bundle, demo_checkpoint(), {"unet": feeds})
+    assert found is not None and not np.isfinite(found.got) and found.error == np.inf
+    assert (found.operator, weight in found.inputs, found.index[1]) == ("Conv", True, 3)
+
+
+def test_the_sample_that_overflowed_is_kept(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    sample = np.ones((3, CHANNELS), np.float32)
+    with Watched(load_engine(bundle, "chain")) as engine:
+        engine({"sample": sample})
+        assert engine.overflowed is None
+        sample[1] = 3e38
+        engine({"sample": sample})
+        engine({"sample": 3e38 * np.ones_like(sample)})
+    assert engine.overflowed is not None
+    np.testing.assert_array_equal(engine.overflowed["sample"], sample[1:2])
