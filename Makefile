@@ -1,4 +1,4 @@
-# Each target does its own set-up, in .venv; they can be run in any order, alone or together.
+# Each target does its own set-up, in .venv (gpu where there is one: in .venv-gpu); they can be run in any order, alone or together.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -55,9 +55,19 @@ bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchm
 	$(BIN)/python -m benchmarks.small_objects
 	$(BIN)/python -m benchmarks.batch
 
-gpu: .venv/.stamp-dev ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
-	$(BIN)/python -m benchmarks.gpu.kernels
-	$(BIN)/python -m benchmarks.gpu.engines --full-size
+# With a driver an environment of its own: ONNX Runtime for the CPU and that for GPUs overwrite each other's files.
+GPU_ENV := $(if $(shell command -v nvidia-smi),.venv-gpu,.venv)
+GPU_STAMP := $(if $(filter .venv-gpu,$(GPU_ENV)),.venv-gpu/.stamp,.venv/.stamp-dev)
+
+.venv-gpu/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --editable '.[gpu]'
+	@touch $@
+
+gpu: $(GPU_STAMP) ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
+	$(if $(filter .venv-gpu,$(GPU_ENV)),$(GPU_ENV)/bin/python -m pytest tests/engines/test_kernels.py)
+	$(GPU_ENV)/bin/python -m benchmarks.gpu.kernels
+	$(GPU_ENV)/bin/python -m benchmarks.gpu.engines --full-size
 
 train-demo: .venv/.stamp-train ## train the demo model in the background; resumes where it stopped
 	@mkdir -p $(dir $(TRAIN_LOG))
@@ -65,5 +75,5 @@ train-demo: .venv/.stamp-train ## train the demo model in the background; resume
 	echo "training in the background as process $$!; follow it with: tail -f $(TRAIN_LOG)"
 
 clean: ## remove the environment and what the tools left
-	rm -rf .venv demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

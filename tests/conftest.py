@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
+from segrefine.engines.cuda import check_gpu
+from segrefine.errors import SegrefineError
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
-os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: GPU kernels are computed on the CPU
+
+def _has_gpu() -> bool:
+    """Whether PyTorch can use a GPU here; told without importing it."""
+    try:
+        check_gpu(0)
+        return not version("torch").endswith("+cpu")
+    except (SegrefineError, PackageNotFoundError):
+        return False
+
+
+if not _has_gpu():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: GPU kernels are computed on the CPU
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ class Variant:
         constants: the others.
         warps: of a program.
         stages: of the pipelined loop.
+        ships: a plugin launches it; others are compiled and checked alone.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Variant:
     constants: Mapping[str, Any]
     warps: int = 4
     stages: int = 2
+    ships: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def split_width(width: int) -> tuple[int, int]:
 
 
 def list_variants() -> Iterator[Variant]:
-    """What the package ships."""
+    """Every kernel that is checked; what `ships` of it is in the package."""
     for dtype in ("fp16", "fp32"):
         for width in WIDTHS:
             yield attention_variant(dtype, width, sparse=False)
@@ -103,6 +105,7 @@ def attention_variant(dtype: str, width: int, *, sparse: bool, rank: int = RANK)
         types=(tensor,) * 5 + (("*i32",) if sparse else ()) + ("i32", "i32", "i32", tensor),
         constants=constants | {"ROWS": rows, "COLUMNS": columns},
         warps=8 if width > 128 else 4,
+        ships=not sparse,
     )
 
 
@@ -114,6 +117,7 @@ def hausdorff_variant(dtype: str) -> Variant:
         types=(f"*{dtype}", f"*{dtype}", "*fp32", "i32", "i32", "i32", "*fp32"),
         constants={"ROWS": 64, "COLUMNS": 64, "DEPTH": 32},
         warps=8,
+        ships=dtype == "fp32",
     )
 
 
@@ -177,17 +181,23 @@ def check_ptx(ptx: str, architecture: str) -> None:
 
 
 def write_kernels(folder: Path) -> int:
-    """Writes every variant to `folder`, checked, and `kernels.json` with how each is launched; bytes of all texts."""
+    """Checks every variant; writes to `folder` those that ship, and `kernels.json` with how each of them is launched.
+
+    Returns:
+        Bytes of their texts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     launches, size = {}, 0
     for variant in list_variants():
         compiled = compile_variant(variant)
         for architecture in ARCHITECTURES:
             check_ptx(compiled.ptx, architecture)
+        print(f"{variant.name}: {len(compiled.ptx)} bytes, shared memory {compiled.shared}", flush=True)
+        if not variant.ships:
+            continue
         (folder / f"{variant.name}.ptx").write_text(compiled.ptx)
         launches[variant.name] = {name: value for name, value in asdict(compiled).items() if name != "ptx"}
         size += len(compiled.ptx)
-        print(f"{variant.name}: {len(compiled.ptx)} bytes, shared memory {compiled.shared}", flush=True)
     (folder / "kernels.json").write_text(json.dumps(launches, indent=1) + "\n")
     return size
 
