@@ -74,7 +74,7 @@ def main(repeats: int, full_size: bool, device: str) -> None:
             f"# {TITLE}",
             f"{name_of(device)}; medians of {repeats} interleaved calls.",
             markdown_table(["what", "on", "ms", "eager ÷ this (bar: 2)"], rows),
-            f"Device memory of buffers and intermediate results at the peak: {peak / 2**20:.0f} MiB.",
+            f"Device memory at the peak, of the engines with their weights and of PyTorch: {peak / 2**20:.0f} MiB.",
             "## Parity with PyTorch in float32, as a share of its tolerance",
             markdown_table(
                 ["engine", "worst comparison", "error ÷ tolerance"], [[n, *row] for n, row in worst.items()]
@@ -84,7 +84,9 @@ def main(repeats: int, full_size: bool, device: str) -> None:
     )
     click.echo(markdown)
     if device == "cuda":
-        write_result("gpu_engines", {"seconds": times, "parity": worst, "not_run": problems}, markdown)
+        write_result(
+            "gpu_engines", {"seconds": times, "parity": worst, "peak_bytes": peak, "not_run": problems}, markdown
+        )
     if wrong := [name for name, (_, share) in worst.items() if not float(share) <= 1]:
         raise click.ClickException(f"past the tolerance of parity: {', '.join(wrong)}")
 

@@ -123,6 +123,12 @@ class Model:
             "resolution": self.resolution,
         }  # fmt: skip
 
+    def peak_memory(self) -> int | None:
+        """The most memory of the GPU that was taken, bytes; None on the CPU."""
+        from segrefine.engines import peak_memory
+
+        return peak_memory(self.backend, self.device)
+
     def describe(self) -> str:
         """The model in words."""
         model = self.bundle or "the demo model that ships with segrefine (--bundle chooses another)"

@@ -129,11 +129,13 @@ def refine(
             )
         outputs.write(pixels, coarse, label, result, refiner)
     seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
-    values = _summary(pixels, coarse, result) | {"seconds": seconds, "model": model.to_dict()}
     values = {
         "label": label,
         "image": str(image),
-        **values,
+        **_summary(pixels, coarse, result),
+        "seconds": seconds,
+        "peak_gpu_memory": model.peak_memory(),
+        "model": model.to_dict(),
         "outputs": {name: str(path) for name, path in outputs.files()},
     }
     for warning in _warnings(label, coarse, result, model):

@@ -186,6 +186,7 @@ def segment(
         "refined": refine,
         "outputs": outputs.write(pixels, result),
         "seconds": {"load": loaded, **result.seconds, "total": time.perf_counter() - started},
+        "peak_gpu_memory": model.peak_memory(),
         "model": model.to_dict(),
     }
     if left := outputs.other_maps([span.text for span in spans]):

@@ -2,7 +2,7 @@
 
 from segrefine.engines.build import EngineFile, build_engine
 from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision, cut_batch
-from segrefine.engines.load import built_options, load_engine, served_sizes
+from segrefine.engines.load import built_options, load_engine, peak_memory, served_sizes
 from segrefine.engines.tensorrt import TensorRtOptions
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "built_options",
     "cut_batch",
     "load_engine",
+    "peak_memory",
     "served_sizes",
 ]

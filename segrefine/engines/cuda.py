@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from functools import cache
 from threading import RLock
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segrefine.engines.resident import Resident
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 
 
@@ -72,6 +74,18 @@ def open_gpu(index: int) -> Gpu:
     return Gpu(index)
 
 
+class DeviceCopy:
+    """Memory of one tensor on a GPU, given back with this object.
+
+    Attributes:
+        address: of the memory.
+    """
+
+    def __init__(self, gpu: Gpu, size: int) -> None:
+        self.address = gpu.allocate(size)
+        weakref.finalize(self, gpu.discard, self.address).atexit = False
+
+
 class Gpu:
     """A GPU, its one stream, and the scratch memory that its engines share: they run one after another.
 
@@ -79,16 +93,18 @@ class Gpu:
         index: number of the device.
         lock: held while an engine runs.
         stream: the stream that all work goes to.
-        held: device memory that is held now, bytes.
-        peak: the most device memory that was held at once through this object, bytes; not that of engines' weights.
+        resident: what the device has of arrays on the host.
+        peak: the most device memory that was taken since this object was made, bytes: weights, buffers, intermediate
+            results, and what other programs took meanwhile.
     """
 
     def __init__(self, index: int) -> None:
         self._cuda: Any = import_cuda()
-        self.index, self.lock, self.held, self.peak = index, RLock(), 0, 0
-        self._sizes: dict[int, int] = {}
+        self.index, self.lock, self.peak = index, RLock(), 0
+        self.resident: Resident[DeviceCopy] = Resident()
+        self._discarded: list[int] = []
         self._scratch = self._scratch_size = 0
-        self.select()
+        self._free_at_first = self.free_memory()
         self.stream: Any = self._call("cudaStreamCreate")
 
     def select(self) -> None:
@@ -97,16 +113,23 @@ class Gpu:
 
     def allocate(self, size: int) -> int:
         """The address of new device memory."""
+        while self._discarded:
+            self.free(self._discarded.pop())
         address = int(self._call("cudaMalloc", size))
-        self._sizes[address] = size
-        self.held += size
-        self.peak = max(self.peak, self.held)
+        self.note_memory()
         return address
 
     def free(self, address: int) -> None:
         """Gives device memory back."""
-        self.held -= self._sizes.pop(address)
         self._call("cudaFree", address)
+
+    def discard(self, address: int) -> None:
+        """Gives device memory back when next some is allocated; may be called at any time, by any thread."""
+        self._discarded.append(address)
+
+    def note_memory(self) -> None:
+        """Counts what is taken now towards `peak`."""
+        self.peak = max(self.peak, self._free_at_first - self.free_memory())
 
     def free_memory(self) -> int:
         """Device memory that nobody holds, bytes."""
@@ -140,6 +163,11 @@ class Gpu:
         """Queues a copy from the device to pinned memory."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", memory.ctypes.data, address, memory.nbytes, kind, self.stream)
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Queues a copy from one place on the device to another."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, size, kind, self.stream)
 
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""

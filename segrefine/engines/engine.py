@@ -72,7 +72,10 @@ class Engine(Protocol):
 
 
 def cut_batch(feeds: Mapping[str, NDArray[Any]], most: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """The feeds in parts, along their first axis, of at most `most` samples each."""
+    """The feeds in parts, along their first axis, of at most `most` samples each; the very arrays where that is all."""
+    if len(next(iter(feeds.values()))) <= most:
+        yield dict(feeds)
+        return
     for first in range(0, len(next(iter(feeds.values()))), most):
         yield {name: values[first : first + most] for name, values in feeds.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segrefine.bundle import Bundle
+from segrefine.engines.cuda import open_gpu
 from segrefine.engines.engine import Engine, EnginePrecision, parse_device, unknown_backend
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
@@ -71,6 +72,16 @@ def load_engine(
             return _load_tensorrt(bundle, component, backend, device)
         case _:
             raise unknown_backend(backend)
+
+
+def peak_memory(backend: str, device: str) -> int | None:
+    """The most memory of its GPU that this process took, bytes, see `Gpu.peak`; None for engines on the CPU.
+
+    Raises:
+        BackendError: there is no such device.
+    """
+    kind, index = parse_device(device)
+    return open_gpu(index).peak if kind == "cuda" or backend.startswith("tensorrt") else None
 
 
 def served_sizes(engine: Engine) -> list[dict[str, tuple[int, int]]]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines.cpu_attention import with_flash_attention
+from segrefine.engines.cuda import open_gpu
 from segrefine.engines.engine import Closing, check_threads, parse_device
 from segrefine.engines.hardware import cpu_identity, gpu_identity
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
+from segrefine.engines.resident import LEAST_BYTES, Resident
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
 
@@ -51,8 +55,12 @@ class OnnxRuntimeEngine(Closing):
         options = _session_options(ort, optimized=optimized)
         if threads is not None:
             options.intra_op_num_threads = check_threads(threads)
+        kind, index = parse_device(device)
+        self._gpu = open_gpu(index) if kind == "cuda" and check_provider(device) else None
         source = _with_flash_attention(path, options) if flash else path
         self._session: Any = _create_session(ort, source, path, device, options)
+        if self._gpu:
+            self._gpu.note_memory()
         self._outputs = [tensor.name for tensor in spec.outputs]
         self.spec = spec
         _check_graph(self._session, spec, path)
@@ -64,14 +72,53 @@ class OnnxRuntimeEngine(Closing):
         self.spec.check_feeds(feeds)
         wanted = [only] if only else self._outputs
         try:
-            values = self._session.run(wanted, dict(feeds))
+            if self._gpu is None:
+                return dict(zip(wanted, self._session.run(wanted, dict(feeds)), strict=True))
+            outputs = run_bound(self._session, feeds, wanted, ("cuda", self._gpu.index))
+            self._gpu.note_memory()
+            return outputs
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise EngineError(f"{self.spec.name} failed in ONNX Runtime: {error}") from error
-        return dict(zip(wanted, values, strict=True))
 
     def close(self) -> None:
         """Frees the session; closing twice is fine."""
         self._session = None
+
+
+def run_bound(
+    session: Any, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str], device: tuple[str, int]
+) -> dict[str, NDArray[Any]]:
+    """The outputs of a session that takes its inputs and leaves its outputs on a device.
+
+    What the device still has of an input, because another session gave it, is not sent there again.
+
+    Args:
+        session: ONNX Runtime's.
+        feeds: the inputs by name.
+        wanted: names of outputs.
+        device: kind and number of the one that the session runs on.
+    """
+    ort, binding, resident = _import_onnxruntime(), session.io_binding(), _resident(*device)
+    for name, values in feeds.items():
+        there = resident.find(values)
+        if there is None:
+            there = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), *device)
+        binding.bind_ortvalue_input(name, there)
+    for name in wanted:
+        binding.bind_output(name, *device)
+    session.run_with_iobinding(binding)
+    outputs = {}
+    for name, value in zip(wanted, binding.get_outputs(), strict=True):
+        outputs[name] = array = value.numpy()
+        if array.nbytes >= LEAST_BYTES:
+            resident.keep(array, value)
+    return outputs
+
+
+@cache
+def _resident(kind: str, index: int) -> Resident[Any]:
+    """What a device has of arrays that sessions on it gave."""
+    return Resident()
 
 
 def optimize_graph(graph: Path, recipe: EngineRecipe, target: Path, device: str) -> None:

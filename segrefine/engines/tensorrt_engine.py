@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.engines.cuda import Gpu, open_gpu
+from segrefine.engines.cuda import DeviceCopy, Gpu, open_gpu
 from segrefine.engines.engine import Closing, cut_batch
+from segrefine.engines.resident import LEAST_BYTES
 from segrefine.engines.tensorrt import Library, import_first
 from segrefine.errors import EngineError, MissingDependencyError, ShapeError
 from segrefine.spec import ComponentSpec, TensorSpec
@@ -58,6 +59,7 @@ class TensorRtEngine(Closing):
             self._buffers = {each.name: _Buffer(self._gpu) for each in (*spec.inputs, *spec.outputs)}
             self._fixed = library == "tensorrt" and all(low == high for low, _, high in self._limits.values())
             self._graph: tuple[int, Any] | None = None
+            self._gpu.note_memory()
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name; see `Engine`."""
@@ -70,6 +72,9 @@ class TensorRtEngine(Closing):
         with self._gpu.lock:
             self._gpu.select()
             parts = [self._run(_fill_batch(part, low[0]), wanted) for part in cut_batch(feeds, high[0])]
+            self._gpu.note_memory()
+        if len(parts) == 1 and count >= low[0]:
+            return parts[0]
         return {each.name: np.concatenate([part[each.name] for part in parts])[:count] for each in wanted}
 
     def close(self) -> None:
@@ -113,10 +118,14 @@ class TensorRtEngine(Closing):
             shape = tuple(self._context.get_tensor_shape(tensor.name))
             self._context.set_tensor_address(tensor.name, self._buffers[tensor.name].prepare(shape, tensor.dtype))
         self._execute()
-        for tensor in wanted:
-            self._buffers[tensor.name].download()
+        buffers = {tensor.name: self._buffers[tensor.name] for tensor in wanted}
+        copies = {name: buffer.download() for name, buffer in buffers.items()}
         self._gpu.synchronize()
-        return {tensor.name: self._buffers[tensor.name].read() for tensor in wanted}
+        outputs = {name: buffer.read() for name, buffer in buffers.items()}
+        for name, copy in copies.items():
+            if copy:
+                self._gpu.resident.keep(outputs[name], copy)
+        return outputs
 
     def _execute(self) -> None:
         scratch, size = self._gpu.scratch(max(1, self._engine.device_memory_size_v2))
@@ -252,15 +261,24 @@ class _Buffer:
         return self._address
 
     def upload(self, values: NDArray[Any]) -> int:
-        """Queues the copy of an array to the device; its address there."""
+        """Queues the copy of an array to the device, from there if it has one; the address."""
         self.prepare(values.shape, values.dtype.name)
+        if copy := self._gpu.resident.find(values):
+            self._gpu.copy(self._address, copy.address, values.nbytes)
+            return self._address
         self._view[...] = values
         self._gpu.upload(self._address, self._pinned[: self._view.nbytes])
         return self._address
 
-    def download(self) -> None:
-        """Queues the copy of the tensor to the host."""
-        self._gpu.download(self._pinned[: self._view.nbytes], self._address)
+    def download(self) -> DeviceCopy | None:
+        """Queues the copy of the tensor to the host; another one on the device, if it is large."""
+        size = self._view.nbytes
+        self._gpu.download(self._pinned[:size], self._address)
+        if size < LEAST_BYTES:
+            return None
+        copy = DeviceCopy(self._gpu, size)
+        self._gpu.copy(copy.address, self._address, size)
+        return copy
 
     def read(self) -> NDArray[Any]:
         """What was downloaded, a new array."""

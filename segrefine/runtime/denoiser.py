@@ -184,4 +184,5 @@ class Denoiser:
         """An engine's output for a batch of any size, once all of it is finite."""
         most = max(1, MAX_PIXELS // feeds["sample"][0, 0].size)
         parts = [self.engines[component](part, only=output)[output] for part in cut_batch(feeds, most)]
-        return check_finite(np.concatenate(parts), component, step)
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)  # the very array: a GPU may still have it
+        return check_finite(whole, component, step)

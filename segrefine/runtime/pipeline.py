@@ -244,7 +244,7 @@ class Refiner(EngineSet[G4SegSettings]):
         """Discrepancy and new probability, float32 (L, h, w), of each label's image by its features (L, N, C)."""
         s, count = self.settings, len(generated)
         feeds = {
-            "features_original": np.repeat(original, count, 0),
+            "features_original": original if count == len(original) else np.repeat(original, count, 0),
             "features_generated": generated,
             "foreground": probability[:, None],
             "evidence": evidence[:, None].astype(np.float32),

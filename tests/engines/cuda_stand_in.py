@@ -40,7 +40,8 @@ class Cuda:
         self.recording: list[Callable[[], None]] | None = None
         self.graphs: list[list[Callable[[], None]]] = []
         self.launched = 0
-        self.capacity = 1 << 40
+        self.capacity, self.weights = 1 << 40, 0
+        self.copied: dict[str, int] = {}
 
     def cudaGetDeviceCount(self) -> tuple[Any, int]:
         return OK, 1
@@ -55,7 +56,7 @@ class Cuda:
         return OK, 8 if attribute == real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor else 9
 
     def cudaMemGetInfo(self) -> tuple[Any, int, int]:
-        return OK, self.capacity - sum(map(len, self.device.values())), self.capacity
+        return OK, self.capacity - self.weights - sum(map(len, self.device.values())), self.capacity
 
     def cudaSetDevice(self, index: int) -> tuple[Any]:
         return (OK if index == 0 else real.cudaError_t.cudaErrorInvalidDevice,)
@@ -80,9 +81,12 @@ class Cuda:
         return (OK,)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: Any) -> tuple[Any]:
-        up = kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._check(self.device if up else self.pinned, target, size)
-        self._check(self.pinned if up else self.device, source, size)
+        direction = kind.name.removeprefix("cudaMemcpy")
+        there = {"Host": self.pinned, "Device": self.device}
+        begin, end = direction.split("To")
+        self._check(there[end], target, size)
+        self._check(there[begin], source, size)
+        self.copied[direction] = self.copied.get(direction, 0) + size
         self.enqueue(lambda: ctypes.memmove(target, source, size), stream)
         return (OK,)
 
@@ -213,6 +217,7 @@ class _Runtime:
     def deserialize_cuda_engine(self, content: bytes) -> _Engine | None:
         try:
             job = json.loads(content)
+            self.module.cuda.weights += len(content)
         except ValueError:
             self.log.log(self.module.ILogger.ERROR, "Magic tag does not match")
             return None

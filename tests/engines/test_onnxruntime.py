@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
-from segrefine.engines.onnxruntime import OnnxRuntimeEngine
+from segrefine.engines import onnxruntime as ort_engine
+from segrefine.engines.onnxruntime import OnnxRuntimeEngine, run_bound
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.spec import TensorSpec
-from tests.tiny_bundle import CHAIN, CHANNELS, LINEAR, chain_graph, linear, linear_graph
+from tests.tiny_bundle import CHAIN, CHANNELS, LINEAR, chain, chain_graph, linear, linear_graph
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
 TIMESTEP = np.arange(3)
@@ -107,3 +109,24 @@ def test_missing_library_names_the_extra(graph: Path, monkeypatch: pytest.Monkey
     with pytest.raises(MissingDependencyError) as caught:
         OnnxRuntimeEngine(graph, LINEAR)
     assert caught.value.hint and 'pip install "segrefine[cpu]"' in caught.value.hint
+
+
+def test_bound_sessions_hand_on_what_is_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA, with the CPU in its place."""
+    monkeypatch.setattr(ort_engine, "LEAST_BYTES", 0)
+    sessions = []
+    for name, model in (("linear", linear_graph()), ("chain", chain_graph())):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        sessions.append(ort.InferenceSession(tmp_path / f"{name}.onnx", providers=["CPUExecutionProvider"]))
+    device, feeds = ("cpu", 0), {"sample": np.asfortranarray(SAMPLE), "timestep": TIMESTEP}
+    given = run_bound(sessions[0], feeds, ["out_sample"], device)["out_sample"]
+    np.testing.assert_allclose(given, linear(SAMPLE, TIMESTEP), atol=1e-5)
+    result = run_bound(sessions[1], {"sample": given}, ["out_sample"], device)["out_sample"]
+    np.testing.assert_allclose(result, chain(given), rtol=1e-4, atol=1e-3)
+    on_device = ort_engine._resident(*device)
+    on_device.keep(given, ort.OrtValue.ortvalue_from_numpy(np.ones_like(given)))  # another value: is it this one?
+    result = run_bound(sessions[1], {"sample": given}, ["out_sample"], device)["out_sample"]
+    np.testing.assert_allclose(result, chain(np.ones_like(given)), rtol=1e-4, atol=1e-3)
+    assert on_device.find(given.copy()) is None
+    del given, result
+    assert not on_device._copies

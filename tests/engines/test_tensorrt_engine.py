@@ -17,7 +17,7 @@ import pytest
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import TensorRtOptions, load, load_engine, tensorrt_engine
+from segrefine.engines import TensorRtOptions, load, load_engine, peak_memory, tensorrt_engine
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines.recipe import EngineRecipe, graph_hashes, write_sidecar
 from segrefine.engines.tensorrt import _workspace
@@ -107,7 +107,48 @@ def test_engines_share_the_memory_for_intermediate_results(gpu: Cuda, bundle: Bu
             np.testing.assert_allclose(one(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
             np.testing.assert_allclose(other({"sample": SAMPLE})["out_sample"], chain(SAMPLE), rtol=1e-4, atol=1e-3)
     assert [len(memory) for memory in gpu.device.values()] == [4096]
-    assert cuda_module.open_gpu(0).peak == 4096 + 3 * SAMPLE.nbytes + SAMPLE.nbytes + FEEDS["timestep"].nbytes
+    tensors = 4 * SAMPLE.nbytes + FEEDS["timestep"].nbytes
+    assert peak_memory("tensorrt", "cpu") == gpu.weights + 4096 + tensors > 4096 + tensors
+    assert peak_memory("onnxruntime", "cpu") is None
+
+
+def test_what_one_engine_gave_is_not_sent_again_to_the_next(
+    gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_engine, "LEAST_BYTES", 0)
+    for component in ("linear", "chain"):
+        build(bundle, component, "tensorrt")
+    with load_engine(bundle, "linear", "tensorrt") as one, load_engine(bundle, "chain", "tensorrt") as other:
+        given = one(FEEDS)["out_sample"]
+        one(FEEDS | {"sample": SAMPLE + 1})  # what it gave before stays what it was
+        sent = gpu.copied["HostToDevice"]
+        result = other({"sample": given})["out_sample"]
+        assert gpu.copied["HostToDevice"] == sent
+        np.testing.assert_allclose(result, chain(linear(*FEEDS.values())), rtol=1e-4, atol=1e-2)
+        with pytest.raises(ValueError, match="read-only"):
+            given[0] = 0
+        other({"sample": given.copy()})
+        assert gpu.copied["HostToDevice"] == sent + given.nbytes
+        held = len(gpu.device)
+        del given, result
+        one(FEEDS)
+        assert len(gpu.device) <= held, "memory of arrays that are gone"
+
+
+def test_features_stay_on_the_device(gpu: Cuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = next(iter(load_samples(demo_samples()).values()))
+    bundle = Bundle.open(shutil.copytree(demo_bundle(), tmp_path / "demo"))
+    for component in Refiner.components(bundle):
+        build(bundle, component, "tensorrt", most=16)
+    sent, masks = [], []
+    with Refiner.from_bundle(bundle.path, backend="tensorrt") as refiner:
+        for least in (1 << 40, 0):
+            monkeypatch.setattr(tensorrt_engine, "LEAST_BYTES", least)
+            gpu.copied.clear()
+            masks.append(refiner(scene.image, scene.coarse, scene.label).probability)
+            sent.append(gpu.copied["HostToDevice"])
+    np.testing.assert_array_equal(*masks)
+    assert sent[0] - sent[1] == 2 * 256 * 64 * 4  # features of the image and of the generated one: pixels, channels
 
 
 def test_batch_beyond_the_largest_goes_in_parts(gpu: Cuda, bundle: Bundle) -> None:

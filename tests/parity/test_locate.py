@@ -98,7 +98,8 @@ def test_inputs_that_are_known_to_overflow_are_tried_first(tmp_path: Path) -> No
     weight = "unet.conv_in.weight"
     bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle", 1e36)
     sizes = {"batch": 1, "height": 16, "width": 16, "pixels": 256, "tokens": 77}
-    module = GRAPHS["unet"](Source(checkpoint=load_checkpoint(demo_checkpoint()), attend=attend_naive))
+    checkpoint, taps = load_checkpoint(demo_checkpoint()), bundle.manifest.feature_taps
+    module = GRAPHS["unet"](Source(checkpoint=checkpoint, attend=attend_naive, taps=taps))
     feeds = named_inputs(module, example_inputs(module, sizes))
     feeds["sample"] *= 1e4
     [found] = locate_divergences(bundle, demo_checkpoint(), {"unet": feeds})
