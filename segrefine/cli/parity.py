@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,13 +47,12 @@ def parity(
     """
     from segrefine.assets import demo_samples
     from segrefine.cli.samples import load_samples
-    from segrefine.engines.tensorrt import Library, check_builder
 
     opened = Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
     rows = []
     with console.progress("comparing", long=True) as tell:
-        if locate and backend in get_args(Library):
-            check_builder(backend)  # it builds engines of its own: known now, not after everything was compared
+        if locate:
+            _check_locating(backend)
         tell("loading PyTorch", None)
         with torch_imports("parity"):
             from segrefine.export.comparison import Scene
@@ -87,6 +86,15 @@ def parity(
             f"{len(failed)} of {len(rows)} comparisons are past tolerance, the worst {worst.component} ({worst.step})",
             hint="is the reference what the bundle was exported from? If so, export it again",
         )
+
+
+def _check_locating(backend: str) -> None:
+    """Checks that `--locate` can build the engines that it takes: known now, not after everything was compared."""
+    from segrefine.engines.tensorrt import check_builder
+
+    match backend:
+        case "tensorrt" | "tensorrt-rtx":
+            check_builder(backend)
 
 
 def _wrong_components(failed: Sequence[ParityRow], bundle: Bundle) -> dict[str, Feeds | None]:

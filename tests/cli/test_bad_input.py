@@ -232,3 +232,8 @@ def test_damaged_engine_beside_a_whole_one_is_a_warning(run, scene, bundle, tmp_
     assert result.exit_code == 0, result.output
     [line] = [line for line in result.stderr.splitlines() if line.startswith("warning: an engine of unet is left out")]
     assert "is damaged" in line and f"build it again: segrefine build-engine {bundle}" in line
+
+
+def test_locating_where_no_engine_can_be_built(fails):
+    line = fails("parity", "demo", "--reference", "demo", "--backend", "tensorrt", "--locate")
+    assert "the builder of tensorrt is not installed" in line
