@@ -150,8 +150,9 @@ def test_samples_beyond_the_bound_go_in_parts(segmenter, monkeypatch):
 
 def test_guidance_that_overflows_is_named(segmenter):
     settings = replace(SETTINGS, guidance_scale=3e38, image_guidance_scale=1e38)
-    with pytest.raises(NumericalError, match=r"guidance gave a value that is not finite \(t="):
+    with pytest.raises(NumericalError, match=r"guidance gave a value that is not finite \(t=") as caught:
         Segmenter(segmenter.bundle, segmenter.engines, settings=settings)(picture(), ["fox"])
+    assert segmenter.bundle.manifest.dtype == "fp32" and "--dtype fp32" not in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("seed", [-1, None, 1.5, "a"])
