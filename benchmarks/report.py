@@ -124,9 +124,13 @@ def _plain(value: object) -> object:
 
 
 def _processor() -> str:
-    described = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.+)", described.read_text()) if described.exists() else []
-    return models[0] if models else platform.processor() or platform.machine()
+    """The processor's name, and what it has for matrices of few bits."""
+    file = Path("/proc/cpuinfo")
+    described = file.read_text() if file.exists() else ""
+    models, flags = re.findall(r"model name\s*: (.+)", described), set(described.split())
+    extras = [flag for flag in ("avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if flag in flags]
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name}, {', '.join(extras)}" if extras else name
 
 
 def _versions() -> dict[str, str]:
