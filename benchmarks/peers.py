@@ -135,7 +135,7 @@ def main(sizes: tuple[str, ...], folder: Path) -> None:
 
 TITLES = {
     "demo": "The demo model, one 128×128 image",
-    "sd15": "The size of Stable Diffusion 1.5, one 512×512 image",
+    "sd15": "SD 1.5 in size, one 512×512 image",
 }
 
 
