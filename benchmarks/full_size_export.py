@@ -19,7 +19,7 @@ import click
 import torch
 
 from benchmarks.full_size import FOLDER, write_full_size
-from benchmarks.report import RESULTS, markdown_table, write_result
+from benchmarks.report import markdown_table, read_result, write_result
 from benchmarks.timing import run_command
 from segrefine.bundle import Bundle
 
@@ -59,9 +59,7 @@ class Row:
 def main(folder: Path, models: tuple[str, ...]) -> None:
     """Measure exports and loading; the figures of models that are left out are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    before, data = RESULTS / "full_size.json", {}
-    if before.exists():
-        data = {name: rows for name, rows in json.loads(before.read_text()).items() if name != "machine"}
+    data = read_result("full_size")
     for name in models:
         rows = _sd15(folder) if name == "sd15" else _sdxl(folder)
         data[name] = [dataclasses.asdict(row) for row in rows]

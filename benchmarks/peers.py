@@ -33,7 +33,7 @@ from benchmarks.figures import plot_times
 from benchmarks.full_size import FOLDER, write_full_size
 from benchmarks.peer_worker import COMPILED, OURS, SESSIONS
 from benchmarks.plain_export import export_plain
-from benchmarks.report import RESULTS, markdown_table, write_result
+from benchmarks.report import RESULTS, markdown_table, read_result, write_result
 from benchmarks.timing import REST, peak_gflops
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.bundle import Bundle
@@ -115,9 +115,7 @@ class Worker:
 def main(sizes: tuple[str, ...], folder: Path) -> None:
     """Measure segrefine beside its peers."""
     torch.set_num_threads(THREADS)
-    data: dict[str, Any] = {}
-    if (before := RESULTS / "peers.json").exists():
-        data = {name: value for name, value in json.loads(before.read_text()).items() if name != "machine"}
+    data = read_result("peers")
     for name in sizes:
         size = _demo(folder) if name == "demo" else _sd15(folder)
         described = {"bars": size.bars, "settings": size.settings, "gflop": _gflop(size)}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -102,6 +103,13 @@ def write_result(name: str, data: Mapping[str, object], markdown: str, *, result
     path = results / f"{name}.md"
     path.write_text(f"{markdown.rstrip()}\n\n## Machine\n\n{facts}\n", encoding="utf-8")
     return path
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """The figures that `write_result` wrote, without the machine; nothing where there are none."""
+    file = RESULTS / f"{name}.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {key: value for key, value in content.items() if key != "machine"}
 
 
 def _cell(value: object) -> str:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.full_size import FOLDER
 from benchmarks.peers import TITLES
-from benchmarks.report import RESULTS, markdown_table, write_result
+from benchmarks.report import markdown_table, read_result, write_result
 from segrefine.assets import demo_bundle
 
 THREADS = 2
@@ -94,9 +94,7 @@ def main(sizes: tuple[str, ...], folder: Path) -> None:
             repeats=0,
         ),
     }
-    data: dict[str, Any] = {}
-    if (before := RESULTS / "scaling.json").exists():
-        data = {name: value for name, value in json.loads(before.read_text()).items() if name != "machine"}
+    data = read_result("scaling")
     for name in sizes:
         data[name] = {" ".join(backend): _measure(known[name], backend) for backend in BACKENDS}
     tables = [_table(data[name], TITLES[name]) for name in TITLES if name in data]

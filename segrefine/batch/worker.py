@@ -57,6 +57,10 @@ class Job:
         """The same with so many threads in each process."""
         return replace(self, engines=self.engines | {"threads": threads})
 
+    def share_cores(self, workers: int) -> Job:
+        """The same with the cores of this machine shared out among processes, where nobody named their threads."""
+        return self.with_threads(self.engines["threads"] or max(1, (os.cpu_count() or 1) // workers))
+
     def open_dataset(self) -> Dataset:
         """The data set.
 

@@ -96,17 +96,17 @@ def _check(source: Path, output: Path, images: Path | None, address: str | None,
 def _run_here(console: Console, job: Job, workers: int, resume: bool) -> dict[str, Any]:
     from segrefine.batch.run import run_batch
 
-    threads = job.engines["threads"] or max(1, (os.cpu_count() or 1) // workers)
     with _Progress(console) as progress:
-        return run_batch(job.with_threads(threads), workers=workers, resume=resume, tell=progress.tell)
+        return run_batch(job.share_cores(workers), workers=workers, resume=resume, tell=progress.tell)
 
 
 def _share(model: Model, gpus: float | None) -> Share:
     """What each worker takes of the machine that it is on: a core for each thread, and a GPU where it needs one."""
     from segrefine.batch.cluster import Share
+    from segrefine.engines import needs_gpu
 
-    on_gpu = model.device.startswith("cuda") or model.backend.startswith("tensorrt")
-    return Share(cpus=model.threads or 1, gpus=float(on_gpu) if gpus is None else gpus)
+    needed = float(needs_gpu(model.backend, model.device))
+    return Share(cpus=model.threads or 1, gpus=needed if gpus is None else gpus)
 
 
 def _run_on_cluster(

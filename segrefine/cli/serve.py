@@ -128,10 +128,11 @@ def _serve_on_ray(
     console: Console, offers: Sequence[Offer], limits: Limits, api_key: str | None, address: Address,
     scale: tuple[int, int], cluster: str | None,
 ) -> None:  # fmt: skip
+    from segrefine.engines import needs_gpu
     from segrefine.serve.cluster import Scale, build_application, deploy, join_cluster, wait_and_end
 
     first = offers[0]
-    on_gpu = first.served.device != "cpu" or first.served.backend.startswith("tensorrt")
+    on_gpu = needs_gpu(first.served.backend, first.served.device)
     wanted = Scale(fewest=scale[0], most=scale[1], cpus=first.engines["threads"] or 1, gpus=int(on_gpu))
     port = address.port
     if cluster is None:

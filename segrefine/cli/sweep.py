@@ -74,7 +74,6 @@ def sweep(
     from segrefine.runtime.pipeline import Refiner
 
     workers = workers or os.cpu_count() or 1
-    threads = model.threads or max(1, (os.cpu_count() or 1) // workers)
     with model.open() as refiner:
         variants = plan_variants(refiner.settings, wanted or [(name, ()) for name in AXES])
         for variant in variants:
@@ -82,7 +81,7 @@ def sweep(
     job = Job(
         source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(), seed=seed,
         guarded=guarded, crop=crop,
-    ).with_threads(threads)  # fmt: skip
+    ).share_cores(workers)  # fmt: skip
     with console.progress("sweep", long=True) as tell:
         rows, before = run_sweep(
             job, truth.absolute(), variants, workers=workers, resume=resume,

@@ -119,14 +119,8 @@ class FolderDataset:
     def _read_label_map(self, path: Path, size: tuple[int, int]) -> list[LabelledMask]:
         indices = read_label_map(path)
         check_size(indices.shape, size, path.name)
-        masks = []
-        for index in np.unique(indices).tolist():
-            if index == 0 or (index == IGNORED and index not in self._classes):
-                continue
-            if index not in self._classes:
-                raise MaskError(f"{path.name} holds index {index}, which has no name", hint=f"name it in {CLASSES}")
-            masks.append((self._classes[index], (indices == index).astype(np.float32)))
-        return masks
+        masks = split_label_map(indices, self._classes, path.name)
+        return [(label, mask.astype(np.float32)) for label, mask in masks]
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether all masks of an item are in `output`."""
@@ -176,6 +170,27 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
         message = f"{path}: expected a label map of whole numbers (H, W), got {stored.dtype} {stored.shape}"
         raise MaskError(message, hint="save the indices as a palette PNG")
     return stored.astype(np.int32)
+
+
+def split_label_map(
+    indices: NDArray[np.integer[Any]], classes: Mapping[int, str], name: str
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The label and the mask, bool (H, W), of each class in a label map but the background and what is of no class.
+
+    Args:
+        indices: whole numbers (H, W).
+        classes: names by index.
+        name: of the file, for errors.
+
+    Raises:
+        MaskError: an index has no name.
+    """
+    for index in np.unique(indices).tolist():
+        if index == 0 or (index == IGNORED and index not in classes):
+            continue
+        if index not in classes:
+            raise MaskError(f"{name} holds index {index}, which has no name", hint=f"name it in {CLASSES}")
+        yield classes[index], indices == index
 
 
 def walk(root: Path) -> Iterator[str]:

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.datasets.coco import read_annotation, read_coco
-from segrefine.datasets.folder import CLASSES, IGNORED, MASK_SUFFIXES, VOC_CLASSES, read_classes, read_label_map, walk
+from segrefine.datasets.folder import (
+    CLASSES,
+    IGNORED,
+    MASK_SUFFIXES,
+    VOC_CLASSES,
+    read_classes,
+    read_label_map,
+    split_label_map,
+    walk,
+)
 from segrefine.datasets.items import Kind
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import read_mask, read_stored
@@ -104,13 +113,7 @@ class FolderMasks:
     def _read_label_map(self, file: Path) -> Parts:
         indices = read_label_map(file)
         ignored = indices == IGNORED if IGNORED not in self._classes else None
-        masks = {}
-        for index in np.unique(indices).tolist():
-            if index == 0 or (index == IGNORED and ignored is not None):
-                continue
-            if index not in self._classes:
-                raise MaskError(f"{file} holds index {index}, which has no name", hint=f"name it in {CLASSES}")
-            masks[self._classes[index]] = indices == index
+        masks = dict(split_label_map(indices, self._classes, str(file)))
         background = self._classes.get(0, "background")
         size = indices.shape[0], indices.shape[1]
         return Parts(size=size, masks=masks, labels={key: key for key in masks}, ignored=ignored, background=background)

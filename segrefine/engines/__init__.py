@@ -1,7 +1,7 @@
 """ONNX graphs made into engines, and engines run: the only part of segrefine that knows an inference library."""
 
 from segrefine.engines.build import EngineFile, build_engine
-from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision, cut_batch
+from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision, cut_batch, needs_gpu
 from segrefine.engines.load import built_options, load_engine, peak_memory, served_sizes
 from segrefine.engines.tensorrt import TensorRtOptions
 
@@ -17,6 +17,7 @@ __all__ = [
     "built_options",
     "cut_batch",
     "load_engine",
+    "needs_gpu",
     "peak_memory",
     "served_sizes",
 ]

@@ -113,6 +113,11 @@ def unknown_backend(name: str) -> BackendError:
     return BackendError(f"there is no backend {name!r}", hint=f"choose one of: {', '.join(BACKENDS)}")
 
 
+def needs_gpu(backend: str, device: str) -> bool:
+    """Whether engines of a backend run on a GPU; TensorRT's always do."""
+    return device.startswith("cuda") or backend.startswith("tensorrt")
+
+
 def parse_device(device: str) -> tuple[str, int]:
     """Kind and number of a device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
 

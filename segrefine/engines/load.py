@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segrefine.bundle import Bundle
 from segrefine.engines.cuda import open_gpu
-from segrefine.engines.engine import Engine, EnginePrecision, parse_device, unknown_backend
+from segrefine.engines.engine import Engine, EnginePrecision, needs_gpu, parse_device, unknown_backend
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
 from segrefine.engines.openvino import BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
@@ -80,8 +80,8 @@ def peak_memory(backend: str, device: str) -> int | None:
     Raises:
         BackendError: there is no such device.
     """
-    kind, index = parse_device(device)
-    return open_gpu(index).peak if kind == "cuda" or backend.startswith("tensorrt") else None
+    _, index = parse_device(device)
+    return open_gpu(index).peak if needs_gpu(backend, device) else None
 
 
 def served_sizes(engine: Engine) -> list[dict[str, tuple[int, int]]]:

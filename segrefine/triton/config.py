@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segrefine.bundle import Manifest
-from segrefine.engines import EnginePrecision
+from segrefine.engines import EnginePrecision, needs_gpu
 from segrefine.errors import SettingsError
 from segrefine.triton.signature import SIGNATURES, Tensor
 
@@ -61,7 +61,7 @@ class Serving:
     @property
     def on_gpu(self) -> bool:
         """Whether instances are placed on a GPU."""
-        return self.device != "cpu" or self.backend.startswith("tensorrt")
+        return needs_gpu(self.backend, self.device)
 
 
 class Word(str):
