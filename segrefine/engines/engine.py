@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import BackendError, SettingsError
@@ -84,14 +83,6 @@ def even_parts(count: int, most: int) -> list[slice]:
     """At most `most` parts of a batch of `count`, all of one size; the last two overlap where that does not go up."""
     size = -(-count // min(count, most))
     return [slice(last - size, last) for last in (min(first + size, count) for first in range(0, count, size))]
-
-
-def join_parts(values: Sequence[NDArray[Any]], parts: Sequence[slice]) -> NDArray[Any]:
-    """A new array of the whole batch from the values of its `even_parts`."""
-    joined = np.empty((parts[-1].stop, *values[0].shape[1:]), values[0].dtype)
-    for part, each in zip(parts, values, strict=True):
-        joined[part] = each
-    return joined
 
 
 MOST_THREADS = 256

@@ -9,7 +9,7 @@ from segrefine.engines.cuda import open_gpu
 from segrefine.engines.engine import Engine, EnginePrecision, needs_gpu, parse_device, unknown_backend
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
-from segrefine.engines.openvino import BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
+from segrefine.engines.openvino import BFLOAT16_COMPONENTS, LARGE_BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine
 from segrefine.engines.tensorrt import Library, TensorRtOptions
 from segrefine.engines.tensorrt_engine import TensorRtEngine, TensorRtEngines, import_runtime
@@ -17,7 +17,11 @@ from segrefine.engines.tensorrt_preflight import find_tensorrt_engines
 from segrefine.errors import SettingsError
 
 LARGE = 2**27
-"""Bytes of a graph and its weights from which attention gets ONNX Runtime's own body while loading, which delays it."""
+"""Bytes of a large graph and its weights.
+
+In ONNX Runtime its attention gets a body of the runtime's own while loading, which delays that; see also
+`OpenVinoEngine`.
+"""
 
 
 def load_engine(
@@ -53,21 +57,21 @@ def load_engine(
     if precision == "bf16" and backend != "openvino":
         raise SettingsError(f"{backend} does not compute in bf16", hint="add --backend openvino")
     check_precision(bundle, "fp32" if precision == "bf16" else precision)
+    large = sum(bundle.manifest.files[name].size for name in bundle.graph_files(component)) >= LARGE
     match backend:
         case "onnxruntime":
             recipe = onnxruntime_recipe(bundle, component, device)
             built = find_engine(bundle, recipe)
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
-            size = sum(bundle.manifest.files[name].size for name in bundle.graph_files(component))
-            flash = built is None and recipe.options.get("attention") == "flash" and size >= LARGE
+            flash = built is None and recipe.options.get("attention") == "flash" and large
             return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None, flash=flash)
         case "openvino":
             built = find_engine(bundle, openvino_recipe(bundle, component, device))
-            reduced = precision == "bf16" and component in BFLOAT16_COMPONENTS
+            reduced = precision == "bf16" and component in (LARGE_BFLOAT16_COMPONENTS if large else BFLOAT16_COMPONENTS)
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
-            return OpenVinoEngine(graph, spec, threads, precision="bf16" if reduced else "fp32")
+            return OpenVinoEngine(graph, spec, threads, precision="bf16" if reduced else "fp32", large=large)
         case "tensorrt" | "tensorrt-rtx":
             return _load_tensorrt(bundle, component, backend, device)
         case _:

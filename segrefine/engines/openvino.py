@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines.engine import Closing, check_threads, even_parts, join_parts
+from segrefine.engines.engine import Closing, check_threads, even_parts
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
@@ -21,7 +22,10 @@ from segrefine.spec import ComponentSpec
 BFLOAT16_COMPONENTS = ("unet", "unet_features", "label_denoiser")
 """What `precision="bf16"` computes in bfloat16: the denoiser, where the time goes. The rest stays in float32."""
 
-_MOST_SHAPES = 8
+LARGE_BFLOAT16_COMPONENTS = (*BFLOAT16_COMPONENTS, "vae_encoder")
+"""The same of large models, whose image encoder takes a quarter of a refinement in float32."""
+
+_MOST_SHAPES, _THREADS_FOR_LARGE = 8, 4
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _HINT = 'install it: pip install "segrefine[openvino]"'
 
@@ -31,13 +35,16 @@ class OpenVinoEngine(Closing):
 
     A graph of fixed shapes runs a fifth faster than one of free shapes: all that only computes sizes is gone. A batch
     is cut into one part for each thread: threads that share an operator wait for each other at its end, hundreds of
-    times in a denoiser.
+    times in a denoiser. Of a large graph that is little beside the work, and compiling takes as long as computing two
+    samples; there a batch goes through sample by sample, four threads to each, so that all batches share what was
+    compiled.
 
     Args:
         path: an ONNX graph, or the ``.xml`` that `convert_graph` made from one.
         spec: what it takes and gives; the graph must agree.
         threads: CPU threads; None lets OpenVINO choose.
         precision: ``"fp32"``, or ``"bf16"`` to compute in bfloat16 wherever OpenVINO can.
+        large: one sample is work enough for four threads.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -46,13 +53,22 @@ class OpenVinoEngine(Closing):
         SettingsError: `threads` is out of range.
     """
 
-    def __init__(self, path: Path, spec: ComponentSpec, threads: int | None = None, *, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: ComponentSpec,
+        threads: int | None = None,
+        *,
+        precision: str = "fp32",
+        large: bool = False,
+    ) -> None:
         check_openvino(precision)
         self._core: Any = _import_openvino().Core()
         self._options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision]}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = check_threads(threads)
-        self._most_parts = threads or self._core.get_property("CPU", "RANGE_FOR_STREAMS")[1]
+        threads = threads or self._core.get_property("CPU", "RANGE_FOR_STREAMS")[1]
+        self._large, self._most_streams = large, max(1, threads // _THREADS_FOR_LARGE) if large else threads
         self._model: Any = _read(self._core, path)
         self._compiled: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
         self.spec = spec
@@ -63,16 +79,22 @@ class OpenVinoEngine(Closing):
         if self._model is None:
             raise EngineError(f"the engine of {self.spec.name} is closed")
         self.spec.check_feeds(feeds)
+        count, outputs = len(feeds[self.spec.inputs[0].name]), dict[str, NDArray[Any]]()
+        parts = self._parts(count)
+        shapes = {name: values[parts[0]].shape for name, values in feeds.items()}
         try:
-            parts = even_parts(len(feeds[self.spec.inputs[0].name]), self._most_parts if self.spec.has_batch else 1)
-            shapes = {name: values[parts[0]].shape for name, values in feeds.items()}
             requests = self._requests(shapes, only, len(parts))
-            for request, part in zip(requests, parts, strict=True):
-                request.start_async({name: values[part] for name, values in feeds.items()}, share_inputs=True)
-            for request in requests:
-                request.wait()
-            wanted = [only] if only else [tensor.name for tensor in self.spec.outputs]
-            return {name: join_parts([each.get_tensor(name).data for each in requests], parts) for name in wanted}
+            for first in range(0, len(parts), len(requests)):
+                running = list(zip(requests, parts[first:], strict=False))
+                for request, part in running:
+                    request.start_async({name: values[part] for name, values in feeds.items()}, share_inputs=True)
+                for request, part in running:
+                    request.wait()
+                    for name in [only] if only else [tensor.name for tensor in self.spec.outputs]:
+                        values = request.get_tensor(name).data
+                        whole = outputs.setdefault(name, np.empty((count, *values.shape[1:]), values.dtype))
+                        whole[part] = values
+            return outputs
         except RuntimeError as error:
             raise EngineError(f"{self.spec.name} failed in OpenVINO: {error}") from error
 
@@ -81,8 +103,15 @@ class OpenVinoEngine(Closing):
         self._model = None
         self._compiled.clear()
 
+    def _parts(self, count: int) -> list[slice]:
+        """A batch of `count` in parts of one size."""
+        if not self.spec.has_batch:
+            return [slice(count)]
+        return even_parts(count, count if self._large else self._most_streams)
+
     def _requests(self, shapes: Mapping[str, tuple[int, ...]], only: str | None, count: int) -> list[Any]:
-        """What computes `count` parts of these shapes at the same time."""
+        """What computes `count` parts of these shapes, as many at the same time as there are threads for."""
+        count = min(count, self._most_streams)
         key = only, count, *(shapes[tensor.name] for tensor in self.spec.inputs)
         if key not in self._compiled:
             model = self._model.clone()

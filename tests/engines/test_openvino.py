@@ -14,8 +14,8 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import CPU_BACKENDS, build_engine, load_engine
-from segrefine.engines.engine import even_parts, join_parts
+from segrefine.engines import CPU_BACKENDS, build_engine, load, load_engine
+from segrefine.engines.engine import even_parts
 from segrefine.engines.openvino import OpenVinoEngine
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.runtime.metrics import iou
@@ -25,6 +25,10 @@ from tests.tiny_bundle import CHANNELS, LINEAR, chain, linear, linear_graph, wri
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
 TIMESTEP = np.arange(3)
 HAS_BFLOAT16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def open_rounded() -> Refiner:
+    return Refiner.from_bundle(demo_bundle(), backend="openvino", precision="bf16")
 
 
 @pytest.fixture
@@ -39,9 +43,9 @@ def bundle(tmp_path: Path) -> Bundle:
     return write_bundle(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("threads", [None, 1, 3])
-def test_engine_computes_the_graph_at_every_shape(graph: Path, threads: int | None) -> None:
-    with OpenVinoEngine(graph, LINEAR, threads) as engine:
+@pytest.mark.parametrize(("threads", "large"), [(None, False), (1, False), (3, False), (2, True), (9, True)])
+def test_engine_computes_the_graph_at_every_shape(graph: Path, threads: int | None, large: bool) -> None:
+    with OpenVinoEngine(graph, LINEAR, threads, large=large) as engine:
         for batch in (3, 1, *range(2, 12), 3):  # more shapes than are kept
             sample, timestep = np.resize(SAMPLE, (batch, CHANNELS)), np.arange(batch)
             outputs = engine({"sample": sample, "timestep": timestep})
@@ -56,7 +60,7 @@ def test_parts_of_a_batch_are_even_and_cover_it(count: int, most: int) -> None:
     parts = even_parts(count, most)
     assert len(parts) <= min(count, most)
     assert {len(batch[part]) for part in parts} == {-(-count // min(count, most))}
-    np.testing.assert_array_equal(join_parts([batch[part] for part in parts], parts), batch)
+    np.testing.assert_array_equal(np.unique(np.concatenate([batch[part] for part in parts])), batch)
 
 
 def test_outputs_are_new_arrays(graph: Path) -> None:
@@ -91,13 +95,21 @@ def test_weights_of_a_built_engine_count(bundle: Bundle) -> None:
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
 def test_masks_in_bfloat16_are_nearly_those_in_float32() -> None:
     scenes = list(load_samples(demo_samples()).values())[:6]
-    with (
-        Refiner.from_bundle(demo_bundle()) as exact,
-        Refiner.from_bundle(demo_bundle(), backend="openvino", precision="bf16") as rounded,
-    ):
+    with Refiner.from_bundle(demo_bundle()) as exact, open_rounded() as rounded:
         pairs = [[refiner(s.image, s.coarse, s.label) for refiner in (exact, rounded)] for s in scenes]
     assert any(np.any(ours.text_evidence != theirs.text_evidence) for ours, theirs in pairs)
     assert min(iou(ours.mask, theirs.mask) for ours, theirs in pairs) > 0.97
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
+@pytest.mark.parametrize("large", [False, True])
+def test_images_are_encoded_in_bfloat16_where_the_model_is_large(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    if large:
+        monkeypatch.setattr(load, "LARGE", 0)
+    image = next(iter(load_samples(demo_samples()).values())).image
+    with Refiner.from_bundle(demo_bundle()) as exact, open_rounded() as rounded:
+        error = np.abs(exact.encode_image(image) - rounded.encode_image(image)).max()
+    assert 1e-3 < error < 0.2 if large else error < 1e-4
 
 
 @pytest.mark.skipif(HAS_BFLOAT16, reason="this CPU has bfloat16")
