@@ -28,15 +28,18 @@ class Bonds:
     def __init__(self, image: NDArray[np.uint8], contrast: float) -> None:
         self._shape = image.shape[:2]
         self._stride = image.shape[1] + _REACH
-        colour = np.asarray(image / 255, np.float32)
-        gaps = {offset: _length_squared(_ahead(colour, offset) - _behind(colour, offset)) for offset in _OFFSETS}
-        scale = 2 * contrast**2 * max(np.mean([gap.mean() for gap in gaps.values() if gap.size] or [0]), 1e-6)
+        planes = self.line(np.moveaxis(image, -1, 0) * np.float32(1 / 255))
+        inside = self.line(np.ones(self._shape, np.float32))
+        places = {offset: offset[0] * self._stride + offset[1] for offset in _OFFSETS}
+        paired = {offset: inside[ahead:] * inside[:-ahead] for offset, ahead in places.items()}
+        gaps = {offset: np.square(planes[:, ahead:] - planes[:, :-ahead]).sum(0) for offset, ahead in places.items()}
+        means = [np.dot(gaps[offset], each) / each.sum() for offset, each in paired.items() if each.any()]
+        scale = 2 * contrast**2 * max(np.mean(means or [0]), 1e-6)
         total = sum(1 / np.hypot(*offset) for offset in _OFFSETS) * 2
         self._bonds: list[tuple[int, Floats]] = []
-        for offset, gap in gaps.items():
-            bond, places = np.zeros(self._shape, np.float32), offset[0] * self._stride + offset[1]
-            _behind(bond, offset)[...] = np.exp(-gap / scale) / (np.hypot(*offset) * total)
-            self._bonds.append((places, self.line(bond)[:-places]))
+        for offset, ahead in places.items():
+            strength = np.exp(gaps[offset] * np.float32(-1 / scale)) * paired[offset]
+            self._bonds.append((ahead, strength * np.float32(1 / (np.hypot(*offset) * total))))
 
     def line(self, values: Floats) -> Floats:
         """A map (H, W) as a line of pixels; of several maps (…, H, W) their lines."""
@@ -120,21 +123,3 @@ def _solve(bonds: Bonds, values: Floats, weights: Floats, smoothness: float) -> 
         previous, length = length, float((residual * scaled).sum())
         direction = scaled + np.float32(length / previous) * direction
     return u
-
-
-def _length_squared(vectors: Floats) -> Floats:
-    return np.asarray(np.einsum("ijk,ijk->ij", vectors, vectors), np.float32)
-
-
-def _behind(array: Floats, offset: tuple[int, int]) -> Floats:
-    """The part of `array` (H, W, …) whose pixels have a partner at `offset`."""
-    dy, dx = offset
-    height, width = array.shape[:2]
-    return array[: max(height - dy, 0), max(-dx, 0) : max(width - max(dx, 0), 0)]
-
-
-def _ahead(array: Floats, offset: tuple[int, int]) -> Floats:
-    """The partners at `offset` of the pixels in `_behind`."""
-    dy, dx = offset
-    height, width = array.shape[:2]
-    return array[dy:, max(dx, 0) : max(width + min(dx, 0), 0)]
