@@ -2,7 +2,7 @@
 
 from segrefine.engines.build import EngineFile, build_engine
 from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision, cut_batch, needs_gpu
-from segrefine.engines.load import built_options, load_engine, peak_memory, served_sizes
+from segrefine.engines.load import built_options, load_engine, load_engines, peak_memory, served_sizes
 from segrefine.engines.tensorrt import TensorRtOptions
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "built_options",
     "cut_batch",
     "load_engine",
+    "load_engines",
     "needs_gpu",
     "peak_memory",
     "served_sizes",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from segrefine.bundle import Bundle
 from segrefine.engines.cuda import open_gpu
-from segrefine.engines.engine import Engine, EnginePrecision, needs_gpu, parse_device, unknown_backend
+from segrefine.engines.engine import Engine, EnginePrecision, check_threads, needs_gpu, parse_device, unknown_backend
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
 from segrefine.engines.openvino import BFLOAT16_COMPONENTS, LARGE_BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
@@ -57,7 +62,7 @@ def load_engine(
     if precision == "bf16" and backend != "openvino":
         raise SettingsError(f"{backend} does not compute in bf16", hint="add --backend openvino")
     check_precision(bundle, "fp32" if precision == "bf16" else precision)
-    large = sum(bundle.manifest.files[name].size for name in bundle.graph_files(component)) >= LARGE
+    large = _graph_size(bundle, component) >= LARGE
     match backend:
         case "onnxruntime":
             recipe = onnxruntime_recipe(bundle, component, device)
@@ -76,6 +81,35 @@ def load_engine(
             return _load_tensorrt(bundle, component, backend, device)
         case _:
             raise unknown_backend(backend)
+
+
+def load_engines(
+    bundle: Bundle,
+    components: Sequence[str],
+    backend: str = "onnxruntime",
+    *,
+    device: str = "cpu",
+    precision: EnginePrecision | None = None,
+    threads: int | None = None,
+) -> dict[str, Engine]:
+    """The engines of several components, by name; on the CPU as many are loaded at the same time as there are threads.
+
+    Raises:
+        SegrefineError: see `load_engine`; none stays open.
+    """
+    load = partial(load_engine, bundle, backend=backend, device=device, precision=precision, threads=threads)
+    cores = (os.cpu_count() or 1) if threads is None else check_threads(threads)
+    most = 1 if needs_gpu(backend, device) else cores
+    with ThreadPoolExecutor(min(most, len(components))) as pool:
+        largest_first = sorted(components, key=partial(_graph_size, bundle), reverse=True)
+        loading = {name: pool.submit(load, name) for name in largest_first}
+    with ExitStack() as stack:
+        for each in loading.values():
+            if each.exception() is None:
+                stack.enter_context(each.result())
+        engines = {name: loading[name].result() for name in components}
+        stack.pop_all()
+    return engines
 
 
 def peak_memory(backend: str, device: str) -> int | None:
@@ -105,6 +139,11 @@ def built_options(bundle: Bundle, component: str, backend: str, device: str) -> 
             return [TensorRtOptions.of(recipe) for _, recipe in _find_tensorrt(bundle, component, backend, index)]
         case _:
             return []
+
+
+def _graph_size(bundle: Bundle, component: str) -> int:
+    """Bytes of a graph and its weights."""
+    return sum(bundle.manifest.files[name].size for name in bundle.graph_files(component))
 
 
 def _load_tensorrt(bundle: Bundle, component: str, library: Library, device: str) -> TensorRtEngines:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Method
-from segrefine.engines import Closing, Engine, EnginePrecision, load_engine
+from segrefine.engines import Closing, Engine, EnginePrecision, load_engines
 from segrefine.errors import NumericalError, SettingsError
 from segrefine.runtime.grid import FittedImage, fit_to_grid
 from segrefine.runtime.text import Text, size_condition
@@ -84,13 +84,11 @@ class EngineSet(Closing, Generic[SettingsT]):
         """
         bundle = Bundle.open(path)
         bundle.check_method(cls.method)
+        names = cls.components(bundle)
+        engines = load_engines(bundle, names, backend, device=device, precision=precision, threads=threads)
         with ExitStack() as stack:
-            engines = {
-                name: stack.enter_context(
-                    load_engine(bundle, name, backend, device=device, precision=precision, threads=threads)
-                )
-                for name in cls.components(bundle)
-            }
+            for engine in engines.values():
+                stack.enter_context(engine)
             opened = cls(bundle, engines, settings=settings)
             if resolution is not None:
                 opened.resolution = _check_resolution(resolution, bundle)
