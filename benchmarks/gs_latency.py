@@ -26,10 +26,11 @@ from benchmarks.timing import (
 from segrefine.assets import demo_gs_bundle, demo_gs_checkpoint
 from segrefine.export.label_parity import run_label_reference, with_samples
 from segrefine.export.modules import LABEL_GRAPHS
-from segrefine.reference.checkpoint import load_label_checkpoint
+from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.segmenter import Segment, Segmenter
+from segrefine.settings import GsSettings
 
 Segmenters = Mapping[str, Segmenter]
 PHRASES = (
@@ -38,6 +39,8 @@ PHRASES = (
 )
 """For the first of the shipped scenes: of what is there and of what is not."""
 COUNTS = (1, 8)
+CAREFUL = {"samples": 8, "steps": 4}
+"""Settings that give an uncertainty, of the curves in `benchmarks.gs_quality`."""
 
 
 @click.command()
@@ -52,6 +55,7 @@ def main(repeats: int, threads: int) -> None:
         settings = next(iter(segmenters.values())).settings
         eager = Gs(checkpoint, settings)
         loops = {count: _loop(segmenters, eager, PHRASES[:count], repeats) for count in COUNTS}
+        careful = _careful_loop(segmenters, checkpoint, repeats)
         batch = {"label_denoiser": settings.samples}
         components = time_components(segmenters, lambda name: LABEL_GRAPHS[name](checkpoint), batch, repeats, peak)
         overlaps = _overlaps(segmenters, eager)
@@ -78,13 +82,15 @@ def main(repeats: int, threads: int) -> None:
             "Both compute all phrases in one batch; without guidance nothing of the empty phrase. bf16: the denoiser "
             "in bfloat16. Least IoU: of a mask with eager's, over the objects of the 12 shipped scenes.",
             markdown_table(header, rows),
+            f"One phrase with an uncertainty, {CAREFUL['samples']} samples of {CAREFUL['steps']} steps each:",
+            markdown_table(["whole loop", "ms", "eager ÷ this"], _careful_rows(careful)),
             "## Components",
             f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",
             markdown_table(COMPONENT_COLUMNS, components),
         ]
     )
     click.echo(markdown)
-    data = {"seconds": loops, "least_iou": overlaps, "components": components, "settings": settings}
+    data = {"seconds": loops, "careful": careful, "least_iou": overlaps, "components": components, "settings": settings}
     write_result("gs_latency", data | {"peak_gflops": peak}, markdown)
 
 
@@ -105,6 +111,18 @@ def _loop(segmenters: Segmenters, eager: Gs, phrases: Sequence[str], repeats: in
     return take_turns(
         contestants | {"PyTorch eager": partial(theirs, eager), "torch.compile": partial(theirs, compiled)}, repeats
     )
+
+
+def _careful_loop(segmenters: Segmenters, checkpoint: LabelCheckpoint, repeats: int) -> dict[str, list[float]]:
+    """As `_loop`, one phrase, but with `CAREFUL` settings."""
+    settings = GsSettings.from_dict(next(iter(segmenters.values())).settings.to_dict() | CAREFUL)
+    changed = {name: Segmenter(each.bundle, each.engines, settings=settings) for name, each in segmenters.items()}
+    return _loop(changed, Gs(checkpoint, settings), PHRASES[:1], repeats)
+
+
+def _careful_rows(seconds: dict[str, list[float]]) -> list[list[str]]:
+    medians = {name: float(np.median(times)) for name, times in seconds.items()}
+    return [[name, f"{1e3 * each:.0f}", f"{medians['PyTorch eager'] / each:.2f}"] for name, each in medians.items()]
 
 
 def _masks(segments: Sequence[Segment]) -> list[np.ndarray]:

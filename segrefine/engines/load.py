@@ -14,7 +14,7 @@ from segrefine.engines.cuda import open_gpu
 from segrefine.engines.engine import Engine, EnginePrecision, check_threads, needs_gpu, parse_device, unknown_backend
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
-from segrefine.engines.openvino import BFLOAT16_COMPONENTS, LARGE_BFLOAT16_COMPONENTS, OpenVinoEngine, openvino_recipe
+from segrefine.engines.openvino import OpenVinoEngine, openvino_recipe, rounds_to_bfloat16
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine
 from segrefine.engines.tensorrt import Library, TensorRtOptions
 from segrefine.engines.tensorrt_engine import TensorRtEngine, TensorRtEngines, import_runtime
@@ -73,7 +73,7 @@ def load_engine(
             return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None, flash=flash)
         case "openvino":
             built = find_engine(bundle, openvino_recipe(bundle, component, device))
-            reduced = precision == "bf16" and component in (LARGE_BFLOAT16_COMPONENTS if large else BFLOAT16_COMPONENTS)
+            reduced = precision == "bf16" and rounds_to_bfloat16(bundle, component, large=large)
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
             return OpenVinoEngine(graph, spec, threads, precision="bf16" if reduced else "fp32", large=large)

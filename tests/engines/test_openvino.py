@@ -11,7 +11,7 @@ import onnx
 import openvino
 import pytest
 
-from segrefine.assets import demo_bundle, demo_samples
+from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS, build_engine, load, load_engine
@@ -20,15 +20,12 @@ from segrefine.engines.openvino import OpenVinoEngine
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
 from tests.tiny_bundle import CHANNELS, LINEAR, chain, linear, linear_graph, write_bundle
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
 TIMESTEP = np.arange(3)
 HAS_BFLOAT16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def open_rounded() -> Refiner:
-    return Refiner.from_bundle(demo_bundle(), backend="openvino", precision="bf16")
 
 
 @pytest.fixture
@@ -95,21 +92,37 @@ def test_weights_of_a_built_engine_count(bundle: Bundle) -> None:
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
 def test_masks_in_bfloat16_are_nearly_those_in_float32() -> None:
     scenes = list(load_samples(demo_samples()).values())[:6]
-    with Refiner.from_bundle(demo_bundle()) as exact, open_rounded() as rounded:
+    with (
+        Refiner.from_bundle(demo_bundle()) as exact,
+        Refiner.from_bundle(demo_bundle(), backend="openvino", precision="bf16") as rounded,
+    ):
         pairs = [[refiner(s.image, s.coarse, s.label) for refiner in (exact, rounded)] for s in scenes]
     assert any(np.any(ours.text_evidence != theirs.text_evidence) for ours, theirs in pairs)
     assert min(iou(ours.mask, theirs.mask) for ours, theirs in pairs) > 0.97
 
 
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
-@pytest.mark.parametrize("large", [False, True])
-def test_images_are_encoded_in_bfloat16_where_the_model_is_large(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+@pytest.mark.parametrize(
+    ("pipeline", "path", "large", "rounded"),
+    [
+        (Refiner, demo_bundle(), False, False),
+        (Refiner, demo_bundle(), True, True),
+        (Segmenter, demo_gs_bundle(), False, True),
+    ],
+)
+def test_images_are_encoded_in_bfloat16_by_large_models_and_for_label_diffusion(
+    monkeypatch: pytest.MonkeyPatch,
+    pipeline: type[Refiner] | type[Segmenter],
+    path: Path,
+    large: bool,
+    rounded: bool,
+) -> None:
     if large:
         monkeypatch.setattr(load, "LARGE", 0)
     image = next(iter(load_samples(demo_samples()).values())).image
-    with Refiner.from_bundle(demo_bundle()) as exact, open_rounded() as rounded:
-        error = np.abs(exact.encode_image(image) - rounded.encode_image(image)).max()
-    assert 1e-3 < error < 0.2 if large else error < 1e-4
+    with pipeline.from_bundle(path) as exact, pipeline.from_bundle(path, backend="openvino", precision="bf16") as ours:
+        error = np.abs(exact.encode_image(image) - ours.encode_image(image)).max()
+    assert 1e-3 < error < 0.2 if rounded else error < 1e-4
 
 
 @pytest.mark.skipif(HAS_BFLOAT16, reason="this CPU has bfloat16")
