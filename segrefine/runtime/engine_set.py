@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segrefine.bundle import Bundle, Method
 from segrefine.engines import Closing, Engine, EnginePrecision, load_engines
 from segrefine.errors import NumericalError, SettingsError
-from segrefine.runtime.grid import FittedImage, fit_to_grid
+from segrefine.runtime.grid import FittedImage, fit_to_grid, size_on_grid
 from segrefine.runtime.text import Text, size_condition
 from segrefine.runtime.tiling import map_tiles
 from segrefine.runtime.tokenizer import ClipTokenizer
@@ -97,12 +97,23 @@ class EngineSet(Closing, Generic[SettingsT]):
 
     def fit(self, image: NDArray[np.uint8]) -> FittedImage:
         """The image on the model's grid."""
-        cell = self.bundle.manifest.vae_scale_factor
-        return fit_to_grid(image, side=self.resolution, multiple=LATENT_MULTIPLE * cell)
+        return fit_to_grid(image, side=self.resolution, multiple=self._multiple)
+
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size (height, width) on the model's grid of an image of `size`, in pixels."""
+        return size_on_grid(size, side=self.resolution, multiple=self._multiple)[1]
+
+    @property
+    def _multiple(self) -> int:
+        return LATENT_MULTIPLE * self.bundle.manifest.vae_scale_factor
 
     def encode_image(self, image: NDArray[np.uint8]) -> Floats:
         """Scaled latents, float32 (1, c, h, w), of an image on the model's grid, uint8 (H, W, 3)."""
-        sample = image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
+        return self.encode_images(image[None])
+
+    def encode_images(self, images: NDArray[np.uint8]) -> Floats:
+        """Scaled latents, float32 (I, c, h, w), of images on the model's grid, uint8 (I, H, W, 3)."""
+        sample = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
         encode = partial(self._run_codec, "vae_encoder", "sample", "latent_sample")
         return map_tiles(encode, sample, per_latent=(self.bundle.manifest.vae_scale_factor, 1))
 

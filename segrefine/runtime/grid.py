@@ -58,12 +58,18 @@ def fit_to_grid(image: NDArray[np.uint8], *, side: int, multiple: int) -> Fitted
         side: the model's image side in pixels.
         multiple: pixels on a side of the coarsest cell of the network.
     """
-    height, width, _ = image.shape
+    size = image.shape[0], image.shape[1]
+    content, grid = size_on_grid(size, side=side, multiple=multiple)
+    scaled = Image.fromarray(image).resize(content[::-1], Image.Resampling.BICUBIC)
+    return FittedImage(image=_pad(np.asarray(scaled), grid), size=size, content=content)
+
+
+def size_on_grid(size: tuple[int, int], *, side: int, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """`content` and `grid`, (height, width) in pixels, of `FittedImage`, for an image of `size`; see `fit_to_grid`."""
+    height, width = size
     scale = side / max(height, width)
     content = max(multiple, round(height * scale)), max(multiple, round(width * scale))
-    scaled = Image.fromarray(image).resize(content[::-1], Image.Resampling.BICUBIC)
-    filled = [-(-extent // multiple) * multiple for extent in content]
-    return FittedImage(image=_pad(np.asarray(scaled), filled), size=(height, width), content=content)
+    return content, (-(-content[0] // multiple) * multiple, -(-content[1] // multiple) * multiple)
 
 
 def _resize(

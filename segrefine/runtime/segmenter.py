@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines import Engine, cut_batch
-from segrefine.errors import PromptError, SettingsError
+from segrefine.errors import ImageError, PromptError, SettingsError
 from segrefine.runtime.denoiser import Observe
 from segrefine.runtime.edges import EdgeSettings, follow_edges, logit
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
@@ -32,8 +32,13 @@ from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
 COMPONENTS = ("vae_encoder", "label_denoiser")
+Asked = tuple[NDArray[np.uint8], Sequence[str]]
+"""An image, uint8 (H, W, 3) RGB, and the phrases that are looked for in it."""
+
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
+ENCODE_SHARE = 4
+"""The image encoder is given so much less at once than the denoiser; its memory grows with the image's pixels."""
 EDGES, MASK_WEIGHT = EdgeSettings(contrast=1.0, iterations=2), 0.5
 """The edge step's numbers, and the weight in it of the sampled mask's log-odds; measured on validation scenes."""
 
@@ -156,28 +161,75 @@ class Segmenter(EngineSet[GsSettings]):
             SettingsError: the seed is no number, or negative.
             NumericalError: an engine gave a value that is not finite.
         """
-        check_image(image)
+        return self.segment_images([(image, phrases)], seed=seed, progress=progress, observe=observe)[0]
+
+    def segment_images(
+        self,
+        asked: Sequence[Asked],
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        observe: Observe | None = None,
+    ) -> tuple[Segmentation, ...]:
+        """The masks of what phrases name in each of several images, whose phrases are one batch of the denoiser.
+
+        Every mask is what it would be if its image and its phrase were alone, up to rounding.
+
+        Args:
+            asked: images, uint8 (H, W, 3) RGB, of one shape on the model's grid (`fit`), each with its phrases.
+            seed: of the noise.
+            progress: told of every stage.
+            observe: told of every step of every batch of phrases.
+
+        Raises:
+            ImageError: an image is of another shape or type, or the images are not of one shape on the grid.
+            SegrefineError: see `__call__`.
+        """
         if not isinstance(seed, int) or seed < 0:
             raise SettingsError(f"seed: expected a whole number of 0 or more, got {seed!r}")
-        ids = self._tokenize(phrases)
-        fit = self.fit(image)
-        grid = fit.image[..., 0].size // self.bundle.manifest.vae_scale_factor**2
-        batch = max(1, MAX_PIXELS // (self.settings.samples * self.settings.predictions * grid))
-        watch = Watch(progress, steps=2 + 2 * -(-len(phrases) // batch))
-        z = self.encode_image(fit.image)
+        ids = np.concatenate([self._tokenize(phrases) for _, phrases in asked])
+        fits = self._fit_alike([image for image, _ in asked])
+        wanted = [(number, phrase) for number, (_, phrases) in enumerate(asked) for phrase in phrases]
+        owners = np.array([number for number, _ in wanted])
+        batch = max(1, self.most_samples(fits[0].grid) // self.settings.samples)
+        watch = Watch(progress, steps=2 + 2 * -(-len(wanted) // batch))
+        z = self._encode(fits)
         watch.step("image")
-        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fit.grid) for i in range(0, len(ids), TEXT_BATCH)]
+        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
         texts = join_texts(parts)
         watch.step("text")
-        segments: list[Segment] = []
-        for first in range(0, len(phrases), batch):
-            named = phrases[first : first + batch]
-            noise = np.random.default_rng(seed)
-            masks = self._sample(z, pick_texts(texts, np.s_[first : first + batch]), noise, observe)
+        segments: list[list[Segment]] = [[] for _ in asked]
+        for first in range(0, len(wanted), batch):
+            part = np.s_[first : first + batch]
+            masks = self._sample(z, owners[part], pick_texts(texts, part), np.random.default_rng(seed), observe)
             watch.step("sample")
-            segments += read_samples(named, masks, fit, edges=self.settings.edges)
+            for number in dict.fromkeys(owners[part].tolist()):
+                rows = np.flatnonzero(owners[part] == number)
+                named = [wanted[first + row][1] for row in rows]
+                segments[number] += read_samples(named, masks[rows], fits[number], edges=self.settings.edges)
             watch.step("edges")
-        return Segmentation(segments=tuple(segments), seconds=watch.seconds)
+        return tuple(Segmentation(segments=tuple(each), seconds=watch.seconds) for each in segments)
+
+    def most_samples(self, grid: tuple[int, int]) -> int:
+        """Masks that are drawn at once, at most, on a grid (height, width) in pixels; one or more."""
+        latents = grid[0] * grid[1] // self.bundle.manifest.vae_scale_factor**2
+        return max(1, MAX_PIXELS // (self.settings.predictions * latents))
+
+    def _fit_alike(self, images: Sequence[NDArray[np.uint8]]) -> list[FittedImage]:
+        for image in images:
+            check_image(image)
+        fits = [self.fit(image) for image in images]
+        if len(grids := {fit.grid for fit in fits}) > 1:
+            raise ImageError(f"expected images of one shape on the model's grid, got {sorted(grids)}",
+                             hint="segment images of other shapes apart")  # fmt: skip
+        return fits
+
+    def _encode(self, fits: Sequence[FittedImage]) -> Floats:
+        """Latents (I, c, h, w) of the images, several at once where they are small: the codec's memory is large."""
+        images = np.stack([fit.image for fit in fits])
+        most = max(1, MAX_PIXELS * self.bundle.manifest.vae_scale_factor**2 // (ENCODE_SHARE * images[0, ..., 0].size))
+        parts = [self.encode_images(images[first : first + most]) for first in range(0, len(images), most)]
+        return np.concatenate(parts)
 
     def _tokenize(self, phrases: Sequence[str]) -> NDArray[np.int64]:
         """Token ids (P, tokens) of the phrases."""
@@ -194,14 +246,16 @@ class Segmenter(EngineSet[GsSettings]):
             raise PromptError(f"phrase {phrase!r}: {error}", hint=error.hint) from error
 
     def _nothing(self, z: Floats) -> Text:
-        """The empty phrase, from which guidance leads away, for an image with latents (1, c, h, w)."""
+        """The empty phrase, from which guidance leads away, for images with latents (I, c, h, w)."""
         height, width = (side * self.bundle.manifest.vae_scale_factor for side in z.shape[2:])
         if (height, width) not in self._empty:
             self._empty = {(height, width): self.encode_text(self.tokenizer(""), (height, width))}
         return self._empty[height, width]
 
-    def _sample(self, z: Floats, named: Text, rng: Generator, observe: Observe | None) -> Floats:
-        """Masks, float32 (P, K, h, w) in [0, 1], under image latents z (1, c, h, w) and P phrases."""
+    def _sample(
+        self, z: Floats, owners: NDArray[np.intp], named: Text, rng: Generator, observe: Observe | None
+    ) -> Floats:
+        """Masks, float32 (P, K, h, w) in [0, 1], of P phrases in the images `owners` (P,) of latents z (I, c, h, w)."""
         s, count = self.settings, count_texts(named)
         channels = int(self.bundle.manifest.components["label_denoiser"].outputs[0].shape[1])
         shape = (s.samples, channels, *z.shape[2:])
@@ -210,6 +264,7 @@ class Segmenter(EngineSet[GsSettings]):
             engine=self.engines["label_denoiser"],
             settings=s,
             image_latents=z,
+            owners=np.repeat(owners, s.samples),
             nothing=self._nothing(z) if s.predictions > 1 else {},
             named=repeat_texts(named, s.samples),
         )
@@ -251,12 +306,13 @@ def read_samples(phrases: Sequence[str], samples: Floats, fit: FittedImage, *, e
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelDenoiser:
-    """The label denoiser under one image and phrases; called by a sampler.
+    """The label denoiser under images and phrases; called by a sampler.
 
     Attributes:
         engine: `label_denoiser`.
         settings: the method's numbers.
-        image_latents: float32 (1, c, h, w).
+        image_latents: float32 (I, c, h, w).
+        owners: (B,), the image of each sample.
         nothing: the empty phrase; not read without guidance.
         named: each sample's phrase.
     """
@@ -264,6 +320,7 @@ class LabelDenoiser:
     engine: Engine
     settings: GsSettings
     image_latents: Floats
+    owners: NDArray[np.intp]
     nothing: Text
     named: Text
 
@@ -273,35 +330,43 @@ class LabelDenoiser:
         ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
         """
         s_text, s_image = self.settings.guidance_scale, self.settings.image_guidance_scale
+        z = self.image_latents[self.owners]
         if s_text == s_image == 1:
-            return self._predict(timestep, [sample], [self.image_latents], [self.named])
-        shared, z = self._distinct(sample), self.image_latents
-        nothing = repeat_texts(self.nothing, len(shared))
+            return self._predict(timestep, [sample], [z], [self.named])
+        rows, place = self._distinct(sample)
+        nothing = repeat_texts(self.nothing, len(rows))
         terms = [(s_text, sample, z, self.named)]
         if s_image != s_text:
-            terms.append((s_image - s_text, shared, z, nothing))
+            terms.append((s_image - s_text, sample[rows], z[rows], nothing))
         if s_image != 1:
-            terms.append((1 - s_image, shared, np.zeros_like(z), nothing))
+            terms.append((1 - s_image, sample[rows], np.zeros_like(z[rows]), nothing))
         output = self._predict(timestep, *zip(*(term[1:] for term in terms), strict=True))
         ends, guided = np.cumsum([len(term[1]) for term in terms])[:-1], np.zeros(sample.shape, np.float32)
         for (weight, *_), part in zip(terms, np.split(output, ends), strict=True):
-            guided += np.float32(weight) * np.tile(part, (len(sample) // len(part), 1, 1, 1))
+            guided += np.float32(weight) * (part if len(part) == len(sample) else part[place])
         return check_finite(guided, "guidance", f"t={timestep}")
 
-    def _distinct(self, sample: Array) -> Array:
-        """The latents of one phrase's samples, where all phrases still have the same, as before the first step."""
-        first = sample[: self.settings.samples]
-        same = (sample.reshape(-1, *first.shape) == first).all()
-        return first if same else sample
+    def _distinct(self, sample: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows that stand for all where only the phrase differs, and for each sample which of these stands for it.
+
+        They are the samples of each image's first phrase, while all of its phrases have the same latents, as before
+        the first step; later, every row.
+        """
+        count = self.settings.samples
+        _, first, image = np.unique(self.owners, return_index=True, return_inverse=True)
+        rows = (first[:, None] + np.arange(count)).ravel()
+        place = image * count + np.arange(len(sample)) % count
+        if (sample == sample[rows][place]).all():
+            return rows, place
+        return np.arange(len(sample)), np.arange(len(sample))
 
     def _predict(
         self, timestep: int, samples: Sequence[Array], image_latents: Sequence[Floats], texts: Sequence[Text]
     ) -> Floats:
         """The output for several batches at once."""
-        pairs = zip(image_latents, samples, strict=True)
         feeds: dict[str, NDArray[Any]] = {
             "sample": np.concatenate(samples, dtype=np.float32),
-            "image_latents": np.concatenate([np.repeat(latents, len(each), 0) for latents, each in pairs]),
+            "image_latents": np.concatenate(image_latents),
             **join_texts(texts),
         }
         feeds["timestep"] = np.full(len(feeds["sample"]), timestep, np.int64)

@@ -211,3 +211,32 @@ def test_engines_do_what_the_reference_does(tiny_label_bundle, tiny_label_checkp
     rows = list(check_parity(tiny_label_bundle, tiny_label_checkpoint, scenes))
     assert {"label_denoiser", "ddim", "ddim, guided", "dpm-solver", "lcm"} <= {row.component for row in rows}
     assert not [row for row in rows if not row.ok]
+
+
+def pictures():
+    """Two images of one shape on the grid, but not of one size."""
+    return picture(), np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("guided", [{}, {"guidance_scale": 3.0, "image_guidance_scale": 2.0}])
+@pytest.mark.parametrize("most", [10**6, 1])
+def test_several_images_at_once_give_what_each_gives_alone(segmenter, monkeypatch, guided, most):
+    monkeypatch.setattr(module, "MAX_PIXELS", most)
+    segment = Segmenter(segmenter.bundle, segmenter.engines, settings=replace(SETTINGS, **guided))
+    asked = [(pictures()[0], ["fox", "the car"]), (pictures()[1], ["tree"]), (pictures()[0], ["apple"])]
+    together = segment.segment_images(asked, seed=3)
+    for (image, phrases), result in zip(asked, together, strict=True):
+        alone = segment(image, phrases, seed=3)
+        assert [each.phrase for each in result.segments] == phrases
+        for ours, wanted in zip(result.segments, alone.segments, strict=True):
+            np.testing.assert_allclose(ours.samples, wanted.samples, atol=1e-4)
+            np.testing.assert_allclose(ours.probability, wanted.probability, atol=1e-3)
+    first, second = together[0].segments[0], together[1].segments[0]
+    assert first.mask.shape == (20, 30) and second.mask.shape == (40, 60)
+
+
+def test_images_at_once_are_of_one_shape_on_the_grid(segmenter):
+    large = Segmenter(segmenter.bundle, segmenter.engines, settings=SETTINGS)
+    large.resolution *= 4
+    with pytest.raises(ImageError, match="one shape on the model's grid"):
+        large.segment_images([(picture(10, 40), ["fox"]), (picture(40, 10), ["fox"])])
