@@ -11,14 +11,14 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import Metrics
-from segrefine.serve.models import Model
+from segrefine.serve.models import Company, Model
 from segrefine.serve.problem import Problem
 from segrefine.serve.stopping import Stopped
 from segrefine.serve.work import Answer, Work
@@ -54,7 +54,7 @@ class Place:
 class _Entry:
     work: Work
     model: Model[Any]
-    key: Hashable | None
+    company: Company | None
     place: Place
     answer: asyncio.Future[Answer]
 
@@ -112,10 +112,10 @@ class Dispatcher:
             Exception: what the model made of it.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(work=work, model=model, key=None, place=place, answer=loop.create_future())
+        entry = _Entry(work=work, model=model, company=None, place=place, answer=loop.create_future())
         try:
             if self._busy >= self._limits.workers:  # only who waits can find company
-                entry.key = await asyncio.to_thread(model.batch_key, work)
+                entry.company = model.company(work)
             self._waiting.append(entry)
             self._hand_out()
             return await asyncio.wait_for(entry.answer, max(0.0, work.deadline - time.monotonic()))
@@ -171,12 +171,19 @@ class Dispatcher:
         self._hand_out()
 
     def _company(self, first: _Entry) -> list[_Entry]:
-        if first.key is None:
+        """Takes out of the queue, in its order, what can be computed together with `first` and fits beside it."""
+        if first.company is None:
             return []
-        like = [entry for entry in self._waiting if entry.model is first.model and entry.key == first.key]
-        for entry in like[: self._limits.batch - 1]:
-            self._waiting.remove(entry)
-        return like[: self._limits.batch - 1]
+        taken, share = list[_Entry](), first.company.share
+        for entry in [each for each in self._waiting if each.model is first.model]:
+            if len(taken) + 1 >= self._limits.batch:
+                break
+            its = entry.company
+            if its and its.key == first.company.key and share + its.share <= 1:
+                share += its.share
+                taken.append(entry)
+                self._waiting.remove(entry)
+        return taken
 
     async def _run(self, batch: Sequence[_Entry]) -> None:
         began = time.perf_counter()

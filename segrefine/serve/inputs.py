@@ -84,10 +84,17 @@ ParametersT = TypeVar("ParametersT", bound=Parameters)
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The files of a request as they came; `mask` is None where none is needed."""
+    """The files of a request as they came.
+
+    Attributes:
+        image: the file.
+        mask: another; None where none is needed.
+        size: (height, width) of the image as its header says, in pixels; an EXIF orientation may yet turn it.
+    """
 
     image: bytes
-    mask: bytes | None = None
+    mask: bytes | None
+    size: tuple[int, int]
 
 
 def read_inputs(form: Form, kind: type[ParametersT], limits: Limits, *, mask: bool) -> tuple[Pictures, ParametersT]:
@@ -114,9 +121,8 @@ def read_inputs(form: Form, kind: type[ParametersT], limits: Limits, *, mask: bo
         parameters = kind.model_validate(values)
     except ValidationError as error:
         raise _bad_field(error) from None
-    for content in files.values():
-        _check_size(content, limits)
-    return Pictures(**files), parameters
+    sizes = [_check_size(content, limits) for content in files.values()]
+    return Pictures(image=files["image"], mask=files.get("mask"), size=sizes[0]), parameters
 
 
 def _picture(form: Form, name: str) -> bytes:
@@ -157,20 +163,21 @@ def _bad_field(error: ValidationError) -> Problem:
     return Problem(422, "bad_field", f"{name}: {said[:1].lower()}{said[1:]}", got[:200], "see /docs for each field")
 
 
-def _check_size(content: bytes, limits: Limits) -> None:
-    """Looks at a picture's header, before anything is decoded; `.npy` is as large as the body at most."""
+def _check_size(content: bytes, limits: Limits) -> tuple[int, int]:
+    """(height, width) by a picture's header, before anything is decoded; (0, 0) of `.npy`, no larger than the body."""
     if content.startswith(b"\x93NUMPY"):
-        return
+        return 0, 0
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             width, height = picture.size
     except Image.DecompressionBombError as error:
         raise _too_large(limits, str(error)) from None
     except Exception:  # Pillow's readers fail in many ways; the one reader of pictures says how
-        load_image(content)
-        return
+        image = load_image(content)
+        height, width = image.shape[:2]
     if width * height > limits.megapixels * 1e6:
         raise _too_large(limits, f"{width}×{height} pixels")
+    return height, width
 
 
 def _too_large(limits: Limits, got: str) -> Problem:

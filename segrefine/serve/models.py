@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -32,6 +31,10 @@ from segrefine.serve.stopping import StoppableEngine, Stopped, stoppable
 from segrefine.serve.work import Answer, Work
 
 PipelineT = TypeVar("PipelineT", bound=EngineSet[Any])
+ItemT = TypeVar("ItemT")
+KeyT = TypeVar("KeyT", bound=Hashable)
+MOST_PIXELS = 2**23
+"""Pixels of the images of requests that are computed together; what is larger is computed alone."""
 _CONCURRENT = frozenset(["onnxruntime"])
 """Backends whose engines several threads may call at once; the others' are called in turn."""
 
@@ -55,6 +58,19 @@ class Served:
     demo: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Company:
+    """With which others a request can be computed.
+
+    Attributes:
+        key: the same for all of them.
+        share: of what is computed together at most; shares add up to 1 or less.
+    """
+
+    key: Hashable
+    share: float
+
+
 class Model(Closing, Generic[PipelineT]):
     """A pipeline behind the service.
 
@@ -69,8 +85,8 @@ class Model(Closing, Generic[PipelineT]):
         self._turn: AbstractContextManager[object] = nullcontext() if served.backend in _CONCURRENT else Lock()
 
     @abstractmethod
-    def batch_key(self, work: Work) -> Hashable | None:
-        """Requests with the same key are computed together; None is computed alone."""
+    def company(self, work: Work) -> Company | None:
+        """With which others a request is computed together; None where it is computed alone."""
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -119,7 +135,7 @@ class Model(Closing, Generic[PipelineT]):
 class RefineModel(Model[Refiner]):
     """G4Seg. Its denoiser already sees a batch for each request, so that requests are computed one at a time."""
 
-    def batch_key(self, work: Work) -> Hashable | None:
+    def company(self, work: Work) -> Company | None:
         """None: nothing is gained; `benchmarks/soak.py` measures it."""
         return None
 
@@ -148,13 +164,19 @@ class RefineModel(Model[Refiner]):
 
 
 class SegmentModel(Model[Segmenter]):
-    """GS. The phrases of requests on one image are one batch of its denoiser."""
+    """GS. The phrases of requests on images of one shape are one batch of its denoiser."""
 
-    def batch_key(self, work: Work) -> Hashable | None:
-        """The image, the seed and the settings."""
-        parameters = cast(SegmentParameters, work.parameters)
-        image = hashlib.sha256(work.pictures.image).digest()
-        return image, parameters.seed, tuple(sorted(parameters.changes().items()))
+    def company(self, work: Work) -> Company | None:
+        """Those of the same shape on the model's grid, seed and settings, as many as one call of the denoiser takes."""
+        parameters, (height, width) = cast(SegmentParameters, work.parameters), work.pictures.size
+        if not height * width:  # no picture, which is told when it is read
+            return None
+        pipeline, grid = self._with_settings(parameters), self.pipeline.grid_of((height, width))
+        samples = pipeline.settings.samples * len(_phrases(parameters))
+        return Company(
+            key=(grid, parameters.seed, pipeline.settings),
+            share=max(samples / pipeline.most_samples(grid), height * width / MOST_PIXELS),
+        )
 
     def warm_up(self) -> None:
         """Segments a grey image."""
@@ -163,29 +185,57 @@ class SegmentModel(Model[Segmenter]):
             self.pipeline(np.full((side, side, 3), 128, np.uint8), ["the fox"])
 
     def _compute(self, works: Sequence[Work]) -> list[Answer]:
-        began, first = time.perf_counter(), cast(SegmentParameters, works[0].parameters)
-        image: NDArray[np.uint8] = load_image(works[0].pictures.image)
-        asked = [_phrases(cast(SegmentParameters, work.parameters)) for work in works]
-        read = time.perf_counter() - began
-        pipeline = copy.copy(self.pipeline)  # the engines are shared, the settings are this batch's own
-        pipeline.settings = replace(pipeline.settings, **first.changes())
-        tells = [work.tell for work in works if work.tell]
+        began, by_picture = time.perf_counter(), _grouped(works, lambda work: work.pictures.image)
+        asked = [_Asked(image=load_image(content), works=alike) for content, alike in by_picture.items()]
+        read, answers = time.perf_counter() - began, dict[Work, Answer]()
+        for alike in _grouped(asked, lambda each: self.pipeline.grid_of(each.image.shape[:2])).values():
+            answers |= self._segment(alike, read)
+        return [answers[work] for work in works]
+
+    def _segment(self, asked: Sequence[_Asked], read: float) -> dict[Work, Answer]:
+        """The answers of requests on images of one shape."""
+        first = cast(SegmentParameters, asked[0].works[0].parameters)
+        tells = [work.tell for each in asked for work in each.works if work.tell]
 
         def tell(stage: str, share: float) -> None:
             for each in tells:
                 each(stage, share)
 
         with self._turn:
-            result = pipeline(image, sum(asked, []), seed=first.seed, progress=tell)
-        answers, place = [], 0
-        for work, phrases in zip(works, asked, strict=True):
-            part = replace(result, segments=result.segments[place : place + len(phrases)])
-            place += len(phrases)
-            answer = segment_answer(image, part, work)
-            if self.served.demo and (unknown := _unknown_words(phrases)):
-                answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
-            answers.append(replace(answer, seconds={"read": read, **answer.seconds}))
+            results = self._with_settings(first).segment_images(
+                [(each.image, each.phrases) for each in asked], seed=first.seed, progress=tell
+            )
+        answers = {}
+        for each, result in zip(asked, results, strict=True):
+            place = 0
+            for work in each.works:
+                phrases = _phrases(cast(SegmentParameters, work.parameters))
+                part = replace(result, segments=result.segments[place : place + len(phrases)])
+                place += len(phrases)
+                answer = segment_answer(each.image, part, work)
+                if self.served.demo and (unknown := _unknown_words(phrases)):
+                    answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
+                answers[work] = replace(answer, seconds={"read": read, **answer.seconds})
         return answers
+
+    def _with_settings(self, parameters: SegmentParameters) -> Segmenter:
+        """The pipeline with a request's settings; the engines are shared."""
+        pipeline = copy.copy(self.pipeline)
+        pipeline.settings = replace(pipeline.settings, **parameters.changes())
+        return pipeline
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """An image, uint8 (H, W, 3), and the requests on it."""
+
+    image: NDArray[np.uint8]
+    works: Sequence[Work]
+
+    @property
+    def phrases(self) -> list[str]:
+        """Of all the requests."""
+        return [phrase for work in self.works for phrase in _phrases(cast(SegmentParameters, work.parameters))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +261,13 @@ class Offer:
         if self.method == "g4seg":
             return RefineModel(Refiner.from_bundle(**self.engines), self.served)
         return SegmentModel(Segmenter.from_bundle(**self.engines), self.served)
+
+
+def _grouped(items: Sequence[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT, list[ItemT]]:
+    groups: dict[KeyT, list[ItemT]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def _phrases(parameters: SegmentParameters) -> list[str]:

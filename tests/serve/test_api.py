@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.serve.process import Service
 from segrefine import Refiner, Segmenter
-from segrefine.assets import demo_bundle, demo_gs_bundle
+from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.rle import decode_rle
@@ -116,20 +116,37 @@ def test_caption(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
     assert [each["phrase"] for each in values["segments"]] == ["a red car", "a tree"]
 
 
-def test_requests_on_one_image_are_computed_together(service: Service, scene: tuple[bytes, bytes, str]) -> None:
+def images_of(number: int, scene: tuple[bytes, bytes, str]) -> list[bytes]:
+    """One image, or images of two sizes and of two shapes on the model's grid."""
+    if number == 1:
+        return [scene[0]]
+    names = ["02-car-erode", "01-banana-dilate", "03-cactus-shift"]
+    opened = [Image.open(demo_samples() / "images" / f"{name}.png").convert("RGB") for name in names]
+    made = [*opened, *(each.resize((200, 200)) for each in opened), opened[0].resize((200, 100))]
+    buffers = [io.BytesIO() for _ in made]
+    for each, buffer in zip(made, buffers, strict=True):
+        each.save(buffer, "PNG")
+    return [buffer.getvalue() for buffer in buffers]
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_requests_on_images_of_one_shape_are_computed_together(
+    service: Service, scene: tuple[bytes, bytes, str], number: int
+) -> None:
     words = ["the car", "the fox", "the tree", "the boat", "the apple", "the crown", "a guitar", "a turtle"] * 2
+    images = images_of(number, scene) * 16
 
-    def ask(phrase: str) -> Any:
+    def ask(phrase: str, image: bytes) -> Any:
         with service.http() as http:
-            return http.post("/v1/segment", files={"image": scene[0]}, data={"phrases": phrase, "samples": 2}).json()
+            return http.post("/v1/segment", files={"image": image}, data={"phrases": phrase, "samples": 2}).json()
 
-    alone = [ask(phrase) for phrase in words[:8]]
+    alone = list(map(ask, words, images))
     before = service.metric("segrefine_batch_size_count")
     with ThreadPoolExecutor(len(words)) as pool:
-        together = list(pool.map(ask, words))
-    assert service.metric("segrefine_batch_size_count") - before < len(words)
-    for ours, theirs in zip(together, alone * 2, strict=True):
-        assert ours["segments"][0]["phrase"] == theirs["segments"][0]["phrase"]
+        together = list(pool.map(ask, words, images))
+    assert service.metric("segrefine_batch_size_count") - before < len(words) - 2
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours["segments"][0]["phrase"] == theirs["segments"][0]["phrase"] and ours["size"] == theirs["size"]
         left, right = picture(ours["segments"][0]["mask"]), picture(theirs["segments"][0]["mask"])
         assert (left != right).mean() < 0.002  # batches are rounded differently
 
