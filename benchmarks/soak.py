@@ -70,7 +70,10 @@ def _describe_load(figures: Mapping[str, Any]) -> str:
               "pipeline p50, ms", "lone ÷ pipeline", "files to PNG p50, ms", "lone ÷ that (bar 1.15)")  # fmt: skip
     names = ("one_client_per_second", "eight_clients_per_second", "throughput_ratio", "mean_batch", "lone_p50_ms",
              "pipeline_p50_ms", "lone_over_pipeline", "files_to_png_p50_ms", "lone_over_files_to_png")  # fmt: skip
-    note = "Direct calls, in one process: of the pipeline alone, and from the bytes of the files to those of the PNG."
+    note = (
+        "Direct calls, in one process: of the pipeline alone, and from the bytes of the files to those of the PNG.\n"
+        "Clients are connections of one process that send bytes prepared before, on the cores that the service has."
+    )
     rows = [(name, *(each[column] for column in names)) for name, each in figures["throughput"].items()]
     full, stop = figures["overload"], figures["stopping"]
     others = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import httpx
 import numpy as np
 
 from benchmarks.serve.process import Service, running
+from benchmarks.serve.wire import METRICS, PROBE, Connection, Reply, connected, prepare
 from segrefine import Refiner, Segmenter
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.cli.samples import load_samples
@@ -34,34 +36,29 @@ def throughput(repeats: int) -> dict[str, Any]:
     "one image": the clients ask for different phrases in the same picture; "many images": each has its own. All that
     is compared takes turns, since the machine is not equally fast all the time.
     """
-    results = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder), "demo", "demo-gs") as service,
-        service.http(headers={"Accept": "image/png"}) as http,
         Refiner.from_bundle(demo_bundle()) as refine,
         Segmenter.from_bundle(demo_gs_bundle()) as segment,
     ):
+        results = {}
         for name, (path, sent, share) in _forms().items():
-            count, call = max(2 * ROUNDS, int(repeats * share)), partial(_call_directly, refine, segment, name)
-            lone, alone, whole = [], [], []
-            for k in range(count):
-                lone.append(_timed(partial(_post, http, path, sent[k % len(sent)])))
-                pipeline, files_to_png = call(sent[k % len(sent)])
-                alone.append(pipeline)
-                whole.append(files_to_png)
+            wires, count = [prepare(path, form) for form in sent], max(2 * ROUNDS, int(repeats * share))
+            call = partial(_call_directly, refine, segment, name)
+            times = asyncio.run(_lone(service, list(zip(wires, sent, strict=True)), count, call))
+            lone, pipeline, files_to_png = (1e3 * float(np.median(each)) for each in zip(*times, strict=True))
             before, one, eight = _batches(service), 0.0, 0.0
             for _ in range(ROUNDS):
-                one += _timed(partial(_ask_all, service, path, sent, count // ROUNDS, 1))
-                eight += _timed(partial(_ask_all, service, path, sent, count // ROUNDS, CLIENTS))
+                one += asyncio.run(_ask_all(service, wires, count // ROUNDS, 1))
+                eight += asyncio.run(_ask_all(service, wires, count // ROUNDS, CLIENTS))
             after, asked = _batches(service), count // ROUNDS * ROUNDS
+            batches = after[0] - before[0] - asked  # one client's are batches of one
             results[name] = {
                 "one_client_per_second": asked / one, "eight_clients_per_second": asked / eight,
-                "throughput_ratio": one / eight, "mean_batch": (after[1] - before[1]) / (after[0] - before[0]),
-                "lone_p50_ms": _median_ms(lone), "pipeline_p50_ms": _median_ms(alone),
-                "lone_over_pipeline": _median_ms(lone) / _median_ms(alone),
-                "files_to_png_p50_ms": _median_ms(whole),
-                "lone_over_files_to_png": _median_ms(lone) / _median_ms(whole),
+                "throughput_ratio": one / eight, "mean_batch": (after[1] - before[1] - asked) / batches,
+                "lone_p50_ms": lone, "pipeline_p50_ms": pipeline, "lone_over_pipeline": lone / pipeline,
+                "files_to_png_p50_ms": files_to_png, "lone_over_files_to_png": lone / files_to_png,
             }  # fmt: skip
     return results
 
@@ -69,35 +66,37 @@ def throughput(repeats: int) -> dict[str, Any]:
 def overload(at_once: int) -> dict[str, Any]:
     """So many requests at the same moment, against the defaults."""
     path, sent, _ = _forms()["refine, many images"]
+    wires = [prepare(path, form) for form in sent]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), "demo") as service:
-        barrier, longest, stop = threading.Barrier(at_once), [0.0], threading.Event()
-
-        def watch() -> None:
-            while not stop.is_set():
-                longest[0] = max(longest[0], service.metric("segrefine_queue_length"))
-
-        def ask(number: int) -> tuple[int, float, str]:
-            with service.http() as http:
-                http.get("/v2/health/live")  # connected before the clock starts
-                barrier.wait()
-                began = time.perf_counter()
-                answer = _post(http, path, sent[number % len(sent)])
-                return answer.status_code, time.perf_counter() - began, answer.headers.get("retry-after", "")
-
-        watching = threading.Thread(target=watch)
-        watching.start()
-        with ThreadPoolExecutor(at_once) as pool:
-            answers = list(pool.map(ask, range(at_once)))
-        stop.set()
-        watching.join()
+        answers, longest = asyncio.run(_burst(service, [wires[k % len(wires)] for k in range(at_once)]))
         turned_away = service.events("request")
-    refused = [seconds for status, seconds, after in answers if status == 429 and after]
+    refused = [seconds for reply, seconds in answers if reply.status == 429 and "retry-after" in reply.headers]
     inside = [each["ms"] for each in turned_away if each["status"] == 429]
     return {
-        "at_once": at_once, "statuses": dict(Counter(str(status) for status, *_ in answers)),
+        "at_once": at_once, "statuses": dict(Counter(str(reply.status) for reply, _ in answers)),
         "refused_p50_ms": 1e3 * float(np.median(refused)), "refused_longest_ms": 1e3 * max(refused),
-        "refused_longest_in_the_service_ms": max(inside), "longest_queue": longest[0], "queue_bound": 16,
+        "refused_longest_in_the_service_ms": max(inside), "longest_queue": longest, "queue_bound": 16,
     }  # fmt: skip
+
+
+async def _burst(service: Service, wires: Sequence[bytes]) -> tuple[list[tuple[Reply, float]], float]:
+    """Replies to requests sent at the same moment on connections that are there, their seconds, the longest queue."""
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(connected(service.url)) for _ in range(len(wires) + 1)]
+        for connection in connections:
+            await connection.ask(PROBE)
+
+        async def ask(connection: Connection, wire: bytes) -> tuple[Reply, float]:
+            began = time.perf_counter()
+            return await connection.ask(wire), time.perf_counter() - began
+
+        asking = asyncio.gather(*map(ask, connections, wires))
+        longest = 0.0
+        while not asking.done():
+            figures = (await connections[-1].ask(METRICS)).body.decode()
+            longest = max(longest, float(figures.partition("\nsegrefine_queue_length ")[2].partition("\n")[0]))
+            await asyncio.sleep(0.02)
+        return await asking, longest
 
 
 def stopping() -> dict[str, Any]:
@@ -165,31 +164,36 @@ def _call_directly(refine: Refiner, segment: Segmenter, name: str, sent: Form) -
     return called - read, time.perf_counter() - began
 
 
-def _ask_all(service: Service, path: str, sent: list[Form], count: int, clients: int) -> None:
-    """So many requests, by clients that each ask for one after the other."""
+async def _lone(
+    service: Service, sent: Sequence[tuple[bytes, Form]], count: int, call: Callable[[Form], tuple[float, float]]
+) -> list[tuple[float, float, float]]:
+    """Seconds of a request that is alone, and of the direct call for the same, in turns; see `_call_directly`."""
+    times = []
+    async with connected(service.url) as connection:
+        for k in range(count):
+            wire, form = sent[k % len(sent)]
+            began = time.perf_counter()
+            assert (await connection.ask(wire)).status == 200
+            times.append((time.perf_counter() - began, *call(form)))
+    return times
 
-    def work(first: int) -> None:
-        with service.http(headers={"Accept": "image/png"}) as http:
+
+async def _ask_all(service: Service, wires: Sequence[bytes], count: int, clients: int) -> float:
+    """Seconds of so many requests, by clients that each ask for one after the other."""
+
+    async def work(first: int) -> None:
+        async with connected(service.url) as connection:
             for k in range(first, count, clients):
-                _post(http, path, sent[k % len(sent)]).raise_for_status()
+                assert (await connection.ask(wires[k % len(wires)])).status == 200
 
-    with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(work, range(clients)))
+    began = time.perf_counter()
+    await asyncio.gather(*map(work, range(clients)))
+    return time.perf_counter() - began
 
 
 def _batches(service: Service) -> tuple[float, float]:
     return service.metric("segrefine_batch_size_count"), service.metric("segrefine_batch_size_sum")
 
 
-def _median_ms(seconds: list[float]) -> float:
-    return 1e3 * float(np.median(seconds))
-
-
 def _post(http: httpx.Client, path: str, sent: Form) -> httpx.Response:
     return http.post(path, files={name: (name, content) for name, content in sent["files"].items()}, data=sent["data"])
-
-
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
