@@ -140,9 +140,9 @@ def _serve_on_ray(
             port = free.getsockname()[1]
     joined = join_cluster(cluster, wanted, host=address.host, port=port)
     deploy(build_application(offers, wanted, limits=limits, api_key=api_key))
-    url = f"http://{address.host}:{port}"
-    values = {"url": url, "models": [offer.served.name for offer in offers], "cluster": joined}
-    text = f"serving {_names(offers)} at {url}, {scale[0]} to {scale[1]} replicas on the Ray cluster {joined}"
+    url = f"http://{joined.host}:{joined.port}"
+    values = {"url": url, "models": [offer.served.name for offer in offers], "cluster": joined.cluster}
+    text = f"serving {_names(offers)} at {url}, {scale[0]} to {scale[1]} replicas on the Ray cluster {joined.cluster}"
     console.result(values, text)
     if cluster is None:
         wait_and_end()

@@ -29,7 +29,9 @@ from segrefine.serve.reply import Replier
 Drain = Callable[[], Any]
 
 
-def create_app(models: Sequence[Model[Any]], *, limits: Limits | None = None, api_key: str | None = None) -> FastAPI:
+def create_app(
+    models: Sequence[Model[Any]], *, limits: Limits | None = None, api_key: str | None = None, answers_id: bool = True
+) -> FastAPI:
     """The application that serves `models`, which the caller closes after it.
 
     `app.state.drain()` turns requests away and waits for the accepted ones; `app.state.warm` is a task that ends when
@@ -39,6 +41,7 @@ def create_app(models: Sequence[Model[Any]], *, limits: Limits | None = None, ap
         models: of both methods; the first of each serves requests that name none.
         limits: of the service.
         api_key: what /v1 and /metrics take; None lets everyone in.
+        answers_id: whether answers carry X-Request-ID; False where a proxy adds it to each by itself.
     """
     limits, metrics = limits or Limits(), Metrics()
     for model in models:
@@ -65,7 +68,7 @@ def create_app(models: Sequence[Model[Any]], *, limits: Limits | None = None, ap
     _add_methods(app, models)
     _add_probes(app, metrics)
     add_pages(app)
-    app.add_middleware(Envelope, metrics=metrics, api_key=api_key)
+    app.add_middleware(Envelope, metrics=metrics, api_key=api_key, answers_id=answers_id)
     return app
 
 

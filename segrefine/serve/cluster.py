@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.context import _get_global_client
 
 from segrefine.errors import SegrefineError, SettingsError
 from segrefine.serve.app import create_app
@@ -22,6 +23,8 @@ from segrefine.serve.limits import Limits
 from segrefine.serve.models import Offer
 
 NAME = "segrefine"
+_SURGE = 25
+"""Per cent of the replicas that there may be on top while they are replaced; one at least."""
 _AUTOSCALING = {"look_back_period_s": 10.0, "upscale_delay_s": 5.0, "downscale_delay_s": 120.0}
 
 
@@ -58,6 +61,9 @@ def build_application(
     so that it turns the rest away itself, as a service does; what not even fits there waits in the proxies, as many
     again, and is then answered with 503.
 
+    Where it takes the place of an application, a replica of that is stopped once its successor is warm, if the cluster
+    has room for one more now; else before.
+
     Args:
         offers: the models; their folders must be there on every node.
         scale: of the replicas.
@@ -67,7 +73,8 @@ def build_application(
 
     def build() -> FastAPI:
         start_log()
-        return create_app([offer.open() for offer in offers], limits=limits, api_key=api_key)
+        models = [offer.open() for offer in offers]
+        return create_app(models, limits=limits, api_key=api_key, answers_id=False)  # Ray's proxies answer it
 
     accepted = limits.workers + limits.queue
     autoscaling = {"min_replicas": scale.fewest, "max_replicas": scale.most,
@@ -75,11 +82,16 @@ def build_application(
     replicas = {"num_replicas": scale.fewest} if scale.fewest == scale.most else {"autoscaling_config": autoscaling}
     deploy_as: Any = serve.deployment(
         name=NAME, max_ongoing_requests=2 * accepted, max_queued_requests=accepted,
-        graceful_shutdown_timeout_s=limits.drain, ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus},
-        **replicas,
+        graceful_shutdown_timeout_s=limits.drain, max_surge_percent=_SURGE if _has_room(scale) else 0,
+        ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus}, **replicas,
     )  # fmt: skip
     application: serve.Application = deploy_as(serve.ingress(build)(_Replica)).bind()
     return application
+
+
+def _has_room(scale: Scale) -> bool:
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    return bool(free.get("CPU", 0) >= scale.cpus and free.get("GPU", 0) >= scale.gpus)
 
 
 class _Replica:
@@ -92,7 +104,16 @@ class _Replica:
         await asyncio.shield(self.app.state.warm)
 
 
-def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A cluster with Ray Serve in it: its address, and where its proxies listen."""
+
+    cluster: str
+    host: str
+    port: int
+
+
+def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> Joined:
     """Connects to a Ray cluster, and starts Ray Serve in it; where it runs already, it listens where it does.
 
     Args:
@@ -100,9 +121,6 @@ def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> 
         scale: for which the cluster on this machine has room.
         host: where proxies listen.
         port: where they listen.
-
-    Returns:
-        The cluster's address.
 
     Raises:
         SegrefineError: there is no cluster.
@@ -119,7 +137,9 @@ def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> 
         message = f"no Ray cluster at {address or 'this machine'}: {error}"
         raise SegrefineError(message, hint="start one with `ray start --head`, or leave --ray-address out") from error
     serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
-    return str(ray.get_runtime_context().gcs_address)
+    client: Any = _get_global_client()
+    listens = client.http_config
+    return Joined(cluster=str(ray.get_runtime_context().gcs_address), host=listens.host, port=listens.port)
 
 
 def deploy(application: serve.Application) -> None:

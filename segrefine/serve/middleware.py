@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -30,24 +31,25 @@ _STOPPED = Problem(503, "stopped", "a service that stays", "one that was stopped
 class _Sender:
     """Sends an answer with the headers that every answer has, and remembers its status; 0 while there is none."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send, self._request_id, self.status = send, request_id, 0
+    def __init__(self, send: Send, own: Mapping[str, str]) -> None:
+        self._send, self._own, self.status = send, own, 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             out = MutableHeaders(raw=message.setdefault("headers", []))
-            out["X-Request-ID"] = self._request_id
+            for name, value in self._own.items():
+                out[name] = value
             for name, value in _SECURITY.items():
                 out.setdefault(name, value)
         await self._send(message)
 
 
 class Envelope:
-    """The outermost layer of the application."""
+    """The outermost layer of the application; see `create_app` for its arguments."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None) -> None:
-        self._app, self._metrics, self._api_key = app, metrics, api_key
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None, answers_id: bool) -> None:
+        self._app, self._metrics, self._api_key, self._answers_id = app, metrics, api_key, answers_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, whatever happens in it."""
@@ -57,7 +59,7 @@ class Envelope:
         began, asked = time.perf_counter(), Headers(scope=scope).get("x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        sender = _Sender(send, request_id)
+        sender = _Sender(send, {"X-Request-ID": request_id} if self._answers_id else {})
         code = await self._answer(scope, receive, sender, request_id)
         seconds, route = time.perf_counter() - began, getattr(scope.get("route"), "path", "none")
         self._metrics.saw_request(route, sender.status, seconds)

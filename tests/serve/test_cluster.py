@@ -1,8 +1,12 @@
-"""The service on Ray: a real cluster on this machine, one of whose replicas is killed under load."""
+"""The service on Ray: a real cluster on this machine, with a replica killed and the model changed under load."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serve.process import Service, running
 from segrefine import Client
+from segrefine.assets import demo_gs_bundle
 from segrefine.client.calls import Patience
 from segrefine.errors import SettingsError
 
@@ -126,6 +131,68 @@ def test_replicas_are_added_under_load_and_drained(tmp_path: Path, scene: tuple[
             service.process.send_signal(signal.SIGTERM)
             assert list(answers) == [200] * 4
         assert service.process.wait(30) == 0
+
+
+def bundle_with(folder: Path, **settings: object) -> Path:
+    """The demo model with other settings, in a folder of one name wherever it is."""
+    bundle = folder / "masks"
+    shutil.copytree(demo_gs_bundle(), bundle)
+    manifest = json.loads((bundle / "segrefine.json").read_text())
+    manifest["settings"] |= settings
+    (bundle / "segrefine.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+@pytest.mark.slow
+def test_a_new_version_of_a_bundle_takes_over_under_load(tmp_path: Path, scene: tuple[bytes, bytes, str]) -> None:
+    first, second = bundle_with(tmp_path / "one"), bundle_with(tmp_path / "two", steps=3)
+    asked = {"phrases": ["the car"] * 10}
+
+    def mask(client: Client) -> bytes:
+        return client.segment(scene[0], **asked).segments[0].mask.tobytes()
+
+    def work(service: Service, stop: threading.Event) -> list[bytes]:
+        with Client(service.url) as client:
+            return [mask(client) for _ in iter(stop.is_set, True)]
+
+    with running(tmp_path, str(first), *OPTIONS, "--replicas", "1") as service, Client(service.url) as client:
+        (old,), before, stop = replicas(service), mask(client), threading.Event()
+        with ThreadPoolExecutor(3) as pool:
+            asking = [pool.submit(work, service, stop) for _ in range(3)]
+            done = serve_in_its_place(service, second)
+            assert done.returncode == 0, done.stderr
+            wait_until(lambda: not old.is_running(), 30)
+            after = mask(client)
+            stop.set()
+            answers = [each.result() for each in asking]
+        said = json.loads(done.stdout)
+        assert said["url"] == service.url and said["cluster"] == service.said["cluster"]
+        assert client.models()[0]["settings"]["steps"] == 3 and len(replicas(service)) == 1
+        third = bundle_with(tmp_path / "three")
+        (third / "label_denoiser" / "model.onnx_data").write_bytes(b"damaged")
+        failed = serve_in_its_place(service, third)
+        assert failed.returncode == 1 and "hint:" in failed.stderr, failed.stderr
+        assert mask(client) == after, "the old one goes on"
+    assert before != after
+    for each in answers:
+        assert len(each) > 3 and set(each) == {before, after}
+        assert each == sorted(each, key=lambda got: got == after), "an old mask after a new one"
+
+
+def serve_in_its_place(service: Service, bundle: Path) -> subprocess.CompletedProcess[str]:
+    """The command that replaces what the cluster serves."""
+    command = [sys.executable, "-m", "segrefine.cli", "serve", str(bundle), *OPTIONS, "--json",
+               "--ray-address", service.said["cluster"]]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", ["a-b.c_1", None])
+def test_one_request_id(cluster: Service, scene: tuple[bytes, bytes, str], sent: str | None) -> None:
+    with cluster.http(headers={"X-Request-ID": sent} if sent else {}) as http:
+        answer = http.post("/v1/segment", files={"image": scene[0]}, data={"phrases": "the car"})
+    (told,) = answer.headers.get_list("x-request-id")
+    assert told == answer.json()["request_id"] and told == (sent or told)
 
 
 @pytest.mark.parametrize(("fewest", "most"), [(0, 1), (3, 2)])
