@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,18 @@ class Service:
     def strays(self) -> list[str]:
         """Lines of the log that are not its own: C libraries write to stderr too."""
         return [line for line in self._lines() if not line.startswith("{")]
+
+    def talk(self, *parts: bytes, half_close: bool = False, timeout: float = 5) -> bytes:
+        """What comes back for bytes that are sent as they are, until the service closes or is silent."""
+        address, received = httpx.URL(self.url), b""
+        with socket.create_connection((address.host, address.port or 80), timeout=timeout) as wire, suppress(OSError):
+            for part in parts:
+                wire.sendall(part)
+            if half_close:
+                wire.shutdown(socket.SHUT_WR)
+            while chunk := wire.recv(65536):
+                received += chunk
+        return received
 
     def _lines(self) -> list[str]:
         return self.log.read_text(errors="replace").splitlines()

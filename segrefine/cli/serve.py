@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -39,12 +40,14 @@ def _replicas(context: click.Context, parameter: click.Parameter, text: str) -> 
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Requests computed at once.")
 @click.option("--queue", type=click.IntRange(min=0), default=16, show_default=True, help="Requests that may wait.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Waiting requests on one image that are computed together, at most.")  # fmt: skip
+              help="Waiting requests that are computed together, at most.")  # fmt: skip
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds for a request.")
 @click.option("--body-timeout", type=float, default=30.0, show_default=True, help="Seconds for its body to come.")
 @click.option("--drain-timeout", type=float, default=60.0, show_default=True,
               help="Seconds that accepted requests have after SIGTERM.")  # fmt: skip
 @click.option("--max-body-mib", type=float, default=64.0, show_default=True, help="Size of a request's body.")
+@click.option("--max-maps-mib", type=float, default=256.0, show_default=True,
+              help="Size of the maps of an answer, before they are compressed.")  # fmt: skip
 @click.option("--max-megapixels", type=float, default=40.0, show_default=True, help="Size of an image.")
 @backend_option
 @device_option
@@ -74,7 +77,7 @@ def serve(
     limits = Limits(
         queue=bounds["queue"], workers=bounds["workers"], batch=bounds["batch"], timeout=bounds["timeout"],
         body_timeout=bounds["body_timeout"], drain=bounds["drain_timeout"], body_mib=bounds["max_body_mib"],
-        megapixels=bounds["max_megapixels"],
+        maps_mib=bounds["max_maps_mib"], megapixels=bounds["max_megapixels"],
     )  # fmt: skip
     offers = _offers(
         [Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles]
@@ -110,13 +113,13 @@ def _serve_here(
     console: Console, offers: Sequence[Offer], limits: Limits, api_key: str | None, address: Address
 ) -> None:
     from segrefine.serve.app import create_app
-    from segrefine.serve.server import run_server
+    from segrefine.serve.server import run_server, url_of
 
-    with ExitStack() as stack:
+    with _ended_by_sigterm(), ExitStack() as stack:
         listening = stack.enter_context(address.bind())
         served: list[ServedModel[Any]] = [stack.enter_context(offer.open()) for offer in offers]
         app = create_app(served, limits=limits, api_key=api_key)
-        url = f"http://{address.host}:{listening.getsockname()[1]}"
+        url = url_of(address.host, listening.getsockname()[1])
         values = {"url": url, "models": [model.describe() for model in served]}
         console.result(values, f"serving {_names(offers)} at {url}  (page: {url}/  API: {url}/docs)")
         went_well = run_server(app, listening)
@@ -130,6 +133,7 @@ def _serve_on_ray(
 ) -> None:  # fmt: skip
     from segrefine.engines import needs_gpu
     from segrefine.serve.cluster import Scale, build_application, deploy, join_cluster, wait_and_end
+    from segrefine.serve.server import url_of
 
     first = offers[0]
     on_gpu = needs_gpu(first.served.backend, first.served.device)
@@ -140,12 +144,26 @@ def _serve_on_ray(
             port = free.getsockname()[1]
     joined = join_cluster(cluster, wanted, host=address.host, port=port)
     deploy(build_application(offers, wanted, limits=limits, api_key=api_key))
-    url = f"http://{joined.host}:{joined.port}"
+    url = url_of(joined.host, joined.port)
     values = {"url": url, "models": [offer.served.name for offer in offers], "cluster": joined.cluster}
     text = f"serving {_names(offers)} at {url}, {scale[0]} to {scale[1]} replicas on the Ray cluster {joined.cluster}"
     console.result(values, text)
     if cluster is None:
         wait_and_end()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A context that SIGTERM leaves: the first process of a container would else not hear it before it serves."""
+
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _names(offers: Sequence[Offer]) -> str:

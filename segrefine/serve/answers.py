@@ -22,6 +22,7 @@ from segrefine.serve.encode import (
     soft_value,
 )
 from segrefine.serve.inputs import RefineParameters, SegmentParameters
+from segrefine.serve.stopping import Stopped
 from segrefine.serve.work import Answer, Work
 
 Floats = NDArray[np.float32]
@@ -71,13 +72,16 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
         image: uint8 (H, W, 3).
         result: what was found.
         work: what was asked.
+
+    Raises:
+        Stopped: nobody waits for it any more.
     """
     began = time.perf_counter()
     if work.media == "png":
         picture = label_map_png(result.label_map())
         return Answer(values={}, picture=picture, seconds={**result.seconds, "write": time.perf_counter() - began})
     asked = cast(SegmentParameters, work.parameters)
-    entries = [_segment_value(each, asked) for each in result.segments]
+    entries = [_segment_value(each, asked, work) for each in result.segments]
     values: dict[str, Any] = {
         "size": [image.shape[1], image.shape[0]],
         "segments": entries,
@@ -92,7 +96,9 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
 
 
-def _segment_value(segment: Segment, asked: SegmentParameters) -> dict[str, Any]:
+def _segment_value(segment: Segment, asked: SegmentParameters, work: Work) -> dict[str, Any]:
+    if work.unwanted:  # hundreds of masks of a large image take minutes to write
+        raise Stopped
     mask = segment.mask
     values = {
         "phrase": segment.phrase,

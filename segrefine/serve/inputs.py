@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -14,13 +16,16 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from segrefine.runtime.image import FORMATS, load_image
+from segrefine.runtime.narrative import split_caption
 from segrefine.serve.body import Form
-from segrefine.serve.limits import Limits
+from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.problem import Problem
 
 LONGEST_TEXT = 4096
 MOST_PHRASES = 256
 _PICTURES = ("image", "mask")
+_BYTES = {"png": 2, "npy": 4, "overlay": 3, "label_map": 1, "rounds": 0}
+"""Of a pixel: of soft maps by their format, of pictures by their name; those of rounds are small."""
 
 
 def _check_text(text: str) -> str:
@@ -32,7 +37,7 @@ def _check_text(text: str) -> str:
 Text = Annotated[str, AfterValidator(_check_text)]
 
 
-class Parameters(BaseModel):
+class Parameters(BaseModel, ABC):
     """What both methods take besides pictures."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -42,6 +47,10 @@ class Parameters(BaseModel):
     format: Literal["png", "rle"] = Field("png", description="Of masks: PNG of 0 and 255, or COCO run lengths.")
     soft_format: Literal["png", "npy"] = Field("png", description="Of soft maps: 16-bit PNG, or float32 .npy.")
 
+    @abstractmethod
+    def pixel_bytes(self) -> int:
+        """Bytes that maps take for a pixel of the image, at most."""
+
 
 class RefineParameters(Parameters):
     """What refining takes besides pictures."""
@@ -50,6 +59,10 @@ class RefineParameters(Parameters):
     maps: list[Literal["probability", "paper_probability", "overlay", "rounds"]] = Field(
         [], description="What to give besides the mask."
     )
+
+    def pixel_bytes(self) -> int:
+        """See `Parameters`."""
+        return sum(_BYTES.get(name, _BYTES[self.soft_format]) for name in self.maps)
 
 
 class SegmentParameters(Parameters):
@@ -72,6 +85,15 @@ class SegmentParameters(Parameters):
         if bool(self.phrases) == (self.caption is not None):
             raise ValueError("phrases or a caption, and not both")
         return self
+
+    def named(self) -> list[str]:
+        """The phrases, or those of the caption."""
+        return self.phrases if self.caption is None else [span.text for span in split_caption(self.caption)[1]]
+
+    def pixel_bytes(self) -> int:
+        """See `Parameters`."""
+        soft = len(self.named()) * _BYTES[self.soft_format]
+        return sum(_BYTES.get(name, soft) for name in self.maps)
 
     def changes(self) -> dict[str, Any]:
         """The settings that were given, by their names in `GsSettings`."""
@@ -122,6 +144,7 @@ def read_inputs(form: Form, kind: type[ParametersT], limits: Limits, *, mask: bo
     except ValidationError as error:
         raise _bad_field(error) from None
     sizes = [_check_size(content, limits) for content in files.values()]
+    _check_maps(parameters.pixel_bytes() * math.prod(sizes[0]), limits)
     return Pictures(image=files["image"], mask=files.get("mask"), size=sizes[0]), parameters
 
 
@@ -178,6 +201,14 @@ def _check_size(content: bytes, limits: Limits) -> tuple[int, int]:
     if width * height > limits.megapixels * 1e6:
         raise _too_large(limits, f"{width}×{height} pixels")
     return height, width
+
+
+def _check_maps(size: int, limits: Limits) -> None:
+    if size > limits.maps_mib * MIB:
+        raise Problem(
+            422, "maps_too_large", f"maps of at most {limits.maps_mib:g} MiB in an answer (--max-maps-mib)",
+            f"{size / MIB:.0f} MiB", "ask for fewer maps or phrases, or soft_format=png; or scale it down",
+        )  # fmt: skip
 
 
 def _too_large(limits: Limits, got: str) -> Problem:

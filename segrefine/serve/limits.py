@@ -17,11 +17,12 @@ class Limits:
     Attributes:
         queue: requests that may wait while every worker is busy; the next is answered with 429.
         workers: requests that are computed at the same time, each on a thread of its own.
-        batch: waiting requests on one image that are computed together, at most.
+        batch: waiting requests that are computed together, at most.
         timeout: seconds from the first byte to the answer; past it, 504.
         body_timeout: seconds in which a body must have come; past it, 408.
         drain: seconds that accepted requests have to end, once the service was told to stop.
         body_mib: size of a request's body, in MiB.
+        maps_mib: size of the maps of an answer, before they are compressed, in MiB.
         megapixels: size of an image, in millions of pixels, at most what `load_image` takes.
     """
 
@@ -32,13 +33,14 @@ class Limits:
     body_timeout: float = 30.0
     drain: float = 60.0
     body_mib: float = 64.0
+    maps_mib: float = 256.0
     megapixels: float = float(MEGAPIXELS)
 
     def __post_init__(self) -> None:
         """Raises SettingsError where a bound is outside its range."""
         if self.queue < 0 or min(self.workers, self.batch) < 1:
             raise SettingsError("expected a queue of 0 or more, and workers and a batch of 1 or more")
-        if min(self.timeout, self.body_timeout, self.drain, self.body_mib, self.megapixels) <= 0:
+        if min(self.timeout, self.body_timeout, self.drain, self.body_mib, self.maps_mib, self.megapixels) <= 0:
             raise SettingsError("expected limits above 0")
         if self.megapixels > MEGAPIXELS:
             raise SettingsError(f"expected at most {MEGAPIXELS} megapixels, got {self.megapixels:g}")

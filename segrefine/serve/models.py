@@ -7,7 +7,7 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Generic, TypeVar, cast
@@ -22,9 +22,8 @@ from segrefine.errors import SegrefineError
 from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
-from segrefine.runtime.narrative import split_caption
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segmenter
+from segrefine.runtime.segmenter import Segmentation, Segmenter
 from segrefine.serve.answers import refine_answer, segment_answer
 from segrefine.serve.inputs import RefineParameters, SegmentParameters
 from segrefine.serve.stopping import StoppableEngine, Stopped, stoppable
@@ -93,8 +92,8 @@ class Model(Closing, Generic[PipelineT]):
         """Computes something small, so that the first request finds everything in its place."""
 
     @abstractmethod
-    def _compute(self, works: Sequence[Work]) -> list[Answer]:
-        """The answers of requests that have the same key."""
+    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
+        """The answers of requests that have the same key; none for one that nobody waits for any more."""
 
     def run(self, works: Sequence[Work]) -> list[Answer | BaseException]:
         """The answer, or the error, of each request; called on a worker's thread.
@@ -104,7 +103,7 @@ class Model(Closing, Generic[PipelineT]):
         wanted = [work for work in works if not work.unwanted]
         with stoppable(lambda: all(work.unwanted for work in wanted)):
             try:
-                answers: dict[Work, Answer | BaseException] = dict(zip(wanted, self._compute(wanted), strict=True))
+                answers: dict[Work, Answer | BaseException] = {**self._compute(wanted)}
             except Exception as error:  # whatever it is, it is the answer to these requests, and of them only
                 if len(wanted) > 1 and isinstance(error, SegrefineError):
                     answers = {work: self.run([work])[0] for work in wanted}
@@ -147,8 +146,8 @@ class RefineModel(Model[Refiner]):
         with self._turn:
             self.pipeline(image, mask, "fox")
 
-    def _compute(self, works: Sequence[Work]) -> list[Answer]:
-        return [self._refine(work) for work in works]
+    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
+        return {work: self._refine(work) for work in works}
 
     def _refine(self, work: Work) -> Answer:
         began, parameters = time.perf_counter(), cast(RefineParameters, work.parameters)
@@ -168,11 +167,11 @@ class SegmentModel(Model[Segmenter]):
 
     def company(self, work: Work) -> Company | None:
         """Those of the same shape on the model's grid, seed and settings, as many as one call of the denoiser takes."""
-        parameters, (height, width) = cast(SegmentParameters, work.parameters), work.pictures.size
+        parameters, (height, width) = _parameters(work), work.pictures.size
         if not height * width:  # no picture, which is told when it is read
             return None
         pipeline, grid = self._with_settings(parameters), self.pipeline.grid_of((height, width))
-        samples = pipeline.settings.samples * len(_phrases(parameters))
+        samples = pipeline.settings.samples * len(parameters.named())
         return Company(
             key=(grid, parameters.seed, pipeline.settings),
             share=max(samples / pipeline.most_samples(grid), height * width / MOST_PIXELS),
@@ -184,17 +183,17 @@ class SegmentModel(Model[Segmenter]):
         with self._turn:
             self.pipeline(np.full((side, side, 3), 128, np.uint8), ["the fox"])
 
-    def _compute(self, works: Sequence[Work]) -> list[Answer]:
+    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
         began, by_picture = time.perf_counter(), _grouped(works, lambda work: work.pictures.image)
         asked = [_Asked(image=load_image(content), works=alike) for content, alike in by_picture.items()]
         read, answers = time.perf_counter() - began, dict[Work, Answer]()
         for alike in _grouped(asked, lambda each: self.pipeline.grid_of(each.image.shape[:2])).values():
             answers |= self._segment(alike, read)
-        return [answers[work] for work in works]
+        return answers
 
     def _segment(self, asked: Sequence[_Asked], read: float) -> dict[Work, Answer]:
         """The answers of requests on images of one shape."""
-        first = cast(SegmentParameters, asked[0].works[0].parameters)
+        first = _parameters(asked[0].works[0])
         tells = [work.tell for each in asked for work in each.works if work.tell]
 
         def tell(stage: str, share: float) -> None:
@@ -209,14 +208,18 @@ class SegmentModel(Model[Segmenter]):
         for each, result in zip(asked, results, strict=True):
             place = 0
             for work in each.works:
-                phrases = _phrases(cast(SegmentParameters, work.parameters))
-                part = replace(result, segments=result.segments[place : place + len(phrases)])
-                place += len(phrases)
-                answer = segment_answer(each.image, part, work)
-                if self.served.demo and (unknown := _unknown_words(phrases)):
-                    answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
-                answers[work] = replace(answer, seconds={"read": read, **answer.seconds})
+                count = len(_parameters(work).named())
+                part = replace(result, segments=result.segments[place : place + count])
+                place += count
+                with suppress(Stopped):
+                    answers[work] = self._answer(each.image, part, work, read)
         return answers
+
+    def _answer(self, image: NDArray[np.uint8], result: Segmentation, work: Work, read: float) -> Answer:
+        answer = segment_answer(image, result, work)
+        if self.served.demo and (unknown := _unknown_words(_parameters(work).named())):
+            answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
+        return replace(answer, seconds={"read": read, **answer.seconds})
 
     def _with_settings(self, parameters: SegmentParameters) -> Segmenter:
         """The pipeline with a request's settings; the engines are shared."""
@@ -235,7 +238,7 @@ class _Asked:
     @property
     def phrases(self) -> list[str]:
         """Of all the requests."""
-        return [phrase for work in self.works for phrase in _phrases(cast(SegmentParameters, work.parameters))]
+        return [phrase for work in self.works for phrase in _parameters(work).named()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,10 +273,8 @@ def _grouped(items: Sequence[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT,
     return groups
 
 
-def _phrases(parameters: SegmentParameters) -> list[str]:
-    if parameters.caption is None:
-        return parameters.phrases
-    return [span.text for span in split_caption(parameters.caption)[1]]
+def _parameters(work: Work) -> SegmentParameters:
+    return cast(SegmentParameters, work.parameters)
 
 
 def _unknown_words(phrases: Sequence[str]) -> list[str]:

@@ -43,6 +43,11 @@ class Address:
         return listening
 
 
+def url_of(host: str, port: int) -> str:
+    """The address as a URL."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def run_server(app: FastAPI, listening: socket.socket) -> bool:
     """Serves until SIGTERM or SIGINT; then drains. A second signal ends it at once.
 

@@ -169,6 +169,14 @@ def test_json_fields(http: httpx.Client, scene: tuple[bytes, bytes, str], change
     check(http.post("/v1/refine", content=body, headers={"Content-Type": "application/json"}), 422, "bad_field")
 
 
+def test_maps_that_would_fill_the_memory(http: httpx.Client) -> None:
+    image = png(np.zeros((3000, 4000, 3), np.uint8))
+    asked = {"phrases": [f"the fox {number}" for number in range(20)], "maps": "probability", "soft_format": "npy"}
+    answer = http.post("/v1/segment", files={"image": image}, data=asked)
+    check(answer, 422, "maps_too_large")
+    assert "--max-maps-mib" in answer.json()["expected"] and "916 MiB" in answer.json()["got"]
+
+
 def test_half_a_character(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
     image, mask = (base64.b64encode(content).decode() for content in scene[:2])
     body = json.dumps({"image": image, "mask": mask, "label": "\ud800"})
@@ -241,29 +249,11 @@ def test_request_id_is_taken_only_where_it_is_harmless(http: httpx.Client) -> No
         assert http.get("/v1/models", headers={"X-Request-ID": hostile}).headers["x-request-id"] != hostile
 
 
-def talk(service: Service, *parts: bytes) -> bytes:
-    """Sends bytes as they are; gives what comes back until the service closes or is silent."""
-    address = httpx.URL(service.url)
-    with socket.create_connection((address.host, address.port or 80), timeout=5) as wire:
-        for part in parts:
-            wire.sendall(part)
-        received = b""
-        try:
-            while chunk := wire.recv(65536):
-                received += chunk
-                head, _, body = received.partition(b"\r\n\r\n")
-                if b"content-length: %d" % len(body) in head.lower():
-                    break
-        except TimeoutError:
-            pass
-    return received
-
-
 HEAD = b"POST /v1/refine HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 def test_length_that_is_too_large_is_refused_before_the_body(service: Service) -> None:
-    received = talk(service, HEAD + b"Content-Length: 99999999999\r\n\r\n")
+    received = service.talk(HEAD + b"Content-Length: 99999999999\r\n\r\n")
     assert b" 413 " in received and b"--max-body-mib" in received
 
 
@@ -275,15 +265,15 @@ def test_length_that_is_too_large_is_refused_before_the_body(service: Service) -
     ids=["nonsense", "no host", "a header of 200 kB", "a negative length", "two lengths", "a bad chunk", "gzip"],
 )  # fmt: skip
 def test_bad_http(service: Service, wire: bytes) -> None:
-    received = talk(service, wire)
+    received = service.talk(wire)
     assert b" 400 " in received or b" 501 " in received, received
     assert b'"code": "bad_http"' in received and b'"hint"' in received, received
 
 
 def test_bad_chunk_after_a_good_start(service: Service) -> None:
-    received = talk(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n{\r\n", b"zz\r\n")
+    received = service.talk(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n{\r\n", b"zz\r\n")
     assert received.count(b"HTTP/1.1 4") == 1 and b'"code": "bad_http"' in received
-    talk(service, HEAD.replace(b"POST", b"PUT") + b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n")
+    service.talk(HEAD.replace(b"POST", b"PUT") + b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n")
 
 
 def test_head_that_never_ends(service: Service) -> None:
@@ -295,5 +285,5 @@ def test_head_that_never_ends(service: Service) -> None:
 
 def test_chunked_body_that_grows_past_the_limit(service: Service) -> None:
     chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
-    received = talk(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 70, b"0\r\n\r\n")
+    received = service.talk(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 70, b"0\r\n\r\n")
     assert b" 413 " in received
