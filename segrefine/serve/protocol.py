@@ -12,6 +12,8 @@ from segrefine.serve.problem import MEDIA_TYPE, Problem
 
 HEADER_BYTES = 2**16
 _HEADER_SECONDS = 15.0
+_REST_SECONDS = 30.0
+"""For the rest of a body that was answered before its end; many clients read no answer before they have sent all."""
 _ANSWERABLE = (h11.IDLE, h11.SEND_RESPONSE)
 
 
@@ -28,10 +30,19 @@ class Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes what came; a head has only so long to be complete."""
         super().data_received(data)
+        if self._is_rest():
+            return
         if self.conn.their_state is not h11.IDLE:
             self._end_wait()
         elif self.conn.trailing_data[0] and self._slow is None:
             self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Goes on to the next request; what is left of this one has only so long to come."""
+        super().on_response_complete()
+        if self._is_rest():
+            self._end_wait()
+            self._slow = self.loop.call_later(_REST_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the wait."""
@@ -42,6 +53,10 @@ class Protocol(H11Protocol):
         """Tells what is wrong with the bytes, unless an answer is on its way; and ends what computes one."""
         expected = f"a request in HTTP/1.1 with headers of at most {HEADER_BYTES // 1024} KiB"
         self._refuse(Problem(400, "bad_http", expected, msg, "check the client"))
+
+    def _is_rest(self) -> bool:
+        """Whether an answer is complete, and its request is not."""
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
     def _await_head(self) -> None:
         self._slow = self.loop.call_later(_HEADER_SECONDS, self._give_up)
