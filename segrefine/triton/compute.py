@@ -30,12 +30,12 @@ def refine_requests(refine: Refiner, requests: Sequence[Arrays]) -> list[Outcome
 def segment_requests(segment: Segmenter, requests: Sequence[Arrays]) -> list[Outcome]:
     """The answer to each request, or what is wrong with it.
 
-    The phrases of all rows on one image with one seed are one batch of the denoiser.
+    The phrases of all rows of one size with one seed are one batch of the denoiser.
     """
     read = [_read_rows(request) for request in requests]
     groups: dict[Hashable, list[_Row]] = {}
     for row in (row for rows in read if not isinstance(rows, Exception) for row in rows):
-        groups.setdefault((row.image.shape, row.image.tobytes(), row.seed), []).append(row)
+        groups.setdefault((row.image.shape, row.seed), []).append(row)
     found: dict[_Row, Sequence[Segment] | Exception] = {}
     for group in groups.values():
         found |= zip(group, _segment_rows(segment, group), strict=True)
@@ -68,15 +68,22 @@ def _read_rows(request: Arrays) -> list[_Row] | Exception:
 
 
 def _segment_rows(segment: Segmenter, rows: Sequence[_Row]) -> list[Sequence[Segment] | Exception]:
-    """What was found for each of some rows of one image and seed; one that fails does not take the others along."""
+    """What was found for each of some rows of one size and seed; one that fails does not take the others along."""
+    pictures: dict[bytes, list[_Row]] = {}  # each is encoded once
+    for row in rows:
+        pictures.setdefault(row.image.tobytes(), []).append(row)
+    asked = [(same[0].image, [phrase for row in same for phrase in row.phrases]) for same in pictures.values()]
     try:
-        found = segment(rows[0].image, [phrase for row in rows for phrase in row.phrases], seed=rows[0].seed).segments
+        results = segment.segment_images(asked, seed=rows[0].seed)
     except Exception as error:
         if len(rows) > 1 and isinstance(error, SegrefineError):
             return [_segment_rows(segment, [row])[0] for row in rows]
         return [error] * len(rows)
-    ends = np.cumsum([len(row.phrases) for row in rows])
-    return [found[end - len(row.phrases) : end] for row, end in zip(rows, ends, strict=True)]
+    found: dict[_Row, Sequence[Segment]] = {}
+    for same, result in zip(pictures.values(), results, strict=True):
+        ends = np.cumsum([len(row.phrases) for row in same])
+        found |= {row: result.segments[end - len(row.phrases) : end] for row, end in zip(same, ends, strict=True)}
+    return [found[row] for row in rows]
 
 
 def _join(rows: Sequence[Sequence[Segment] | Exception]) -> Outcome:

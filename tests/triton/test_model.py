@@ -82,8 +82,11 @@ def test_rows_of_a_request_keep_their_order(open_model: Open, scenes: list[Sampl
     assert answer["masks"].shape == (3, 1, *first.image.shape[:2]) and answer["masks"].dtype == bool
 
 
-def test_requests_on_one_image_are_one_batch(open_model: Open, scenes: list[Sample], segmenter: Segmenter) -> None:
-    scene, model, batches = scenes[0], open_model("demo-gs"), []
+@pytest.mark.parametrize("number", [1, 2])
+def test_requests_on_images_of_one_size_are_one_batch(
+    open_model: Open, scenes: list[Sample], segmenter: Segmenter, number: int
+) -> None:
+    model, batches = open_model("demo-gs"), []
     engine = model._pipeline.engines["label_denoiser"]
 
     def count(feeds: dict[str, Any]) -> dict[str, Any]:
@@ -92,13 +95,14 @@ def test_requests_on_one_image_are_one_batch(open_model: Open, scenes: list[Samp
 
     model._pipeline.engines["label_denoiser"] = count
     phrases = [("the fox",), ("the car", "the red car"), ("all apples",)]
-    answers = model.execute([segment_request(scene, *each) for each in phrases])
+    shown = [scenes[row % number] for row in range(len(phrases))]
+    answers = model.execute([segment_request(scene, *each) for scene, each in zip(shown, phrases, strict=True)])
     together = list(batches)
     batches.clear()
-    model.execute([segment_request(scene, *sum(phrases, ()))])
+    model.execute([segment_request(scenes[0], *sum(phrases, ()))])
     assert together == batches
     model._pipeline.engines["label_denoiser"] = engine
-    for answer, asked in zip(answers, phrases, strict=True):
+    for answer, asked, scene in zip(answers, phrases, shown, strict=True):
         segments = segmenter(scene.image, asked).segments
         assert answer["masks"].shape[1] == len(segments)
         for row, segment in enumerate(segments):
