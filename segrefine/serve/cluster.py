@@ -135,7 +135,8 @@ def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> 
         ray.init(namespace=NAME, log_to_driver=False, logging_level=logging.WARNING, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         message = f"no Ray cluster at {address or 'this machine'}: {error}"
-        raise SegrefineError(message, hint="start one with `ray start --head`, or leave --ray-address out") from error
+        hint = "start one with `ray start --head`, or leave --ray-address out; if it takes a token: RAY_AUTH_MODE=token"
+        raise SegrefineError(message, hint=hint) from error
     serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
     client: Any = _get_global_client()
     listens = client.http_config

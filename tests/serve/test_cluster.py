@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import signal
 import subprocess
@@ -144,7 +145,11 @@ def bundle_with(folder: Path, **settings: object) -> Path:
 
 
 @pytest.mark.slow
-def test_a_new_version_of_a_bundle_takes_over_under_load(tmp_path: Path, scene: tuple[bytes, bytes, str]) -> None:
+def test_a_new_version_of_a_bundle_takes_over_under_load(
+    tmp_path: Path, scene: tuple[bytes, bytes, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # which is that of a cluster that `serve --ray` starts
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     first, second = bundle_with(tmp_path / "one"), bundle_with(tmp_path / "two", steps=3)
     asked = {"phrases": ["the car"] * 10}
 
@@ -159,11 +164,13 @@ def test_a_new_version_of_a_bundle_takes_over_under_load(tmp_path: Path, scene: 
         (old,), before, stop = replicas(service), mask(client), threading.Event()
         with ThreadPoolExecutor(3) as pool:
             asking = [pool.submit(work, service, stop) for _ in range(3)]
-            done = serve_in_its_place(service, second)
-            assert done.returncode == 0, done.stderr
-            wait_until(lambda: not old.is_running(), 30)
-            after = mask(client)
-            stop.set()
+            try:
+                done = serve_in_its_place(service, second)
+                assert done.returncode == 0, done.stderr
+                wait_until(lambda: not old.is_running(), 60)
+                after = mask(client)
+            finally:
+                stop.set()
             answers = [each.result() for each in asking]
         said = json.loads(done.stdout)
         assert said["url"] == service.url and said["cluster"] == service.said["cluster"]
