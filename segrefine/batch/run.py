@@ -18,6 +18,10 @@ Tell = Callable[[Entry, int, int], None]
 """Called with each finished item, how many are finished, and how many there are."""
 RefineAll = Callable[[Job, Sequence[Item], int], Iterator[Entry]]
 """Gives an entry for each of some items, as they are finished by so many workers."""
+DIED = "WorkerDied"
+"""The error of an item whose worker process died of it."""
+STARTS = 3
+"""Workers that may die before they began, in a whole run."""
 
 
 def run_batch(
@@ -45,12 +49,14 @@ def run_batch(
         journal = Journal(job.output)
         names = [item.name for item in dataset.items]
         left = [item for item in dataset.items if not dataset.is_done(item, job.output)]
-        missing = {item.name for item in left}
+        missing = {item.name: item for item in left}
         for name in names:
             if name not in missing and getattr(journal.entries.get(name), "status", None) != "done":
                 journal.add(Entry(name=name, status="done"))  # written, and then killed before it was noted
         kept = len(names) - len(left)
         for number, entry in enumerate((refine_all or refine_here)(job, left, workers), kept + 1):
+            if entry.error == DIED and dataset.is_done(missing[entry.name], job.output):
+                entry = Entry(name=entry.name, status="done")  # written, and then gone before it was told
             journal.add(entry)
             if tell:
                 tell(entry, number, len(names))
@@ -65,6 +71,7 @@ class _Worker:
     Attributes:
         pipe: what it sends comes out here.
         items: what it was given and has not answered yet.
+        ready: whether its engines are open.
         died: whether it ended by itself.
     """
 
@@ -75,11 +82,11 @@ class _Worker:
         self._process.start()
         theirs.close()  # so that the pipe ends when the process does
         self.items: deque[Item] = deque()
-        self.died = self._ready = False
+        self.died = self.ready = False
 
     def feed(self, left: deque[Item]) -> None:
         """Gives the process what it may hold of the items that are left."""
-        while self._ready and left and len(self.items) < AHEAD:
+        while self.ready and left and len(self.items) < AHEAD:
             try:
                 self.pipe.send(left[0])
             except OSError:  # it died; the pipe will tell
@@ -95,10 +102,15 @@ class _Worker:
         if isinstance(message, SegrefineError):
             raise message
         if message is None:
-            self._ready = True
+            self.ready = True
         else:
             self.items.popleft()
         return message
+
+    @property
+    def exit(self) -> str:
+        """How it ended."""
+        return f"exit code {self._process.exitcode}"
 
     def stop(self) -> None:
         """Ends the process, at once."""
@@ -109,19 +121,16 @@ class _Worker:
     def _bury(self) -> Entry | None:
         self.died = True
         self._process.join()
-        how = f"the worker process died (exit code {self._process.exitcode})"
-        if not self._ready:
-            raise EngineError(f"{how} before it began", hint="`segrefine refine` of one image may show why")
         if not self.items:
             return None
         hint = "out of memory? Take fewer workers, or scale the image down"
-        message = f"{how} while it held this image"
-        return Entry(name=self.items.popleft().name, status="failed", error="WorkerDied", message=message, hint=hint)
+        message = f"the worker process died ({self.exit}) while it held this image"
+        return Entry(name=self.items.popleft().name, status="failed", error=DIED, message=message, hint=hint)
 
 
 def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
     """Entries of the items, by processes of this machine; one that dies is replaced, and its item has failed."""
-    left = deque(items)
+    left, early = deque(items), 0
     pool = [_Worker(job) for _ in range(min(workers, len(items)))]
     try:
         while left or any(worker.items for worker in pool):
@@ -133,6 +142,10 @@ def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry
                     continue
                 entry = worker.receive()
                 if worker.died:
+                    early += not worker.ready
+                    if early == STARTS:
+                        message = f"{STARTS} worker processes died before they began, the last with {worker.exit}"
+                        raise EngineError(message, hint="`segrefine refine` of one image may show why")
                     left.extendleft(reversed(worker.items))
                     worker.stop()
                     pool[number] = _Worker(job)

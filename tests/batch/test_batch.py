@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from segrefine.assets import demo_bundle
-from segrefine.batch.journal import JOURNAL
+from segrefine.batch.journal import JOURNAL, Entry
+from segrefine.batch.run import DIED, run_batch
+from segrefine.batch.worker import Job
 from segrefine.cli import main
+from segrefine.datasets.folder import FolderDataset
+from segrefine.datasets.items import Item
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
@@ -182,6 +188,49 @@ def test_a_worker_that_dies_is_replaced(scenes, tmp_path):
     for failure in values["failures"]:
         assert failure["error"] == "WorkerDied" and "exit code -9" in failure["message"]
     assert refine(source, output, "--resume")["done"] == 8
+
+
+def first_child(process: subprocess.Popen) -> int | None:
+    """A worker of a run, as soon as there is one; None where the run ended."""
+    while process.poll() is None:
+        try:
+            return children(process.pid)[0]
+        except (IndexError, OSError):
+            time.sleep(0.01)
+    return None
+
+
+def test_a_worker_that_dies_before_it_began_is_replaced(scenes, tmp_path):
+    process = start(copies(scenes, 4), tmp_path / "out", "--workers", "2")
+    os.kill(first_child(process), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=120)
+    values = json.loads(stdout)
+    assert (values["done"], values["failed"], process.returncode) == (4, 0, 0), stderr
+
+
+def test_workers_that_all_die_before_they_began_end_the_run(scenes, tmp_path):
+    process = start(scenes, tmp_path / "out", "--workers", "1")
+    while (worker := first_child(process)) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1 and "3 worker processes died before they began, the last with exit code -9" in stderr
+
+
+def test_what_was_written_by_a_worker_that_died_is_done(scenes, tmp_path):
+    dataset = FolderDataset(scenes)
+    job = Job(source=scenes, images=None, output=tmp_path / "out", engines={})
+
+    def refine_all(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
+        for number, item in enumerate(items):
+            if number:
+                (tmp_path / "out/masks").mkdir(exist_ok=True)
+                (tmp_path / "out/masks" / item.masks[0]).touch()
+            yield Entry(name=item.name, status="failed", error=DIED)
+
+    values = run_batch(job, workers=1, refine_all=refine_all)
+    assert (values["done"], values["failed"]) == (2, 1)
+    assert values["failures"][0]["name"] == dataset.items[0].name
 
 
 def test_workers_end_with_the_run(scenes, tmp_path):
