@@ -27,6 +27,7 @@ class Entry:
         status: "done" or "failed".
         masks: how many were refined.
         kept_coarse: how many of them the guard did not trust, and left as they were.
+        kept_partly: how many of them it put back in parts.
         seconds: reading, refining and writing together.
         error: the kind of the error, by its class; None where it is done.
         message: what the error says.
@@ -37,6 +38,7 @@ class Entry:
     status: Literal["done", "failed"]
     masks: int = 0
     kept_coarse: int = 0
+    kept_partly: int = 0
     seconds: float = 0.0
     error: str | None = None
     message: str | None = None
@@ -97,6 +99,7 @@ def write_manifest(output: Path, names: Iterable[str], journal: Journal, run: di
         "done": sum(entry.status == "done" for entry in entries),
         "failed": len(failed),
         "kept_coarse": sum(entry.kept_coarse for entry in entries),
+        "kept_partly": sum(entry.kept_partly for entry in entries),
         "failures": [{key: each[key] for key in ("name", "error", "message", "hint")} for each in failed],
     }
     write_whole(output / MANIFEST, (json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())

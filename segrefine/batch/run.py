@@ -44,11 +44,12 @@ def run_batch(
         OutputError: the output folder cannot be written to, is another run's, or is not empty without `resume`.
         SegrefineError: the engines do not open; see `Refiner.from_bundle`.
     """
-    dataset, began = job.open_dataset(), time.perf_counter()
+    began, dataset = time.perf_counter(), job.open_dataset()
+    items = dataset.items  # read before anything is written: there may be no data set
     with claimed(job.output, resume=resume):
         journal = Journal(job.output)
-        names = [item.name for item in dataset.items]
-        left = [item for item in dataset.items if not dataset.is_done(item, job.output)]
+        names = [item.name for item in items]
+        left = [item for item in items if not dataset.is_done(item, job.output)]
         missing = {item.name: item for item in left}
         for name in names:
             if name not in missing and getattr(journal.entries.get(name), "status", None) != "done":

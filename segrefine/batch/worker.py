@@ -41,7 +41,7 @@ class Job:
         output: folder of the results.
         engines: arguments of `Refiner.from_bundle`; `threads` is of each process.
         seed: of the noise, of every image alike.
-        guarded: whether masks that cannot be trusted stay as they were.
+        guarded: whether changes that cannot be trusted are put back.
         crop: whether small objects are refined in a crop around them.
     """
 
@@ -123,5 +123,8 @@ def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Futu
             name=item.name, status="failed", seconds=time.perf_counter() - began,
             error=type(error).__name__, message=str(error), hint=hint,
         )  # fmt: skip
-    kept = sum(result.kept_coarse for result in results)
-    return Entry(name=item.name, status="done", masks=len(masks), kept_coarse=kept, seconds=time.perf_counter() - began)
+    return Entry(
+        name=item.name, status="done", masks=len(masks), seconds=time.perf_counter() - began,
+        kept_coarse=sum(result.kept_coarse for result in results),
+        kept_partly=sum(0 < result.kept_share < 1 for result in results),
+    )  # fmt: skip

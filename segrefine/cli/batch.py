@@ -87,6 +87,9 @@ def _check(source: Path, output: Path, images: Path | None, address: str | None,
     for place in (source, images):
         if place and place.is_dir() and os.path.realpath(output) == os.path.realpath(place):
             raise click.UsageError(f"OUTPUT {output} is where the data set lies; choose another folder")
+    for name in ("images", "masks"):
+        if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source / name)):
+            raise click.UsageError(f"OUTPUT {output} lies in the data set's {name}; choose a folder beside it")
     if gpus is not None and not address:
         raise click.UsageError("--gpus is for a cluster, with --ray; here --device chooses the GPU")
     if gpus and gpus > 1 and gpus != int(gpus):
@@ -168,8 +171,8 @@ def _describe(values: Mapping[str, Any]) -> str:
         "time": f"{values['seconds']:.1f} s for {fresh} images, {values['workers']} workers",
         "wrote": f"{values['output']}, with manifest.json",
     }
-    if values["kept_coarse"]:
-        lines["guard"] = f"{values['kept_coarse']} masks left as they were"
+    if values["kept_coarse"] or values["kept_partly"]:
+        lines["guard"] = f"{values['kept_coarse']} masks left as they were, {values['kept_partly']} put back in parts"
     if values["resumed"]:
         lines["resumed"] = f"{values['resumed']} were there already"
     return "\n".join(f"{name:9}{text}" for name, text in lines.items())

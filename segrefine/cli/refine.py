@@ -165,6 +165,7 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
         "empty": not result.mask.any(),
         "confidence": result.confidence,
         "kept_coarse": result.kept_coarse,
+        "kept_share": result.kept_share,
         "crop": [columns.start, rows.start, columns.stop, rows.stop] if result.part else None,
     }
 
@@ -192,6 +193,9 @@ def _describe(values: dict[str, Any], model: Model) -> str:
         "time": f"{total:.2f} s: " + ", ".join(f"{stage} {spent:.2f}" for stage, spent in seconds.items()),
         "wrote": ", ".join(values["outputs"].values()) or "stdout",
     }
+    if values["confidence"] is not None:
+        guarded = "confidence {confidence:.2f}, {kept_share:.0%} of the changed pixels put back"
+        lines["guard"] = guarded.format(**values)
     if values["crop"]:
         left, top, right, bottom = values["crop"]
         lines["crop"] = f"a small object: refined in {right - left}×{bottom - top} pixels around it (--no-crop: in all)"

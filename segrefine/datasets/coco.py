@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -24,39 +26,50 @@ _HINT = "see https://cocodataset.org/#format-data"
 class CocoDataset:
     """The images and annotations of one COCO JSON file. Each image's annotations are refined jointly, as instances.
 
-    Attributes:
-        items: its images; also one for every annotation of an image that is not there.
+    The file is read when its items are first asked for: a process that is handed its items never reads it.
 
     Args:
         file: the JSON.
         images: folder of the images; None for the JSON's own, or `images` beside it.
-
-    Raises:
-        MaskError: the file is no COCO JSON.
     """
 
     def __init__(self, file: Path, images: Path | None = None) -> None:
-        self._content = read_coco(file)
+        self._file = file
         self._root = images or images_of(file)
-        self.items: list[Item] = list(self._list_items())
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        return read_coco(self._file)
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """Its images; also one for every annotation of an image that is not there.
+
+        Raises:
+            MaskError: the file is no COCO JSON, or lists no image.
+        """
+        items = list(self._list_items())
+        if not items:
+            raise MaskError(f"{self._file} lists no image", hint=_HINT)
+        return items
 
     def _list_items(self) -> Iterator[Item]:
         annotations: dict[Any, list[dict[str, Any]]] = {}
         for annotation in self._content["annotations"]:
             annotations.setdefault(annotation.get("image_id"), []).append(annotation)
         names = {category["id"]: category["name"] for category in self._content["categories"]}
-        seen: set[Any] = set()
-        for image in self._content["images"]:
+        seen: set[str] = set()
+        for place, image in enumerate(self._content["images"]):
             number, file = image["id"], str(image.get("file_name"))
             masks = tuple((names.get(each.get("category_id")), each) for each in annotations.pop(number, []))
             problem = None
-            if number in seen:
+            if str(number) in seen:
                 problem = f"two images have the id {number}", "give every image its own id"
             elif not is_safe(file):
                 problem = f"the file name {file!r} leaves the folder of images", "paths are relative to it"
-            repeated = "-again" * (number in seen)
-            seen.add(number)
-            yield Item(name=f"{number}{repeated}", root=self._root, image=file, masks=masks, problem=problem)
+            name = f"{number}, again as entry {place}" if str(number) in seen else str(number)
+            seen.add(str(number))
+            yield Item(name=name, root=self._root, image=file, masks=masks, problem=problem)
         for number, orphans in annotations.items():
             problem = f"{len(orphans)} annotations are of image {number!r}, which is not listed", "add it to images"
             yield Item(name=f"unknown image {number!r}", root=self._root, image="", problem=problem)
@@ -67,22 +80,27 @@ class CocoDataset:
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether the annotations of an image are in `output`."""
-        return (output / PARTS / f"{item.name}.json").is_file()
+        return _part_of(item, output).is_file()
 
     def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
         """Writes the annotations of an image, with their refined masks."""
         pairs = zip(item.masks, results, strict=True)
         refined = [{**annotation, **_describe(result)} for (_, annotation), (_, result) in pairs]
-        file = output / PARTS / f"{item.name}.json"
+        file = _part_of(item, output)
         with output_errors(file):
             file.parent.mkdir(exist_ok=True)
         write_whole(file, json.dumps(refined).encode())
 
     def finish(self, output: Path) -> None:
         """Joins the annotations of all images that were refined to one COCO JSON."""
-        parts = (output / PARTS / f"{item.name}.json" for item in self.items)
+        parts = (_part_of(item, output) for item in self.items)
         annotations = [each for part in parts if part.is_file() for each in json.loads(part.read_text("utf-8"))]
         write_whole(output / RESULT, json.dumps(self._content | {"annotations": annotations}).encode())
+
+
+def _part_of(item: Item, output: Path) -> Path:
+    """The file of an image's annotations; its id may be any text, and must not lead elsewhere."""
+    return output / PARTS / f"{quote(item.name, safe=' ')}.json"
 
 
 def images_of(file: Path) -> Path:
@@ -108,6 +126,9 @@ def read_coco(file: Path) -> dict[str, Any]:
                 raise MaskError(f"{file}: an entry of {key} has no {missing[0]}", hint=_HINT)
             if not all(isinstance(each[name], int | str) for name in needed):
                 raise MaskError(f"{file}: an entry of {key} has something else than numbers and names", hint=_HINT)
+    numbers = [category["id"] for category in content["categories"]]
+    if twice := sorted({str(number) for number in numbers if numbers.count(number) > 1}):
+        raise MaskError(f"{file}: two categories have the id {twice[0]}", hint="give every category its own id")
     return content
 
 

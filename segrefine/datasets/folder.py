@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,16 @@ class FolderDataset:
     - "class folders": `masks/CLASS/NAME.png` or `.npy`, hard or soft, as many classes as there are;
     - else label maps with the classes of PASCAL VOC.
 
+    Images and masks are listed when the items are first asked for: a process that is handed its items lists nothing.
+
     Attributes:
-        items: its images.
         kind: one of these.
 
     Args:
         folder: the folder.
 
     Raises:
-        MaskError: it has no images or no masks, or its JSON does not say what it should.
+        MaskError: it has no folder of images or of masks, or its JSON does not say what it should.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,17 +59,28 @@ class FolderDataset:
                 raise MaskError(f"there is no folder {folder / name}", hint=hint)
         self._labels = _read_json(folder / LABELS) if (folder / LABELS).is_file() else None
         self._classes = read_classes(folder / CLASSES)
-        subfolders = sorted(path.name for path in (folder / MASKS).iterdir() if path.is_dir())
-        has_files = any(path.suffix.lower() in MASK_SUFFIXES for path in (folder / MASKS).iterdir())
+        with os.scandir(folder / MASKS) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries]
+        subfolders = sorted(name for name, is_folder in found if is_folder)
+        has_files = any(Path(name).suffix.lower() in MASK_SUFFIXES for name, _ in found)
         self.kind: Kind = "label map"
         if self._labels is not None:
             self.kind = "mask"
         elif subfolders and not has_files and not (folder / CLASSES).is_file():
             self.kind = "class folders"
         self._class_folders = subfolders if self.kind == "class folders" else []
-        self.items: list[Item] = list(self._list_items())
-        if not self.items:
-            raise MaskError(f"there is no image in {folder / IMAGES}", hint=f"of {', '.join(sorted(IMAGE_SUFFIXES))}")
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """Its images.
+
+        Raises:
+            MaskError: there is none.
+        """
+        items, folder = list(self._list_items()), self._folder / IMAGES
+        if not items:
+            raise MaskError(f"there is no image in {folder}", hint=f"of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return items
 
     def _list_items(self) -> Iterator[Item]:
         seen: dict[str, str] = {}

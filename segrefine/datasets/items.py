@@ -41,11 +41,18 @@ class Item:
 
 
 class Dataset(Protocol):
-    """Images with coarse masks, and where the refined ones go. Made anew in every process that works on it."""
+    """Images with coarse masks, and where the refined ones go.
+
+    Made anew in every process that works on it; only the one that hands out the items asks for all of them.
+    """
 
     @property
     def items(self) -> Sequence[Item]:
-        """Its images, by name in a fixed order."""
+        """Its images, by name in a fixed order.
+
+        Raises:
+            MaskError: there is none, or they cannot be listed.
+        """
         ...
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:

@@ -123,6 +123,7 @@ class Comparison:
         return {
             "failed": len(self.failed),
             "kept_coarse": sum(entry.kept_coarse for entry in done),
+            "kept_partly": sum(entry.kept_partly for entry in done),
             "seconds_per_image": fmean(seconds) if seconds else None,
         }
 

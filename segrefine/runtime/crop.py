@@ -61,7 +61,7 @@ def refine_masks(
         masks: labels with their coarse masks; see `Refiner.refine_labels`.
         seed: of the noise.
         crop: whether small objects are refined in a crop.
-        guarded: whether masks that cannot be trusted stay as they were, see `guard`; in a crop it judges the crop.
+        guarded: whether changes that cannot be trusted are put back, see `guard`; in a crop it judges the crop.
         progress: told of every stage.
 
     Raises:
@@ -96,7 +96,7 @@ def _refine(
     if not guarded:
         return results
     coarse = [mask.probability if isinstance(mask, CoarseMask) else mask for _, mask in masks]
-    return guard(refiner.fit(image), coarse, results)
+    return guard(image, refiner.fit(image), coarse, results)
 
 
 def _part_of(coarse: Floats, in_doubt: NDArray[np.bool_]) -> Part | None:

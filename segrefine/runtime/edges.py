@@ -153,7 +153,28 @@ def _colour_odds(
     if probability.ndim > 2:
         return np.stack([_colour_odds(colours, everything, each, limit) for each in probability])
     foreground = _histogram(colours, probability)
-    background = np.maximum(everything - foreground, 0)
+    return _odds_of_counts(colours, foreground, np.maximum(everything - foreground, 0), limit)
+
+
+def colour_odds(
+    image: NDArray[np.uint8], foreground: NDArray[np.bool_], background: NDArray[np.bool_], limit: float = 4.0
+) -> Floats:
+    """Log-odds by which each pixel's colour is like one part of the image rather than another, float32 (H, W).
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        foreground: bool (H, W), the one part.
+        background: bool (H, W), the other.
+        limit: largest log-odds.
+    """
+    colours = _colour_index(image)
+    one, other = (_histogram(colours, part.astype(np.float32)) for part in (foreground, background))
+    return _odds_of_counts(colours, one, other, limit)
+
+
+def _odds_of_counts(
+    colours: NDArray[np.intp], foreground: NDArray[np.float64], background: NDArray[np.float64], limit: float
+) -> Floats:
     shares = [counts / max(counts.sum(), 1e-6) + 2e-4 for counts in (foreground, background)]
     odds = np.log(shares[0] / shares[1]).ravel()[colours]
     return np.asarray(np.clip(odds, -limit, limit), np.float32)

@@ -1,4 +1,9 @@
-"""A guard: how far a refined mask can be trusted, and the coarse mask where that is not far enough."""
+"""A guard: how far a refined mask can be trusted, and the coarse mask where that is not far enough.
+
+It judges twice. First each connected region that refining added or removed, by what speaks for that change; those that
+are more probably wrong than right are put back. Then the mask with what is left of its changes: where that is not
+trusted either, the coarse mask stays as a whole.
+"""
 
 from __future__ import annotations
 
@@ -15,43 +20,79 @@ from segrefine.runtime.filters import Floats
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refinement, label_map
+from segrefine.runtime.regions import Numbers, Regions, describe_regions
 
-FEATURES = (
-    "agreement", "certainty", "paper_certainty", "added", "removed", "added_text", "removed_text", "text_gap",
-    "log_share",
+MASK_FEATURES = (
+    "expected", "at_risk", "spread", "expected_to_risk", "expected_to_spread", "added", "removed", "agreement",
+    "refused",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardSettings:
-    """Weights of what tells good refinements from bad ones. Fitted on validation scenes: `benchmarks/guard.py`.
+    """Weights of what tells good changes from bad ones. Fitted on validation scenes: `benchmarks/guard.py`.
 
     Attributes:
-        weights: log-odds per unit of each of `FEATURES`.
-        bias: log-odds where all of them are 0.
+        added: log-odds that a region which was added is right, per unit of each of `REGION_FEATURES`, and a constant.
+        removed: the same of a region that was removed.
+        weights: log-odds that a mask was not made worse, per unit of each of `MASK_FEATURES`, and a constant.
         threshold: least confidence of a mask that replaces the coarse one.
-        pixel_weights: log-odds that a pixel is right: per unit of its own |log-odds|, of its mask's, and a constant.
+        pixels: log-odds that a pixel is right, per unit of each that `describe_pixels` gives, and a constant.
     """
 
-    weights: tuple[float, ...] = (-1.9226, 22.2512, 6.2701, 0.3306, 0.0172, -0.4469, 0.0361, 0.7236, -0.2844)
-    bias: float = -20.3642
-    threshold: float = 0.914
-    pixel_weights: tuple[float, float, float] = (1.2361, 0.2903, -1.8318)
+    added: tuple[float, ...] = (
+        0.479, -5.0751, 0.4806, -0.6742, 0.1719, 4.6249, 2.9015, 0.0712, 0.2284, 1.1337, 0.3096, -0.5631, 0.1642,
+        0.0163, -0.0867, -0.549, -0.5236, 1.9015, -0.1548,
+    )  # fmt: skip
+    removed: tuple[float, ...] = (
+        -0.242, 8.3253, 2.5223, 0.936, -0.2795, 0.8376, 1.4312, 0.4599, 0.6275, -0.6663, 0.2126, 1.0382, -0.0034,
+        -1.0048, -3.6363, -2.4096, 0.5213, -2.5541, 0.0059,
+    )  # fmt: skip
+    weights: tuple[float, ...] = (
+        1.0383, -13.9919, 7.2087, 0.1133, 0.2743, 1.0843, -2.3747, 0.2284, -2.365, 1.8187,
+    )  # fmt: skip
+    threshold: float = 0.917
+    pixels: tuple[float, ...] = (0.678, 0.0393, 0.1629, 0.6428, 0.5586)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """The regions that refining changed, and what the guard holds of each.
+
+    Attributes:
+        regions: n of them.
+        odds: float64 (n,), log-odds that the change is right.
+    """
+
+    regions: Regions
+    odds: Numbers
+
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """Which changes stay, (n,)."""
+        return self.odds > 0
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The coarse mask with the changes that stay, (H, W)."""
+        return np.where(self.regions.everywhere(self.accepted, False), self.regions.after, self.regions.before)
 
 
 def guard(
+    image: NDArray[np.uint8],
     fit: FittedImage,
     coarse: Sequence[Floats],
     results: Sequence[Refinement],
     settings: GuardSettings | None = None,
 ) -> tuple[Refinement, ...]:
-    """The refinements with their confidences; those that cannot be trusted are coarse masks again, and say so.
+    """The refinements with their confidences, less the changes that cannot be trusted, and they say so.
 
-    The confidence of a mask is the probability that refining has not cost it more than 0.02 of IoU; that of a pixel is
-    the probability that it is on the right side. Both are calibrated for the demo model.
+    The confidence of a mask is the probability that refining, less what was put back, has not cost it more than 0.02 of
+    IoU; that of a pixel is the probability that it is on the right side. Both are calibrated for the demo model.
 
     Args:
-        fit: the image on the model's grid, `Refiner.fit` of it.
+        image: uint8 (H, W, 3) RGB.
+        fit: the same on the model's grid, `Refiner.fit` of it.
         coarse: float32 (H, W) of each label, the masks that were refined.
         results: what became of them, in the same order.
         settings: weights; None for those that were fitted.
@@ -61,51 +102,96 @@ def guard(
     """
     if len(coarse) != len(results):
         raise MaskError(f"expected a coarse mask for each of {len(results)} results, got {len(coarse)}")
-    settings, guarded = settings or GuardSettings(), []
-    for mask, result in zip(coarse, results, strict=True):
-        odds = float(np.dot(describe(fit, mask, result), settings.weights)) + settings.bias
-        confidence = 0.5 + 0.5 * math.tanh(0.5 * odds)
-        kept = confidence < settings.threshold
-        probability = mask.astype(np.float32) if kept else result.probability
-        own, of_mask, constant = settings.pixel_weights
-        right = sigmoid((own * np.abs(logit(result.probability)) + of_mask * odds + constant).astype(np.float32))
-        guarded.append(
-            replace(
-                result, probability=probability, confidence=confidence, kept_coarse=kept,
-                pixel_confidence=right.astype(np.float16),
-            )
-        )  # fmt: skip
+    settings = settings or GuardSettings()
+    guarded = [_guard(image, fit, *each, settings) for each in zip(coarse, results, strict=True)]
     numbers = label_map(np.stack([each.probability for each in guarded]))
     return tuple(replace(each, mask=numbers == i) for i, each in enumerate(guarded, 1))
 
 
-def describe(fit: FittedImage, coarse: Floats, result: Refinement) -> NDArray[np.float64]:
-    """What speaks for a refinement and against it, float64, one number for each of `FEATURES`.
+def _guard(
+    image: NDArray[np.uint8], fit: FittedImage, coarse: Floats, result: Refinement, settings: GuardSettings
+) -> Refinement:
+    regions, features = describe_regions(image, fit, coarse, result)
+    judged = Judged(regions=regions, odds=judge_regions(regions, features, settings))
+    odds = float(weigh(describe_mask(judged), settings.weights))
+    confidence = 0.5 + 0.5 * math.tanh(0.5 * odds)
+    trusted = confidence >= settings.threshold
+    accepted = judged.accepted & trusted
+    changed = int(regions.pixels.sum())
+    probability = np.where(regions.everywhere(~accepted, False), coarse, result.probability)
+    if not accepted.any():
+        probability = coarse
+    support = describe_pixels(judged, result, odds, trusted=trusted)
+    return replace(
+        result,
+        probability=probability.astype(np.float32),
+        confidence=confidence,
+        pixel_confidence=sigmoid(weigh(support, settings.pixels).astype(np.float32)).astype(np.float16),
+        kept_coarse=not accepted.any(),
+        kept_share=float(regions.pixels[~accepted].sum() / changed) if changed else 1.0,
+    )
+
+
+def judge_regions(regions: Regions, features: Numbers, settings: GuardSettings) -> Numbers:
+    """Log-odds that the change of each region is right, float64 (n,).
 
     Args:
-        fit: the image on the model's grid.
-        coarse: float32 (H, W).
-        result: what became of it.
+        regions: n of them.
+        features: float64 (n, len(REGION_FEATURES)) of each.
+        settings: weights.
     """
-    before, after = coarse > 0.5, result.probability > 0.5
-    text = fit.restore(result.text_evidence)
-    text = text / max(float(np.quantile(text[before], 0.9)), 1e-3)  # by the mask's own, as the evidence is weighed
-    text = text.clip(-3, 3)
-    either, area = before | after, max(int(before.sum()), 1)
+    return np.where(regions.added, weigh(features, settings.added), weigh(features, settings.removed))
 
-    def mean(values: Floats, where: NDArray[np.bool_]) -> float:
-        return float(values[where].mean()) if where.any() else 0.0
 
+def describe_mask(judged: Judged) -> Numbers:
+    """What the regions that stay say of the mask as a whole, float64, one number for each of `MASK_FEATURES`.
+
+    The first five are of the IoU that the changes are expected to bring: its sum, what of it is lost where they are
+    wrong, its standard deviation, and the ratios of the first to the others.
+    """
+    regions, stays = judged.regions, judged.accepted
+    share = regions.pixels / max(int((regions.before | regions.after).sum()), 1) * stays
+    right = 0.5 + 0.5 * np.tanh(0.5 * judged.odds)
+    expected, at_risk = float(share @ (2 * right - 1)), float(share @ (1 - right))
+    spread = math.sqrt(float(share**2 @ (right * (1 - right))))
+    before, after = regions.before, judged.mask
+    area, all_pixels = max(int(before.sum()), 1), max(int((before | regions.after).sum()), 1)
     return np.array(
         [
-            iou(before, after),
-            mean(np.abs(2 * result.probability - 1), either),
-            mean(np.abs(2 * result.paper_probability - 1), either),
+            expected,
+            at_risk,
+            spread,
+            expected / (at_risk + 0.01),
+            expected / (spread + 0.01),
             (after & ~before).sum() / area,
             (before & ~after).sum() / area,
-            mean(text, after & ~before),
-            mean(text, before & ~after),
-            mean(text, after) - mean(text, ~after),
-            np.log(before.mean() + 1e-3),
+            iou(after, before),
+            regions.pixels[~stays].sum() / all_pixels,
         ]
     )
+
+
+def describe_pixels(judged: Judged, result: Refinement, odds: float, *, trusted: bool) -> Numbers:
+    """What speaks for the side on which each pixel is in the end, float64 (H, W, 4).
+
+    The refined probability's log-odds for that side; those of the region, where it was changed; those of the mask
+    where it is trusted; and whether it is not.
+
+    Args:
+        judged: the regions.
+        result: what refining made of the mask.
+        odds: of the mask.
+        trusted: whether the changes that were accepted stay.
+    """
+    final = judged.mask if trusted else judged.regions.before
+    own = np.where(final, 1.0, -1.0) * logit(result.probability)
+    stays = judged.accepted & trusted
+    region = judged.regions.everywhere(np.where(stays, judged.odds, -judged.odds).clip(-5, 5), 0.0)
+    whole = np.full(final.shape, odds if trusted else 0.0)
+    return np.stack([own, region, whole, np.full(final.shape, float(not trusted))], -1)
+
+
+def weigh(features: Numbers, weights: Sequence[float] | Numbers) -> Numbers:
+    """The weighted sum over the last axis of features (…, k), and the constant, which is the last of k + 1 weights."""
+    *each, constant = weights
+    return np.asarray(features @ np.array(each) + constant, np.float64)

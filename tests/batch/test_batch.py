@@ -123,6 +123,8 @@ def test_a_folder_that_is_not_empty_needs_resume(scenes, tmp_path):
     result = run("batch", scenes, tmp_path / "out")
     assert result.exit_code == 1 and "is not empty" in result.stderr and "--resume" in result.stderr
     assert run("batch", scenes, scenes).exit_code == 2
+    inside = run("batch", scenes, scenes / "images" / "out")
+    assert inside.exit_code == 2 and "lies in the data set's images" in inside.stderr
 
 
 def test_places_that_cannot_be_written_to(scenes):

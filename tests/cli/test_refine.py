@@ -199,6 +199,9 @@ def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
     trusted, other = (json.loads(result.stdout) for result in (right, wrong))
     assert 0 < other["confidence"] < trusted["confidence"] < 1
     assert ("does not trust" in wrong.stderr) == other["kept_coarse"]
+    assert 0 <= trusted["kept_share"] < 1 and other["kept_coarse"] == (other["kept_share"] == 1)
+    told = run("refine", image, mask, *words[:3], *words[4:]).stdout
+    assert f"confidence {trusted['confidence']:.2f}, {trusted['kept_share']:.0%} of the changed pixels put back" in told
 
 
 def test_a_small_object_is_refined_in_a_crop(run, scene, tmp_path):

@@ -229,7 +229,7 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
     dataset = CocoDataset(coco(folder, images=images, annotations=annotations))
     problems = {item.name: item.problem for item in dataset.items}
     assert "leaves the folder" in problems["7"][0] and problems["8"] is None
-    assert "two images" in problems["8-again"][0] and "not listed" in problems["unknown image 99"][0]
+    assert "two images" in problems["8, again as entry 2"][0] and "not listed" in problems["unknown image 99"][0]
 
 
 @pytest.mark.parametrize(
@@ -238,11 +238,36 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
         ({"images": None}, "no list of images"),
         ({"annotations": [{"id": 3}]}, "annotations has no image_id"),
         ({"categories": [{"id": [3], "name": "x"}]}, "something else than numbers"),
+        ({"categories": [{"id": 3, "name": "x"}, {"id": 3, "name": "y"}]}, "two categories have the id 3"),
+        ({"images": [], "annotations": []}, "lists no image"),
     ],
 )
 def test_json_that_is_no_coco(folder, changes, message):
     with pytest.raises(MaskError, match=message):
-        CocoDataset(coco(folder, **changes))
+        _ = CocoDataset(coco(folder, **changes)).items
+
+
+def test_ids_that_look_like_paths_stay_in_the_output(folder, tmp_path):
+    names = ["../../evil", "a/b", "..", "%2e"]
+    content = json.loads(coco(folder).read_text())
+    mask = content["annotations"][0]["segmentation"]
+    images = [{"id": name, "file_name": content["images"][0]["file_name"]} for name in names]
+    annotations = [{"id": k, "image_id": name, "category_id": 3, "segmentation": mask} for k, name in enumerate(names)]
+    dataset, output = CocoDataset(coco(folder, images=images, annotations=annotations)), tmp_path / "out"
+    write_again(dataset, output)
+    assert all(dataset.is_done(item, output) for item in dataset.items)
+    assert len(list((output / "parts").iterdir())) == 4
+    assert len(json.loads((output / "annotations.json").read_text())["annotations"]) == 4
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_who_is_handed_the_items_does_not_read_the_file(folder):
+    file = coco(folder)
+    item, expected = CocoDataset(file).items[0], read_all(CocoDataset(file), CocoDataset(file).items[0])
+    file.unlink()
+    for (label, mask), (name, other) in zip(read_all(CocoDataset(file), item), expected, strict=True):
+        np.testing.assert_array_equal(mask, other)
+        assert label == name
 
 
 def test_output_that_cannot_be_written(folder):

@@ -144,7 +144,7 @@ def test_a_batch_judged(tmp_path):
     )
     assert done.exit_code == 0 and "1 images failed in the batch" in done.stderr, done.output
     values = json.loads(done.stdout)
-    assert (values["images"], values["failed"], values["kept_coarse"]) == (2, 1, 0)
+    assert (values["images"], values["failed"], values["kept_coarse"], values["kept_partly"]) == (2, 1, 0, 0)
     assert values["seconds_per_image"] > 0
     for each in values["masks"]:
         files = (tmp_path / place / "masks" / f"{each['name']}.png" for place in ("out", "scenes"))

@@ -1,4 +1,4 @@
-"""The guard trusts what it was told to trust, and says what it did."""
+"""The guard keeps what it was told to trust, puts back the rest, and says what it did."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError
-from segrefine.runtime.guard import FEATURES, GuardSettings, describe, guard
+from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.regions import REGION_FEATURES, Regions
 
-SCENE = load_samples(demo_samples())["02-car-erode"]
+SCENE = load_samples(demo_samples())["03-cactus-shift"]
+COARSE = SCENE.coarse > 0.5
+
+
+def settings(added: float, removed: float, threshold: float = 0.0) -> GuardSettings:
+    """Settings that hold all regions of a kind for right (above 0) or wrong (below)."""
+    nothing = (0.0,) * len(REGION_FEATURES)
+    return replace(GuardSettings(), added=(*nothing, added), removed=(*nothing, removed), threshold=threshold)
 
 
 @pytest.fixture(scope="module")
@@ -22,39 +30,89 @@ def refined():
         return refiner.fit(SCENE.image), refiner(SCENE.image, SCENE.coarse, SCENE.label)
 
 
-def test_the_coarse_mask_stays_where_trust_is_not_reached(refined):
+@pytest.fixture(scope="module")
+def run(refined):
     fit, result = refined
-    [trusted] = guard(fit, [SCENE.coarse], [result], GuardSettings(threshold=0.0))
-    [doubted] = guard(fit, [SCENE.coarse], [result], GuardSettings(threshold=1.01))
-    assert not trusted.kept_coarse and doubted.kept_coarse and trusted.confidence == doubted.confidence
-    np.testing.assert_array_equal(trusted.mask, result.mask)
-    np.testing.assert_array_equal(doubted.mask, SCENE.coarse > 0.5)
-    assert (doubted.mask != trusted.mask).any() and 0 < trusted.confidence < 1
-    assert trusted.pixel_confidence.shape == result.mask.shape and result.confidence is None
+
+    def run(settings=None, result=result):
+        [guarded] = guard(SCENE.image, fit, [SCENE.coarse], [result], settings)
+        return guarded
+
+    return run
 
 
-def test_an_uncertain_refinement_is_trusted_less(refined):
-    fit, result = refined
-    vague = replace(result, probability=0.5 + 0.2 * (result.probability - 0.5))
-    sure, doubtful = (guard(fit, [SCENE.coarse], [each])[0] for each in (result, vague))
-    assert sure.confidence > doubtful.confidence and doubtful.kept_coarse
-    assert sure.pixel_confidence.mean() > doubtful.pixel_confidence.mean()
+def test_what_is_trusted_stays(run, refined):
+    guarded = run(settings(1, 1))
+    np.testing.assert_array_equal(guarded.mask, refined[1].mask)
+    np.testing.assert_array_equal(guarded.probability, refined[1].probability)
+    assert not guarded.kept_coarse and guarded.kept_share == 0 and 0 < guarded.confidence < 1
+    assert refined[1].confidence is None and refined[1].kept_share == 0
+
+
+def test_the_coarse_mask_stays_where_trust_is_not_reached(run):
+    for doubtful in (settings(1, 1, threshold=1.01), settings(-1, -1)):
+        guarded = run(doubtful)
+        np.testing.assert_array_equal(guarded.mask, COARSE)
+        np.testing.assert_array_equal(guarded.probability, SCENE.coarse)
+        assert guarded.kept_coarse and guarded.kept_share == 1
+    assert run(settings(1, 1, threshold=1.01)).confidence == run(settings(1, 1)).confidence
+
+
+def test_changes_are_put_back_region_by_region(run, refined):
+    after = refined[1].mask
+    only_added, only_removed = run(settings(1, -1)), run(settings(-1, 1))
+    np.testing.assert_array_equal(only_added.mask, COARSE | after)
+    np.testing.assert_array_equal(only_removed.mask, COARSE & after)
+    assert (COARSE & ~after).any() and (after & ~COARSE).any()
+    assert only_added.kept_share + only_removed.kept_share == pytest.approx(1)
+    assert only_added.kept_share == pytest.approx((COARSE & ~after).sum() / (COARSE ^ after).sum())
+    assert not only_added.kept_coarse and not only_removed.kept_coarse
+
+
+def test_each_region_is_judged_for_itself(run, refined):
+    bars = np.zeros(len(REGION_FEATURES) + 1)
+    bars[REGION_FEATURES.index("log_area")], bars[-1] = 1, 2.0  # right are those above e⁻² of the mask's area
+    guarded = run(replace(settings(1, 1), added=tuple(bars), removed=tuple(bars)))
+    regions = Regions.between(COARSE, refined[1].mask)
+    large = regions.pixels > np.exp(-2) * COARSE.sum()
+    assert large.any() and not large.all()
+    changed = regions.numbers[guarded.mask != COARSE]
+    assert set(changed.tolist()) == set((np.flatnonzero(large) + 1).tolist())
+
+
+def test_an_uncertain_refinement_is_trusted_less(run, refined):
+    result = refined[1]
+    other = refined[0].restore(result.text_evidence)[~COARSE].mean()
+    blind = replace(result, text_evidence=np.full_like(result.text_evidence, other))
+    sure, doubtful = run(), run(result=blind)
+    assert sure.confidence > doubtful.confidence
+    assert sure.pixel_confidence.shape == result.mask.shape and (sure.pixel_confidence >= 0).all()
 
 
 def test_masks_of_several_labels_stay_disjoint(refined):
     fit, result = refined
-    both = guard(fit, [SCENE.coarse, SCENE.coarse], [result, result], GuardSettings(threshold=1.01))
-    assert not (both[0].mask & both[1].mask).any()
+    both = guard(SCENE.image, fit, [SCENE.coarse] * 2, [result] * 2, settings(1, 1, threshold=1.01))
+    assert not (both[0].mask & both[1].mask).any() and both[0].mask.any()
 
 
-def test_features(refined):
-    fit, result = refined
-    unchanged = replace(result, probability=SCENE.coarse)
-    found = dict(zip(FEATURES, describe(fit, SCENE.coarse, unchanged), strict=True))
-    assert found["agreement"] == 1 and found["added"] == found["removed"] == 0
-    assert found["log_share"] == pytest.approx(np.log((SCENE.coarse > 0.5).mean() + 1e-3))
+def test_a_mask_that_did_not_change_is_the_coarse_one(run, refined):
+    guarded = run(result=replace(refined[1], probability=SCENE.coarse, mask=COARSE))
+    assert guarded.kept_coarse and guarded.kept_share == 1 and np.isfinite(guarded.confidence)
+    np.testing.assert_array_equal(guarded.mask, COARSE)
+
+
+def test_what_regions_say_of_the_mask():
+    before, after = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
+    before[:, :5], after[:, 2:6] = True, True  # 8 pixels go, 4 come, of 24
+    regions = Regions.between(before, after)
+    judged = Judged(regions=regions, odds=np.where(regions.added, np.log(3), -1.0))  # 3 : 1; the other is refused
+    found = dict(zip(MASK_FEATURES, describe_mask(judged), strict=True))
+    assert found["expected"] == pytest.approx(4 / 24 * 0.5) and found["at_risk"] == pytest.approx(4 / 24 * 0.25)
+    assert found["spread"] == pytest.approx(4 / 24 * np.sqrt(3) / 4)
+    assert found["added"] == 0.2 and found["removed"] == 0
+    assert found["agreement"] == pytest.approx(20 / 24) and found["refused"] == pytest.approx(8 / 24)
 
 
 def test_every_result_needs_its_coarse_mask(refined):
     with pytest.raises(MaskError, match="each of 1 results, got 2"):
-        guard(refined[0], [SCENE.coarse] * 2, [refined[1]])
+        guard(SCENE.image, refined[0], [SCENE.coarse] * 2, [refined[1]])
