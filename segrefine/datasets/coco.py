@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -75,21 +76,27 @@ class CocoDataset:
             yield Item(name=f"unknown image {number!r}", root=self._root, image="", problem=problem)
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
-        """The labels and masks of an image's annotations."""
-        return [(_label(label, each), read_annotation(each, size).astype(np.float32)) for label, each in item.masks]
+        """The labels and masks of an image's annotations, those left out that have nothing to refine.
+
+        These are annotations without a pixel, as polygons smaller than one are, and such of the whole image.
+        """
+        drawn = [(_label(label, each), read_annotation(each, size)) for label, each in item.masks]
+        return [(label, mask.astype(np.float32)) for label, mask in drawn if _has_border(mask)]
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether the annotations of an image are in `output`."""
         return _part_of(item, output).is_file()
 
     def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
-        """Writes the annotations of an image, with their refined masks."""
-        pairs = zip(item.masks, results, strict=True)
-        refined = [{**annotation, **_describe(result)} for (_, annotation), (_, result) in pairs]
+        """Writes the annotations of an image, with their refined masks; what had nothing to refine stays as it is."""
+        left, written = deque(results), []
+        for _, annotation in item.masks:
+            refined = _describe(left.popleft()[1]) if _has_border(read_annotation(annotation, size)) else {}
+            written.append({**annotation, **refined})
         file = _part_of(item, output)
         with output_errors(file):
             file.parent.mkdir(exist_ok=True)
-        write_whole(file, json.dumps(refined).encode())
+        write_whole(file, json.dumps(written).encode())
 
     def finish(self, output: Path) -> None:
         """Joins the annotations of all images that were refined to one COCO JSON."""
@@ -152,6 +159,10 @@ def read_annotation(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mas
         raise MaskError(f"{name}: {error}", hint=error.hint) from error
     check_size(mask.shape, size, name)
     return mask
+
+
+def _has_border(mask: Mask) -> bool:
+    return 0 < int(np.count_nonzero(mask)) < mask.size
 
 
 def _describe(result: Refinement) -> dict[str, Any]:

@@ -247,6 +247,17 @@ def test_json_that_is_no_coco(folder, changes, message):
         _ = CocoDataset(coco(folder, **changes)).items
 
 
+def test_annotations_with_nothing_to_refine_stay(folder, tmp_path):
+    content = json.loads(coco(folder).read_text())
+    speck, whole = [[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]], [[0, 0, 32, 0, 32, 24, 0, 24]]
+    given = [{**content["annotations"][0], "id": k, "segmentation": each} for k, each in enumerate((speck, whole))]
+    dataset = CocoDataset(coco(folder, annotations=[given[0], content["annotations"][0], given[1]]))
+    assert [label for label, _ in read_all(dataset, dataset.items[0])] == ["fox"]
+    write_again(dataset, tmp_path / "out")
+    written = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"]
+    assert [written[0], written[2]] == given and written[1]["area"] == FOX.sum()
+
+
 def test_ids_that_look_like_paths_stay_in_the_output(folder, tmp_path):
     names = ["../../evil", "a/b", "..", "%2e"]
     content = json.loads(coco(folder).read_text())
