@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.errors import MaskError
+from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.edges import logit, sigmoid
 from segrefine.runtime.filters import Floats
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refinement, label_map
-from segrefine.runtime.regions import Numbers, Regions, describe_regions
+from segrefine.runtime.regions import REGION_FEATURES, Numbers, Regions, describe_regions
 
 MASK_FEATURES = (
     "expected", "at_risk", "spread", "expected_to_risk", "expected_to_spread", "added", "removed", "agreement",
@@ -53,6 +53,16 @@ class GuardSettings:
     )  # fmt: skip
     threshold: float = 0.917
     pixels: tuple[float, ...] = (0.678, 0.0393, 0.1629, 0.6428, 0.5586)
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError where there are more or fewer weights than features."""
+        lengths = {
+            "added": len(REGION_FEATURES), "removed": len(REGION_FEATURES), "weights": len(MASK_FEATURES), "pixels": 4,
+        }  # fmt: skip
+        for name, length in lengths.items():
+            if len(getattr(self, name)) != length + 1:
+                got = f"expected {length} weights and a constant, got {len(getattr(self, name))} numbers"
+                raise SettingsError(f"{name}: {got}", hint="`python -m benchmarks.guard --fit` finds them")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

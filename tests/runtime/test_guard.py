@@ -9,7 +9,7 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.errors import MaskError
+from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.regions import REGION_FEATURES, Regions
@@ -80,13 +80,16 @@ def test_each_region_is_judged_for_itself(run, refined):
     assert set(changed.tolist()) == set((np.flatnonzero(large) + 1).tolist())
 
 
-def test_an_uncertain_refinement_is_trusted_less(run, refined):
-    result = refined[1]
-    other = refined[0].restore(result.text_evidence)[~COARSE].mean()
-    blind = replace(result, text_evidence=np.full_like(result.text_evidence, other))
-    sure, doubtful = run(), run(result=blind)
-    assert sure.confidence > doubtful.confidence
-    assert sure.pixel_confidence.shape == result.mask.shape and (sure.pixel_confidence >= 0).all()
+def test_a_change_that_nothing_speaks_for_is_put_back(run, refined):
+    corners = (np.s_[:24, :24], np.s_[:24, -24:], np.s_[-24:, :24], np.s_[-24:, -24:])
+    corner = next(part for part in corners if not (COARSE | refined[1].mask)[part].any())
+    probability = refined[1].probability.copy()
+    probability[corner] = 0.9
+    guarded, usual = run(result=replace(refined[1], probability=probability)), run()
+    assert not usual.kept_coarse and not guarded.mask[corner].any()
+    assert guarded.kept_share > usual.kept_share
+    assert guarded.pixel_confidence.shape == COARSE.shape and guarded.pixel_confidence.dtype == np.float16
+    assert guarded.pixel_confidence[corner].mean() < usual.pixel_confidence[corner].mean()
 
 
 def test_masks_of_several_labels_stay_disjoint(refined):
@@ -111,6 +114,11 @@ def test_what_regions_say_of_the_mask():
     assert found["spread"] == pytest.approx(4 / 24 * np.sqrt(3) / 4)
     assert found["added"] == 0.2 and found["removed"] == 0
     assert found["agreement"] == pytest.approx(20 / 24) and found["refused"] == pytest.approx(8 / 24)
+
+
+def test_weights_are_as_many_as_features():
+    with pytest.raises(SettingsError, match="removed: expected 18 weights and a constant, got 3 numbers"):
+        GuardSettings(removed=(1.0, 2.0, 3.0))
 
 
 def test_every_result_needs_its_coarse_mask(refined):
