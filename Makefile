@@ -54,6 +54,8 @@ bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchm
 	$(BIN)/python -m benchmarks.guard
 	$(BIN)/python -m benchmarks.small_objects
 	$(BIN)/python -m benchmarks.batch
+	$(BIN)/python -m benchmarks.batch_kills
+	$(BIN)/python -m benchmarks.batch_costs
 
 # With a driver an environment of its own: ONNX Runtime for the CPU and that for GPUs overwrite each other's files.
 GPU_ENV := $(if $(shell command -v nvidia-smi),.venv-gpu,.venv)
