@@ -38,7 +38,7 @@ PHRASES = (
     *("the big boat", "the penguin and the crown", "the bananas"),
 )
 """For the first of the shipped scenes: of what is there and of what is not."""
-COUNTS = (1, 8)
+COUNTS, EAGER = (1, 8), "PyTorch eager"
 CAREFUL = {"samples": 8, "steps": 4}
 """Settings that give an uncertainty, of the curves in `benchmarks.gs_quality`."""
 
@@ -59,31 +59,20 @@ def main(repeats: int, threads: int) -> None:
         batch = {"label_denoiser": settings.samples}
         components = time_components(segmenters, lambda name: LABEL_GRAPHS[name](checkpoint), batch, repeats, peak)
         overlaps = _overlaps(segmenters, eager)
-    medians = {count: {name: float(np.median(times)) for name, times in each.items()} for count, each in loops.items()}
-    one, eight = (medians[count] for count in COUNTS)
+    one, eight = (_medians(loops[count]) for count in COUNTS)
     fastest = min(ENGINES, key=lambda name: one[name])
-    overlap_cells = {name: f"{value:.4f}" for name, value in overlaps.items()}
-    rows = [
-        [
-            *(name, f"{1e3 * one[name]:.1f}", f"{one['PyTorch eager'] / one[name]:.2f}"),
-            *(f"{1e3 * eight[name]:.1f}", f"{eight['PyTorch eager'] / eight[name]:.2f}"),
-            *(f"{eight[name] / one[name]:.2f}", overlap_cells.get(name, "")),
-        ]
-        for name in one
-    ]
-    header = ["whole loop", "1 phrase, ms", "eager ÷ this", "8 phrases, ms", "eager ÷ this", "8 ÷ 1", "least IoU"]
     markdown = "\n\n".join(
         [
             "# Latency of segmenting",
             f"One 128×128 image, demo model, samples: {settings.samples}, steps: {settings.steps}, guidance: "
             f"{settings.guidance_scale:g}, threads: {threads}; {repeats} interleaved calls each, medians.",
-            f"**One phrase, PyTorch eager ÷ segrefine on {fastest} = {one['PyTorch eager'] / one[fastest]:.2f}** "
+            f"**One phrase, PyTorch eager ÷ segrefine on {fastest} = {one[EAGER] / one[fastest]:.2f}** "
             f"(bar: 3). **Eight phrases ÷ one, same engine = {eight[fastest] / one[fastest]:.2f}** (bar: 4.5 or less).",
-            "Both compute all phrases in one batch; without guidance nothing of the empty phrase. bf16: the denoiser "
-            "in bfloat16. Least IoU: of a mask with eager's, over the objects of the 12 shipped scenes.",
-            markdown_table(header, rows),
+            "Both compute all phrases in one batch; without guidance nothing of the empty phrase. bf16: denoiser and "
+            "image encoder in bfloat16. Least IoU: of a mask with eager's, over the objects of the 12 shipped scenes.",
+            _loop_table(one, eight, overlaps),
             f"One phrase with an uncertainty, {CAREFUL['samples']} samples of {CAREFUL['steps']} steps each:",
-            markdown_table(["whole loop", "ms", "eager ÷ this"], _careful_rows(careful)),
+            _careful_table(_medians(careful)),
             "## Components",
             f"Share: arithmetic rate over this machine's own float32 matrix product, {peak:.0f} GFLOP/s.",
             markdown_table(COMPONENT_COLUMNS, components),
@@ -109,7 +98,7 @@ def _loop(segmenters: Segmenters, eager: Gs, phrases: Sequence[str], repeats: in
 
     contestants = {name: partial(ours, segmenter) for name, segmenter in segmenters.items()}
     return take_turns(
-        contestants | {"PyTorch eager": partial(theirs, eager), "torch.compile": partial(theirs, compiled)}, repeats
+        contestants | {EAGER: partial(theirs, eager), "torch.compile": partial(theirs, compiled)}, repeats
     )
 
 
@@ -120,9 +109,26 @@ def _careful_loop(segmenters: Segmenters, checkpoint: LabelCheckpoint, repeats: 
     return _loop(changed, Gs(checkpoint, settings), PHRASES[:1], repeats)
 
 
-def _careful_rows(seconds: dict[str, list[float]]) -> list[list[str]]:
-    medians = {name: float(np.median(times)) for name, times in seconds.items()}
-    return [[name, f"{1e3 * each:.0f}", f"{medians['PyTorch eager'] / each:.2f}"] for name, each in medians.items()]
+def _medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
+def _loop_table(one: Mapping[str, float], eight: Mapping[str, float], overlaps: Mapping[str, float]) -> str:
+    rows = [
+        [
+            *(name, f"{1e3 * one[name]:.1f}", f"{one[EAGER] / one[name]:.2f}"),
+            *(f"{1e3 * eight[name]:.1f}", f"{eight[EAGER] / eight[name]:.2f}", f"{eight[name] / one[name]:.2f}"),
+            f"{overlaps[name]:.4f}" if name in overlaps else "",
+        ]
+        for name in one
+    ]
+    header = ["whole loop", "1 phrase, ms", "eager ÷ this", "8 phrases, ms", "eager ÷ this", "8 ÷ 1", "least IoU"]
+    return markdown_table(header, rows)
+
+
+def _careful_table(medians: Mapping[str, float]) -> str:
+    rows = [[name, f"{1e3 * each:.0f}", f"{medians[EAGER] / each:.2f}"] for name, each in medians.items()]
+    return markdown_table(["whole loop", "ms", "eager ÷ this"], rows)
 
 
 def _masks(segments: Sequence[Segment]) -> list[np.ndarray]:

@@ -26,6 +26,7 @@ from segrefine.runtime.regions import REGION_FEATURES, describe_regions
 
 Array = NDArray[np.float64]
 
+
 @click.command()
 @click.option("--scenes", help="Scenes; each gives up to four masks.  [default: 200, or 400 to fit on]", type=int)
 @click.option("--fit", "fitting", is_flag=True, help="Fit on validation scenes, and write nothing.")
@@ -63,9 +64,8 @@ def _judge(refiner: Refiner, samples: list[Sample]) -> tuple[str, dict[str, obje
     kept = np.array([g.kept_coarse for g in guarded])
     partly = np.array([0 < g.kept_share < 1 for g in guarded])
     regions = np.array([s.gain(judge(s, GuardSettings()).mask) for s in samples])
-    scenes = [s.case.scene for s in samples]
+    scenes, confidence = [s.case.scene for s in samples], np.array([g.confidence for g in guarded])
     worse, share = (after < -WORSE).mean(), after.sum() / gain.sum()
-    confidence = np.array([g.confidence for g in guarded])
     pixels = np.concatenate([g.pixel_confidence.ravel()[::EVERY] for g in guarded]).astype(float)
     right = np.concatenate([(g.mask == s.case.truth).ravel()[::EVERY] for s, g in zip(samples, guarded, strict=True)])
     rows = [
@@ -80,6 +80,8 @@ def _judge(refiner: Refiner, samples: list[Sample]) -> tuple[str, dict[str, obje
         ["of the ungated gain kept", ">= 85 %", f"{share:.1%}", "yes" if share >= 0.85 else "no"],
     ]
     errors = {"masks": calibration_error(confidence, regions >= -WORSE), "pixels": calibration_error(pixels, right)}
+    data: dict[str, object] = {"worse": worse, "gain_kept": share, "left_coarse": kept.mean(), "bars": bars}
+    data |= {"calibration_error": errors, "features": {"regions": REGION_FEATURES, "masks": MASK_FEATURES}}
     markdown = "\n\n".join(
         [
             "# The guard",
@@ -94,9 +96,7 @@ def _judge(refiner: Refiner, samples: list[Sample]) -> tuple[str, dict[str, obje
             f"({right.mean():.1%} of the pixels are).",
         ]
     )
-    data: dict[str, object] = {"worse": worse, "gain_kept": share, "left_coarse": kept.mean(), "bars": bars}
-    described = {"regions": REGION_FEATURES, "masks": MASK_FEATURES}
-    return markdown, data | {"calibration_error": errors, "features": described, "settings": GuardSettings()}
+    return markdown, data | {"settings": GuardSettings()}
 
 
 def calibration_error(confidence: Array, right: NDArray[np.bool_], bins: int = 10) -> float:
