@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -64,7 +65,8 @@ def output_errors(target: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        hint = "choose a folder that exists and is writable"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space, or choose another disk" if full else "choose a folder that exists and is writable"
         raise OutputError(f"cannot write {target}: {reason}", hint=hint) from error
 
 

@@ -74,13 +74,13 @@ def _read_lines(file: Path) -> Iterator[Entry]:
     """The entries of a journal; lines that are cut short are left out."""
     if not file.is_file():
         return
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         with suppress(ValueError, TypeError):
             yield Entry(**json.loads(line))
 
 
 def _to_line(entry: Entry) -> str:
-    return json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+    return json.dumps(asdict(entry)) + "\n"  # in ASCII: a file's name need not be valid Unicode
 
 
 def write_manifest(output: Path, names: Iterable[str], journal: Journal, run: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def write_manifest(output: Path, names: Iterable[str], journal: Journal, run: di
         "kept_partly": sum(entry.kept_partly for entry in entries),
         "failures": [{key: each[key] for key in ("name", "error", "message", "hint")} for each in failed],
     }
-    write_whole(output / MANIFEST, (json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())
+    write_whole(output / MANIFEST, (json.dumps(values, indent=2) + "\n").encode())
     return values
 
 

@@ -87,6 +87,8 @@ def _check(source: Path, output: Path, images: Path | None, address: str | None,
     for place in (source, images):
         if place and place.is_dir() and os.path.realpath(output) == os.path.realpath(place):
             raise click.UsageError(f"OUTPUT {output} is where the data set lies; choose another folder")
+    if source.is_file() and os.path.realpath(output) == os.path.realpath(source.parent):
+        raise click.UsageError(f"OUTPUT {output} is where {source.name} lies, and may overwrite it; choose another")
     for name in ("images", "masks"):
         if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source / name)):
             raise click.UsageError(f"OUTPUT {output} lies in the data set's {name}; choose a folder beside it")

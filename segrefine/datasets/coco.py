@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from segrefine.datasets.items import Item, LabelledMask, check_size, read_json
+from segrefine.datasets.items import Item, LabelledMask, check_size, has_border, read_json
 from segrefine.datasets.polygons import Mask, draw_polygons
 from segrefine.errors import MaskError
 from segrefine.runtime.output import write_whole
@@ -21,6 +21,7 @@ from segrefine.runtime.rle import decode_rle, encode_rle
 from segrefine.storage import is_safe, output_errors
 
 RESULT, PARTS = "annotations.json", "parts"
+_NUMBERS = ("id", "category_id")
 _HINT = "see https://cocodataset.org/#format-data"
 
 
@@ -81,7 +82,7 @@ class CocoDataset:
         These are annotations without a pixel, as polygons smaller than one are, and such of the whole image.
         """
         drawn = [(_label(label, each), read_annotation(each, size)) for label, each in item.masks]
-        return [(label, mask.astype(np.float32)) for label, mask in drawn if _has_border(mask)]
+        return [(label, mask.astype(np.float32)) for label, mask in drawn if has_border(mask)]
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether the annotations of an image are in `output`."""
@@ -91,7 +92,7 @@ class CocoDataset:
         """Writes the annotations of an image, with their refined masks; what had nothing to refine stays as it is."""
         left, written = deque(results), []
         for _, annotation in item.masks:
-            refined = _describe(left.popleft()[1]) if _has_border(read_annotation(annotation, size)) else {}
+            refined = _describe(left.popleft()[1]) if has_border(read_annotation(annotation, size)) else {}
             written.append({**annotation, **refined})
         file = _part_of(item, output)
         with output_errors(file):
@@ -107,7 +108,7 @@ class CocoDataset:
 
 def _part_of(item: Item, output: Path) -> Path:
     """The file of an image's annotations; its id may be any text, and must not lead elsewhere."""
-    return output / PARTS / f"{quote(item.name, safe=' ')}.json"
+    return output / PARTS / f"{quote(item.name, safe=' ', errors='surrogatepass')}.json"
 
 
 def images_of(file: Path) -> Path:
@@ -133,6 +134,9 @@ def read_coco(file: Path) -> dict[str, Any]:
                 raise MaskError(f"{file}: an entry of {key} has no {missing[0]}", hint=_HINT)
             if not all(isinstance(each[name], int | str) for name in needed):
                 raise MaskError(f"{file}: an entry of {key} has something else than numbers and names", hint=_HINT)
+    given = (each.get(name) for each in content["annotations"] for name in _NUMBERS)
+    if not all(isinstance(each, int | float | str | None) for each in given):
+        raise MaskError(f"{file}: an annotation's {' or '.join(_NUMBERS)} is neither a number nor text", hint=_HINT)
     numbers = [category["id"] for category in content["categories"]]
     if twice := sorted({str(number) for number in numbers if numbers.count(number) > 1}):
         raise MaskError(f"{file}: two categories have the id {twice[0]}", hint="give every category its own id")
@@ -159,10 +163,6 @@ def read_annotation(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mas
         raise MaskError(f"{name}: {error}", hint=error.hint) from error
     check_size(mask.shape, size, name)
     return mask
-
-
-def _has_border(mask: Mask) -> bool:
-    return 0 < int(np.count_nonzero(mask)) < mask.size
 
 
 def _describe(result: Refinement) -> dict[str, Any]:

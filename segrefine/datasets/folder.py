@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, inside, read_json
+from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, has_border, inside, read_json
 from segrefine.errors import MaskError
-from segrefine.runtime.mask import check_mask, read_mask, read_stored
+from segrefine.runtime.mask import check_mask, check_range, read_mask, read_stored
 from segrefine.runtime.output import save_label_map, save_mask, save_probability
 from segrefine.runtime.pipeline import Refinement
 from segrefine.storage import output_errors
@@ -104,7 +104,7 @@ class FolderDataset:
                     break
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
-        """The labels and masks of an item."""
+        """The labels and masks of an item, those of classes left out that are nowhere in the image or everywhere."""
         if not item.masks:
             raise MaskError(f"there is no mask for {item.image}", hint="masks have the name of their image")
         files = [(file, inside(self._folder / MASKS, file)) for file in item.masks]
@@ -114,8 +114,10 @@ class FolderDataset:
         for file, path in files:
             probability = read_mask(path)
             check_size(probability.shape, size, file)
-            if self.kind == "class folders" and not (probability > 0.5).any():
-                continue  # this class is not in the image
+            if self.kind == "class folders":
+                check_range(probability)
+                if not has_border(probability > 0.5):
+                    continue
             check_mask(probability, size)
             masks.append((self._label_of(item, file), probability))
         return masks
@@ -133,31 +135,33 @@ class FolderDataset:
         indices = read_label_map(path)
         check_size(indices.shape, size, path.name)
         masks = split_label_map(indices, self._classes, path.name)
-        return [(label, mask.astype(np.float32)) for label, mask in masks]
+        return [(label, mask.astype(np.float32)) for label, mask in masks if has_border(mask)]
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether all masks of an item are in `output`."""
         return bool(item.masks) and all(_result_of(output, file).is_file() for file in item.masks)
 
     def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
-        """Writes the masks of an item in the notation that they came in; soft ones stay soft."""
+        """Writes the masks of an item in the notation that they came in; what was not refined stays as it is."""
         found = dict(results)
         for file in item.masks:
-            target = _result_of(output, file)
+            target, source = _result_of(output, file), self._folder / MASKS / file
             with output_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             if self.kind == "label map":
-                self._write_label_map(target, results, size)
-            elif _is_soft(self._folder / MASKS / file):
-                result = found.get(self._label_of(item, file))
-                save_probability(target, result.probability if result else np.zeros(size, np.float32))
+                self._write_label_map(source, target, results, size)
+                continue
+            result = found.get(self._label_of(item, file))
+            if _is_soft(source):
+                save_probability(target, result.probability if result else read_mask(source))
             else:
-                result = found.get(self._label_of(item, file))
-                save_mask(target, result.mask if result else np.zeros(size, np.bool_))
+                save_mask(target, result.mask if result else read_mask(source) > 0.5)
 
-    def _write_label_map(self, target: Path, results: Sequence[tuple[str, Refinement]], size: tuple[int, int]) -> None:
+    def _write_label_map(
+        self, source: Path, target: Path, results: Sequence[tuple[str, Refinement]], size: tuple[int, int]
+    ) -> None:
         numbers = {name: index for index, name in self._classes.items()}
-        labels = np.zeros(size, np.uint16)
+        labels = np.zeros(size, np.uint16) if results else read_label_map(source).astype(np.uint16)
         for label, result in results:
             labels[result.mask] = numbers[label]
         save_label_map(target, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -107,6 +108,8 @@ def plan_variants(base: G4SegSettings, wanted: Sequence[tuple[str, tuple[Number,
         own = axis.read(base)
         if not (values or axis.values):
             raise SettingsError(f"{name}: expected values to try", hint=f"such as --vary {name}={own},{2 * own}")
+        if not all(map(math.isfinite, values)):
+            raise SettingsError(f"{name}: expected finite numbers, got {', '.join(map(str, values))}")
         for value in sorted({*(values or axis.values), own}):
             settings = base if value == own else axis.change(base, value)
             variants.append(Variant(axis=name, value=value, settings=settings, is_default=settings == base))

@@ -109,7 +109,8 @@ class Comparison:
         root = self._places.images or (images_of(self.truth) if coco else self._beside(IMAGES))
         if root is None:
             raise ImageError(f"there is no folder of images beside {self.truth}", hint="--images names it")
-        for file in [coco.file_of(name)] if coco else [name + suffix for suffix in IMAGE_SUFFIXES]:
+        spelled = [name + suffix for each in IMAGE_SUFFIXES for suffix in (each, each.upper())]
+        for file in [coco.file_of(name)] if coco else spelled:
             if (path := inside(root, file)).is_file():
                 return path
         raise ImageError(f"there is no image {name!r} in {root}", hint="--images names the folder of the images")

@@ -115,7 +115,7 @@ def _name_of(variant: Variant) -> str:
 
 def _claim(job: Job, truth: Path, *, resume: bool) -> None:
     """Notes in the folder what the sweep is of, or checks that what is there is of the same."""
-    engines = {name: value if isinstance(value, int) else value and str(value) for name, value in job.engines.items()}
+    engines = {name: value and str(value) for name, value in job.engines.items() if name != "threads"}
     options = {
         "source": str(job.source), "truth": str(truth), "seed": job.seed, "guard": job.guarded, "crop": job.crop,
         "engines": engines,

@@ -125,7 +125,7 @@ def _guard(
     judged = Judged(regions=regions, odds=judge_regions(regions, features, settings))
     odds = float(weigh(describe_mask(judged), settings.weights))
     confidence = 0.5 + 0.5 * math.tanh(0.5 * odds)
-    trusted = confidence >= settings.threshold
+    trusted = confidence >= settings.threshold and bool(judged.mask.any())  # a mask that went is no refined one
     accepted = judged.accepted & trusted
     changed = int(regions.pixels.sum())
     probability = np.where(regions.everywhere(~accepted, False), coarse, result.probability)

@@ -90,6 +90,17 @@ def _decode(encoded: bytes, name: str) -> NDArray[np.float32]:
     return _to_probability(stored)
 
 
+def check_range(probability: NDArray[np.floating[Any]]) -> None:
+    """Checks that a mask holds probabilities.
+
+    Raises:
+        MaskError: a value is below 0, above 1, or none at all.
+    """
+    if not ((probability >= 0) & (probability <= 1)).all():
+        found = "NaN" if np.isnan(probability).any() else f"{probability.min():g} to {probability.max():g}"
+        raise MaskError(f"expected probabilities from 0 to 1, got {found}", hint="scale the mask to [0, 1]")
+
+
 def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) -> None:
     """Checks that a mask can be refined.
 
@@ -110,9 +121,7 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
             f"expected a mask of {expected} pixels, as the image, got {got}",
             hint="resize the mask, or give the image that it was drawn on",
         )
-    if not ((probability >= 0) & (probability <= 1)).all():
-        found = "NaN" if np.isnan(probability).any() else f"{probability.min():g} to {probability.max():g}"
-        raise MaskError(f"expected probabilities from 0 to 1, got {found}", hint="scale the mask to [0, 1]")
+    check_range(probability)
     foreground = probability > 0.5
     if not foreground.any():
         raise MaskError("the mask is empty: there is nothing to refine", hint="mark the object (value above one half)")

@@ -41,8 +41,9 @@ def decode_rle(rle: Any) -> NDArray[np.bool_]:
     if height * width > _MOST_PIXELS:
         raise MaskError(f"a mask of {width}×{height} pixels is too large", hint=_HINT)
     runs = _read_counts(counts)
-    if (runs < 0).any() or runs.sum() != height * width:
-        message = f"the run lengths make up {int(runs.sum())} pixels, but the size is {width}×{height}"
+    total = sum(map(int, runs))  # Python's numbers: huge runs could wrap around to the right sum
+    if (runs < 0).any() or total != height * width:
+        message = f"the run lengths make up {total} pixels, but the size is {width}×{height}"
         raise MaskError(message, hint=_HINT)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from segrefine.assets import demo_bundle
-from segrefine.batch.journal import JOURNAL, Entry
+from segrefine.batch.journal import JOURNAL, Entry, Journal, read_journal, write_manifest
 from segrefine.batch.run import DIED, run_batch
 from segrefine.batch.worker import Job
 from segrefine.cli import main
@@ -125,6 +125,24 @@ def test_a_folder_that_is_not_empty_needs_resume(scenes, tmp_path):
     assert run("batch", scenes, scenes).exit_code == 2
     inside = run("batch", scenes, scenes / "images" / "out")
     assert inside.exit_code == 2 and "lies in the data set's images" in inside.stderr
+
+
+def test_a_coco_json_is_not_overwritten(tmp_path):
+    source = tmp_path / "annotations.json"
+    source.write_text('{"images": [], "annotations": [], "categories": []}')
+    result = run("batch", source, tmp_path, "--resume")
+    assert result.exit_code == 2 and "is where annotations.json lies" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["annotations.json"]
+
+
+def test_names_that_are_not_valid_text_are_noted(tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), "line\u2028separator", "\ud800"]
+    journal = Journal(tmp_path)
+    for name in names:
+        journal.add(Entry(name=name, status="failed", error="ImageError", message=name))
+    assert write_manifest(tmp_path, names, Journal(tmp_path), {})["failed"] == 3
+    assert list(read_journal(tmp_path)) == names
+    assert [each["name"] for each in json.loads((tmp_path / "manifest.json").read_text())["failures"]] == names
 
 
 def test_places_that_cannot_be_written_to(scenes):

@@ -149,6 +149,33 @@ def test_masks_that_do_not_serve_are_named(folder, change, message):
     assert caught.value.hint
 
 
+def test_classes_that_are_nowhere_or_everywhere_stay_as_they_are(folder, tmp_path):
+    faint, everything = np.full(SIZE, 0.4, np.float32), np.full(SIZE, 0.9, np.float32)
+    for name in ("a", "sub/a", "sub/b"):
+        save_npy(folder / "masks" / "faint" / f"{name}.npy", faint)
+        save_npy(folder / "masks" / "sky" / f"{name}.npy", everything)
+        save(folder / "masks" / "fox" / f"{name}.png", FOX.astype(np.uint8) * 255)
+    dataset = FolderDataset(folder)
+    assert [list(masks_of(dataset, item)) for item in dataset.items] == [["fox"]] * 3
+    write_again(dataset, tmp_path / "out")
+    np.testing.assert_array_equal(np.load(tmp_path / "out/masks/faint/a.npy"), faint)
+    np.testing.assert_array_equal(np.load(tmp_path / "out/masks/sky/sub/b.npy"), everything)
+    save_npy(folder / "masks" / "faint" / "a.npy", np.full(SIZE, np.nan, np.float32))
+    with pytest.raises(MaskError, match="expected probabilities from 0 to 1, got NaN"):
+        read_all(dataset, dataset.items[0])
+
+
+def test_a_label_map_of_one_class_stays_as_it_is(folder, tmp_path):
+    (folder / "masks" / "sub").mkdir()
+    for name, index in (("a", 7), ("sub/a", 7), ("sub/b", 255)):
+        save_label_map(folder / "masks" / f"{name}.png", np.full(SIZE, index, np.uint16))
+    dataset = FolderDataset(folder)
+    assert not any(masks_of(dataset, item) for item in dataset.items)
+    write_again(dataset, tmp_path / "out")
+    assert (read_label_map(tmp_path / "out/masks/a.png") == 7).all()
+    assert (read_label_map(tmp_path / "out/masks/sub/b.png") == 255).all()
+
+
 def test_images_that_do_not_serve_are_named(folder, tmp_path):
     secret = save(tmp_path / "secret.png", np.zeros((*SIZE, 3), np.uint8))
     (folder / "images/link.png").symlink_to(secret)
@@ -238,6 +265,8 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
         ({"images": None}, "no list of images"),
         ({"annotations": [{"id": 3}]}, "annotations has no image_id"),
         ({"categories": [{"id": [3], "name": "x"}]}, "something else than numbers"),
+        ({"annotations": [{"image_id": 7, "category_id": [1]}]}, "neither a number nor text"),
+        ({"annotations": [{"image_id": 7, "id": {}}]}, "neither a number nor text"),
         ({"categories": [{"id": 3, "name": "x"}, {"id": 3, "name": "y"}]}, "two categories have the id 3"),
         ({"images": [], "annotations": []}, "lists no image"),
     ],
@@ -245,6 +274,12 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
 def test_json_that_is_no_coco(folder, changes, message):
     with pytest.raises(MaskError, match=message):
         _ = CocoDataset(coco(folder, **changes)).items
+
+
+def test_json_that_is_nested_without_end(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(MaskError, match="cannot read .* as JSON"):
+        _ = CocoDataset(tmp_path / "deep.json").items
 
 
 def test_annotations_with_nothing_to_refine_stay(folder, tmp_path):

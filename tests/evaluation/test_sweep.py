@@ -66,7 +66,7 @@ def test_a_sweep_and_what_it_writes(scenes, tmp_path):
 
     files = {path: path.stat().st_mtime_ns for path in output.rglob("masks/*.png")}
     (output / "runs/mixing=0.5/masks/02-car-erode.png").unlink()
-    shown = run("sweep", scenes, scenes, output, *VARY, "--resume")
+    shown = run("sweep", scenes, scenes, output, *VARY, "--resume", "--workers", 2)
     assert shown.exit_code == 0 and "1 *" in shown.stdout, shown.output
     changed = {path.name for path, time in files.items() if path.stat().st_mtime_ns != time}
     assert changed == {"02-car-erode.png"}
@@ -108,5 +108,7 @@ def test_every_axis_has_the_default_among_its_values():
         assert sum(variant.is_default for variant in variants if variant.axis == name) == 1
     with pytest.raises(SettingsError, match="whole numbers"):
         plan_variants(G4SegSettings(), [("rounds", (1.5,))])
+    with pytest.raises(SettingsError, match="expected finite numbers, got nan"):
+        plan_variants(G4SegSettings(), [("noise", (float("nan"),))])
     with pytest.raises(SettingsError, match="whole numbers"):
         plan_variants(G4SegSettings(), [("noises", (1.5,))])

@@ -104,6 +104,13 @@ def test_a_mask_that_did_not_change_is_the_coarse_one(run, refined):
     np.testing.assert_array_equal(guarded.mask, COARSE)
 
 
+def test_a_mask_that_went_as_a_whole_is_the_coarse_one(run, refined):
+    nothing = np.zeros_like(SCENE.coarse)
+    guarded = run(settings(1, 1), replace(refined[1], probability=nothing, mask=nothing > 0.5))
+    assert guarded.kept_coarse and guarded.kept_share == 1
+    np.testing.assert_array_equal(guarded.mask, COARSE)
+
+
 def test_what_regions_say_of_the_mask():
     before, after = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
     before[:, :5], after[:, 2:6] = True, True  # 8 pixels go, 4 come, of 24

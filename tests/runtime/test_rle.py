@@ -37,7 +37,8 @@ def test_long_runs() -> None:
 @pytest.mark.parametrize(
     "rle",
     [{}, {"size": [2, 2], "counts": ""}, {"size": [2, 2], "counts": "9"}, {"size": [2, 2], "counts": "é"},
-     {"size": [2], "counts": "4"}, {"size": [2, 2], "counts": "ooooooooo1"}, {"size": [0, 0], "counts": "0"}],
+     {"size": [2], "counts": "4"}, {"size": [2, 2], "counts": "ooooooooo1"}, {"size": [0, 0], "counts": "0"},
+     {"size": [40, 50], "counts": [*[2**62] * 3, 2**62 + 2000]}, {"size": [2, 2], "counts": [-1, 5]}],
 )  # fmt: skip
 def test_malformed(rle: dict[str, object]) -> None:
     with pytest.raises(MaskError, match="expected|make up"):
