@@ -89,10 +89,19 @@ class CocoDataset:
         return _part_of(item, output).is_file()
 
     def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
-        """Writes the annotations of an image, with their refined masks; what had nothing to refine stays as it is."""
+        """Writes the annotations of an image, with their refined masks; what had nothing to refine stays as it is.
+
+        Refined masks are disjoint, but annotations need not be: pixels that several had stay with all who still claim
+        them, so that an object in front of another does not vanish.
+        """
         left, written = deque(results), []
-        for _, annotation in item.masks:
-            refined = _describe(left.popleft()[1]) if has_border(read_annotation(annotation, size)) else {}
+        coarse = [read_annotation(annotation, size) for _, annotation in item.masks]
+        shared = np.sum(coarse, 0, np.uint16) > 1
+        for (_, annotation), own in zip(item.masks, coarse, strict=True):
+            refined = {}
+            if has_border(own):
+                result = left.popleft()[1]
+                refined = _describe(result.mask | (shared & own & (result.probability > 0.5)))
             written.append({**annotation, **refined})
         file = _part_of(item, output)
         with output_errors(file):
@@ -165,11 +174,11 @@ def read_annotation(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mas
     return mask
 
 
-def _describe(result: Refinement) -> dict[str, Any]:
+def _describe(mask: Mask) -> dict[str, Any]:
     """What an annotation says of its mask; the box is x, y, width, height in pixels."""
-    rows, columns = (np.flatnonzero(result.mask.any(axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     box = [0, 0, 0, 0]
     if rows.size:
         box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-    area = int(np.count_nonzero(result.mask))
-    return {"segmentation": encode_rle(result.mask), "area": area, "bbox": [float(edge) for edge in box]}
+    area = int(np.count_nonzero(mask))
+    return {"segmentation": encode_rle(mask), "area": area, "bbox": [float(edge) for edge in box]}

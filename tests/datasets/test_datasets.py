@@ -32,6 +32,14 @@ class Result:
         return np.where(self.mask, 0.9, 0.2).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Overlapped:
+    """A mask that lost its pixels to another."""
+
+    mask: np.ndarray
+    probability: np.ndarray
+
+
 def save(path: Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
@@ -274,6 +282,20 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
 def test_json_that_is_no_coco(folder, changes, message):
     with pytest.raises(MaskError, match=message):
         _ = CocoDataset(coco(folder, **changes)).items
+
+
+def test_annotations_that_overlap_keep_what_they_shared(folder, tmp_path):
+    content = json.loads(coco(folder).read_text())
+    [first, *_] = [each for each in content["annotations"] if each["image_id"] == 7]
+    dataset = CocoDataset(coco(folder, annotations=[first, {**first, "id": 99}]))
+    item = next(each for each in dataset.items if each.masks)
+    (label, own), (_, other) = ((label, mask > 0.5) for label, mask in read_all(dataset, item))
+    nothing = Overlapped(mask=np.zeros(SIZE, bool), probability=other.astype(np.float32))
+    (tmp_path / "out").mkdir()
+    dataset.write(item, [(label, Result(own)), (label, nothing)], SIZE, tmp_path / "out")
+    dataset.finish(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
+    assert [each["area"] for each in written] == [int(own.sum())] * 2
 
 
 def test_json_that_is_nested_without_end(tmp_path):
