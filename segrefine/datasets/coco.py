@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from segrefine.datasets.items import Item, LabelledMask, check_size, has_border, read_json
+from segrefine.datasets.items import Item, LabelledMask, check_size, read_json
 from segrefine.datasets.polygons import Mask, draw_polygons
 from segrefine.errors import MaskError
+from segrefine.runtime.mask import has_border
 from segrefine.runtime.output import write_whole
 from segrefine.runtime.pipeline import Refinement
 from segrefine.runtime.rle import decode_rle, encode_rle

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, has_border, inside, read_json
+from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, inside, read_json
 from segrefine.errors import MaskError
-from segrefine.runtime.mask import check_mask, check_range, read_mask, read_stored
+from segrefine.runtime.mask import check_mask, check_range, has_border, read_mask, read_stored
 from segrefine.runtime.output import save_label_map, save_mask, save_probability
 from segrefine.runtime.pipeline import Refinement
 from segrefine.storage import output_errors

@@ -118,11 +118,6 @@ def read_json(file: Path, hint: str) -> Any:
         raise MaskError(f"cannot read {file} as JSON: {error}", hint=hint) from error
 
 
-def has_border(mask: NDArray[np.bool_]) -> bool:
-    """Whether a mask has something to refine: it is neither empty nor of the whole image."""
-    return 0 < int(np.count_nonzero(mask)) < mask.size
-
-
 def check_size(found: Sequence[int], size: tuple[int, int], what: str) -> None:
     """Checks that a mask has the size (H, W) of its image.
 

@@ -13,7 +13,7 @@ from segrefine.runtime.engine_set import Progress
 from segrefine.runtime.filters import Floats
 from segrefine.runtime.guard import guard
 from segrefine.runtime.image import check_image
-from segrefine.runtime.mask import CoarseMask, stack_masks
+from segrefine.runtime.mask import CoarseMask, has_border, stack_masks
 from segrefine.runtime.pipeline import Refinement, Refiner, label_map
 
 Masks = Sequence[tuple[str, Floats | CoarseMask]]
@@ -81,7 +81,7 @@ def refine_masks(
         if part is None:
             results.append(whole[number])
             continue
-        rivals = [i for i in range(len(masks)) if i != number and _has_border(coarse[i][part])]
+        rivals = [i for i in range(len(masks)) if i != number and has_border(coarse[i][part] > 0.5)]
         cut = [(masks[i][0], _cut(coarse[i], in_doubt[i], part)) for i in (number, *rivals)]
         own, *_ = run(np.ascontiguousarray(image[part]), cut)
         results.append(_stitch(own, coarse[number], part))
@@ -104,10 +104,6 @@ def _part_of(coarse: Floats, in_doubt: NDArray[np.bool_]) -> Part | None:
     if (coarse > 0.5).mean() >= SMALL:
         return None
     return find_crop(coarse if in_doubt.all() else np.maximum(coarse, in_doubt))
-
-
-def _has_border(mask: Floats) -> bool:
-    return 0 < int(np.count_nonzero(mask > 0.5)) < mask.size
 
 
 def _cut(coarse: Floats, in_doubt: NDArray[np.bool_], part: Part) -> CoarseMask:

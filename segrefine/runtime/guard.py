@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class Judged:
         """Which changes stay, (n,)."""
         return self.odds > 0
 
-    @property
+    @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """The coarse mask with the changes that stay, (H, W)."""
         return np.where(self.regions.everywhere(self.accepted, False), self.regions.after, self.regions.before)
@@ -160,12 +161,13 @@ def describe_mask(judged: Judged) -> Numbers:
     wrong, its standard deviation, and the ratios of the first to the others.
     """
     regions, stays = judged.regions, judged.accepted
-    share = regions.pixels / max(int((regions.before | regions.after).sum()), 1) * stays
+    all_pixels = max(int((regions.before | regions.after).sum()), 1)
+    share = regions.pixels / all_pixels * stays
     right = 0.5 + 0.5 * np.tanh(0.5 * judged.odds)
     expected, at_risk = float(share @ (2 * right - 1)), float(share @ (1 - right))
     spread = math.sqrt(float(share**2 @ (right * (1 - right))))
     before, after = regions.before, judged.mask
-    area, all_pixels = max(int(before.sum()), 1), max(int((before | regions.after).sum()), 1)
+    area = max(int(before.sum()), 1)
     return np.array(
         [
             expected,

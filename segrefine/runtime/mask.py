@@ -90,6 +90,11 @@ def _decode(encoded: bytes, name: str) -> NDArray[np.float32]:
     return _to_probability(stored)
 
 
+def has_border(mask: NDArray[np.bool_]) -> bool:
+    """Whether a mask has something to refine: it is neither empty nor of the whole image."""
+    return 0 < int(np.count_nonzero(mask)) < mask.size
+
+
 def check_range(probability: NDArray[np.floating[Any]]) -> None:
     """Checks that a mask holds probabilities.
 
