@@ -166,10 +166,11 @@ def _listing(source: Path, output: Path) -> dict[str, float]:
     """Milliseconds to find out what there is to do: to list a thousand images, and to see that they are done."""
     began = time.perf_counter()
     dataset = FolderDataset(source)
+    items = dataset.items  # listed now, and not before
     listed = time.perf_counter()
-    if not all(dataset.is_done(item, output) for item in dataset.items):
+    if not all(dataset.is_done(item, output) for item in items):
         raise click.ClickException("some results of the batch are missing")
-    ended, thousands = time.perf_counter(), len(dataset.items) / 1000
+    ended, thousands = time.perf_counter(), len(items) / 1000
     return {
         "ms to list 1,000 images": 1000 * (listed - began) / thousands,
         "ms to look for 1,000 results": 1000 * (ended - listed) / thousands,
