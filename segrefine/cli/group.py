@@ -6,33 +6,36 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 from segrefine import __version__
-from segrefine.cli.batch import batch
-from segrefine.cli.build_engine import build_engine
 from segrefine.cli.console import Console
-from segrefine.cli.demo import demo
-from segrefine.cli.doctor import doctor
-from segrefine.cli.evaluate import evaluate
-from segrefine.cli.export import export
-from segrefine.cli.export_triton import export_triton
-from segrefine.cli.inspect import inspect
-from segrefine.cli.parity import parity
-from segrefine.cli.refine import refine
-from segrefine.cli.samples import samples
-from segrefine.cli.segment import segment
-from segrefine.cli.serve import serve
-from segrefine.cli.sweep import sweep
 from segrefine.errors import EngineWarning, SegrefineError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+COMMANDS = {
+    "refine": "refine", "segment": "segment", "batch": "batch", "eval": "evaluate", "sweep": "sweep", "demo": "demo",
+    "samples": "samples", "export": "export", "build-engine": "build_engine", "inspect": "inspect",
+    "parity": "parity", "doctor": "doctor", "serve": "serve", "export-triton": "export_triton",
+}  # fmt: skip
+"""The modules of the commands, each of which has its command under its own name; imported when asked for."""
 
 
 class Group(click.Group):
     """Commands that fail with one `error:` line, one `hint:` line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands' names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        name = COMMANDS.get(cmd_name)
+        command: click.Command | None = getattr(import_module(f"segrefine.cli.{name}"), name) if name else None
+        return command
 
     def main(  # type: ignore[override]  # click's has overloads for a mode that is not used here
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -86,10 +89,3 @@ def main() -> None:
     Try `segrefine demo --output demo-out`. Every option can also be set in the environment, as
     SEGREFINE_COMMAND_OPTION.
     """
-
-
-for command in (
-    refine, segment, batch, evaluate, sweep, demo, samples, export, build_engine, inspect, parity, doctor, serve,
-    export_triton,
-):  # fmt: skip
-    main.add_command(command)

@@ -57,6 +57,8 @@ class OnnxRuntimeEngine(Closing):
             options.intra_op_num_threads = check_threads(threads)
         kind, index = parse_device(device)
         self._gpu = open_gpu(index) if kind == "cuda" and check_provider(device) else None
+        if not optimized and not flash:  # loads a quarter faster; a built engine, which loads once, is worth the time
+            options.add_session_config_entry("session.disable_aot_function_inlining", "1")
         source = _with_flash_attention(path, options) if flash else path
         self._session: Any = _create_session(ort, source, path, device, options)
         if self._gpu:
@@ -185,6 +187,9 @@ def _session_options(ort: ModuleType, *, optimized: bool) -> Any:
     options.log_severity_level = 3  # its warnings are about graphs, not about anything that a user can mend
     # Threads of a session that wait for work by spinning hold the cores that the next component of a chain needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its plan of which value may take whose place doubles the time to load, and holds a third more memory: with shapes
+    # that are not known beforehand it lets go of values later than a run that frees each after its last use.
+    options.enable_mem_reuse = False
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_DISABLE_ALL if optimized else level.ORT_ENABLE_ALL
     return options
