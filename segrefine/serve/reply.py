@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -28,6 +29,8 @@ EVENTS = "text/event-stream"
 _MEDIA: dict[str, Media] = {"application/json": "json", "application/*": "json", "*/*": "json", "image/png": "png",
                             "image/*": "png", EVENTS: "json"}  # fmt: skip
 _HEARTBEAT = 10.0
+_SMALL = 2**16
+"""Bytes of a body that is parsed before another thread would have woken up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,10 @@ class Replier:
         place, streaming = self.dispatcher.admit(), False
         try:
             body = await read_body(request, self.limits)
-            pictures, asked = await self.read(_parse, request.headers.get("content-type", ""), body, parameters,
-                                              self.limits, kind is RefineModel)  # fmt: skip
-            del body
+            parse = partial(_parse, request.headers.get("content-type", ""), body, parameters, self.limits,
+                            kind is RefineModel)  # fmt: skip
+            pictures, asked = parse() if len(body) <= _SMALL else await self.read(parse)
+            del body, parse
             model = _choose(self.models, kind, asked.model)
             work = Work(pictures=pictures, parameters=asked, media=media, deadline=began + self.limits.timeout)
             if EVENTS in request.headers.get("accept", ""):
