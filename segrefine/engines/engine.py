@@ -39,7 +39,7 @@ class Closing(ABC):
 
 
 class Engine(Protocol):
-    """One graph, ready to run; a context manager that closes itself."""
+    """One graph, ready to run; a context manager that closes itself. Several threads may call it at the same time."""
 
     @property
     def spec(self) -> ComponentSpec:

@@ -7,6 +7,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -66,11 +67,16 @@ class OpenVinoEngine(Closing):
         self._large, self._most_streams = large, max(1, threads // _THREADS_FOR_LARGE) if large else threads
         self._model: Any = _read(self._core, path)
         self._compiled: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
+        self._turn = Lock()
         self.spec = spec
         _check_names(self._model, spec, path)
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
-        """The outputs by name; see `Engine`."""
+        """The outputs by name; see `Engine`. Threads that call at the same time are served in turn."""
+        with self._turn:
+            return self._run(feeds, only)
+
+    def _run(self, feeds: Mapping[str, NDArray[Any]], only: str | None) -> dict[str, NDArray[Any]]:
         if self._model is None:
             raise EngineError(f"the engine of {self.spec.name} is closed")
         self.spec.check_feeds(feeds)
@@ -95,8 +101,9 @@ class OpenVinoEngine(Closing):
 
     def close(self) -> None:
         """Frees the graph and all that was compiled from it; closing twice is fine."""
-        self._model = None
-        self._compiled.clear()
+        with self._turn:
+            self._model = None
+            self._compiled.clear()
 
     def _parts(self, count: int) -> list[slice]:
         """A batch of `count` in parts of one size."""

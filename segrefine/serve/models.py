@@ -7,9 +7,8 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -34,8 +33,6 @@ ItemT = TypeVar("ItemT")
 KeyT = TypeVar("KeyT", bound=Hashable)
 MOST_PIXELS = 2**23
 """Pixels of the images of requests that are computed together; what is larger is computed alone."""
-_CONCURRENT = frozenset(["onnxruntime"])
-"""Backends whose engines several threads may call at once; the others' are called in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,6 @@ class Model(Closing, Generic[PipelineT]):
     def __init__(self, pipeline: PipelineT, served: Served) -> None:
         self.pipeline, self.served = pipeline, served
         pipeline.engines = {name: StoppableEngine(engine) for name, engine in pipeline.engines.items()}
-        self._turn: AbstractContextManager[object] = nullcontext() if served.backend in _CONCURRENT else Lock()
 
     @abstractmethod
     def company(self, work: Work) -> Company | None:
@@ -143,8 +139,7 @@ class RefineModel(Model[Refiner]):
         side = self.pipeline.bundle.manifest.sample_size * self.pipeline.bundle.manifest.vae_scale_factor
         image, mask = np.full((side, side, 3), 128, np.uint8), np.zeros((side, side), np.float32)
         mask[side // 4 : side // 2, side // 4 : side // 2] = 1
-        with self._turn:
-            self.pipeline(image, mask, "fox")
+        self.pipeline(image, mask, "fox")
 
     def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
         return {work: self._refine(work) for work in works}
@@ -154,9 +149,8 @@ class RefineModel(Model[Refiner]):
         image = load_image(work.pictures.image)
         coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
         read = time.perf_counter() - began
-        with self._turn:
-            result = self.pipeline(image, coarse, parameters.label, seed=parameters.seed, progress=work.tell)
-            answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
+        result = self.pipeline(image, coarse, parameters.label, seed=parameters.seed, progress=work.tell)
+        answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
         if self.served.demo and parameters.label.strip().casefold() not in DEMO_LABELS:
             answer = _warned(answer, f"the demo model knows only {', '.join(DEMO_LABELS)}")
         return replace(answer, seconds={"read": read, **answer.seconds})
@@ -180,8 +174,7 @@ class SegmentModel(Model[Segmenter]):
     def warm_up(self) -> None:
         """Segments a grey image."""
         side = self.pipeline.bundle.manifest.sample_size * self.pipeline.bundle.manifest.vae_scale_factor
-        with self._turn:
-            self.pipeline(np.full((side, side, 3), 128, np.uint8), ["the fox"])
+        self.pipeline(np.full((side, side, 3), 128, np.uint8), ["the fox"])
 
     def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
         began, by_picture = time.perf_counter(), _grouped(works, lambda work: work.pictures.image)
@@ -200,10 +193,9 @@ class SegmentModel(Model[Segmenter]):
             for each in tells:
                 each(stage, share)
 
-        with self._turn:
-            results = self._with_settings(first).segment_images(
-                [(each.image, each.phrases) for each in asked], seed=first.seed, progress=tell
-            )
+        results = self._with_settings(first).segment_images(
+            [(each.image, each.phrases) for each in asked], seed=first.seed, progress=tell
+        )
         answers = {}
         for each, result in zip(asked, results, strict=True):
             place = 0

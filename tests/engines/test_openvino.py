@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_engine_computes_the_graph_at_every_shape(graph: Path, threads: int | No
             outputs = engine({"sample": sample, "timestep": timestep})
             assert list(outputs) == ["out_sample"]
             np.testing.assert_allclose(outputs["out_sample"], linear(sample, timestep), atol=1e-4)
+
+
+def test_threads_that_call_at_the_same_time_get_their_own_results() -> None:
+    bundle = Bundle.open(demo_gs_bundle())
+    image = np.random.default_rng(0).uniform(-1, 1, (4, 3, 64, 64)).astype(np.float32)
+    with load_engine(bundle, "vae_encoder", "openvino") as engine:
+        alone = [engine({"sample": each[None]})["latent_sample"] for each in image]
+        with ThreadPoolExecutor(len(image)) as pool:
+            for _ in range(20):
+                together = pool.map(lambda each: engine({"sample": each[None]})["latent_sample"], image)
+                for found, expected in zip(together, alone, strict=True):
+                    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("count", range(1, 12))
