@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.outputs import PictureFile, check_outputs
 
 if TYPE_CHECKING:
-    from segrefine.evaluation.comparison import Comparison
+    from segrefine.evaluation.comparison import Comparison, Unread
     from segrefine.evaluation.scores import Score
 
-_SHOWN = 5
+_SHOWN, FAILED = 5, 1
+_NOTATIONS = {
+    "mask": "a mask for each image", "label map": "label maps", "class folders": "class folders", "COCO": "COCO JSON",
+}  # fmt: skip
 _MASKS = click.Path(path_type=Path, exists=True)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -55,6 +59,8 @@ def evaluate(
     Measures: IoU, the mean over masks; mIoU, the mean over classes, each over the pixels of all its masks; boundary
     IoU; average recall, the area under recall against the IoU from which an object counts as found, as in Panoptic
     Narrative Grounding. With --coarse all of it before and after, and how many masks were made worse.
+
+    Images whose masks cannot be read are told with the reason; the figures are of the others, and the exit code is 1.
     """
     from segrefine.evaluation.comparison import Comparison, Places, read_entries
     from segrefine.evaluation.scores import summarise
@@ -65,33 +71,44 @@ def evaluate(
     places = Places(predicted=predicted, truth=truth, coarse=coarse, labels=labels, images=images)
     comparison = Comparison(places)
     members = read_entries(groups, comparison.names, list)
-    scores: list[Score] = []
+    if sheet:
+        comparison.find_images()  # told before the work
     with console.progress("comparing") as tell:
-        for number, name in enumerate(comparison.names):
-            tell(name, number / len(comparison.names))
-            scores += comparison.score(name)
-    for warning in _warnings(comparison, predicted):
+        scores, unread = comparison.score_all(tell)
+    unseen = _write_sheet(sheet, comparison, scores, cases) if sheet else []
+    for warning in _warnings(comparison, predicted, unread, unseen):
         console.warn(warning)
     values = summarise(scores, members) | comparison.describe_run()
-    values |= {"predicted": str(predicted), "truth": str(comparison.truth), "images": len(comparison.names)}
+    values |= {"predicted": str(predicted), "truth": str(comparison.truth), "notation": comparison.notation}
     values |= {"coarse": str(coarse) if coarse else None, "sheet": str(sheet) if sheet else None}
-    if sheet:
-        _write_sheet(sheet, comparison, scores, cases)
+    values |= {"images": len(comparison.names) - len(unread), "unread": [asdict(each) for each in unread]}
     values["masks"] = [score.to_dict() for score in scores if score.counted]
     console.result(values, _describe(values))
+    if unread or unseen:
+        click.get_current_context().exit(FAILED)
 
 
-def _write_sheet(file: Path, comparison: Comparison, scores: Sequence[Score], cases: int) -> None:
+def _write_sheet(file: Path, comparison: Comparison, scores: Sequence[Score], cases: int) -> Sequence[Unread]:
     from segrefine.errors import MaskError
     from segrefine.evaluation.sheet import draw_cases
     from segrefine.runtime.output import save_image
 
     if not any(score.counted for score in scores):
         raise MaskError("there is no mask to show on a sheet: all images are background", hint="leave out --sheet")
-    save_image(file, draw_cases(comparison, scores, cases))
+    picture, unseen = draw_cases(comparison, scores, cases)
+    save_image(file, picture)
+    return unseen
 
 
-def _warnings(comparison: Comparison, predicted: Path) -> Iterator[str]:
+def _warnings(
+    comparison: Comparison, predicted: Path, unread: Sequence[Unread], unseen: Sequence[Unread]
+) -> Iterator[str]:
+    for each in unread[:_SHOWN]:
+        yield f"{each.name} is left out: {each.message}"
+    if len(unread) > _SHOWN:
+        yield f"{len(unread) - _SHOWN} more are left out; --json lists them all"
+    for each in unseen[:_SHOWN]:
+        yield f"{each.name} is not on the sheet: {each.message}"
     for name in comparison.extra[:_SHOWN]:
         yield f"{name} in {predicted} has no true mask in {comparison.truth}, and is left out"
     if len(comparison.extra) > _SHOWN:
@@ -114,8 +131,7 @@ def _describe(values: Mapping[str, Any]) -> str:
     ]
     header = ["before", "after", "change"] if before else [""]
     blocks = [table([f"{values['count']} masks", *header], lines)]
-    if facts := _facts(values):
-        blocks.append(facts)
+    blocks.append(_facts(values))
     if values["iou_of_classes"]:
         classes = [
             _row(label, [side["iou_of_classes"].get(label) for side in sides], str(values["masks_of_classes"][label]))
@@ -135,7 +151,9 @@ def _row(title: str, measures: Sequence[float | None], *between: str) -> list[st
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    lines = []
+    lines = [f"notation    {_NOTATIONS[values['notation']]}"]
+    if unread := len(values["unread"]):
+        lines.append(f"images      {values['images']} of {values['images'] + unread}: {unread} could not be read")
     if "made_worse" in values:
         shares = "made worse  {made_worse:.1%} of the masks, {made_much_worse:.1%} by more than 0.02 of IoU"
         lines += [shares.format(**values), f"made better {values['made_better']:.1%}"]

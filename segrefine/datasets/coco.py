@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from segrefine.runtime.pipeline import Refinement
 from segrefine.runtime.rle import decode_rle, encode_rle
 from segrefine.storage import is_safe, output_errors
 
-RESULT, PARTS = "annotations.json", "parts"
+RESULT, PARTS, LEFT_OUT = "annotations.json", "parts", "left_out"
 _NUMBERS = ("id", "category_id")
 _HINT = "see https://cocodataset.org/#format-data"
 
@@ -82,7 +83,7 @@ class CocoDataset:
 
         These are annotations without a pixel, as polygons smaller than one are, and such of the whole image.
         """
-        drawn = [(_label(label, each), read_annotation(each, size)) for label, each in item.masks]
+        drawn = [(label_of(label, each), read_annotation(each, size)) for label, each in item.masks]
         return [(label, mask.astype(np.float32)) for label, mask in drawn if has_border(mask)]
 
     def is_done(self, item: Item, output: Path) -> bool:
@@ -110,10 +111,23 @@ class CocoDataset:
         write_whole(file, json.dumps(written).encode())
 
     def finish(self, output: Path) -> None:
-        """Joins the annotations of all images that were refined to one COCO JSON."""
-        parts = (_part_of(item, output) for item in self.items)
-        annotations = [each for part in parts if part.is_file() for each in json.loads(part.read_text("utf-8"))]
-        write_whole(output / RESULT, json.dumps(self._content | {"annotations": annotations}).encode())
+        """Joins the images that were refined, and their annotations, to one COCO JSON.
+
+        Those that failed are left out as images too, or they would look like images with nothing in them; the JSON
+        lists their ids as `left_out`.
+        """
+        images, annotations, left_out = [], [], []
+        for item, image in zip_longest(self.items, self._content["images"]):  # then the images that are not listed
+            part = _part_of(item, output)
+            if part.is_file():
+                images.append(image)
+                annotations += json.loads(part.read_text("utf-8"))
+            elif image:
+                left_out.append(image["id"])
+        joined = self._content | {"images": images, "annotations": annotations, LEFT_OUT: left_out}
+        if not left_out:
+            del joined[LEFT_OUT]
+        write_whole(output / RESULT, json.dumps(joined).encode())
 
 
 def _part_of(item: Item, output: Path) -> Path:
@@ -153,7 +167,12 @@ def read_coco(file: Path) -> dict[str, Any]:
     return content
 
 
-def _label(label: str | None, annotation: Mapping[str, Any]) -> str:
+def label_of(label: str | None, annotation: Mapping[str, Any]) -> str:
+    """The label of an annotation, if its category has one.
+
+    Raises:
+        MaskError: it has none.
+    """
     if label is None:
         message = f"annotation {annotation.get('id')}: category {annotation.get('category_id')!r} is not listed"
         raise MaskError(message, hint="add it to categories")

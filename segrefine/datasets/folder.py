@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ IMAGES, MASKS, LABELS, CLASSES = "images", "masks", "labels.json", "classes.json
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 MASK_SUFFIXES = (".png", ".npy")
 IGNORED = 255
+_LARGEST = 65535
+_SPELLED = (*MASK_SUFFIXES, *(suffix.upper() for suffix in MASK_SUFFIXES))
+_PARTS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
     "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
@@ -36,7 +39,8 @@ class FolderDataset:
 
     - "mask": `labels.json` says of each name what its mask shows;
     - "label map": `classes.json` lists the names of index 0, 1, …, or has them by index; 255 is of no class;
-    - "class folders": `masks/CLASS/NAME.png` or `.npy`, hard or soft, as many classes as there are;
+    - "class folders": `masks/CLASS/NAME.png` or `.npy`, hard or soft, as many classes as there are. Folders that
+      `images/` has as well, such as `train` and `val`, are no classes but parts of the data set;
     - else label maps with the classes of PASCAL VOC.
 
     Images and masks are listed when the items are first asked for: a process that is handed its items lists nothing.
@@ -48,7 +52,8 @@ class FolderDataset:
         folder: the folder.
 
     Raises:
-        MaskError: it has no folder of images or of masks, or its JSON does not say what it should.
+        MaskError: it has no folder of images or of masks, its JSON does not say what it should, or some folders of
+            masks may be classes and others may not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,15 +63,15 @@ class FolderDataset:
                 hint = "expected DIR/images, DIR/masks, and DIR/labels.json or classes.json; or a COCO JSON"
                 raise MaskError(f"there is no folder {folder / name}", hint=hint)
         self._labels = _read_json(folder / LABELS) if (folder / LABELS).is_file() else None
-        self._classes = read_classes(folder / CLASSES)
+        self._classes, self._assumes_voc = read_classes(folder / CLASSES), not (folder / CLASSES).is_file()
         with os.scandir(folder / MASKS) as entries:
             found = [(entry.name, entry.is_dir()) for entry in entries]
-        subfolders = sorted(name for name, is_folder in found if is_folder)
+        subfolders = sorted(name for name, is_folder in found if is_folder and not name.startswith("."))
         has_files = any(Path(name).suffix.lower() in MASK_SUFFIXES for name, _ in found)
         self.kind: Kind = "label map"
         if self._labels is not None:
             self.kind = "mask"
-        elif subfolders and not has_files and not (folder / CLASSES).is_file():
+        elif not has_files and not (folder / CLASSES).is_file() and are_classes(subfolders, folder / IMAGES):
             self.kind = "class folders"
         self._class_folders = subfolders if self.kind == "class folders" else []
 
@@ -98,15 +103,17 @@ class FolderDataset:
     def _find_masks(self, name: str) -> Iterator[str]:
         """Paths of an item's masks, relative to the folder of masks."""
         for stem in [f"{each}/{name}" for each in self._class_folders] or [name]:
-            for suffix in MASK_SUFFIXES:
-                if (self._folder / MASKS / (stem + suffix)).exists():
-                    yield stem + suffix
-                    break
+            if file := self._find_mask(stem, _SPELLED):
+                yield file
+
+    def _find_mask(self, stem: str, suffixes: Iterable[str]) -> str | None:
+        found = (stem + suffix for suffix in suffixes if (self._folder / MASKS / (stem + suffix)).exists())
+        return next(found, None)
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
         """The labels and masks of an item, those of classes left out that are nowhere in the image or everywhere."""
         if not item.masks:
-            raise MaskError(f"there is no mask for {item.image}", hint="masks have the name of their image")
+            raise self._no_mask(item)
         files = [(file, inside(self._folder / MASKS, file)) for file in item.masks]
         if self.kind == "label map":
             return self._read_label_map(files[0][1], size)
@@ -122,6 +129,14 @@ class FolderDataset:
             masks.append((self._label_of(item, file), probability))
         return masks
 
+    def _no_mask(self, item: Item) -> MaskError:
+        stems = [f"{each}/{item.name}" for each in self._class_folders] or [item.name]
+        suffixes = [spelled for suffix in IMAGE_SUFFIXES for spelled in (suffix, suffix.upper())]
+        if other := next(filter(None, (self._find_mask(stem, suffixes) for stem in stems)), None):
+            return MaskError(f"{MASKS}/{other} is no mask that can be read", hint="masks are .png or .npy: convert it")
+        where = f"{MASKS}/CLASS/{item.name}" if self._class_folders else f"{MASKS}/{item.name}"
+        return MaskError(f"there is no mask for {item.image}", hint=f"expected {where}.png or .npy")
+
     def _label_of(self, item: Item, file: str) -> str:
         if self._labels is None:
             return file.partition("/")[0]
@@ -134,6 +149,9 @@ class FolderDataset:
     def _read_label_map(self, path: Path, size: tuple[int, int]) -> list[LabelledMask]:
         indices = read_label_map(path)
         check_size(indices.shape, size, path.name)
+        if self._assumes_voc and looks_binary(path):
+            message = f"{path.name} is black and white, as the mask of one object, but no label map"
+            raise MaskError(message, hint=f"{LABELS} says what masks show; {CLASSES} names the indices of label maps")
         masks = split_label_map(indices, self._classes, path.name)
         return [(label, mask.astype(np.float32)) for label, mask in masks if has_border(mask)]
 
@@ -161,10 +179,11 @@ class FolderDataset:
         self, source: Path, target: Path, results: Sequence[tuple[str, Refinement]], size: tuple[int, int]
     ) -> None:
         numbers = {name: index for index, name in self._classes.items()}
-        labels = np.zeros(size, np.uint16) if results else read_label_map(source).astype(np.uint16)
+        stored = read_stored(source)
+        labels = np.zeros(size, np.int32) if results else read_label_map(source)
         for label, result in results:
             labels[result.mask] = numbers[label]
-        save_label_map(target, labels)
+        save_label_map(target, labels.astype(stored.dtype) if isinstance(stored, np.ndarray) else labels)
 
     def finish(self, output: Path) -> None:
         """Nothing belongs to all results together."""
@@ -185,8 +204,43 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
         stored = np.asarray(stored).astype(np.int32)
     if stored.ndim != 2 or stored.dtype.kind not in "iub":
         message = f"{path}: expected a label map of whole numbers (H, W), got {stored.dtype} {stored.shape}"
-        raise MaskError(message, hint="save the indices as a palette PNG")
+        hint = f"save the indices as a palette PNG; of a mask of one object, {LABELS} says what it shows"
+        raise MaskError(message, hint=hint)
+    if stored.size and not 0 <= stored.min() <= stored.max() <= _LARGEST:
+        message = f"{path}: expected indices from 0 to {_LARGEST}, got {stored.min()} to {stored.max()}"
+        raise MaskError(message, hint=f"{IGNORED} is of no class")
     return stored.astype(np.int32)
+
+
+def looks_binary(path: Path) -> bool:
+    """Whether a file is in black and white, as the mask of one object, and no label map of classes that have names."""
+    stored = read_stored(path)
+    if isinstance(stored, Image.Image) and stored.mode == "P":
+        stored = stored.convert("L")
+    values = np.asarray(stored)
+    return values.dtype == np.bool_ or (bool((values == IGNORED).any()) and bool(np.isin(values, (0, IGNORED)).all()))
+
+
+def are_classes(subfolders: Sequence[str], images: Path | None) -> bool:
+    """Whether the folders that masks lie in are classes, and no parts of the data set such as `train` and `val`.
+
+    Parts are those that the images lie in as well; where no images are known, the names of all must be those of parts.
+
+    Args:
+        subfolders: their names.
+        images: folder of the images; None where there is none.
+
+    Raises:
+        MaskError: some are parts, and some may be classes.
+    """
+    if images is None:
+        return not {name.casefold() for name in subfolders} <= _PARTS
+    parts = [name for name in subfolders if (images / name).is_dir()]
+    if parts and (rest := sorted(set(subfolders) - set(parts))):
+        message = f"{MASKS}/{parts[0]} is a part of the data set, as {IMAGES}/{parts[0]} is, but {MASKS}/{rest[0]} has"
+        hint = f"{LABELS} or {CLASSES} says that none is a class; else give classes and folders of images other names"
+        raise MaskError(f"{message} no such partner, and may be a class", hint=hint)
+    return bool(subfolders) and not parts
 
 
 def split_label_map(
@@ -222,7 +276,7 @@ def _result_of(output: Path, file: str) -> Path:
 
 
 def _is_soft(path: Path) -> bool:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return True
     with Image.open(path) as image:
         return image.mode.startswith("I")

@@ -18,7 +18,7 @@ from segrefine.runtime.pipeline import Refinement
 
 Floats = NDArray[np.float32]
 LabelledMask = tuple[str, Floats]
-Kind = Literal["mask", "label map", "class folders"]
+Kind = Literal["mask", "label map", "class folders", "COCO"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,23 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.coco import read_annotation, read_coco
+from segrefine.datasets.coco import label_of, read_annotation, read_coco
 from segrefine.datasets.folder import (
     CLASSES,
     IGNORED,
     MASK_SUFFIXES,
     VOC_CLASSES,
+    are_classes,
     read_classes,
     read_label_map,
     split_label_map,
     walk,
 )
 from segrefine.datasets.items import Kind
-from segrefine.errors import MaskError
+from segrefine.errors import MaskError, SegrefineError
 from segrefine.runtime.mask import read_mask, read_stored
 from segrefine.runtime.output import voc_colours
 
 Mask = NDArray[np.bool_]
+_LOOKED_AT = 20
+"""Files of a folder from which its notation is told."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +57,11 @@ class MaskStore(Protocol):
     """Masks of many images."""
 
     @property
+    def kind(self) -> Kind:
+        """Of the masks."""
+        ...
+
+    @property
     def names(self) -> Sequence[str]:
         """The images that have masks."""
         ...
@@ -72,6 +80,7 @@ class FolderMasks:
 
     Attributes:
         names: of their images; in class folders without the class.
+        kind: of the masks.
 
     Args:
         folder: the folder.
@@ -83,7 +92,7 @@ class FolderMasks:
     """
 
     def __init__(self, folder: Path, kind: Kind, classes: Mapping[int, str]) -> None:
-        self.folder, self._kind, self._classes = folder, kind, classes
+        self.folder, self.kind, self._classes = folder, kind, classes
         self._files: dict[str, dict[str, str]] = {}
         for file in sorted(_mask_files(folder)):
             name, key = os.path.splitext(file)[0], ""
@@ -100,14 +109,14 @@ class FolderMasks:
     def read(self, name: str) -> Parts:
         """The masks of an image."""
         files = {key: self.folder / file for key, file in self._files[name].items()}
-        if self._kind == "label map":
+        if self.kind == "label map":
             return self._read_label_map(files[""])
         masks = {key: read_mask(file) > 0.5 for key, file in files.items()}
         size = next(iter(masks.values())).shape
         for key, mask in masks.items():
             if mask.shape != size:
                 raise MaskError(f"{files[key]} has another size than the other masks of {name}", hint="scale it")
-        labels = {key: key for key in masks} if self._kind == "class folders" else {}
+        labels = {key: key for key in masks} if self.kind == "class folders" else {}
         return Parts(size=(size[0], size[1]), masks=masks, labels=labels)
 
     def _read_label_map(self, file: Path) -> Parts:
@@ -123,6 +132,7 @@ class CocoMasks:
     """The masks in a COCO JSON.
 
     Attributes:
+        kind: "COCO".
         names: of its images: their ids.
         by_instance: whether each annotation is a mask, named by its id; else all of one category are one.
 
@@ -133,6 +143,8 @@ class CocoMasks:
         MaskError: it is no COCO JSON, or an id is not of one thing only.
     """
 
+    kind: Kind = "COCO"
+
     def __init__(self, file: Path) -> None:
         content, self._file = read_coco(file), file
         self._labels = {category["id"]: category["name"] for category in content["categories"]}
@@ -141,16 +153,13 @@ class CocoMasks:
             raise MaskError(f"{file}: two images have one id", hint="give every image its own id")
         self._annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in self._images}
         for annotation in content["annotations"]:
-            if (category := annotation.get("category_id")) not in self._labels:
-                message = f"{file}: annotation {annotation.get('id')}: category {category!r} is not listed"
-                raise MaskError(message, hint="add it to categories")
             self._annotations.setdefault(str(annotation["image_id"]), []).append(annotation)
         self.names, self.by_instance = sorted(self._images), True
 
     def identities(self) -> dict[Any, tuple[str, str]] | None:
         """Image and label of each annotation by its id; None where ids are missing or come twice."""
         pairs = [(name, each) for name, several in self._annotations.items() for each in several]
-        found = {each.get("id"): (name, self._labels[each["category_id"]]) for name, each in pairs}
+        found = {each.get("id"): (name, str(self._labels.get(each.get("category_id")))) for name, each in pairs}
         return None if None in found or len(found) < len(pairs) else found
 
     def file_of(self, name: str) -> str:
@@ -163,7 +172,7 @@ class CocoMasks:
         masks: dict[str, Mask] = {}
         labels = {}
         for annotation in self._annotations[name]:
-            label = self._labels[annotation["category_id"]]
+            label = label_of(self._labels.get(annotation.get("category_id")), annotation)
             key = str(annotation["id"]) if self.by_instance else label
             mask = read_annotation(annotation, size)
             masks[key] = masks[key] | mask if key in masks else mask
@@ -182,25 +191,29 @@ class CocoMasks:
         raise MaskError(message, hint="add height and width to its entry in images")
 
 
-def open_masks(places: Sequence[Path], *, labelled: bool, classes: Path | None) -> list[MaskStore]:
+def open_masks(
+    places: Sequence[Path], *, labelled: bool, classes: Path | None, images: Path | None = None
+) -> list[MaskStore]:
     """The masks in several places, all in the notation of the first.
 
     Folders hold label maps where `classes` says what the indices mean, or where they are palette pictures in VOC's
-    colours; or a folder for each class; else, and where every mask is labelled, a mask for each image.
+    colours, or grey ones of its indices; or a folder for each class; else, and where every mask is labelled, a mask for
+    each image.
 
     Args:
         places: folders of masks, or COCO JSONs.
         labelled: whether somebody says what each mask shows.
         classes: a file with names by index; None for the names of PASCAL VOC.
+        images: folder of the images, which tells classes from parts of a data set; None where it is not known.
 
     Raises:
-        MaskError: some are folders and some JSONs; see `FolderMasks` and `CocoMasks`.
+        MaskError: some are folders and some JSONs, or folders may be classes or not; see `FolderMasks`, `CocoMasks`.
     """
     if len({place.is_file() for place in places}) > 1:
         words = ", ".join(f"{place} ({'a JSON' if place.is_file() else 'a folder'})" for place in places)
         raise MaskError(f"expected all masks in one notation, got {words}", hint="compare like with like")
     if not places[0].is_file():
-        kind = "mask" if labelled else _find_kind(places[0], classes)
+        kind = "mask" if labelled else _find_kind(places[0], classes, images)
         names = read_classes(classes or places[0] / CLASSES)
         return [FolderMasks(place, kind, names) for place in places]
     stores = [CocoMasks(place) for place in places]
@@ -211,17 +224,29 @@ def open_masks(places: Sequence[Path], *, labelled: bool, classes: Path | None) 
     return [*stores]
 
 
-def _find_kind(folder: Path, classes: Path | None) -> Kind:
+def _find_kind(folder: Path, classes: Path | None, images: Path | None) -> Kind:
     files = sorted(_mask_files(folder))
-    if classes or (files and _has_voc_palette(folder / files[0])):
+    if classes or _are_voc(folder / file for file in files[:_LOOKED_AT]):
         return "label map"
-    return "class folders" if files and all("/" in file for file in files) else "mask"
+    if not files or not all("/" in file for file in files):
+        return "mask"
+    return "class folders" if are_classes(sorted({file.partition("/")[0] for file in files}), images) else "mask"
 
 
-def _has_voc_palette(file: Path) -> bool:
-    stored, colours = read_stored(file), voc_colours(len(VOC_CLASSES)).ravel().tolist()
-    palette = stored.getpalette() if isinstance(stored, Image.Image) and stored.mode == "P" else None
-    return palette is not None and palette[: len(colours)] == colours
+def _are_voc(files: Iterable[Path]) -> bool:
+    """Whether files are label maps of PASCAL VOC: one in its colours, or all grey and of its indices, some above 1."""
+    colours, grey = voc_colours(len(VOC_CLASSES)).ravel().tolist(), set[int]()
+    for file in files:
+        try:
+            stored = read_stored(file)
+        except SegrefineError:  # this is told when it is compared
+            continue
+        if isinstance(stored, Image.Image) and stored.mode == "P":
+            if (stored.getpalette() or [])[: len(colours)] == colours:
+                return True
+        elif isinstance(stored, Image.Image) and stored.mode == "L":
+            grey |= set(np.unique(np.asarray(stored)).tolist())
+    return grey <= {*range(len(VOC_CLASSES)), IGNORED} and bool(grey - {0, 1, IGNORED})
 
 
 def _mask_files(folder: Path) -> Iterator[str]:

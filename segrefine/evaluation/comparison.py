@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -39,6 +39,29 @@ class Places:
     images: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """An image whose masks cannot be compared, or that cannot be shown.
+
+    Attributes:
+        name: the image's.
+        error: the kind of the error, by its class.
+        message: what the error says.
+        hint: what to do about it.
+    """
+
+    name: str
+    error: str
+    message: str
+    hint: str | None
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Unread:
+        """That of an error; its message need not name the image again."""
+        message, hint = str(error).removeprefix(f"{name}: "), getattr(error, "hint", None)
+        return cls(name=name, error=type(error).__name__, message=message, hint=hint)
+
+
 class Comparison:
     """Predicted, true and coarse masks, matched by their names.
 
@@ -47,6 +70,7 @@ class Comparison:
         failed: of those that failed in the batch, and have no result.
         extra: of those that have no true mask.
         truth: where the true masks lie.
+        notation: what kind of masks they were taken for.
 
     Args:
         places: where all of them lie.
@@ -64,8 +88,10 @@ class Comparison:
             raise MaskError(f"the masks in {self.truth} are compared with themselves", hint="name the true masks")
         labels = places.labels or (None if coco else self._beside(LABELS))
         classes = None if coco or labels else self._beside(CLASSES)
-        stores = open_masks([self.truth, *found], labelled=bool(labels), classes=classes)
+        images = None if coco else places.images or self._beside(IMAGES)
+        stores = open_masks([self.truth, *found], labelled=bool(labels), classes=classes, images=images)
         self._truth, self._predicted, *self._coarse = stores
+        self.notation = self._truth.kind
         self._run = read_journal(places.predicted) or read_journal(places.predicted.parent)
         wanted = self._truth.names
         self.failed = [name for name in wanted if name in self._run and self._run[name].status == "failed"]
@@ -79,6 +105,28 @@ class Comparison:
                 raise MaskError(message, hint="masks are matched by name; a batch that was stopped goes on by --resume")
         self.extra = sorted(set(self._predicted.names) - set(wanted))
         self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
+
+    def score_all(self, tell: Callable[[str, float], None]) -> tuple[list[Score], list[Unread]]:
+        """The scores of the masks of all images that can be read, and which cannot.
+
+        Args:
+            tell: called with each name, and the share of the images that is behind.
+
+        Raises:
+            MaskError: none can be read.
+        """
+        scores: list[Score] = []
+        unread: list[Unread] = []
+        for number, name in enumerate(self.names):
+            tell(name, number / len(self.names))
+            try:
+                scores += list(self.score(name))
+            except Exception as error:  # of one image among thousands
+                unread.append(Unread.of(name, error))
+        if len(unread) == len(self.names):
+            message = f"none of {len(unread)} images can be compared; {unread[0].name}: {unread[0].message}"
+            raise MaskError(message, hint=unread[0].hint)
+        return scores, unread
 
     def score(self, name: str) -> Iterator[Score]:
         """The scores of the masks of an image.
@@ -99,6 +147,18 @@ class Comparison:
             truth = Parts(size=truth.size, masks=truth.masks, labels=dict.fromkeys(truth.masks, self._labels[name]))
         return [truth, *(store.read(name) for store in (self._predicted, *self._coarse))]
 
+    def find_images(self) -> Path:
+        """The folder of the images.
+
+        Raises:
+            ImageError: there is none.
+        """
+        coco = isinstance(self._truth, CocoMasks)
+        root = self._places.images or (images_of(self.truth) if coco else self._beside(IMAGES))
+        if root is None:
+            raise ImageError(f"there is no folder of images beside {self.truth}", hint="--images names it")
+        return root
+
     def find_image(self, name: str) -> Path:
         """The file of an image.
 
@@ -106,9 +166,7 @@ class Comparison:
             ImageError: it is not there.
         """
         coco = self._truth if isinstance(self._truth, CocoMasks) else None
-        root = self._places.images or (images_of(self.truth) if coco else self._beside(IMAGES))
-        if root is None:
-            raise ImageError(f"there is no folder of images beside {self.truth}", hint="--images names it")
+        root = self.find_images()
         spelled = [name + suffix for each in IMAGE_SUFFIXES for suffix in (each, each.upper())]
         for file in [coco.file_of(name)] if coco else spelled:
             if (path := inside(root, file)).is_file():

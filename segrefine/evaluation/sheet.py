@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
-from segrefine.evaluation.comparison import Comparison
+from segrefine.errors import ImageError, SegrefineError
+from segrefine.evaluation.comparison import Comparison, Unread
 from segrefine.evaluation.scores import Agreement, Score
 from segrefine.runtime.image import load_image
 from segrefine.runtime.pictures import BETTER, INK, WORSE, Colour, Pixels, Tile, contact_sheet, magnify, overlaid
 
 
-def draw_cases(comparison: Comparison, scores: Sequence[Score], count: int) -> Pixels:
+def draw_cases(comparison: Comparison, scores: Sequence[Score], count: int) -> tuple[Pixels, list[Unread]]:
     """The best cases on the left and the worst on the right, one below the other, as one picture, uint8 (h, w, 3).
 
     Those that refining changed most, or where the coarse masks are not known those with the best and the worst IoU.
+    Where an image cannot be shown the next case takes its place, and which these are comes second.
 
     Args:
         comparison: of the masks.
@@ -23,20 +26,42 @@ def draw_cases(comparison: Comparison, scores: Sequence[Score], count: int) -> P
         count: of cases on each side; less where there are not so many.
 
     Raises:
-        ImageError: an image is not there, cannot be read, or is of another size than its masks.
+        ImageError: none of the images can be shown: they are not there, cannot be read, or have another size than
+            their masks.
     """
     ranked = sorted((s for s in scores if s.counted), key=lambda s: (s.gain, s.after.iou), reverse=True)
-    best = ranked[: min(count, (len(ranked) + 1) // 2)]
-    worst = ranked[len(best) :][::-1][:count]
-    rows = [_tiles(comparison, score, f"best {number}") for number, score in enumerate(best, 1)]
-    for number, score in enumerate(worst, 1):
-        rows[number - 1] += _tiles(comparison, score, f"worst {number}")
-    return contact_sheet(rows, group=len(rows[0]) // (2 if worst else 1))
+    half = (len(ranked) + 1) // 2
+    unread: list[Unread] = []
+    best = _draw_first(comparison, ranked[:half], count, "best", unread)
+    worst = _draw_first(comparison, ranked[half:][::-1], count, "worst", unread)
+    if not best and not worst:
+        raise ImageError(f"no case can be shown; {unread[0].name}: {unread[0].message}", hint=unread[0].hint)
+    pairs: Iterable[tuple[list[Tile], list[Tile]]] = zip_longest(best, worst, fillvalue=[])
+    rows = [left + right for left, right in pairs]
+    return contact_sheet(rows, group=len(rows[0]) // (2 if best and worst else 1)), unread
+
+
+def _draw_first(
+    comparison: Comparison, ranked: Sequence[Score], count: int, rank: str, unread: list[Unread]
+) -> list[list[Tile]]:
+    """A row for each of the first cases whose images can be shown; the others go to `unread`."""
+    rows: list[list[Tile]] = []
+    for score in ranked:
+        if len(rows) == count:
+            break
+        try:
+            rows.append(_tiles(comparison, score, f"{rank} {len(rows) + 1}"))
+        except SegrefineError as error:
+            unread.append(Unread.of(score.name, error))
+    return rows
 
 
 def _tiles(comparison: Comparison, score: Score, rank: str) -> list[Tile]:
     image = load_image(comparison.find_image(score.name))
     truth, predicted, *coarse = comparison.read(score.name)
+    if image.shape[:2] != truth.size:
+        sizes = " and ".join(f"{side[1]}×{side[0]}" for side in (image.shape, truth.size))
+        raise ImageError(f"{score.name}: the image and its masks are {sizes} pixels", hint="they are of one size")
     large, empty = magnify(image), np.zeros(truth.size, np.bool_)
     tiles = [Tile(picture=large, caption=f"{rank}: {score.name}", note=score.label or "")]
 

@@ -34,23 +34,24 @@ def save_probability(file: str | Path, probability: NDArray[np.floating[Any]]) -
         OutputError: see `save_image`.
     """
     probability = probability.clip(0, 1)
-    if Path(file).suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, probability.astype(np.float32))
-        write_whole(Path(file), buffer.getvalue())
+    if _is_npy(file):
+        _save_npy(Path(file), probability.astype(np.float32))
     else:
         _save_png(Path(file), np.round(probability * 65535).astype(np.uint16))
 
 
 def save_label_map(file: str | Path, labels: NDArray[np.integer[Any]]) -> None:
-    """Writes a label map, whole numbers (H, W), 0 for none, as a PNG.
+    """Writes a label map, whole numbers (H, W), 0 for none, as it is where the name ends in `.npy`, else as a PNG.
 
     With up to 255 labels it is a palette picture in the colours of PASCAL VOC, else grey of 16 bits.
 
     Raises:
         OutputError: see `save_image`.
     """
-    _save_png(Path(file), draw_label_map(labels))
+    if _is_npy(file):
+        _save_npy(Path(file), labels)
+    else:
+        _save_png(Path(file), draw_label_map(labels))
 
 
 def draw_label_map(labels: NDArray[np.integer[Any]]) -> Image.Image:
@@ -80,6 +81,16 @@ def save_image(file: str | Path, image: NDArray[np.uint8]) -> None:
         OutputError: the name does not end in `.png`, or the folder does not exist or cannot be written to.
     """
     _save_png(Path(file), image)
+
+
+def _is_npy(file: str | Path) -> bool:
+    return Path(file).suffix.lower() == ".npy"
+
+
+def _save_npy(file: Path, values: NDArray[Any]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_whole(file, buffer.getvalue())
 
 
 def _save_png(file: Path, pixels: NDArray[Any] | Image.Image) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segrefine.runtime.output import save_label_map
+
 
 def write(folder, **masks):
     folder.mkdir(exist_ok=True)
@@ -60,8 +62,7 @@ def test_reads_what_samples_and_demo_write(run, tmp_path):
     ("change", "message"),
     [
         (lambda predicted, truth: (predicted / "a.png").unlink(), "no mask 'a'"),
-        (lambda predicted, truth: Image.new("L", (3, 3)).save(predicted / "a.png"), "3×3 and 10×10"),
-        (lambda predicted, truth: (predicted / "a.png").write_bytes(b"x"), "a.png"),
+        (lambda predicted, truth: [(predicted / f"{n}.png").write_bytes(b"x") for n in "abcd"], "none of 4 images can"),
         (lambda predicted, truth: [file.unlink() for file in truth.iterdir()], "no mask in"),
         (lambda predicted, truth: (truth / "labels.json").write_text('{"a": "fox"}'), "says nothing of 'b'"),
         (lambda predicted, truth: (truth / "labels.json").write_text("[]"), "no JSON object"),
@@ -93,3 +94,75 @@ def test_suffixes_of_any_case_and_what_has_no_partner(run, folders):
     done = run("eval", *folders, "--json")
     assert json.loads(done.stdout)["count"] == 4
     assert "extra in " in done.stderr and "no true mask" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("side", "spoil", "error", "message"),
+    [
+        (0, lambda file: file.write_bytes(b"x"), "ImageError", "a.png"),
+        (1, lambda file: file.write_bytes(file.read_bytes()[:60]), "ImageError", "a.png"),
+        (0, lambda file: Image.new("L", (3, 3)).save(file), "MaskError", "the predicted and the true mask are 3×3 and"),
+        (1, lambda file: Image.new("RGB", (10, 10), "red").save(file), "MaskError", "got colours"),
+    ],
+)
+def test_a_mask_that_cannot_be_compared_is_told_and_the_rest_goes_on(run, folders, side, spoil, error, message):
+    spoil(folders[side] / "a.png")
+    done = run("eval", *folders, "--json")
+    values = json.loads(done.stdout)
+    assert done.exit_code == 1 and values["images"] == values["count"] == 3
+    assert values["iou"] == pytest.approx(2 / 3)
+    [unread] = values["unread"]
+    assert unread["name"] == "a" and unread["error"] == error and message in unread["message"] and unread["hint"]
+    assert done.stderr.count("warning: ") == 1 and f"a is left out: {unread['message']}" in done.stderr
+    shown = run("eval", *folders)
+    assert shown.exit_code == 1 and "3 of 4: 1 could not be read" in shown.stdout
+
+
+def test_the_notation_is_told(run, folders):
+    assert "notation    a mask for each image" in run("eval", *folders).stdout
+
+
+def test_grey_label_maps_and_parts_of_a_data_set(run, tmp_path):
+    """VOC's augmented label maps are grey; train and val are no classes."""
+    for place, width in (("predicted", 4), ("truth", 5)):
+        for part, index in (("train", 3), ("val", 1)):
+            indices = np.zeros((10, 10), np.uint8)
+            indices[:, :width], indices[0] = index, 255
+            (tmp_path / place / part).mkdir(parents=True)
+            Image.fromarray(indices).save(tmp_path / place / part / "one.png")
+    values = json.loads(run("eval", tmp_path / "predicted", tmp_path / "truth", "--json").stdout)
+    assert values["notation"] == "label map" and set(values["iou_of_classes"]) == {"aeroplane", "background", "bird"}
+    assert values["iou_of_classes"]["bird"] == pytest.approx(0.8)
+
+
+def test_parts_of_a_data_set_are_no_classes(run, tmp_path):
+    for place in ("predicted", "truth"):
+        for part in ("train", "val"):
+            (tmp_path / place).mkdir(exist_ok=True)
+            write(tmp_path / place / part, a=4)
+    values = json.loads(run("eval", tmp_path / "predicted", tmp_path / "truth", "--json").stdout)
+    assert values["notation"] == "mask" and [each["name"] for each in values["masks"]] == ["train/a", "val/a"]
+    (tmp_path / "images/other").mkdir(parents=True)  # the images are not in parts, so these are classes
+    values = json.loads(run("eval", tmp_path / "predicted", tmp_path / "truth", "--json").stdout)
+    assert values["notation"] == "class folders" and set(values["iou_of_classes"]) == {"train", "val"}
+
+
+def test_a_first_file_that_is_damaged_does_not_hide_the_notation(run, tmp_path):
+    for place in ("predicted", "truth"):
+        for name in ("one", "two"):
+            (tmp_path / place).mkdir(exist_ok=True)
+            save_label_map(tmp_path / place / f"{name}.png", np.full((10, 10), 3))
+    (tmp_path / "truth/one.png").write_bytes(b"x")
+    values = json.loads(run("eval", tmp_path / "predicted", tmp_path / "truth", "--json").stdout)
+    assert values["notation"] == "label map" and [each["name"] for each in values["unread"]] == ["one"]
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: Image.new("RGB", (3, 3)).save(file)])
+def test_an_image_that_cannot_be_shown_gives_its_place_to_the_next(run, folders, tmp_path, spoil):
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        Image.new("RGB", (10, 10), "grey").save(tmp_path / "images" / f"{name}.png")
+    spoil(tmp_path / "images/b.png")
+    done = run("eval", *folders, "--sheet", tmp_path / "sheet.png", "--json", "--cases", "2")
+    assert done.exit_code == 1 and "b is not on the sheet: " in done.stderr
+    assert json.loads(done.stdout)["count"] == 4 and Image.open(tmp_path / "sheet.png").height > 2 * 192

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from segrefine.assets import demo_samples
 from segrefine.cli import main
 from segrefine.evaluation.comparison import Comparison, Places
 from segrefine.evaluation.scores import compare, summarise
@@ -120,7 +121,8 @@ def test_coco_by_instance(tmp_path):
 def test_coco_by_class_where_annotations_are_others(tmp_path):
     truth = coco(tmp_path / "t.json", (1, 1, 1, columns(0, 4)), (2, 1, 1, columns(5, 10)), sizes=False)
     predicted = coco(tmp_path / "p.json", (7, 1, 1, columns(0, 10)), (8, 2, 1, columns(0, 10)))
-    assert "does not say how large image 2 is" in failure(predicted, truth)
+    done = run("eval", predicted, truth)
+    assert done.exit_code == 1 and "does not say how large image 2 is" in done.stderr
     truth = coco(tmp_path / "t.json", (1, 1, 1, columns(0, 4)), (2, 1, 1, columns(5, 10)))
     values = evaluate(predicted, truth)
     assert [(each["name"], each["iou"]) for each in values["masks"]] == [("1", 0.9), ("2", 0.0)]
@@ -191,3 +193,34 @@ def test_nothing_but_background(label_maps):
     assert values["count"] == 0 and values["iou"] is None and values["miou"] == 1.0
     comparison = Comparison(Places(predicted=predicted, truth=truth))
     assert summarise(list(compare("a/b", *comparison.read("a/b"))))["iou_of_classes"] == {"background": 1.0}
+
+
+def test_an_annotation_of_a_category_that_is_not_listed_is_of_its_image_alone(tmp_path):
+    truth = coco(tmp_path / "t.json", (1, 1, 9, columns(0, 4)), (2, 2, 1, columns(0, 2)))
+    predicted = coco(tmp_path / "p.json", (1, 1, 1, columns(0, 4)), (2, 2, 1, columns(0, 1)))
+    done = run("eval", predicted, truth, "--json")
+    values = json.loads(done.stdout)
+    assert done.exit_code == 1 and "1 is left out: annotation 1: category 9 is not listed" in done.stderr
+    assert [(each["name"], each["iou"]) for each in values["masks"]] == [("2", 0.5)]
+
+
+def test_a_coco_batch_with_a_damaged_image_judged(tmp_path):
+    """The image that failed is in the output neither as one without masks nor with its coarse ones."""
+    (tmp_path / "images").mkdir()
+    masks = []
+    for number, name in enumerate(("03-cactus-shift", "02-car-erode"), 1):
+        image, mask = (Image.open(demo_samples() / kind / f"{name}.png") for kind in ("images", "masks"))
+        image.resize((64, 64), 0).save(tmp_path / f"images/{number}.png")
+        masks.append((number, number, 1, np.asarray(mask.resize((64, 64), 0)) > 0))
+    (tmp_path / "images/2.png").write_bytes(b"x")
+    source = coco(tmp_path / "coarse.json", *masks, sizes=False)
+    truth = coco(tmp_path / "truth.json", *masks, sizes=False)
+    assert run("batch", source, tmp_path / "out", "--threads", 1, "--workers", 1).exit_code == 1
+    written = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert [image["id"] for image in written["images"]] == [each["id"] for each in written["annotations"]] == [1]
+    assert written["left_out"] == [2]
+    done = run("eval", tmp_path / "out", truth, "--coarse", source, "--json")
+    values = json.loads(done.stdout)
+    assert done.exit_code == 0 and "1 images failed in the batch and are left out, '2' first" in done.stderr
+    assert (values["images"], values["failed"], values["count"]) == (1, 1, 1)
+    assert values["before"]["iou"] == 1 > values["iou"] > 0

@@ -1,0 +1,55 @@
+"""Two masks, a folder of images for them, and the way of a data set: read, then written again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segrefine.datasets.items import read_image
+
+SIZE = (24, 32)
+FOX, CAR = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+FOX[4:12, 3:14], CAR[10:20, 18:30] = True, True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a data set writes of a refinement."""
+
+    mask: np.ndarray
+
+    @property
+    def probability(self) -> np.ndarray:
+        return np.where(self.mask, 0.9, 0.2).astype(np.float32)
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def save_npy(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, values)
+
+
+def read_all(dataset, item):
+    image = read_image(item)
+    return dataset.read(item, image.shape[:2])
+
+
+def masks_of(dataset, item) -> dict[str, np.ndarray]:
+    return {label: mask > 0.5 for label, mask in read_all(dataset, item)}
+
+
+def write_again(dataset, output: Path) -> None:
+    output.mkdir(exist_ok=True)
+    for item in dataset.items:
+        assert not dataset.is_done(item, output)
+        dataset.write(item, [(label, Result(mask > 0.5)) for label, mask in read_all(dataset, item)], SIZE, output)
+        assert dataset.is_done(item, output)
+    dataset.finish(output)
