@@ -83,7 +83,7 @@ class CocoDataset:
 
         These are annotations without a pixel, as polygons smaller than one are, and such of the whole image.
         """
-        drawn = [(label_of(label, each), read_annotation(each, size)) for label, each in item.masks]
+        drawn = ((label_of(label, each), read_annotation(each, size)) for label, each in item.masks)
         return [(label, mask.astype(np.float32)) for label, mask in drawn if has_border(mask)]
 
     def is_done(self, item: Item, output: Path) -> bool:
@@ -98,7 +98,10 @@ class CocoDataset:
         """
         left, written = deque(results), []
         coarse = [read_annotation(annotation, size) for _, annotation in item.masks]
-        shared = np.sum(coarse, 0, np.uint16) > 1
+        claims = np.zeros(size, np.uint16)
+        for own in coarse:
+            claims += own
+        shared = claims > 1
         for (_, annotation), own in zip(item.masks, coarse, strict=True):
             refined = {}
             if has_border(own):

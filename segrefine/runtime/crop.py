@@ -13,7 +13,7 @@ from segrefine.runtime.engine_set import Progress
 from segrefine.runtime.filters import Floats
 from segrefine.runtime.guard import guard
 from segrefine.runtime.image import check_image
-from segrefine.runtime.mask import CoarseMask, has_border, stack_masks
+from segrefine.runtime.mask import CoarseMask, check_masks, has_border
 from segrefine.runtime.pipeline import Refinement, Refiner, label_map
 
 Masks = Sequence[tuple[str, Floats | CoarseMask]]
@@ -68,10 +68,10 @@ def refine_masks(
         SegrefineError: see `Refiner.refine_labels`.
     """
     check_image(image)
-    coarse, in_doubt = stack_masks(masks, (image.shape[0], image.shape[1]))
+    given = check_masks(masks, (image.shape[0], image.shape[1]))
     parts: list[Part | None] = [None] * len(masks)
     if crop:
-        parts = [_part_of(*each) for each in zip(coarse, in_doubt, strict=True)]
+        parts = [_part_of(*each) for each in given]
     run = partial(_refine, refiner, seed=seed, guarded=guarded, progress=progress)
     whole = run(image, masks) if None in parts else ()
     if not any(parts):
@@ -81,11 +81,11 @@ def refine_masks(
         if part is None:
             results.append(whole[number])
             continue
-        rivals = [i for i in range(len(masks)) if i != number and has_border(coarse[i][part] > 0.5)]
-        cut = [(masks[i][0], _cut(coarse[i], in_doubt[i], part)) for i in (number, *rivals)]
+        rivals = [i for i in range(len(masks)) if i != number and has_border(given[i][0][part] > 0.5)]
+        cut = [(masks[i][0], _cut(*given[i], part)) for i in (number, *rivals)]
         own, *_ = run(np.ascontiguousarray(image[part]), cut)
-        results.append(_stitch(own, coarse[number], part))
-    numbers = label_map(np.stack([each.probability for each in results]))
+        results.append(_stitch(own, given[number][0], part))
+    numbers = label_map(each.probability for each in results)
     return tuple(replace(each, mask=numbers == i) for i, each in enumerate(results, 1))
 
 
@@ -95,32 +95,31 @@ def _refine(
     results = refiner.refine_labels(image, masks, seed=seed, progress=progress)
     if not guarded:
         return results
-    coarse = [mask.probability if isinstance(mask, CoarseMask) else mask for _, mask in masks]
-    return guard(image, refiner.fit(image), coarse, results)
+    return guard(image, refiner.fit(image), [each.coarse for each in results], results)
 
 
-def _part_of(coarse: Floats, in_doubt: NDArray[np.bool_]) -> Part | None:
+def _part_of(coarse: Floats, in_doubt: NDArray[np.bool_] | None) -> Part | None:
     """Where a mask is refined: around it and all that is in doubt, where that is a part; None for the whole image."""
     if (coarse > 0.5).mean() >= SMALL:
         return None
-    return find_crop(coarse if in_doubt.all() else np.maximum(coarse, in_doubt))
+    return find_crop(coarse if in_doubt is None or in_doubt.all() else np.maximum(coarse, in_doubt))
 
 
-def _cut(coarse: Floats, in_doubt: NDArray[np.bool_], part: Part) -> CoarseMask:
-    return CoarseMask(probability=np.ascontiguousarray(coarse[part]), confusion=np.ascontiguousarray(in_doubt[part]))
+def _cut(coarse: Floats, in_doubt: NDArray[np.bool_] | None, part: Part) -> Floats | CoarseMask:
+    cut = np.ascontiguousarray(coarse[part])
+    return cut if in_doubt is None else CoarseMask(probability=cut, confusion=np.ascontiguousarray(in_doubt[part]))
 
 
 def _stitch(result: Refinement, coarse: Floats, part: Part) -> Refinement:
     """What was refined in a part of the image, as a mask of all of it; outside, nothing was to be decided."""
-    probability, paper, confidence = coarse.copy(), coarse.copy(), result.pixel_confidence
-    probability[part], paper[part] = result.probability, result.paper_probability
+    probability, confidence = coarse.copy(), result.pixel_confidence
+    probability[part] = result.probability
     if confidence is not None:
         confidence = np.ones(coarse.shape, np.float16)
         confidence[part] = result.pixel_confidence
     return replace(
-        result, mask=probability > 0.5, probability=probability, paper_probability=paper,
-        pixel_confidence=confidence, part=part,
-    )  # fmt: skip
+        result, mask=probability > 0.5, probability=probability, coarse=coarse, pixel_confidence=confidence, part=part
+    )
 
 
 def find_crop(mask: Floats) -> Part:

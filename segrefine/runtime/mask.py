@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,36 +136,42 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
         )
 
 
-def stack_masks(
+def check_masks(
     masks: Sequence[tuple[str, NDArray[np.floating[Any]] | CoarseMask]], size: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Coarse masks of several labels, float32 (L, H, W), and their confusion areas, bool (L, H, W).
+) -> list[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
+    """Coarse masks of several labels, float32 (H, W), each with its confusion area, bool (H, W); None for everywhere.
 
     Args:
         masks: labels and masks; one without a confusion area is in doubt everywhere.
         size: (H, W) of the image.
 
     Raises:
-        MaskError: there is no mask, or one cannot be refined; see `check_mask`.
+        MaskError: there is no mask, they are no pairs of label and mask, or one cannot be refined; see `check_mask`.
     """
+    if isinstance(masks, Mapping):
+        hint = "list(masks.items()): a label may come twice, for two instances"
+        raise MaskError(f"expected pairs of label and mask, got {type(masks).__name__}", hint=hint)
+    pairs = isinstance(masks, Sequence) and all(isinstance(each, tuple | list) and len(each) == 2 for each in masks)
+    if not pairs:
+        found = f"a {type(masks).__name__} of something else" if isinstance(masks, Sequence) else type(masks).__name__
+        hint = 'such as [("fox", fox_mask), ("tree", tree_mask)]'
+        raise MaskError(f"expected a list of pairs of label and mask, got {found}", hint=hint)
     if not masks:
         raise MaskError("there is no mask to refine", hint="give one coarse mask or more, each with its label")
-    coarse, confusion = [], []
+    checked = []
     for label, mask in masks:
         probability, doubt = (mask.probability, mask.confusion) if isinstance(mask, CoarseMask) else (mask, None)
-        doubt = np.ones(size, np.bool_) if doubt is None else doubt
         try:
             check_mask(probability, size)
-            if doubt.shape != size or doubt.dtype != np.bool_:
+            if doubt is not None and (doubt.shape != size or doubt.dtype != np.bool_):
                 message = f"expected a confusion area bool {size}, got {doubt.dtype} {doubt.shape}"
                 raise MaskError(message, hint="it is as large as the mask, and True where the mask may change")
         except MaskError as error:
             if len(masks) == 1:
                 raise
             raise MaskError(f"{label}: {error}", hint=error.hint) from error
-        coarse.append(probability.astype(np.float32))
-        confusion.append(doubt)
-    return np.stack(coarse), np.stack(confusion)
+        checked.append((probability.astype(np.float32, copy=False), doubt))
+    return checked
 
 
 def _read_npy(encoded: bytes) -> NDArray[Any]:

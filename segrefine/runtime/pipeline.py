@@ -7,7 +7,7 @@ the mask where the two disagree; at last let the border follow the image's edges
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines import Engine, cut_batch
+from segrefine.engines import Engine
 from segrefine.runtime.denoiser import NOTHING, Conditions, Denoiser, Observe
 from segrefine.runtime.edges import EdgeSettings, logit, sharpen
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
 from segrefine.runtime.evidence import against_others, gather_evidence
 from segrefine.runtime.filters import pool
+from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
-from segrefine.runtime.mask import CoarseMask, stack_masks
+from segrefine.runtime.mask import CoarseMask, check_masks
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.settings import G4SegSettings
@@ -66,7 +67,8 @@ class Refinement:
     Attributes:
         mask: bool (H, W), at the image's size.
         probability: float32 (H, W) foreground probability in [0, 1], after the edge step (ours).
-        paper_probability: float32 (H, W), before the edge step (the paper's result), resized from the latent grid.
+        coarse: float32 (H, W), the mask that was refined.
+        fit: the image on the model's grid; of a crop that of the crop.
         latents: float32 (1, c, h, w) of the image.
         text_evidence: float32 (h, w); how much better the label explains each pixel than no label does.
         rounds: the trace.
@@ -82,7 +84,8 @@ class Refinement:
 
     mask: NDArray[np.bool_]
     probability: Floats
-    paper_probability: Floats
+    coarse: Floats = field(repr=False)
+    fit: FittedImage = field(repr=False)
     latents: Floats
     text_evidence: Floats
     rounds: tuple[Round, ...]
@@ -92,6 +95,16 @@ class Refinement:
     kept_coarse: bool = False
     kept_share: float = 0.0
     part: tuple[slice, slice] | None = None
+
+    @property
+    def paper_probability(self) -> Floats:
+        """Float32 (H, W), before the edge step (the paper's result): resized from the latent grid when asked for."""
+        found = self.fit.restore(self.rounds[-1].probability)
+        if self.part is None:
+            return found
+        whole = self.coarse.copy()
+        whole[self.part] = found
+        return whole
 
 
 class Refiner(EngineSet[G4SegSettings]):
@@ -180,10 +193,10 @@ class Refiner(EngineSet[G4SegSettings]):
         """
         s, watch = self.settings, Watch(progress, steps=4 + 2 * len(self.settings.timesteps))
         check_image(image)
-        coarse, in_doubt = stack_masks(masks, (image.shape[0], image.shape[1]))
+        given = check_masks(masks, (image.shape[0], image.shape[1]))
         labels, fit, cell = [label for label, _ in masks], self.fit(image), self.bundle.manifest.vae_scale_factor
-        start = probability = np.stack([pool(fit.apply(each), cell) for each in coarse])
-        changeable = np.stack([pool(fit.apply(each), cell) > 0 for each in in_doubt.astype(np.float32)])
+        start = probability = np.stack([pool(fit.apply(coarse), cell) for coarse, _ in given])
+        changeable = np.stack([_on_grid(in_doubt, fit, cell) for _, in_doubt in given])
         denoiser = Denoiser(
             engines=self.engines,
             schedule=self._schedule,
@@ -205,21 +218,27 @@ class Refiner(EngineSet[G4SegSettings]):
         for t, width in zip(s.timesteps, s.confusion, strict=True):
             generated = denoiser.generate(z0, probability, t, noise)
             watch.step("generate")
-            features = denoiser.features(generated, noise, prompt)
-            discrepancy, updated = self._align(original, features, probability, evidence, width)
+            discrepancy, updated = np.empty_like(probability), np.empty_like(probability)
+            for part in _parts_of(probability):  # features are large: those of hundreds of labels take gigabytes
+                features = denoiser.features(generated[part], noise, prompt)
+                discrepancy[part], updated[part] = self._align(
+                    original, features, probability[part], evidence[part], width
+                )
             probability = np.where(changeable, updated, probability)
             watch.step("align")
             rounds.append((t, generated, discrepancy, probability))
-        gain = [fit.restore(each) for each in logit(probability) - logit(start)]
-        sharp = np.stack([sharpen(image, *each, self.edges) for each in zip(coarse, gain, strict=True)])
-        sharp = np.where(in_doubt, sharp, coarse)
+        gain, sharp = logit(probability) - logit(start), []
+        for (coarse, in_doubt), gained in zip(given, gain, strict=True):
+            found = sharpen(image, coarse, fit.restore(gained), self.edges)
+            sharp.append(found if in_doubt is None else np.where(in_doubt, found, coarse))
         watch.step("edges")
         numbers = label_map(sharp)
         return tuple(
             Refinement(
                 mask=numbers == i + 1,
                 probability=sharp[i],
-                paper_probability=fit.restore(probability[i]),
+                coarse=given[i][0],
+                fit=fit,
                 latents=z0,
                 text_evidence=text[i],
                 rounds=tuple(Round.of_label(i, *each) for each in rounds),
@@ -253,19 +272,36 @@ class Refiner(EngineSet[G4SegSettings]):
             "evidence": evidence[:, None].astype(np.float32),
             "parameters": np.array([[s.temperature, s.mixing, width, s.position_weight]] * count, np.float32),
         }
-        most = max(1, MAX_PIXELS // probability[0].size)
-        parts = [self.engines["alignment"](part) for part in cut_batch(feeds, most)]
+        found = self.engines["alignment"](feeds)
         discrepancy, updated = (
-            check_finite(np.concatenate([part[name] for part in parts]), "alignment", name)[:, 0]
-            for name in ("discrepancy", "probability")
+            check_finite(found[name], "alignment", name)[:, 0] for name in ("discrepancy", "probability")
         )
         return discrepancy, updated
 
 
-def label_map(probability: Floats) -> NDArray[np.uint16]:
+def _on_grid(in_doubt: NDArray[np.bool_] | None, fit: FittedImage, cell: int) -> NDArray[np.bool_]:
+    """The latent pixels, bool (h, w), that hold something of a confusion area, bool (H, W); None for all."""
+    everywhere = np.ones((fit.grid[0] // cell, fit.grid[1] // cell), np.bool_)
+    return everywhere if in_doubt is None else pool(fit.apply(in_doubt.astype(np.float32)), cell) > 0
+
+
+def _parts_of(maps: Floats) -> list[slice]:
+    """Parts of L maps (L, h, w), of as many as a batch of the engines takes."""
+    most = max(1, MAX_PIXELS // maps[0].size)
+    return [slice(first, first + most) for first in range(0, len(maps), most)]
+
+
+def label_map(probability: Iterable[Floats]) -> NDArray[np.uint16]:
     """The number of each pixel's most probable label, from 1, or 0 where none passes one half, uint16 (H, W).
 
     Args:
-        probability: float32 (L, H, W), of each label against all else.
+        probability: float32 (H, W), of each of L labels against all else; of equals the first wins.
     """
-    return np.where(probability.max(0) > 0.5, probability.argmax(0) + 1, 0).astype(np.uint16)
+    numbers, best = np.zeros(0, np.uint16), np.zeros(0, np.float32)
+    for number, each in enumerate(probability, 1):
+        if number == 1:
+            numbers, best = np.zeros(each.shape, np.uint16), np.full(each.shape, 0.5, np.float32)
+        better = each > best
+        numbers[better] = number
+        np.copyto(best, each, where=better)
+    return numbers

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from functools import partial
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS
 from segrefine.errors import MaskError, PromptError
+from segrefine.runtime import denoiser, pipeline
+from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.evidence import against_others
 from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.pipeline import Refiner, label_map
@@ -105,6 +111,53 @@ def test_masks_that_cannot_be_refined_are_named(refiner, masks, error, message):
     with pytest.raises(error, match=message) as caught:
         refiner.refine_labels(SCENE.image, masks)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("masks", "message", "hint"),
+    [
+        (dict(MASKS), "expected pairs of label and mask, got dict", "list(masks.items())"),
+        (zip(*MASKS, strict=True), "expected a list of pairs of label and mask, got zip", "such as"),
+        ([LEFT, LEFT], "expected a list of pairs of label and mask, got a list of something else", "such as"),
+        ("fox", "expected a list of pairs of label and mask, got a str of something else", "such as"),
+        (None, "expected a list of pairs of label and mask, got NoneType", "such as"),
+    ],
+)
+def test_what_is_no_list_of_labels_and_masks_is_named(refiner, masks, message, hint):
+    for run in (refiner.refine_labels, partial(refine_masks, refiner)):
+        with pytest.raises(MaskError) as caught:
+            run(SCENE.image, masks)
+        assert message in str(caught.value) and hint in caught.value.hint
+
+
+def test_many_labels_go_in_parts(refiner, monkeypatch):
+    """Features of as many labels as a batch takes are there at a time; their results stay the same."""
+    whole = refiner.refine_labels(SCENE.image, [*MASKS, ("car", LEFT)])
+    cells = whole[0].rounds[0].probability.size
+    for module in (pipeline, denoiser):
+        monkeypatch.setattr(module, "MAX_PIXELS", 2 * cells)
+    for ours, wanted in zip(refiner.refine_labels(SCENE.image, [*MASKS, ("car", LEFT)]), whole, strict=True):
+        np.testing.assert_allclose(ours.probability, wanted.probability, atol=1e-5)
+        np.testing.assert_allclose(ours.rounds[0].discrepancy, wanted.rounds[0].discrepancy, atol=1e-5)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_labels_take_no_memory_besides_their_results(refiner, crop):
+    """The work on one label of a large image is done before that on the next begins."""
+    image = np.asarray(Image.fromarray(SCENE.image).resize((1200, 1200)))
+    masks = []
+    for number in range(10):
+        mask = np.zeros(image.shape[:2], np.float32)
+        top = 100 * number
+        mask[top : top + (90 if crop else 200), 300:390] = 1
+        masks.append(("cactus", mask))
+    size = masks[0][1].nbytes
+    tracemalloc.start()
+    results = refine_masks(refiner, image, masks, crop=crop)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (results[0].part is not None) == crop
+    assert held < 1.5 * size * len(masks) and peak - held < 12 * size
 
 
 def test_label_map():
