@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evaluate import WORSE, Case
-from segrefine.runtime.guard import GuardSettings, Judged, describe_mask, describe_pixels, judge_regions, weigh
+from segrefine.runtime.guard import (
+    GuardSettings,
+    Judged,
+    Range,
+    contrast,
+    describe_mask,
+    describe_pixels,
+    judge_regions,
+    weigh,
+)
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refinement
 from segrefine.runtime.regions import Regions
@@ -66,6 +75,10 @@ def fit_guard(samples: Sequence[Sample]) -> GuardSettings:
         weights=_rounded(weights),
         threshold=round(float(threshold), 3),
         pixels=_fit_pixels(samples, judged, odds, trusted),
+        added_range=settings.added_range,
+        removed_range=settings.removed_range,
+        mask_range=find_range(features),
+        least_contrast=round(min(contrast(sample.case.image) for sample in samples), 4),
     )
 
 
@@ -99,7 +112,15 @@ def _fit_regions(samples: Sequence[Sample]) -> GuardSettings:
         weights = np.concatenate([shares[which] * rightness[which], shares[which] * (1 - rightness[which])])
         return _rounded(fit_logistic(twice, truth, weights, ridge=REGION_RIDGE))
 
-    return GuardSettings(added=fit(added), removed=fit(~added))
+    return GuardSettings(
+        added=fit(added), removed=fit(~added),
+        added_range=find_range(features[added]), removed_range=find_range(features[~added]),
+    )  # fmt: skip
+
+
+def find_range(features: Array) -> Range:
+    """Least and greatest value of each of k features, (n, k)."""
+    return _rounded(features.min(0)), _rounded(features.max(0))
 
 
 def _rank(features: Array, gain: Array) -> Array:

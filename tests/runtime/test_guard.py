@@ -10,7 +10,7 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError, SettingsError
-from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard
+from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard, judge_regions
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.regions import REGION_FEATURES, Regions
 
@@ -121,6 +121,39 @@ def test_what_regions_say_of_the_mask():
     assert found["spread"] == pytest.approx(4 / 24 * np.sqrt(3) / 4)
     assert found["added"] == 0.2 and found["removed"] == 0
     assert found["agreement"] == pytest.approx(20 / 24) and found["refused"] == pytest.approx(8 / 24)
+
+
+@pytest.mark.parametrize("colour", [0, 128, 255])
+def test_an_image_that_shows_nothing_keeps_the_coarse_mask(colour):
+    """Also where the settings hold every change for right: nothing like it was in the fit."""
+    rng = np.random.default_rng(0)
+    flat = np.clip(colour + rng.integers(-2, 3, SCENE.image.shape), 0, 255).astype(np.uint8)
+    moved = np.roll(SCENE.coarse, 9, 1)
+    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+        result, fit = refiner(flat, SCENE.coarse, SCENE.label), refiner.fit(flat)
+        for each in (result, replace(result, probability=moved, mask=moved > 0.5)):
+            for numbers in (None, settings(1, 1)):
+                [guarded] = guard(flat, fit, [SCENE.coarse], [each], numbers)
+                np.testing.assert_array_equal(guarded.mask, COARSE)
+                np.testing.assert_array_equal(guarded.probability, SCENE.coarse)
+                assert guarded.kept_coarse and guarded.kept_share == 1 and guarded.confidence == 0
+
+
+def test_features_beyond_what_was_seen_count_as_the_last_that_was():
+    before, after = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
+    before[:, :5], after[:, 2:6] = True, True
+    regions, numbers = Regions.between(before, after), GuardSettings()
+    lows, highs = (np.stack([np.array(side) for side in ends]) for ends in zip(
+        *((numbers.added_range if added else numbers.removed_range) for added in regions.added), strict=True))
+    far = judge_regions(regions, highs + 100, numbers)
+    np.testing.assert_array_equal(far, judge_regions(regions, highs, numbers))
+    np.testing.assert_array_equal(judge_regions(regions, lows - 100, numbers), judge_regions(regions, lows, numbers))
+    assert (far != judge_regions(regions, lows, numbers)).all()
+
+
+def test_ranges_are_as_many_as_features():
+    with pytest.raises(SettingsError, match="mask_range: expected 9 least and 9 greatest values"):
+        GuardSettings(mask_range=((0.0,), (1.0,)))
 
 
 def test_weights_are_as_many_as_features():
