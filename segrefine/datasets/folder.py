@@ -265,10 +265,15 @@ def split_label_map(
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Paths of all files below a folder, relative to it; folders that are links are not entered."""
-    for folder, _, files in os.walk(root):
+    """Paths of all files below a folder, relative to it, but hidden ones; folders that are links are not entered.
+
+    Hidden are names with a dot in front, as `._photo.png` and `.ipynb_checkpoints` have, which other programs leave.
+    """
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
         for file in files:
-            yield os.path.relpath(os.path.join(folder, file), root)
+            if not file.startswith("."):
+                yield os.path.relpath(os.path.join(folder, file), root)
 
 
 def _result_of(output: Path, file: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.coco import label_of, read_annotation, read_coco
+from segrefine.datasets.coco import LEFT_OUT, label_of, read_annotation, read_coco
 from segrefine.datasets.folder import (
     CLASSES,
     IGNORED,
@@ -134,6 +134,7 @@ class CocoMasks:
     Attributes:
         kind: "COCO".
         names: of its images: their ids.
+        left_out: ids of images that failed in the batch that wrote it.
         by_instance: whether each annotation is a mask, named by its id; else all of one category are one.
 
     Args:
@@ -155,6 +156,8 @@ class CocoMasks:
         for annotation in content["annotations"]:
             self._annotations.setdefault(str(annotation["image_id"]), []).append(annotation)
         self.names, self.by_instance = sorted(self._images), True
+        listed = content.get(LEFT_OUT)
+        self.left_out = {str(each) for each in listed} - self._images.keys() if isinstance(listed, list) else set()
 
     def identities(self) -> dict[Any, tuple[str, str]] | None:
         """Image and label of each annotation by its id; None where ids are missing or come twice."""

@@ -35,18 +35,22 @@ _SCALE = 5
 
 
 def _draw_polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> Mask:
-    """The pixels between the outline's crossings of the columns' centres."""
+    """The pixels between the outline's crossings of the columns' centres; there is work in the polygon's box alone."""
     height, width = size
+    mask = np.zeros(size, np.bool_)
     whole = np.trunc(_SCALE * corners + 0.5).astype(np.int64)
     outline = np.concatenate([_line(*ends) for ends in zip(whole, np.roll(whole, -1, 0), strict=True)])
     (x0, y0), (x1, y1) = outline[:-1].T, outline[1:].T
     column = (np.minimum(x0, x1) + 0.5) / _SCALE - 0.5
     row = np.ceil(np.clip((np.minimum(y0, y1) + 0.5) / _SCALE - 0.5, 0, height))
     crossing = (x0 != x1) & (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
-    places = (column[crossing] * height + row[crossing]).astype(np.int64)
-    turns = np.bincount(places, minlength=height * width + 1)[: height * width]
-    inside: Mask = (np.cumsum(turns) % 2 == 1).reshape(size, order="F")
-    return inside
+    if not crossing.any():
+        return mask
+    columns, rows = column[crossing].astype(np.int64), row[crossing].astype(np.int64)
+    left, top, high, wide = columns.min(), rows.min(), np.ptp(rows), np.ptp(columns) + 1
+    turns = np.bincount((columns - left) * high + rows - top, minlength=high * wide)[: high * wide]
+    mask[top : top + high, left : left + wide] = (np.cumsum(turns) % 2 == 1).reshape((high, wide), order="F")
+    return mask
 
 
 def _line(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:

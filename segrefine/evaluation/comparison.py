@@ -94,7 +94,10 @@ class Comparison:
         self.notation = self._truth.kind
         self._run = read_journal(places.predicted) or read_journal(places.predicted.parent)
         wanted = self._truth.names
-        self.failed = [name for name in wanted if name in self._run and self._run[name].status == "failed"]
+        failed = {name for name, entry in self._run.items() if entry.status == "failed"}
+        if isinstance(self._predicted, CocoMasks):
+            failed |= self._predicted.left_out
+        self.failed = [name for name in wanted if name in failed]
         self.names = sorted(set(wanted) - set(self.failed))
         if not self.names:
             raise MaskError(f"there is no mask in {self.truth} to compare with", hint="expected .png or .npy files")

@@ -208,11 +208,12 @@ def test_folders_that_images_lie_in_too_are_no_classes(folder):
     assert FolderDataset(folder).kind == "mask"
 
 
-def test_classes_of_images_in_parts(folder):
+def test_classes_of_images_in_parts_and_what_others_left(folder):
     save(folder / "masks/fox/sub/a.png", FOX.astype(np.uint8) * 255)
-    (folder / "masks/.ipynb_checkpoints").mkdir()
+    for left_by_others in ("masks/.ipynb_checkpoints/sub/a", "images/.ipynb_checkpoints/a", "images/sub/._b"):
+        save(folder / f"{left_by_others}.png", FOX.astype(np.uint8) * 255)
     dataset = FolderDataset(folder)
-    assert dataset.kind == "class folders"
+    assert dataset.kind == "class folders" and [item.name for item in dataset.items] == ["a", "sub/a", "sub/b"]
     assert set(masks_of(dataset, next(item for item in dataset.items if item.name == "sub/a"))) == {"fox"}
 
 

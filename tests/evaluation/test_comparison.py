@@ -224,3 +224,6 @@ def test_a_coco_batch_with_a_damaged_image_judged(tmp_path):
     assert done.exit_code == 0 and "1 images failed in the batch and are left out, '2' first" in done.stderr
     assert (values["images"], values["failed"], values["count"]) == (1, 1, 1)
     assert values["before"]["iou"] == 1 > values["iou"] > 0
+    (tmp_path / "out/annotations.json").rename(tmp_path / "refined.json")  # without its journal it says so itself
+    done = run("eval", tmp_path / "refined.json", truth)
+    assert done.exit_code == 0 and "1 images failed in the batch and are left out, '2' first" in done.stderr
