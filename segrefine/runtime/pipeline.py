@@ -302,6 +302,6 @@ def label_map(probability: Iterable[Floats]) -> NDArray[np.uint16]:
         if number == 1:
             numbers, best = np.zeros(each.shape, np.uint16), np.full(each.shape, 0.5, np.float32)
         better = each > best
-        numbers[better] = number
+        np.copyto(numbers, np.uint16(number), where=better)
         np.copyto(best, each, where=better)
     return numbers
