@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import threading
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,18 +19,15 @@ from types import ModuleType
 from typing import Any
 
 from segrefine.batch.journal import Entry
-from segrefine.batch.worker import AHEAD, Job, attempt, read_item
+from segrefine.batch.queue import AHEAD, Queue
+from segrefine.batch.worker import Job, attempt, read_item
 from segrefine.datasets.items import Item
-from segrefine.errors import EngineError, MissingDependencyError, SegrefineError, ServiceError
+from segrefine.errors import MissingDependencyError, SegrefineError, ServiceError
 from segrefine.runtime.pipeline import Refiner
 
 LOCAL = "local"
-_LIVES = 2
-"""Actors that may die of an item before it has failed: the first may have gone with its machine."""
 _PATIENCE = 10.0
 """Seconds in which a cluster must take a connection."""
-_STARTS = 3
-"""Actors that may die before they began, in a whole run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +98,7 @@ class Cluster:
 
     def refine_all(self, share: Share) -> Callable[[Job, Sequence[Item], int], Iterator[Entry]]:
         """What `run_batch` takes to refine with actors of that share."""
-        return lambda job, items, workers: _Run(self._ray, job, share, deque(items)).entries(workers)
+        return lambda job, items, workers: _Run(self._ray, job, share, items).entries(workers)
 
 
 class Worker:
@@ -148,10 +144,14 @@ class _Actor:
         self.calls: dict[Any, Item | None] = {self._handle.open.remote(): None}
         self.ready = False
 
-    def feed(self, left: deque[Item]) -> None:
+    @property
+    def items(self) -> list[Item]:
+        """The items that it holds, oldest first."""
+        return [item for item in self.calls.values() if item]
+
+    def feed(self, queue: Queue) -> None:
         """Gives the actor what it may hold of the items that are left."""
-        while self.ready and left and len(self.calls) < AHEAD:
-            item = left.popleft()
+        while self.ready and (item := queue.take(self.items)):
             self.calls[self._handle.refine.remote(item)] = item
 
     def receive(self, call: Any) -> Entry | None:
@@ -171,56 +171,32 @@ class _Actor:
 class _Run:
     """One data set on its way through the actors."""
 
-    def __init__(self, ray: ModuleType, job: Job, share: Share, left: deque[Item]) -> None:
-        self._ray, self._job, self._share, self._left = ray, job, share, left
-        self._dataset, self._deaths, self._starts = job.open_dataset(), Counter[str](), 0
+    def __init__(self, ray: ModuleType, job: Job, share: Share, items: Sequence[Item]) -> None:
+        self._ray, self._job, self._share, dataset = ray, job, share, job.open_dataset()
+        self._queue = Queue(items, lambda item: dataset.is_done(item, job.output))
 
     def entries(self, workers: int) -> Iterator[Entry]:
-        """Entries of the items, as they are finished; an actor that dies is replaced, and its items have another go."""
-        actors = [self._start() for _ in range(min(workers, len(self._left)))]
-        errors = self._ray.exceptions
+        """Entries of the items, as they are finished; an actor that dies is replaced, and its items are done again."""
+        queue, errors = self._queue, self._ray.exceptions
+        actors = [self._start() for _ in range(min(workers, len(queue)))]
         crashes = (errors.RayActorError, errors.NodeDiedError, errors.OutOfMemoryError, errors.WorkerCrashedError)
         try:
-            while self._left or any(any(actor.calls.values()) for actor in actors):
+            while queue or any(actor.items for actor in actors):
                 for actor in actors:
-                    actor.feed(self._left)
+                    actor.feed(queue)
                 owners = {call: actor for actor in actors for call in actor.calls}
                 [call], _ = self._ray.wait(list(owners), num_returns=1)
                 actor = owners[call]
                 try:
-                    entry = actor.receive(call)
+                    if entry := actor.receive(call):
+                        yield entry
                 except crashes as error:
                     actor.stop()
-                    yield from self._bury(actor, error)
+                    yield from queue.bury(actor.items, str(error))
                     actors[actors.index(actor)] = self._start()
-                else:
-                    if entry is not None:
-                        yield entry
         finally:
             for actor in actors:
                 actor.stop()
 
     def _start(self) -> _Actor:
         return _Actor(self._ray, self._job, self._share)
-
-    def _bury(self, actor: _Actor, error: Exception) -> Iterator[Entry]:
-        """Entries of what a dead actor had finished, or what died of it too often; the rest is left to do again."""
-        if not actor.ready:
-            self._starts += 1
-            if self._starts >= _STARTS:
-                message = f"{_STARTS} actors died before they began: {error}"
-                raise EngineError(message, hint="`segrefine refine` of one image on such a machine may show why")
-        held = [item for item in actor.calls.values() if item is not None]
-        lost = deque(item for item in held if not self._dataset.is_done(item, self._job.output))
-        for item in held:
-            if item not in lost:
-                yield Entry(name=item.name, status="done")  # written, and then gone before it was told
-        if lost:
-            self._deaths[lost[0].name] += 1
-            if self._deaths[lost[0].name] >= _LIVES:
-                yield Entry(
-                    name=lost.popleft().name, status="failed", error="WorkerDied",
-                    message=f"{_LIVES} actors died while they held this image: {error}",
-                    hint="out of memory? Give each actor more cores, so that there are fewer; or scale the image down",
-                )  # fmt: skip
-        self._left.extendleft(reversed(lost))

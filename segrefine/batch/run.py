@@ -10,18 +10,15 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from segrefine.batch.journal import Entry, Journal, claimed, write_manifest
-from segrefine.batch.worker import AHEAD, Job, serve
+from segrefine.batch.queue import Queue
+from segrefine.batch.worker import Job, serve
 from segrefine.datasets.items import Item
-from segrefine.errors import EngineError, SegrefineError
+from segrefine.errors import SegrefineError
 
 Tell = Callable[[Entry, int, int], None]
 """Called with each finished item, how many are finished, and how many there are."""
 RefineAll = Callable[[Job, Sequence[Item], int], Iterator[Entry]]
 """Gives an entry for each of some items, as they are finished by so many workers."""
-DIED = "WorkerDied"
-"""The error of an item whose worker process died of it."""
-STARTS = 3
-"""Workers that may die before they began, in a whole run."""
 
 
 def run_batch(
@@ -50,14 +47,12 @@ def run_batch(
         journal = Journal(job.output)
         names = [item.name for item in items]
         left = [item for item in items if not dataset.is_done(item, job.output)]
-        missing = {item.name: item for item in left}
+        missing = {item.name for item in left}
         for name in names:
             if name not in missing and getattr(journal.entries.get(name), "status", None) != "done":
                 journal.add(Entry(name=name, status="done"))  # written, and then killed before it was noted
         kept = len(names) - len(left)
         for number, entry in enumerate((refine_all or refine_here)(job, left, workers), kept + 1):
-            if entry.error == DIED and dataset.is_done(missing[entry.name], job.output):
-                entry = Entry(name=entry.name, status="done")  # written, and then gone before it was told
             journal.add(entry)
             if tell:
                 tell(entry, number, len(names))
@@ -85,21 +80,24 @@ class _Worker:
         self.items: deque[Item] = deque()
         self.died = self.ready = False
 
-    def feed(self, left: deque[Item]) -> None:
+    def feed(self, queue: Queue) -> None:
         """Gives the process what it may hold of the items that are left."""
-        while self.ready and left and len(self.items) < AHEAD:
+        while self.ready and (item := queue.take(self.items)):
             try:
-                self.pipe.send(left[0])
+                self.pipe.send(item)
             except OSError:  # it died; the pipe will tell
+                queue.put_back(item)
                 return
-            self.items.append(left.popleft())
+            self.items.append(item)
 
     def receive(self) -> Entry | None:
-        """The entry that the process sends, or that of the item that it died of; None where there is neither."""
+        """The entry that the process sends; None where its engines are open now, or it died."""
         try:
             message: Entry | SegrefineError | None = self.pipe.recv()
         except (EOFError, OSError):
-            return self._bury()
+            self.died = True
+            self._process.join()
+            return None
         if isinstance(message, SegrefineError):
             raise message
         if message is None:
@@ -119,39 +117,26 @@ class _Worker:
         self._process.join()
         self.pipe.close()
 
-    def _bury(self) -> Entry | None:
-        self.died = True
-        self._process.join()
-        if not self.items:
-            return None
-        hint = "out of memory? Take fewer workers, or scale the image down"
-        message = f"the worker process died ({self.exit}) while it held this image"
-        return Entry(name=self.items.popleft().name, status="failed", error=DIED, message=message, hint=hint)
-
 
 def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
-    """Entries of the items, by processes of this machine; one that dies is replaced, and its item has failed."""
-    left, early = deque(items), 0
-    pool = [_Worker(job) for _ in range(min(workers, len(items)))]
+    """Entries of the items, by processes of this machine; one that dies is replaced, and its items are done again."""
+    dataset = job.open_dataset()
+    queue = Queue(items, lambda item: dataset.is_done(item, job.output))
+    pool = [_Worker(job) for _ in range(min(workers, len(queue)))]
     try:
-        while left or any(worker.items for worker in pool):
+        while queue or any(worker.items for worker in pool):
             for worker in pool:
-                worker.feed(left)
+                worker.feed(queue)
             ready = wait([worker.pipe for worker in pool])
             for number, worker in enumerate(pool):
                 if worker.pipe not in ready:
                     continue
-                entry = worker.receive()
-                if worker.died:
-                    early += not worker.ready
-                    if early == STARTS:
-                        message = f"{STARTS} worker processes died before they began, the last with {worker.exit}"
-                        raise EngineError(message, hint="`segrefine refine` of one image may show why")
-                    left.extendleft(reversed(worker.items))
-                    worker.stop()
-                    pool[number] = _Worker(job)
-                if entry is not None:
+                if entry := worker.receive():
                     yield entry
+                if worker.died:
+                    worker.stop()
+                    yield from queue.bury(worker.items, worker.exit)
+                    pool[number] = _Worker(job)
     finally:
         for worker in pool:
             worker.stop()

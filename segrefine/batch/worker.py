@@ -26,8 +26,6 @@ from segrefine.errors import SegrefineError
 from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.pipeline import Refinement, Refiner
 
-AHEAD = 2
-"""Items that a process holds at a time: one that it refines, one that it reads meanwhile."""
 Read = tuple[NDArray[np.uint8], list[LabelledMask]]
 
 

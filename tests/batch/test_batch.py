@@ -9,25 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from segrefine.assets import demo_bundle
 from segrefine.batch.journal import JOURNAL, Entry, Journal, read_journal, write_manifest
-from segrefine.batch.run import DIED, run_batch
-from segrefine.batch.worker import Job
 from segrefine.cli import main
-from segrefine.datasets.folder import FolderDataset
-from segrefine.datasets.items import Item
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.rle import decode_rle, encode_rle
 from tests.batch.copies import copies
+from tests.batch.deadly import deadly
 
 SETTINGS = ["--threads", "1"]
 
@@ -196,18 +193,25 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def test_a_worker_that_dies_is_replaced(scenes, tmp_path):
+def test_a_worker_that_dies_is_replaced_and_its_images_are_done_again(scenes, tmp_path):
     source, output = copies(scenes, 8), tmp_path / "out"
     process = start(source, output, "--workers", "2")
     await_lines(output, 2)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=120)
     values = json.loads(stdout)
-    assert values["done"] + values["failed"] == 8 and values["failed"] <= 1, stderr
-    assert process.returncode == values["failed"]
-    for failure in values["failures"]:
-        assert failure["error"] == "WorkerDied" and "exit code -9" in failure["message"]
-    assert refine(source, output, "--resume")["done"] == 8
+    assert (values["done"], values["failed"], process.returncode) == (8, 0, 0), stderr
+
+
+@pytest.mark.parametrize("victims", [1, None])
+def test_of_the_images_that_a_dead_worker_held_only_the_one_that_it_died_of_has_failed(scenes, tmp_path, victims):
+    source, output = copies(scenes, 4), tmp_path / "out"
+    with deadly(source / "images/001.png", victims=victims) as killed:  # read ahead while 000 is refined
+        values = refine(source, output, "--workers", 1, fails=victims is None)
+    assert len(killed) == (victims or 2)
+    assert [(each["name"], each["error"]) for each in values["failures"]] == [("001", "WorkerDied")] * (not victims)
+    names = [json.loads(line)["name"] for line in (output / JOURNAL).read_text().splitlines()]
+    assert sorted(names) == ["000", "001", "002", "003"] and len(results(output)) == values["done"]
 
 
 def first_child(process: subprocess.Popen) -> int | None:
@@ -234,23 +238,7 @@ def test_workers_that_all_die_before_they_began_end_the_run(scenes, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 1 and "3 worker processes died before they began, the last with exit code -9" in stderr
-
-
-def test_what_was_written_by_a_worker_that_died_is_done(scenes, tmp_path):
-    dataset = FolderDataset(scenes)
-    job = Job(source=scenes, images=None, output=tmp_path / "out", engines={})
-
-    def refine_all(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
-        for number, item in enumerate(items):
-            if number:
-                (tmp_path / "out/masks").mkdir(exist_ok=True)
-                (tmp_path / "out/masks" / item.masks[0]).touch()
-            yield Entry(name=item.name, status="failed", error=DIED)
-
-    values = run_batch(job, workers=1, refine_all=refine_all)
-    assert (values["done"], values["failed"]) == (2, 1)
-    assert values["failures"][0]["name"] == dataset.items[0].name
+    assert process.returncode == 1 and "3 workers died before they began, the last: exit code -9" in stderr
 
 
 def test_workers_end_with_the_run(scenes, tmp_path):

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from segrefine.batch.worker import Job
 from segrefine.cli import main
 from segrefine.errors import BundleError
 from tests.batch.copies import copies
+from tests.batch.deadly import deadly
 
 ray = pytest.importorskip("ray", reason="the tests of the cluster take Ray")
 
@@ -90,24 +90,12 @@ def test_room(cluster):
 
 
 @pytest.mark.slow
-def test_an_image_that_kills_its_worker_has_failed(cluster, scenes, tmp_path):
-    source, output = copies(scenes, 1), tmp_path / "out"
-    stop = threading.Event()
-
-    def kill() -> None:
-        while not stop.wait(0.005):
-            for pid in actors(b"ray::Worker.refine"):
-                os.kill(pid, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
+def test_of_the_images_that_a_dead_worker_held_only_the_one_that_it_died_of_has_failed(cluster, scenes, tmp_path):
+    source, output = copies(scenes, 3), tmp_path / "out"
+    with deadly(source / "images/001.png") as killed:
         values = run_batch(job(source, output), workers=1, refine_all=cluster.refine_all(Share()))
-    finally:
-        stop.set()
-        thread.join()
-    assert (values["done"], values["failed"]) == (0, 1)
-    assert read_journal(output)["000"].error == "WorkerDied" and values["failures"][0]["hint"]
+    assert len(killed) == 2 and (values["done"], values["failed"]) == (2, 1)
+    assert read_journal(output)["001"].error == "WorkerDied" and values["failures"][0]["hint"]
 
 
 @pytest.mark.slow

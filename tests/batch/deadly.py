@@ -1,0 +1,59 @@
+"""An image that kills whoever reads it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def deadly(file: Path, *, victims: int | None = None) -> Iterator[list[int]]:
+    """A context in which the file is a pipe, and the processes that open it are killed; gives those.
+
+    Args:
+        file: an image.
+        victims: after so many the image is what it was; None for never.
+    """
+    content, killed, stop = file.read_bytes(), list[int](), threading.Event()
+    file.unlink()
+    os.mkfifo(file)
+
+    def kill() -> None:
+        while not stop.is_set() and len(killed) != victims:
+            try:
+                pipe = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads
+                time.sleep(0.002)
+                continue
+            if found := _reader(file, killed):
+                if len(killed) + 1 == victims:
+                    file.unlink()
+                    file.write_bytes(content)
+                killed.append(found)
+                os.kill(found, signal.SIGKILL)
+            os.close(pipe)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _reader(file: Path, but: list[int]) -> int | None:
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or int(folder.name) in (os.getpid(), *but):
+            continue
+        try:
+            if any(os.readlink(handle) == str(file) for handle in (folder / "fd").iterdir()):
+                return int(folder.name)
+        except OSError:
+            continue  # it has ended
+    return None
