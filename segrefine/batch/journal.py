@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,26 @@ from segrefine.errors import OutputError
 from segrefine.runtime.output import write_whole
 from segrefine.storage import output_errors
 
-JOURNAL, MANIFEST, LOCK = "journal.jsonl", "manifest.json", ".lock"
+JOURNAL, MANIFEST, JUDGEMENTS, LOCK = "journal.jsonl", "manifest.json", "guard.csv", ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the guard made of one mask.
+
+    Attributes:
+        label: what the mask shows.
+        annotation: COCO's id of it; None in a folder, where no other mask of the image has the label.
+        confidence: that refining has not made the mask worse, in [0, 1]; see `segrefine.runtime.guard`.
+        kept_share: share of the changed pixels that were put back, in [0, 1].
+        kept_coarse: nothing was trusted, and the mask is the coarse one.
+    """
+
+    label: str
+    annotation: int | str | None
+    confidence: float
+    kept_share: float
+    kept_coarse: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +49,7 @@ class Entry:
         masks: how many were refined.
         kept_coarse: how many of them the guard did not trust, and left as they were.
         kept_partly: how many of them it put back in parts.
+        judged: what it made of each; nothing where there was no guard.
         seconds: reading, refining and writing together.
         error: the kind of the error, by its class; None where it is done.
         message: what the error says.
@@ -39,6 +61,7 @@ class Entry:
     masks: int = 0
     kept_coarse: int = 0
     kept_partly: int = 0
+    judged: tuple[Judgement, ...] = ()
     seconds: float = 0.0
     error: str | None = None
     message: str | None = None
@@ -53,7 +76,7 @@ class Journal:
     """
 
     def __init__(self, output: Path) -> None:
-        self._file = output / JOURNAL
+        self._file, self._cut = output / JOURNAL, False
         lines = list(_read_lines(self._file))
         self.entries = {entry.name: entry for entry in lines}
         write_whole(self._file, "".join(map(_to_line, lines)).encode())
@@ -61,8 +84,11 @@ class Journal:
     def add(self, entry: Entry) -> None:
         """Adds a line; where the disk is full it is kept in mind alone, for results fail then with that very error."""
         self.entries[entry.name] = entry
-        with suppress(OSError), self._file.open("a", encoding="utf-8") as stream:
-            stream.write(_to_line(entry))
+        before, self._cut = "\n" * self._cut, True  # a line that the disk had no room for ends where it was cut
+        with suppress(OSError):
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(before + _to_line(entry))
+            self._cut = False
 
 
 def read_journal(output: Path) -> dict[str, Entry]:
@@ -76,25 +102,24 @@ def _read_lines(file: Path) -> Iterator[Entry]:
         return
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         with suppress(ValueError, TypeError):
-            yield Entry(**json.loads(line))
+            values = json.loads(line)
+            judged = tuple(Judgement(**each) for each in values.pop("judged", ()))
+            yield Entry(**values, judged=judged)
 
 
 def _to_line(entry: Entry) -> str:
     return json.dumps(asdict(entry)) + "\n"  # in ASCII: a file's name need not be valid Unicode
 
 
-def write_manifest(output: Path, names: Iterable[str], journal: Journal, run: dict[str, Any]) -> dict[str, Any]:
-    """Writes `manifest.json`, and gives what it says: how the run went, how many are done, what failed and why.
+def summarise(entries: Sequence[Entry], run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says: how the run went, how many items are done, what failed and why.
 
     Args:
-        output: the folder.
-        names: of all items.
-        journal: of the run.
+        entries: of the items.
         run: facts of the run.
     """
-    entries = [journal.entries[name] for name in names if name in journal.entries]
     failed = [asdict(entry) for entry in entries if entry.status == "failed"]
-    values = {
+    return {
         **run,
         "done": sum(entry.status == "done" for entry in entries),
         "failed": len(failed),
@@ -102,8 +127,36 @@ def write_manifest(output: Path, names: Iterable[str], journal: Journal, run: di
         "kept_partly": sum(entry.kept_partly for entry in entries),
         "failures": [{key: each[key] for key in ("name", "error", "message", "hint")} for each in failed],
     }
+
+
+def write_manifest(output: Path, values: Mapping[str, Any]) -> None:
+    """Writes what `summarise` gave to `manifest.json`.
+
+    Raises:
+        OutputError: there is no place.
+    """
     write_whole(output / MANIFEST, (json.dumps(values, indent=2) + "\n").encode())
-    return values
+
+
+def write_judgements(output: Path, entries: Iterable[Entry]) -> None:
+    """Writes what the guard made of every mask to `guard.csv`, the least certain first.
+
+    An image that was refined just before its run was killed, and so was not noted any more, is a line with its name
+    alone, before all others.
+
+    Raises:
+        OutputError: there is no place.
+    """
+    columns, lines = [field.name for field in fields(Judgement)], []
+    for entry in entries:
+        if entry.status == "done" and not entry.seconds:
+            lines.append((-1.0, [entry.name, *[""] * len(columns)]))
+        lines += [(each.confidence, [entry.name, *asdict(each).values()]) for each in entry.judged]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", *columns])
+    writer.writerows(line for _, line in sorted(lines, key=lambda pair: pair[0]))
+    write_whole(output / JUDGEMENTS, text.getvalue().encode(errors="backslashreplace"))
 
 
 @contextmanager

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
-from segrefine.batch.journal import Entry, Journal, claimed, write_manifest
+from segrefine.batch.journal import Entry, Journal, claimed, summarise, write_judgements, write_manifest
+from segrefine.batch.options import agree_on_options, describe_options
 from segrefine.batch.queue import Queue
 from segrefine.batch.worker import Job, serve
-from segrefine.datasets.items import Item
-from segrefine.errors import SegrefineError
+from segrefine.datasets.items import Dataset, Item
+from segrefine.errors import OutputError, SegrefineError
 
 Tell = Callable[[Entry, int, int], None]
 """Called with each finished item, how many are finished, and how many there are."""
@@ -25,6 +30,8 @@ def run_batch(
     job: Job, *, workers: int, resume: bool = False, tell: Tell | None = None, refine_all: RefineAll | None = None
 ) -> dict[str, Any]:
     """What the manifest says, once all items of a data set were refined or failed.
+
+    Where there is no place for the manifest or another file of the whole run, as on a full disk, `unwritten` lists why.
 
     Results appear one by one, each as a whole. After a kill at any moment `resume` does what is missing, and nothing
     again; items that failed are tried again.
@@ -38,27 +45,43 @@ def run_batch(
 
     Raises:
         MaskError: there is no data set.
-        OutputError: the output folder cannot be written to, is another run's, or is not empty without `resume`.
+        OutputError: the output folder cannot be written to, is another run's, is not empty without `resume`, or holds
+            results of other options.
         SegrefineError: the engines do not open; see `Refiner.from_bundle`.
     """
     began, dataset = time.perf_counter(), job.open_dataset()
     items = dataset.items  # read before anything is written: there may be no data set
+    options = describe_options(job)
     with claimed(job.output, resume=resume):
-        journal = Journal(job.output)
-        names = [item.name for item in items]
         left = [item for item in items if not dataset.is_done(item, job.output)]
+        kept = len(items) - len(left)
+        agree_on_options(job, options, begun=kept > 0)
+        journal = Journal(job.output)
         missing = {item.name for item in left}
-        for name in names:
-            if name not in missing and getattr(journal.entries.get(name), "status", None) != "done":
-                journal.add(Entry(name=name, status="done"))  # written, and then killed before it was noted
-        kept = len(names) - len(left)
+        for item in items:
+            if item.name not in missing and getattr(journal.entries.get(item.name), "status", None) != "done":
+                journal.add(Entry(name=item.name, status="done"))  # written, and then killed before it was noted
         for number, entry in enumerate((refine_all or refine_here)(job, left, workers), kept + 1):
             journal.add(entry)
             if tell:
-                tell(entry, number, len(names))
-        dataset.finish(job.output)
-        facts = {"items": len(names), "resumed": kept, "seconds": time.perf_counter() - began, "workers": workers}
-        return write_manifest(job.output, names, journal, facts)
+                tell(entry, number, len(items))
+        entries = [journal.entries[item.name] for item in items if item.name in journal.entries]
+        facts = {"items": len(items), "resumed": kept, "seconds": time.perf_counter() - began, "workers": workers}
+        return _conclude(job, dataset, entries, {**facts, "options": options})
+
+
+def _conclude(job: Job, dataset: Dataset, entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes what belongs to the whole run, and gives what the manifest says, even where there is no place for it."""
+    values = summarise(entries, facts) | {"unwritten": []}
+    steps = [partial(dataset.finish, job.output), partial(write_manifest, job.output, values)]
+    if job.guarded:
+        steps.insert(0, partial(write_judgements, job.output, entries))
+    for step in steps:
+        try:
+            step()
+        except OutputError as error:
+            values["unwritten"].append(str(error))
+    return values
 
 
 class _Worker:
@@ -122,8 +145,10 @@ def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry
     """Entries of the items, by processes of this machine; one that dies is replaced, and its items are done again."""
     dataset = job.open_dataset()
     queue = Queue(items, lambda item: dataset.is_done(item, job.output))
-    pool = [_Worker(job) for _ in range(min(workers, len(queue)))]
+    pool: list[_Worker] = []
     try:
+        with _uninterrupted():
+            pool.extend(_Worker(job) for _ in range(min(workers, len(queue))))
         while queue or any(worker.items for worker in pool):
             for worker in pool:
                 worker.feed(queue)
@@ -136,7 +161,30 @@ def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry
                 if worker.died:
                     worker.stop()
                     yield from queue.bury(worker.items, worker.exit)
-                    pool[number] = _Worker(job)
+                    with _uninterrupted():
+                        pool[number] = _Worker(job)
     finally:
         for worker in pool:
             worker.stop()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A context in which Ctrl-C waits for its end; for processes that are started in it, it never comes.
+
+    Their parent is told, and ends them.
+    """
+    caught: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is inherited
+    if is_main:  # and here another thread may take the signal
+        signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+    if caught:
+        raise KeyboardInterrupt

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -18,12 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.batch.journal import Entry
-from segrefine.datasets.coco import CocoDataset
+from segrefine.batch.journal import Entry, Judgement
+from segrefine.datasets.coco import CocoDataset, read_annotation
 from segrefine.datasets.folder import FolderDataset
 from segrefine.datasets.items import Dataset, Item, LabelledMask, read_image
 from segrefine.errors import SegrefineError
 from segrefine.runtime.crop import refine_masks
+from segrefine.runtime.mask import has_border
 from segrefine.runtime.pipeline import Refinement, Refiner
 
 Read = tuple[NDArray[np.uint8], list[LabelledMask]]
@@ -74,7 +74,6 @@ def serve(job: Job, pipe: Connection) -> None:
     The next item is read while the one before is refined. An error of an item is its entry, and no error of the run.
     Sent first: None once the engines are open, or the error why they are not.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         dataset, refiner = job.open_dataset(), Refiner.from_bundle(**job.engines)
@@ -110,11 +109,13 @@ def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Futu
     began = time.perf_counter()
     try:
         image, masks = read.result()
+        size = image.shape[0], image.shape[1]
         results: Sequence[Refinement] = ()
         if masks:
             results = refine_masks(refiner, image, masks, seed=job.seed, crop=job.crop, guarded=job.guarded)
         labelled = [(label, result) for (label, _), result in zip(masks, results, strict=True)]
-        dataset.write(item, labelled, (image.shape[0], image.shape[1]), job.output)
+        judged = tuple(_judgements(dataset, item, labelled, size)) if job.guarded else ()
+        dataset.write(item, labelled, size, job.output)
     except Exception as error:  # of one image among thousands
         hint = error.hint if isinstance(error, SegrefineError) else None
         return Entry(
@@ -125,4 +126,20 @@ def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Futu
         name=item.name, status="done", masks=len(masks), seconds=time.perf_counter() - began,
         kept_coarse=sum(result.kept_coarse for result in results),
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
+        judged=judged,
     )  # fmt: skip
+
+
+def _judgements(
+    dataset: Dataset, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int]
+) -> Iterator[Judgement]:
+    """What the guard made of each mask of an item."""
+    numbers: Sequence[int | str | None] = [None] * len(results)
+    if isinstance(dataset, CocoDataset):
+        numbers = [each.get("id") for _, each in item.masks if has_border(read_annotation(each, size))]
+    for (label, result), number in zip(results, numbers, strict=True):
+        assert result.confidence is not None  # the guard looked at all
+        yield Judgement(
+            label=label, annotation=number, confidence=round(result.confidence, 4),
+            kept_share=round(result.kept_share, 4), kept_coarse=result.kept_coarse,
+        )  # fmt: skip

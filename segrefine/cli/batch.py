@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segrefine.cli.console import Console, with_console
+from segrefine.cli.console import Console, describe_guard, with_console
 from segrefine.cli.options import Model, crop_option, guard_option, model_options
+from segrefine.cli.outputs import check_output_folder
 from segrefine.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from segrefine.batch.journal import Entry
     from segrefine.batch.worker import Job
 
-_SHOWN, _EVERY = 5, 10.0
+_SHOWN, _SHOWN_AT_MOST, _EVERY = 5, 50, 10.0
 FAILED = 1
 
 
@@ -32,7 +33,7 @@ FAILED = 1
     help="Folder of a COCO JSON's images.  [default: images beside it, or its own folder]",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; without, as many as there is room for.")
-@click.option("--resume", is_flag=True, help="Go on where a run before was stopped; nothing is done twice.")
+@click.option("--resume", is_flag=True, help="Go on where a run with these options was stopped; nothing is done twice.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
@@ -58,6 +59,7 @@ def batch(
     lengths. All masks of one image are refined together.
 
     What fails is listed in OUTPUT/manifest.json with the reason, the rest goes on, and the exit code is 1.
+    OUTPUT/guard.csv lists every mask with --guard's confidence in it.
     """
     from segrefine.batch.worker import Job
 
@@ -66,32 +68,37 @@ def batch(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
         engines=model.engines(), seed=seed, guarded=guarded, crop=crop,
     )  # fmt: skip
-    if address:
-        values = _run_on_cluster(console, job, address, workers, resume, _share(model, gpus))
-    else:
-        values = _run_here(console, job, workers or os.cpu_count() or 1, resume)
+    with console.resumable():
+        if address:
+            values = _run_on_cluster(console, job, address, workers, resume, _share(model, gpus))
+        else:
+            values = _run_here(console, job, workers or os.cpu_count() or 1, resume)
     values |= {"output": str(output), "model": model.to_dict()}
-    for failure in values["failures"][:_SHOWN]:
-        console.warn(f"{failure['name']}: {failure['message']}")
-    if len(values["failures"]) > _SHOWN:
-        console.warn(f"{len(values['failures']) - _SHOWN} more are listed in {output / 'manifest.json'}")
+    _warn_of_failures(console, values)
     console.result(values, _describe(values))
-    if values["failed"]:
+    if values["unwritten"]:
+        hint = f"make room there, then go on with --resume; the {values['done']} images that are done stay as they are"
+        console.fail("; ".join(values["unwritten"]), hint)
+    if values["failed"] or values["unwritten"]:
         click.get_current_context().exit(FAILED)
+
+
+def _warn_of_failures(console: Console, values: Mapping[str, Any]) -> None:
+    """Tells of the first failures; of more where no manifest lists them."""
+    failures, is_listed = values["failures"], not values["unwritten"]
+    shown = failures[: _SHOWN if is_listed else _SHOWN_AT_MOST]
+    for failure in shown:
+        console.warn(f"{failure['name']}: {failure['message']}")
+    if more := len(failures) - len(shown):
+        where = f"are listed in {Path(values['output']) / 'manifest.json'}" if is_listed else "failed"
+        console.warn(f"{more} more {where}")
 
 
 def _check(source: Path, output: Path, images: Path | None, address: str | None, gpus: float | None) -> None:
     """Refuses what does not go together, as a usage error."""
     if images and not source.is_file():
         raise click.UsageError("--images is for a COCO JSON; a folder has its own images/")
-    for place in (source, images):
-        if place and place.is_dir() and os.path.realpath(output) == os.path.realpath(place):
-            raise click.UsageError(f"OUTPUT {output} is where the data set lies; choose another folder")
-    if source.is_file() and os.path.realpath(output) == os.path.realpath(source.parent):
-        raise click.UsageError(f"OUTPUT {output} is where {source.name} lies, and may overwrite it; choose another")
-    for name in ("images", "masks"):
-        if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source / name)):
-            raise click.UsageError(f"OUTPUT {output} lies in the data set's {name}; choose a folder beside it")
+    check_output_folder(output, {"the data set": source, "the folder of images": images})
     if gpus is not None and not address:
         raise click.UsageError("--gpus is for a cluster, with --ray; here --device chooses the GPU")
     if gpus and gpus > 1 and gpus != int(gpus):
@@ -168,13 +175,16 @@ class _Progress:
 
 def _describe(values: Mapping[str, Any]) -> str:
     fresh = values["items"] - values["resumed"]
+    workers = f"{values['workers']} worker{'s' * (values['workers'] > 1)}"
     lines = {
         "images": f"{values['done']} of {values['items']} refined, {values['failed']} failed",
-        "time": f"{values['seconds']:.1f} s for {fresh} images, {values['workers']} workers",
-        "wrote": f"{values['output']}, with manifest.json",
+        "time": f"{values['seconds']:.1f} s for {fresh} images, {workers}",
+        "wrote": f"{values['output']}, with manifest.json{' and guard.csv' * values['options']['guard']}",
     }
-    if values["kept_coarse"] or values["kept_partly"]:
-        lines["guard"] = f"{values['kept_coarse']} masks left as they were, {values['kept_partly']} put back in parts"
+    if values["unwritten"]:
+        lines["wrote"] = f"{values['output']}, but not all of it"
+    if guard := describe_guard(values):
+        lines["guard"] = guard
     if values["resumed"]:
         lines["resumed"] = f"{values['resumed']} were there already"
     return "\n".join(f"{name:9}{text}" for name, text in lines.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import sys
 import threading
 import time
@@ -34,10 +35,12 @@ class Console:
     Attributes:
         json: the result is one JSON object.
         verbose: stages are told as lines, and an error with its traceback.
+        words: the command line, without the program.
     """
 
     json: bool = False
     verbose: bool = False
+    words: Sequence[str] = ()
 
     def result(self, values: Mapping[str, Any], text: str, *, stdout: bool = True) -> None:
         """Prints what the command found, as `values` or as `text`; on stderr where stdout carries a picture."""
@@ -61,6 +64,20 @@ class Console:
             line = line[:_LONGEST_MESSAGE].rstrip() + " …"
         click.echo(f"error: {line}", err=True)
         click.echo(f"hint: {hint or 'segrefine --help lists the commands and their options'}", err=True)
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """A context whose work goes on with `--resume` after it was interrupted, and the error says so.
+
+        Raises:
+            Interrupted: by Ctrl-C.
+        """
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            words = [*self.words, *(["--resume"] if "--resume" not in self.words else [])]
+            command = f"{click.get_current_context().find_root().command_path} {shlex.join(words)}"
+            raise Interrupted(f"what is finished is kept; to go on: {command}") from error
 
     @contextmanager
     def progress(self, title: str, *, long: bool = False) -> Iterator[Tell]:
@@ -88,6 +105,18 @@ class Console:
         finally:
             line.stop.set()
             thread.join()
+
+
+class Interrupted(click.Abort):
+    """Ctrl-C, in a command that knows how to go on.
+
+    Attributes:
+        hint: how.
+    """
+
+    def __init__(self, hint: str) -> None:
+        super().__init__()
+        self.hint = hint
 
 
 class _StatusLine:
@@ -141,6 +170,13 @@ def stdout_errors() -> Iterator[None]:
     except OSError as error:
         message = f"cannot write the result to stdout: {error.strerror or error}"
         raise OutputError(message, hint="make room where stdout leads to, or send it elsewhere") from error
+
+
+def describe_guard(values: Mapping[str, Any]) -> str | None:
+    """What the guard of a batch did, in words; None where it did nothing."""
+    if not values.get("kept_coarse") and not values.get("kept_partly"):
+        return None
+    return f"{values['kept_coarse']} masks left as they were, {values['kept_partly']} put back in parts"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segrefine.cli.console import Console, table, with_console
+from segrefine.cli.console import Console, describe_guard, table, with_console
 from segrefine.cli.outputs import PictureFile, check_outputs
 
 if TYPE_CHECKING:
@@ -157,9 +157,8 @@ def _facts(values: Mapping[str, Any]) -> str:
     if "made_worse" in values:
         shares = "made worse  {made_worse:.1%} of the masks, {made_much_worse:.1%} by more than 0.02 of IoU"
         lines += [shares.format(**values), f"made better {values['made_better']:.1%}"]
-    if values.get("kept_coarse") or values.get("kept_partly"):
-        kept = f"{values['kept_coarse']} masks left as they were, {values['kept_partly']} put back in parts"
-        lines.append(f"guard       {kept}")
+    if guard := describe_guard(values):
+        lines.append(f"guard       {guard}")
     if values.get("seconds_per_image"):
         lines.append(f"time        {values['seconds_per_image']:.2f} s for an image, in the batch")
     if values["sheet"]:

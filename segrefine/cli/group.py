@@ -41,7 +41,7 @@ class Group(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Runs the command that `args` name, and exits: 0 done, 1 failed, 2 usage, 130 interrupted."""
-        console = Console()
+        console = Console(words=tuple(args if args is not None else sys.argv[1:]))
         try:
             with _warnings_on(console):
                 status = super().main(args, prog_name, standalone_mode=False, obj=console, **extra)
@@ -54,7 +54,8 @@ class Group(click.Group):
             console.fail(error.format_message(), f"{path} --help", error=error)
             sys.exit(USAGE)
         except click.Abort as error:
-            console.fail("interrupted", "nothing half-written was left behind; run the command again", error=error)
+            hint = getattr(error, "hint", "nothing half-written was left behind; run the command again")
+            console.fail("interrupted", hint, error=error)
             sys.exit(INTERRUPTED)
         except (SegrefineError, click.ClickException) as error:
             console.fail(str(error), getattr(error, "hint", None), error=error)

@@ -1,4 +1,4 @@
-"""Files that commands write: their names and their places, checked before the work is done."""
+"""Files and folders that commands write: their names and their places, checked before the work is done."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from segrefine.errors import OutputError
 
 STREAM = Path("-")
+_PARTS = ("images", "masks", "truth")
 
 
 class PictureFile(click.ParamType[Path]):
@@ -52,3 +53,27 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> No
             raise OutputError(f"cannot write {file}: there is no folder {file.parent}", hint=hint)
         if not os.access(file.parent, os.W_OK):
             raise OutputError(f"cannot write {file}: the folder {file.parent} is read-only", hint=hint)
+
+
+def check_output_folder(output: Path, inputs: Mapping[str, Path | None]) -> None:
+    """Checks that a folder to write to is none of those that are read, nor in their images and masks.
+
+    Args:
+        output: the folder, which need not exist.
+        inputs: data sets, folders of masks or of images, and COCO JSONs, by what they are; None is left out.
+
+    Raises:
+        click.UsageError: the results would mingle with what is read; the message names both.
+    """
+    place = Path(os.path.realpath(output))
+    for name, path in inputs.items():
+        if not path:
+            continue
+        is_file, root = path.is_file(), Path(os.path.realpath(path.parent if path.is_file() else path))
+        if place == root:
+            what = path.name if is_file else name
+            raise click.UsageError(f"OUTPUT {output} is where {what} lies, and may overwrite it; choose another folder")
+        parts = [root / part for part in _PARTS if (root / part).is_dir()] or [root] * (not is_file)
+        for part in parts:
+            if place.is_relative_to(os.path.realpath(part)):
+                raise click.UsageError(f"OUTPUT {output} lies in {part}, which is read; choose a folder beside that")

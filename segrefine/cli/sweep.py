@@ -14,6 +14,7 @@ import click
 
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.options import Model, crop_option, guard_option, model_options
+from segrefine.cli.outputs import check_output_folder
 
 if TYPE_CHECKING:
     from segrefine.evaluation.sweep import Row
@@ -51,7 +52,7 @@ class Vary(click.ParamType[tuple[str, tuple[float, ...]]]):
     help="What to vary; may be given again.  [default: injection, mixing, noise, rounds, confusion]",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; without, one for each core.")
-@click.option("--resume", is_flag=True, help="Go on where a sweep before was stopped; nothing is done twice.")
+@click.option("--resume", is_flag=True, help="Go on where a sweep with these options was stopped.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
@@ -73,6 +74,7 @@ def sweep(
     from segrefine.evaluation.sweep import sweep as run_sweep
     from segrefine.runtime.pipeline import Refiner
 
+    check_output_folder(output, {"the data set": source, "the truth": truth})
     workers = workers or os.cpu_count() or 1
     with model.open() as refiner:
         variants = plan_variants(refiner.settings, wanted or [(name, ()) for name in AXES])
@@ -82,7 +84,7 @@ def sweep(
         source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(), seed=seed,
         guarded=guarded, crop=crop,
     ).share_cores(workers)  # fmt: skip
-    with console.progress("sweep", long=True) as tell:
+    with console.resumable(), console.progress("sweep", long=True) as tell:
         rows, before = run_sweep(
             job, truth.absolute(), variants, workers=workers, resume=resume,
             tell=lambda variant, _, done, total: tell(f"{variant.axis} = {variant.value:g}", done / total),

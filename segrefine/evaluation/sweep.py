@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from segrefine.batch.journal import Entry
+from segrefine.batch.journal import Entry, claimed
+from segrefine.batch.options import agree_on_options, describe_options
 from segrefine.batch.run import run_batch
 from segrefine.batch.worker import Job
-from segrefine.errors import OutputError
 from segrefine.evaluation.axes import Number, Variant
 from segrefine.evaluation.comparison import Comparison, Places
 from segrefine.evaluation.scores import Score, summarise
-from segrefine.runtime.output import write_whole
-from segrefine.storage import output_errors
 
-OPTIONS, RUNS = "options.json", "runs"
+RUNS = "runs"
 Tell = Callable[[Variant, Entry, int, int], None]
 """Called with each finished image of a variant, how many are finished over all variants, and how many there are."""
 
@@ -79,7 +77,15 @@ def sweep(
         SegrefineError: the engines do not open.
     """
     Comparison(Places(predicted=job.source, truth=truth))  # what does not fit is told before the work
-    _claim(job, truth, resume=resume)
+    options = describe_options(job) | {"truth": os.path.realpath(truth)}
+    with claimed(job.output, resume=resume):
+        agree_on_options(job, options, begun=(job.output / RUNS).exists())
+        return _refine_and_judge(job, truth, variants, workers=workers, tell=tell)
+
+
+def _refine_and_judge(
+    job: Job, truth: Path, variants: Sequence[Variant], *, workers: int, tell: Tell | None
+) -> tuple[list[Row], dict[str, Any]]:
     distinct: dict[str, Variant] = {}
     for variant in variants:
         distinct.setdefault(_name_of(variant), variant)
@@ -111,24 +117,6 @@ def sweep(
 def _name_of(variant: Variant) -> str:
     """The folder of a variant's results."""
     return "default" if variant.is_default else f"{variant.axis}={variant.value}"
-
-
-def _claim(job: Job, truth: Path, *, resume: bool) -> None:
-    """Notes in the folder what the sweep is of, or checks that what is there is of the same."""
-    engines = {name: value and str(value) for name, value in job.engines.items() if name != "threads"}
-    options = {
-        "source": str(job.source), "truth": str(truth), "seed": job.seed, "guard": job.guarded, "crop": job.crop,
-        "engines": engines,
-    }  # fmt: skip
-    file = job.output / OPTIONS
-    with output_errors(file):
-        job.output.mkdir(parents=True, exist_ok=True)
-        if not resume and any(job.output.iterdir()):
-            raise OutputError(f"{job.output} is not empty", hint="choose a new folder, or go on there with --resume")
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != options:
-            hint = f"choose a new folder, or the options that {file} tells of"
-            raise OutputError(f"{job.output} holds a sweep with other options", hint=hint)
-    write_whole(file, (json.dumps(options, indent=2) + "\n").encode())
 
 
 def _judge(

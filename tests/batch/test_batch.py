@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from segrefine.assets import demo_bundle
-from segrefine.batch.journal import JOURNAL, Entry, Journal, read_journal, write_manifest
-from segrefine.cli import main
+from segrefine.batch.journal import JOURNAL, Entry, Journal, read_journal, summarise, write_manifest
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.rle import decode_rle, encode_rle
 from tests.batch.copies import copies
 from tests.batch.deadly import deadly
-
-SETTINGS = ["--threads", "1"]
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def refine(source: Path, output: Path, *words: object, fails: bool = False) -> dict:
-    result = run("batch", source, output, *SETTINGS, "--json", *words)
-    assert result.exit_code == int(fails), result.output
-    return json.loads(result.stdout)
-
-
-def results(output: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of every result: those of a file that was written again are others."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (output / "masks").rglob("*.png")}
+from tests.batch.runs import await_lines, children, first_child, refine, results, run, start
 
 
 def test_a_folder_in_and_the_same_out(scenes, tmp_path):
@@ -55,15 +36,36 @@ def test_a_folder_in_and_the_same_out(scenes, tmp_path):
     np.testing.assert_array_equal(written, alone.mask)
 
 
-def test_the_guard_is_counted(scenes, tmp_path):
+def judgements(output: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((output / "guard.csv").open()))
+
+
+def test_the_guard_is_counted_and_what_it_made_of_every_mask_is_listed(scenes, tmp_path):
     flat = Image.new("RGB", (64, 64), "grey")  # shows nothing that could be trusted
-    for path in (scenes / "images").iterdir():
+    for path in sorted((scenes / "images").iterdir())[:2]:
         flat.save(path)
-    values = refine(scenes, tmp_path / "out", "--workers", 1, "--guard")
+    output = tmp_path / "out"
+    values = refine(scenes, output, "--workers", 1, "--guard")
     assert values["kept_coarse"] >= 1 and values["done"] == 3
-    pairs = ((tmp_path / "out/masks" / path.name, path) for path in (scenes / "masks").iterdir())
-    same = [np.array_equal(*(np.asarray(Image.open(file)) > 127 for file in pair)) for pair in pairs]
-    assert sum(same) >= values["kept_coarse"]
+    pairs = {path.stem: (output / "masks" / path.name, path) for path in (scenes / "masks").iterdir()}
+    same = {
+        name: np.array_equal(*(np.asarray(Image.open(file)) > 127 for file in pair)) for name, pair in pairs.items()
+    }
+    rows = judgements(output)
+    assert list(rows[0]) == ["name", "label", "annotation", "confidence", "kept_share", "kept_coarse"]
+    assert sorted(row["name"] for row in rows) == sorted(pairs)
+    confidences = [float(row["confidence"]) for row in rows]
+    assert confidences == sorted(confidences) and 0 <= confidences[0] < confidences[-1] <= 1
+    kept = [row["name"] for row in rows if row["kept_coarse"] == "True"]
+    assert len(kept) == values["kept_coarse"] and all(same[name] for name in kept)
+    assert {row["label"] for row in rows} == set(json.loads((scenes / "labels.json").read_text()).values())
+    assert sum(0 < float(row["kept_share"]) < 1 for row in rows) == values["kept_partly"]
+
+    (output / JOURNAL).write_text((output / JOURNAL).read_text().split("\n", 1)[1])  # as if killed before it
+    refine(scenes, output, "--resume", "--guard")
+    again = judgements(output)
+    assert again[0]["name"] and again[0]["confidence"] == "" and len(again) == 3
+    assert [row for row in rows if row["name"] != again[0]["name"]] == again[1:]
 
 
 def test_coco_in_and_out(scenes, tmp_path):
@@ -87,6 +89,9 @@ def test_coco_in_and_out(scenes, tmp_path):
     assert [each["id"] for each in written["annotations"]] == [0, 1, 2, 3, 4, 5]
     first, second = (decode_rle(each["segmentation"]) for each in written["annotations"][:2])
     assert first.any() and not (first & second).any()
+    refine(file, tmp_path / "guarded", "--workers", 1, "--guard", fails=True)
+    listed = {(row["name"], row["label"], row["annotation"]) for row in judgements(tmp_path / "guarded")}
+    assert listed == {(str(n), *pair) for n in range(3) for pair in (("car", str(2 * n)), ("fox", str(2 * n + 1)))}
 
 
 def test_one_bad_image_is_told_and_the_rest_goes_on(scenes, tmp_path):
@@ -119,17 +124,6 @@ def test_a_folder_that_is_not_empty_needs_resume(scenes, tmp_path):
     (tmp_path / "out" / "precious.txt").write_text("x")
     result = run("batch", scenes, tmp_path / "out")
     assert result.exit_code == 1 and "is not empty" in result.stderr and "--resume" in result.stderr
-    assert run("batch", scenes, scenes).exit_code == 2
-    inside = run("batch", scenes, scenes / "images" / "out")
-    assert inside.exit_code == 2 and "lies in the data set's images" in inside.stderr
-
-
-def test_a_coco_json_is_not_overwritten(tmp_path):
-    source = tmp_path / "annotations.json"
-    source.write_text('{"images": [], "annotations": [], "categories": []}')
-    result = run("batch", source, tmp_path, "--resume")
-    assert result.exit_code == 2 and "is where annotations.json lies" in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["annotations.json"]
 
 
 def test_names_that_are_not_valid_text_are_noted(tmp_path):
@@ -137,33 +131,16 @@ def test_names_that_are_not_valid_text_are_noted(tmp_path):
     journal = Journal(tmp_path)
     for name in names:
         journal.add(Entry(name=name, status="failed", error="ImageError", message=name))
-    assert write_manifest(tmp_path, names, Journal(tmp_path), {})["failed"] == 3
+    values = summarise(list(Journal(tmp_path).entries.values()), {})
+    write_manifest(tmp_path, values)
+    assert values["failed"] == 3
     assert list(read_journal(tmp_path)) == names
     assert [each["name"] for each in json.loads((tmp_path / "manifest.json").read_text())["failures"]] == names
-
-
-def test_places_that_cannot_be_written_to(scenes):
-    result = run("batch", scenes, "/proc/out")
-    assert result.exit_code == 1 and "cannot write /proc/out" in result.stderr
 
 
 def test_a_model_that_does_not_open_is_told_once(scenes, tmp_path):
     result = run("batch", scenes, tmp_path / "out", "--bundle", tmp_path / "none")
     assert result.exit_code == 1 and result.stderr.count("error: ") == 1 and "no folder" in result.stderr
-
-
-def start(source: Path, output: Path, *words: str, **extra) -> subprocess.Popen:
-    command = [sys.executable, "-m", "segrefine.cli", "batch", str(source), str(output), "--json", *SETTINGS, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **extra)
-
-
-def await_lines(output: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (output / JOURNAL).exists() and (output / JOURNAL).read_text().count("\n") >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"fewer than {count} images in two minutes")
 
 
 def test_killed_and_resumed(scenes, tmp_path):
@@ -188,11 +165,6 @@ def test_killed_and_resumed(scenes, tmp_path):
     assert sorted(names) == sorted(set(names)) and len(names) == 9
 
 
-def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 def test_a_worker_that_dies_is_replaced_and_its_images_are_done_again(scenes, tmp_path):
     source, output = copies(scenes, 8), tmp_path / "out"
     process = start(source, output, "--workers", "2")
@@ -212,16 +184,6 @@ def test_of_the_images_that_a_dead_worker_held_only_the_one_that_it_died_of_has_
     assert [(each["name"], each["error"]) for each in values["failures"]] == [("001", "WorkerDied")] * (not victims)
     names = [json.loads(line)["name"] for line in (output / JOURNAL).read_text().splitlines()]
     assert sorted(names) == ["000", "001", "002", "003"] and len(results(output)) == values["done"]
-
-
-def first_child(process: subprocess.Popen) -> int | None:
-    """A worker of a run, as soon as there is one; None where the run ended."""
-    while process.poll() is None:
-        try:
-            return children(process.pid)[0]
-        except (IndexError, OSError):
-            time.sleep(0.01)
-    return None
 
 
 def test_a_worker_that_dies_before_it_began_is_replaced(scenes, tmp_path):
@@ -260,15 +222,3 @@ def test_two_runs_into_one_folder(scenes, tmp_path):
     assert result.exit_code == 1 and "another run writes" in result.stderr
     process.communicate(timeout=120)
     assert process.returncode == 0
-
-
-def test_a_full_disk(scenes, tmp_path):
-    def limit() -> None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
-
-    process = start(copies(scenes, 2), tmp_path / "out", "--workers", "1", preexec_fn=limit)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 1 and "error: cannot write" in stderr and "Traceback" not in stderr
-    assert not list((tmp_path / "out").rglob("*.partial")) and not list((tmp_path / "out").rglob("*.png"))

@@ -1,0 +1,104 @@
+"""What the results of a run depend on, noted in its output folder, so that none with other options adds to them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from segrefine import __version__
+from segrefine.batch.worker import Job
+from segrefine.bundle import MANIFEST, Bundle
+from segrefine.datasets.coco import images_of
+from segrefine.datasets.folder import FolderDataset
+from segrefine.errors import OutputError
+from segrefine.runtime.output import write_whole
+from segrefine.storage import FileRecord, output_errors
+
+OPTIONS = "options.json"
+_SHOWN = 12
+"""Characters of a hash in messages."""
+
+
+def describe_options(job: Job) -> dict[str, Any]:
+    """All that results depend on, as JSON values; nothing of how many processes make them, and where.
+
+    A bundle counts by its content, wherever it lies; a data set by its place and its notation. What the data set holds
+    is not looked at, for what is wrong with it may be mended between two runs.
+
+    Raises:
+        BundleError: there is no bundle.
+        MaskError: there is no data set.
+    """
+    engines, dataset = job.engines, job.open_dataset()
+    bundle, settings, is_folder = Bundle.open(engines["path"]), engines.get("settings"), job.source.is_dir()
+    return {
+        "source": os.path.realpath(job.source),
+        "images": None if is_folder else os.path.realpath(job.images or images_of(job.source)),
+        "notation": dataset.kind if isinstance(dataset, FolderDataset) else "COCO",
+        "bundle": FileRecord.of(bundle.path / MANIFEST).sha256,  # it lists the hashes of all other files
+        "backend": engines.get("backend", "onnxruntime"),
+        **{name: engines.get(name) for name in ("precision", "resolution")},
+        "settings": settings and settings.to_dict(),
+        **{"seed": job.seed, "guard": job.guarded, "crop": job.crop},
+    }
+
+
+def agree_on_options(job: Job, options: Mapping[str, Any], *, begun: bool) -> None:
+    """Notes the options in `job.output`, or checks that those which are noted there are the same.
+
+    Args:
+        job: what is to be done.
+        options: what its results depend on.
+        begun: whether results are there already.
+
+    Raises:
+        OutputError: other options are noted, or none though results are there; or there is no place.
+    """
+    file = job.output / OPTIONS
+    if not file.is_file():
+        if begun:
+            message = f"{job.output} holds results, and no {OPTIONS} that tells how they were made"
+            raise OutputError(message, hint="choose a new folder")
+        told = {"segrefine": __version__, "bundle": str(job.engines["path"])}
+        values = {"begun_with": told, "options": options}
+        write_whole(file, (json.dumps(values, indent=2) + "\n").encode())
+        return
+    noted, wanted = dict(_flatten(_read(file))), dict(_flatten(json.loads(json.dumps(options))))
+    changed = [name for name in {**noted, **wanted} if noted.get(name) != wanted.get(name)]
+    if changed:
+        words = (f"{name} was {_show(noted.get(name))} and is {_show(wanted.get(name))} now" for name in changed)
+        moved = f'; was the data set moved? Then correct "source" in {file}' if "source" in changed else ""
+        hint = f"take the options that {file} lists, or choose another folder for a fresh run{moved}"
+        raise OutputError(f"{job.output} holds results of other options: {'; '.join(words)}", hint=hint)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with output_errors(file):
+        text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        options = json.loads(text)["options"]
+    except (ValueError, TypeError, KeyError) as error:
+        message = f"{file} does not tell the options of the run: {error}"
+        raise OutputError(message, hint="mend it, or choose a new folder") from error
+    return dict(options)
+
+
+def _flatten(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The options, those of the settings by themselves."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", each) for key, each in value.items())
+        else:
+            yield name, value
+
+
+def _show(value: Any) -> str:
+    words = {True: "on", False: "off", None: "the default"}
+    if isinstance(value, bool | None):
+        return words[value]
+    text = str(value)
+    is_hash = len(text) == 64 and not os.path.isabs(text)
+    return text[:_SHOWN] if is_hash else text
