@@ -20,7 +20,7 @@ from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.rle import decode_rle, encode_rle
-from tests.batch.copies import copies
+from tests.batch.copies import copies, damaged_bundle
 from tests.batch.deadly import deadly
 from tests.batch.runs import await_lines, children, first_child, refine, results, run, start
 
@@ -139,8 +139,10 @@ def test_names_that_are_not_valid_text_are_noted(tmp_path):
 
 
 def test_a_model_that_does_not_open_is_told_once(scenes, tmp_path):
-    result = run("batch", scenes, tmp_path / "out", "--bundle", tmp_path / "none")
-    assert result.exit_code == 1 and result.stderr.count("error: ") == 1 and "no folder" in result.stderr
+    damaged = damaged_bundle(tmp_path / "damaged")
+    for bundle, message in ((tmp_path / "none", "no folder"), (damaged, "model.onnx is missing")):
+        result = run("batch", scenes, tmp_path / "out", "--bundle", bundle)
+        assert result.exit_code == 1 and result.stderr.count("error: ") == 1 and message in result.stderr
 
 
 def test_killed_and_resumed(scenes, tmp_path):

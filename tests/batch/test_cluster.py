@@ -20,7 +20,7 @@ from segrefine.batch.run import run_batch
 from segrefine.batch.worker import Job
 from segrefine.cli import main
 from segrefine.errors import BundleError
-from tests.batch.copies import copies
+from tests.batch.copies import copies, damaged_bundle
 from tests.batch.deadly import deadly
 
 ray = pytest.importorskip("ray", reason="the tests of the cluster take Ray")
@@ -100,10 +100,9 @@ def test_of_the_images_that_a_dead_worker_held_only_the_one_that_it_died_of_has_
 
 @pytest.mark.slow
 def test_engines_that_do_not_open(cluster, scenes, tmp_path):
-    with pytest.raises(BundleError, match="no folder"):
-        run_batch(
-            job(scenes, tmp_path / "out", path=tmp_path / "none"), workers=2, refine_all=cluster.refine_all(Share())
-        )
+    damaged = job(scenes, tmp_path / "out", path=damaged_bundle(tmp_path / "damaged"))
+    with pytest.raises(BundleError, match=r"model\.onnx is missing"):
+        run_batch(damaged, workers=2, refine_all=cluster.refine_all(Share()))
     deadline = time.monotonic() + 30
     while actors() and time.monotonic() < deadline:
         time.sleep(0.1)
