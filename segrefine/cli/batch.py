@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segrefine.cli.console import Console, describe_guard, with_console
+from segrefine.cli.console import FAILED, Console, describe_guard, with_console
 from segrefine.cli.options import Model, crop_option, guard_option, model_options
 from segrefine.cli.outputs import check_output_folder
 from segrefine.errors import ServiceError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from segrefine.batch.worker import Job
 
 _SHOWN, _SHOWN_AT_MOST, _EVERY = 5, 50, 10.0
-FAILED = 1
 
 
 @click.command()

@@ -23,6 +23,8 @@ Params = ParamSpec("Params")
 Tell = Callable[[str, float | None], None]
 """Called with the stage and, where known, the share of the work that is behind, in [0, 1]."""
 
+FAILED = 1
+"""The exit code of a command that failed, or that some of its items did."""
 _PATIENCE = 2.0
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _LONGEST_MESSAGE = 400

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segrefine.cli.console import Console, describe_guard, table, with_console
+from segrefine.cli.console import FAILED, Console, describe_guard, table, with_console
 from segrefine.cli.outputs import PictureFile, check_outputs
 
 if TYPE_CHECKING:
     from segrefine.evaluation.comparison import Comparison, Unread
     from segrefine.evaluation.scores import Score
 
-_SHOWN, FAILED = 5, 1
+_SHOWN = 5
 _NOTATIONS = {
     "mask": "a mask for each image", "label map": "label maps", "class folders": "class folders", "COCO": "COCO JSON",
 }  # fmt: skip

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import click
 
 from segrefine import __version__
-from segrefine.cli.console import Console
+from segrefine.cli.console import FAILED, Console
 from segrefine.errors import EngineWarning, SegrefineError
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+USAGE, INTERRUPTED = 2, 130
 COMMANDS = {
     "refine": "refine", "segment": "segment", "batch": "batch", "eval": "evaluate", "sweep": "sweep", "demo": "demo",
     "samples": "samples", "export": "export", "build-engine": "build_engine", "inspect": "inspect",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segrefine.cli.console import Console, table, with_console
+from segrefine.cli.console import FAILED, Console, table, with_console
 from segrefine.cli.options import Model, crop_option, guard_option, model_options
 from segrefine.cli.outputs import check_output_folder
 
@@ -67,7 +67,8 @@ def sweep(
     DIR or JSON is a data set as `segrefine batch` takes it, TRUTH its true masks as `segrefine eval` takes them. NAME
     is injection, mixing, noise, rounds or confusion, or any single number of the model's settings, such as text_weight.
 
-    OUTPUT gets sweep.json, sweep.csv, sweep.md, sweep.png, and the masks of every run.
+    OUTPUT gets sweep.json, sweep.csv, sweep.md, sweep.png, and the masks of every run. Images that fail, or whose true
+    masks cannot be read, are left out of the figures and counted; the exit code is 1 then.
     """
     from segrefine.batch.worker import Job
     from segrefine.evaluation.axes import AXES, plan_variants
@@ -91,9 +92,13 @@ def sweep(
         )  # fmt: skip
     values = {"rows": [asdict(row) for row in rows], "before": before, "output": str(output), "model": model.to_dict()}
     _write(output, rows, values)
-    for row in (row for row in rows if row.failed):
-        console.warn(f"{row.setting} = {row.value:g}: {row.failed} images failed; {output / 'runs'} says why")
+    incomplete = [row for row in rows if row.failed]
+    for row in incomplete:
+        where = f"{output / 'runs'} says why, or `segrefine eval`"
+        console.warn(f"{row.setting} = {row.value:g}: {row.failed} of the images failed; {where}")
     console.result(values, _describe(rows, values))
+    if incomplete:
+        click.get_current_context().exit(FAILED)
 
 
 def _write(output: Path, rows: Sequence[Row], values: dict[str, Any]) -> None:

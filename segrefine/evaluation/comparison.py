@@ -109,7 +109,7 @@ class Comparison:
         self.extra = sorted(set(self._predicted.names) - set(wanted))
         self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
 
-    def score_all(self, tell: Callable[[str, float], None]) -> tuple[list[Score], list[Unread]]:
+    def score_all(self, tell: Callable[[str, float], None] | None = None) -> tuple[list[Score], list[Unread]]:
         """The scores of the masks of all images that can be read, and which cannot.
 
         Args:
@@ -121,7 +121,8 @@ class Comparison:
         scores: list[Score] = []
         unread: list[Unread] = []
         for number, name in enumerate(self.names):
-            tell(name, number / len(self.names))
+            if tell:
+                tell(name, number / len(self.names))
             try:
                 scores += list(self.score(name))
             except Exception as error:  # of one image among thousands

@@ -40,7 +40,7 @@ class Row:
         change_error: standard error of that, mask by mask.
         made_worse: share of the masks that lost more than 0.02 of IoU by refining.
         seconds: for an image.
-        failed: images that failed, and do not count.
+        failed: images that failed, or whose true masks cannot be read; they do not count.
     """
 
     setting: str
@@ -101,9 +101,9 @@ def _refine_and_judge(
 
         run_batch(run, workers=workers, resume=True, tell=told)
         comparison = Comparison(Places(predicted=run.output, truth=truth, coarse=job.source))
-        scores[name] = [score for image in comparison.names for score in comparison.score(image)]
+        scores[name], unread = comparison.score_all()
         facts = comparison.describe_run()
-        failed[name], seconds[name] = len(comparison.failed), facts.get("seconds_per_image")
+        failed[name], seconds[name] = len(comparison.failed) + len(unread), facts.get("seconds_per_image")
     names = [_name_of(variant) for variant in variants]
     default = scores[next(name for name, variant in zip(names, variants, strict=True) if variant.is_default)]
     rows = [

@@ -74,6 +74,18 @@ def test_a_sweep_and_what_it_writes(scenes, tmp_path):
     assert other.exit_code == 1 and "other options" in other.stderr
 
 
+def test_a_true_mask_that_cannot_be_read_counts_as_failed(scenes, tmp_path):
+    truth = tmp_path / "truth"
+    shutil.copytree(scenes / "truth", truth)
+    (truth / "03-cactus-shift.png").write_bytes(b"no picture")
+    alone = ("--vary", "mixing=1", "--workers", "1", "--threads", "1", "--json")
+    done = run("sweep", scenes, truth, tmp_path / "out", *alone)
+    values = json.loads(done.stdout)
+    assert done.exit_code == 1, done.output
+    assert [row["failed"] for row in values["rows"]] == [1]
+    assert "1 of the images failed" in done.stderr
+
+
 def test_what_stands_in_the_way(scenes, tmp_path):
     (tmp_path / "precious.txt").write_text("x")
     cases = [
