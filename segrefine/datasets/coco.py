@@ -73,7 +73,8 @@ class CocoDataset:
                 problem = f"the file name {file!r} leaves the folder of images", "paths are relative to it"
             name = f"{number}, again as entry {place}" if str(number) in seen else str(number)
             seen.add(str(number))
-            yield Item(name=name, root=self._root, image=file, masks=masks, problem=problem)
+            stated = image.get("height"), image.get("width")
+            yield Item(name=name, root=self._root, image=file, masks=masks, problem=problem, stated=stated)
         for number, orphans in annotations.items():
             problem = f"{len(orphans)} annotations are of image {number!r}, which is not listed", "add it to images"
             yield Item(name=f"unknown image {number!r}", root=self._root, image="", problem=problem)

@@ -31,6 +31,7 @@ class Item:
         image: path of the image, relative to it.
         masks: what the data set knows of its masks; only the data set reads this.
         problem: why it cannot be refined, as an error's message and its hint; None where that is not known yet.
+        stated: height and width that the data set says the image has; None for what it does not say.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Item:
     image: str
     masks: Any = ()
     problem: tuple[str, str] | None = None
+    stated: tuple[Any, Any] = (None, None)
 
 
 class Dataset(Protocol):
@@ -85,11 +87,20 @@ def read_image(item: Item) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: it cannot be read, or lies outside of its folder.
-        MaskError: the data set has something wrong with the item.
+        MaskError: the data set has something wrong with the item, or says that the image has another size.
     """
     if item.problem:
         raise MaskError(item.problem[0], hint=item.problem[1])
-    return load_image(inside(item.root, item.image))
+    image = load_image(inside(item.root, item.image))
+    for side, stated, found in zip(("height", "width"), item.stated, image.shape, strict=False):
+        if stated is not None and stated != found:
+            message = f"{item.image}: expected a {side} of {stated} pixels, as its entry says, got {found}"
+            hint = (
+                "give the images that the annotations were drawn on, not scaled; or mend the entry. Images are turned "
+                "as their EXIF orientation says: where annotations were drawn on an unturned one, remove it"
+            )
+            raise MaskError(message, hint=hint)
+    return image
 
 
 def inside(root: Path, relative: str) -> Path:

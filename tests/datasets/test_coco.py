@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segrefine.datasets.coco import CocoDataset
 from segrefine.errors import MaskError, OutputError
@@ -95,6 +96,37 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
 def test_json_that_is_no_coco(folder, changes, message):
     with pytest.raises(MaskError, match=message):
         _ = CocoDataset(coco(folder, **changes)).items
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"height": 48, "width": 64}, "a.png: expected a height of 48 pixels, as its entry says, got 24"),
+        ({"height": 32, "width": 24}, "a.png: expected a height of 32 pixels"),
+        ({"width": 64}, "a.png: expected a width of 64 pixels"),
+        ({"height": 24, "width": None}, None),
+    ],
+)
+def test_images_of_another_size_than_the_json_says(folder, stated, message):
+    """Polygons would be drawn at the wrong scale."""
+    drawn = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [[2, 2, 20, 2, 20, 20]]}
+    images = [{"id": 7, "file_name": "a.png", **stated}]
+    dataset = CocoDataset(coco(folder, images=images, annotations=[drawn]))
+    if message is None:
+        assert len(read_all(dataset, dataset.items[0])) == 1
+        return
+    with pytest.raises(MaskError, match=message) as caught:
+        read_all(dataset, dataset.items[0])
+    assert "EXIF" in caught.value.hint
+
+
+def test_the_size_in_the_json_is_that_of_the_image_as_it_is_turned(folder):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (SIZE[0], SIZE[1])).save(folder / "images/a.jpg", exif=turned)
+    images = [{"id": 7, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}]
+    dataset = CocoDataset(coco(folder, images=images))
+    assert len(read_all(dataset, dataset.items[0])) == 3
 
 
 def test_annotations_that_overlap_keep_what_they_shared(folder, tmp_path):
