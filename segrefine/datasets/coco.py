@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import zip_longest
@@ -62,17 +62,16 @@ class CocoDataset:
         for annotation in self._content["annotations"]:
             annotations.setdefault(annotation.get("image_id"), []).append(annotation)
         names = {category["id"]: category["name"] for category in self._content["categories"]}
-        seen: set[str] = set()
+        times = Counter(str(image["id"]) for image in self._content["images"])
         for place, image in enumerate(self._content["images"]):
-            number, file = image["id"], str(image.get("file_name"))
+            number, name, file = image["id"], str(image["id"]), str(image.get("file_name"))
             masks = tuple((names.get(each.get("category_id")), each) for each in annotations.pop(number, []))
             problem = None
-            if str(number) in seen:
-                problem = f"two images have the id {number}", "give every image its own id"
+            if times[name] > 1:  # nobody knows which annotations are whose; nor are results of either that are there
+                problem = f"{times[name]} images have the id {number}", "give every image its own id"
+                name, masks = f"{number}, as entry {place}", ()
             elif not is_safe(file):
                 problem = f"the file name {file!r} leaves the folder of images", "paths are relative to it"
-            name = f"{number}, again as entry {place}" if str(number) in seen else str(number)
-            seen.add(str(number))
             stated = image.get("height"), image.get("width")
             yield Item(name=name, root=self._root, image=file, masks=masks, problem=problem, stated=stated)
         for number, orphans in annotations.items():
@@ -128,6 +127,7 @@ class CocoDataset:
                 annotations += json.loads(part.read_text("utf-8"))
             elif image:
                 left_out.append(image["id"])
+        left_out = list(dict.fromkeys(left_out))  # an id that two images have is listed once
         joined = self._content | {"images": images, "annotations": annotations, LEFT_OUT: left_out}
         if not left_out:
             del joined[LEFT_OUT]

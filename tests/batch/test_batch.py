@@ -94,6 +94,26 @@ def test_coco_in_and_out(scenes, tmp_path):
     assert listed == {(str(n), *pair) for n in range(3) for pair in (("car", str(2 * n)), ("fox", str(2 * n + 1)))}
 
 
+def test_two_images_with_one_id_are_refined_once_the_json_is_mended(scenes, tmp_path):
+    names = sorted(path.name for path in (scenes / "images").iterdir())[:2]
+    masks = [encode_rle(np.asarray(Image.open(scenes / "masks" / name)) > 0) for name in names]
+    annotations = [{"id": k, "image_id": k, "category_id": 1, "segmentation": mask} for k, mask in enumerate(masks)]
+    images = [{"id": k, "file_name": name} for k, name in enumerate(names)]
+    whole = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
+    for each in (*images, *annotations):
+        each["image_id" if "image_id" in each else "id"] = 0
+    file, output = scenes / "coco.json", tmp_path / "out"
+    file.write_text(json.dumps(whole))
+    values = refine(file, output, "--workers", 1, fails=True)
+    assert (values["done"], values["failed"]) == (0, 2)
+    images[1]["id"] = annotations[1]["image_id"] = 1
+    file.write_text(json.dumps(whole))
+    values = refine(file, output, "--workers", 1, "--resume")
+    assert (values["done"], values["resumed"]) == (2, 0)
+    written = json.loads((output / "annotations.json").read_text())
+    assert [each["image_id"] for each in written["annotations"]] == [0, 1] and "left_out" not in written
+
+
 def test_one_bad_image_is_told_and_the_rest_goes_on(scenes, tmp_path):
     names = sorted(path.name for path in (scenes / "images").iterdir())
     (scenes / "images" / names[1]).write_bytes((scenes / "images" / names[1]).read_bytes()[:500])
