@@ -88,17 +88,17 @@ class FolderDataset:
         return items
 
     def _list_items(self) -> Iterator[Item]:
-        seen: dict[str, str] = {}
-        root = self._folder / IMAGES
-        for file in sorted(walk(root)):
-            if Path(file).suffix.lower() not in IMAGE_SUFFIXES:
+        root, files = self._folder / IMAGES, dict[str, list[str]]()
+        for file in sorted(walk(self._folder / IMAGES)):
+            if Path(file).suffix.lower() in IMAGE_SUFFIXES:
+                files.setdefault(os.path.splitext(file)[0], []).append(file)
+        for name, several in files.items():
+            if len(several) == 1:
+                yield Item(name=name, root=root, image=several[0], masks=tuple(self._find_masks(name)))
                 continue
-            name, problem = os.path.splitext(file)[0], None
-            if name in seen:
-                problem = f"{file} and {seen[name]} have one name, and so would their masks", "rename one of them"
-                name = file
-            seen[name] = file
-            yield Item(name=name, root=root, image=file, masks=tuple(self._find_masks(name)), problem=problem)
+            message = f"{' and '.join(several)} have one name, so it cannot be told whose the masks are"
+            for file in several:  # by its whole name, and without masks: a result that is there is of neither
+                yield Item(name=file, root=root, image=file, problem=(message, "rename all but one, or remove them"))
 
     def _find_masks(self, name: str) -> Iterator[str]:
         """Paths of an item's masks, relative to the folder of masks."""

@@ -126,14 +126,26 @@ def test_images_that_do_not_serve_are_named(folder, tmp_path):
     secret = save(tmp_path / "secret.png", np.zeros((*SIZE, 3), np.uint8))
     (folder / "images/link.png").symlink_to(secret)
     save(folder / "images/a.bmp", np.zeros((*SIZE, 3), np.uint8))
+    save(folder / "masks/a.png", np.where(FOX, 7, 3).astype(np.uint8))
     problems = {}
     for item in FolderDataset(folder).items:
         try:
             read_image(item)
         except (ImageError, MaskError) as error:
             problems[item.name] = str(error)
-    assert set(problems) == {"link", "a.png"}
-    assert "leads out" in problems["link"] and "have one name" in problems["a.png"]
+    assert set(problems) == {"link", "a.bmp", "a.png"} and "leads out" in problems["link"]
+    assert "a.bmp and a.png have one name" in problems["a.png"] == problems["a.bmp"]
+
+
+def test_a_result_that_is_there_is_of_neither_of_two_images_with_one_name(folder, tmp_path):
+    save(folder / "masks/a.png", np.where(FOX, 7, 3).astype(np.uint8))
+    dataset = FolderDataset(folder)
+    dataset.write(dataset.items[0], [], SIZE, tmp_path / "out")
+    assert dataset.is_done(dataset.items[0], tmp_path / "out")
+    save(folder / "images/a.bmp", np.zeros((*SIZE, 3), np.uint8))
+    again = FolderDataset(folder)
+    assert [item.name for item in again.items] == ["a.bmp", "a.png", "sub/a", "sub/b"]
+    assert not any(again.is_done(item, tmp_path / "out") for item in again.items[:2])
 
 
 def test_folders_that_are_none(tmp_path, folder):
