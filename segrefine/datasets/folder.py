@@ -150,7 +150,7 @@ class FolderDataset:
         indices = read_label_map(path)
         check_size(indices.shape, size, path.name)
         if self._assumes_voc and looks_binary(path):
-            message = f"{path.name} is black and white, as the mask of one object, but no label map"
+            message = f"{path.name} holds only black and white, or 0 and 1, and may be the mask of one object"
             raise MaskError(message, hint=f"{LABELS} says what masks show; {CLASSES} names the indices of label maps")
         masks = split_label_map(indices, self._classes, path.name)
         return [(label, mask.astype(np.float32)) for label, mask in masks if has_border(mask)]
@@ -213,12 +213,15 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
 
 
 def looks_binary(path: Path) -> bool:
-    """Whether a file is in black and white, as the mask of one object, and no label map of classes that have names."""
-    stored = read_stored(path)
+    """Whether a file may be the mask of one object: black and white, or without a palette of nothing but 0, 1 and 255.
+
+    Nothing tells such a mask from a label map; a palette does, unless it is in black and white too.
+    """
+    stored, values_of_masks = read_stored(path), [0, 1, IGNORED]
     if isinstance(stored, Image.Image) and stored.mode == "P":
-        stored = stored.convert("L")
+        stored, values_of_masks = stored.convert("L"), [0, IGNORED]
     values = np.asarray(stored)
-    return values.dtype == np.bool_ or (bool((values == IGNORED).any()) and bool(np.isin(values, (0, IGNORED)).all()))
+    return values.dtype == np.bool_ or bool(values.any() and np.isin(values, values_of_masks).all())
 
 
 def are_classes(subfolders: Sequence[str], images: Path | None) -> bool:

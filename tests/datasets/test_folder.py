@@ -187,15 +187,30 @@ def test_arrays_that_are_no_label_maps(folder, values, message, hint):
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize("values", [FOX.astype(np.uint8) * 255, FOX])
-def test_masks_in_black_and_white_are_no_label_maps(folder, values):
-    """Without labels.json they would be maps of pixels that are of no class, and nothing would be refined."""
-    save(folder / "masks/a.png", values)
-    with pytest.raises(MaskError, match=r"a\.png is black and white, as the mask of one object") as caught:
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("a.png", FOX.astype(np.uint8) * 255),
+        ("a.png", FOX),
+        ("a.png", FOX.astype(np.uint8)),
+        ("a.png", np.where(CAR, 255, FOX).astype(np.uint8)),
+        ("a.png", FOX.astype(np.uint16)),
+        ("a.npy", FOX.astype(np.int64)),
+    ],
+)
+def test_masks_of_one_object_are_no_label_maps(folder, file, values):
+    """Without labels.json they would be maps of nothing, or of aeroplanes."""
+    (save if file == "a.png" else save_npy)(folder / "masks" / file, values)
+    with pytest.raises(MaskError, match="holds only black and white, or 0 and 1") as caught:
         read_all(FolderDataset(folder), FolderDataset(folder).items[0])
     assert "labels.json says what masks show" in caught.value.hint
     (folder / "classes.json").write_text('["background", "fox"]')
     assert set(masks_of(FolderDataset(folder), FolderDataset(folder).items[0])) <= {"fox"}
+
+
+def test_a_palette_says_that_it_is_a_label_map(folder):
+    save_label_map(folder / "masks/a.png", np.where(CAR, 255, FOX))
+    assert set(masks_of(FolderDataset(folder), FolderDataset(folder).items[0])) == {"aeroplane"}
 
 
 def parts_of_a_data_set(folder: Path, *names: str) -> Path:
