@@ -25,6 +25,7 @@ MASK_SUFFIXES = (".png", ".npy")
 IGNORED = 255
 _LARGEST = 65535
 _SPELLED = (*MASK_SUFFIXES, *(suffix.upper() for suffix in MASK_SUFFIXES))
+_BACKGROUND = {"background", "bg", "void", "none", "unlabeled", "unlabelled", "ignore", "other"}
 _PARTS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
@@ -38,7 +39,8 @@ class FolderDataset:
     Kinds, found out by what lies there:
 
     - "mask": `labels.json` says of each name what its mask shows;
-    - "label map": `classes.json` lists the names of index 0, 1, …, or has them by index; 255 is of no class;
+    - "label map": `classes.json` lists the names of index 0, 1, …, or has them by index; 0 is the background, and
+      255 of no class;
     - "class folders": `masks/CLASS/NAME.png` or `.npy`, hard or soft, as many classes as there are. Folders that
       `images/` has as well, such as `train` and `val`, are no classes but parts of the data set;
     - else label maps with the classes of PASCAL VOC.
@@ -52,8 +54,8 @@ class FolderDataset:
         folder: the folder.
 
     Raises:
-        MaskError: it has no folder of images or of masks, its JSON does not say what it should, or some folders of
-            masks may be classes and others may not.
+        MaskError: it has no folder of images or of masks, its JSON does not say what it should or has a class at index
+            0, or some folders of masks may be classes and others may not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,6 +75,10 @@ class FolderDataset:
             self.kind = "mask"
         elif not has_files and not (folder / CLASSES).is_file() and are_classes(subfolders, folder / IMAGES):
             self.kind = "class folders"
+        elif (first := self._classes.get(0)) and first.strip(" _").casefold() not in _BACKGROUND:
+            message = f"{folder / CLASSES} has a class at index 0, {first!r}, which is the background here"
+            hint = f'number the classes from 1, in label maps too; or if 0 shows nothing, call it "{VOC_CLASSES[0]}"'
+            raise MaskError(message, hint=hint)
         self._class_folders = subfolders if self.kind == "class folders" else []
 
     @cached_property
@@ -300,7 +306,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def read_classes(file: Path) -> Mapping[int, str]:
-    """Names by index of a `classes.json`; those of PASCAL VOC where there is no such file.
+    """Names by index of a `classes.json`; those of PASCAL VOC where there is no such file. Index 0 may be null.
 
     Raises:
         MaskError: it holds something else.
@@ -308,6 +314,8 @@ def read_classes(file: Path) -> Mapping[int, str]:
     if not file.is_file():
         return dict(enumerate(VOC_CLASSES))
     content = _read_json(file)
+    if content.get("0", "") is None:
+        del content["0"]
     if not all(index.isdecimal() and isinstance(name, str) for index, name in content.items()):
         raise MaskError(f"{file} holds something else than names by index", hint='such as ["background", "fox"]')
     names = {int(index): name for index, name in content.items()}

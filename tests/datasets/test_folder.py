@@ -213,6 +213,23 @@ def test_a_palette_says_that_it_is_a_label_map(folder):
     assert set(masks_of(FolderDataset(folder), FolderDataset(folder).items[0])) == {"aeroplane"}
 
 
+@pytest.mark.parametrize("classes", [["banana", "fox"], {"0": "banana", "1": "fox"}])
+def test_a_class_at_index_0_would_never_be_refined(folder, classes):
+    (folder / "classes.json").write_text(json.dumps(classes))
+    with pytest.raises(MaskError, match="has a class at index 0, 'banana', which is the background") as caught:
+        FolderDataset(folder)
+    assert "from 1" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "classes", [["_Background_", "fox"], ["UNLABELED", "fox"], [None, "fox"], {"0": None, "1": "fox"}, {"1": "fox"}]
+)
+def test_words_for_the_background(folder, classes):
+    (folder / "classes.json").write_text(json.dumps(classes))
+    save(folder / "masks/a.png", FOX.astype(np.uint8))
+    assert set(masks_of(FolderDataset(folder), FolderDataset(folder).items[0])) == {"fox"}
+
+
 def parts_of_a_data_set(folder: Path, *names: str) -> Path:
     for name in names:
         save(folder / "images" / f"{name}.png", np.full((*SIZE, 3), 90, np.uint8))
