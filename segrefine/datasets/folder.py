@@ -173,7 +173,7 @@ class FolderDataset:
             with output_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             if self.kind == "label map":
-                self._write_label_map(source, target, results, size)
+                self._write_label_map(source, target, results)
                 continue
             result = found.get(self._label_of(item, file))
             if _is_soft(source):
@@ -181,12 +181,12 @@ class FolderDataset:
             else:
                 save_mask(target, result.mask if result else read_mask(source) > 0.5)
 
-    def _write_label_map(
-        self, source: Path, target: Path, results: Sequence[tuple[str, Refinement]], size: tuple[int, int]
-    ) -> None:
+    def _write_label_map(self, source: Path, target: Path, results: Sequence[tuple[str, Refinement]]) -> None:
+        """What is of no class stays so where no label claims it."""
         numbers = {name: index for index, name in self._classes.items()}
-        stored = read_stored(source)
-        labels = np.zeros(size, np.int32) if results else read_label_map(source)
+        stored, labels = read_stored(source), read_label_map(source)
+        if results:
+            labels[(labels != IGNORED) | (IGNORED in self._classes)] = 0
         for label, result in results:
             labels[result.mask] = numbers[label]
         save_label_map(target, labels.astype(stored.dtype) if isinstance(stored, np.ndarray) else labels)

@@ -13,7 +13,7 @@ from segrefine.datasets.folder import VOC_CLASSES, FolderDataset, read_label_map
 from segrefine.datasets.items import read_image
 from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.output import save_label_map
-from tests.datasets.trial import CAR, FOX, SIZE, masks_of, read_all, save, save_npy, write_again
+from tests.datasets.trial import CAR, FOX, SIZE, Result, masks_of, read_all, save, save_npy, write_again
 
 
 def test_masks_of_one_object_each(folder, tmp_path):
@@ -42,7 +42,6 @@ def test_label_maps_in_the_colours_of_voc(folder, tmp_path):
     write_again(dataset, tmp_path / "out")
     written = Image.open(tmp_path / "out/masks/sub/a.png")
     assert written.mode == "P" and written.getpalette()[3:6] == [128, 0, 0]
-    indices[indices == 255] = 0
     np.testing.assert_array_equal(read_label_map(tmp_path / "out/masks/sub/a.png"), indices)
 
 
@@ -157,6 +156,17 @@ def test_folders_that_are_none(tmp_path, folder):
     (folder / "labels.json").write_text("{")
     with pytest.raises(MaskError, match="cannot read"):
         FolderDataset(folder)
+
+
+@pytest.mark.parametrize("suffix", ["png", "npy"])
+def test_what_is_of_no_class_stays_so_where_no_label_claims_it(folder, tmp_path, suffix):
+    indices = np.where(FOX, 7, np.where(CAR, 255, 0)).astype(np.uint8)
+    save_label_map(folder / f"masks/a.{suffix}", indices)
+    dataset, claimed = FolderDataset(folder), FOX.copy()
+    claimed[15:] = True  # of the open pixels of CAR the lower ones
+    dataset.write(dataset.items[0], [("car", Result(claimed))], SIZE, tmp_path / "out")
+    written = read_label_map(tmp_path / f"out/masks/a.{suffix}")
+    np.testing.assert_array_equal(written, np.where(claimed, 7, np.where(CAR, 255, 0)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
