@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -100,13 +100,13 @@ def load_engines(
     load = partial(load_engine, bundle, backend=backend, device=device, precision=precision, threads=threads)
     cores = (os.cpu_count() or 1) if threads is None else check_threads(threads)
     most = 1 if needs_gpu(backend, device) else cores
-    with ThreadPoolExecutor(min(most, len(components))) as pool:
-        largest_first = sorted(components, key=partial(_graph_size, bundle), reverse=True)
-        loading = {name: pool.submit(load, name) for name in largest_first}
+    loading: dict[str, Future[Engine]] = {}
     with ExitStack() as stack:
-        for each in loading.values():
-            if each.exception() is None:
-                stack.enter_context(each.result())
+        with ThreadPoolExecutor(min(most, len(components))) as pool:
+            for name in sorted(components, key=partial(_graph_size, bundle), reverse=True):
+                loading[name] = pool.submit(load, name)
+                stack.callback(_close, loading[name])
+            wait(loading.values())  # where a signal ends this, leaving the pool still waits for its threads
         engines = {name: loading[name].result() for name in components}
         stack.pop_all()
     return engines
@@ -139,6 +139,11 @@ def built_options(bundle: Bundle, component: str, backend: str, device: str) -> 
             return [TensorRtOptions.of(recipe) for _, recipe in _find_tensorrt(bundle, component, backend, index)]
         case _:
             return []
+
+
+def _close(loading: Future[Engine]) -> None:
+    if loading.done() and not loading.exception():
+        loading.result().close()
 
 
 def _graph_size(bundle: Bundle, component: str) -> int:
