@@ -100,8 +100,8 @@ def read_scribble(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[
     What a file means:
 
     - an alpha channel that is not constant: transparent says nothing; opaque light is object, opaque dark background;
-    - palette, as in ScribbleSup: 255 says nothing, 0 is background, any other index the object;
     - grey, 8 or 16 bits: white is object, black background, the middle third says nothing;
+    - palette: its colours and their transparency, as above;
     - `.npy` of whole numbers: 1, -1 and 0, as above.
 
     Args:
@@ -133,12 +133,11 @@ def _strokes_of_array(stored: NDArray[np.generic], name: str) -> NDArray[np.int8
 
 
 def _strokes_of_picture(picture: Image.Image, name: str) -> NDArray[np.int8]:
+    if picture.mode == "P" or (picture.has_transparency_data and not picture.mode.startswith("I")):
+        picture = picture.convert("RGBA")
     if picture.mode in ("LA", "RGBA") and np.ptp(alpha := np.asarray(picture.getchannel("A"))):
         light = np.asarray(picture.convert("L")) >= 128
         return np.where(alpha >= 128, np.where(light, 1, -1), 0).astype(np.int8)
-    if picture.mode == "P":
-        indices = np.asarray(picture)
-        return np.where(indices == 255, 0, np.where(indices > 0, 1, -1)).astype(np.int8)
     colours = np.asarray(picture.convert("RGB")) if picture.mode in ("RGB", "RGBA") else None
     if colours is not None and np.ptp(colours, axis=2).any():
         hint = "white on the object, black on background, the rest transparent or grey (128)"

@@ -93,15 +93,16 @@ def test_marks_that_do_not_serve_are_refused(marks, message):
     assert caught.value.hint
 
 
-def png(image: Image.Image) -> bytes:
+def png(image: Image.Image, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
-def palette(indices: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(indices.astype(np.uint8))
-    picture.putpalette(list(range(256)) * 3)
+def palette(*colours: tuple[int, int, int]) -> Image.Image:
+    """Strokes by index: 0 where nothing is said, 1 on the object, 2 on background."""
+    picture = Image.fromarray(np.select([strokes() > 0, strokes() < 0], [1, 2], 0).astype(np.uint8))
+    picture.putpalette([value for colour in colours for value in colour])
     return picture
 
 
@@ -118,6 +119,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 GREY = np.select([strokes() > 0, strokes() < 0], [255, 0], 128)
+GREYS = {level: (level,) * 3 for level in (0, 128, 255)}
 
 
 @pytest.mark.parametrize(
@@ -126,11 +128,17 @@ GREY = np.select([strokes() > 0, strokes() < 0], [255, 0], 128)
         png(Image.fromarray(GREY.astype(np.uint8))),
         png(Image.fromarray(GREY.astype(np.uint8)).convert("RGB")),
         png(Image.fromarray((GREY * 257).astype(np.uint16))),
-        png(palette(np.select([strokes() > 0, strokes() < 0], [7, 0], 255))),
+        png(Image.fromarray(GREY.astype(np.uint8)).convert("P")),
+        png(palette(GREYS[128], GREYS[255], GREYS[0])),
+        png(palette(GREYS[0], GREYS[255], GREYS[0]), transparency=0),
+        png(Image.fromarray(GREY.astype(np.uint8)), transparency=128),
         png(transparent(strokes())),
         npy(strokes()),
     ],
-    ids=["grey", "grey as RGB", "16 bits", "palette", "transparent", "npy"],
+    ids=[
+        "grey", "grey as RGB", "16 bits", "grey as palette", "palette", "transparent palette", "transparent grey",
+        "transparent", "npy",
+    ],  # fmt: skip
 )
 def test_strokes_are_read_from_every_kind_of_file(source):
     np.testing.assert_array_equal(read_scribble(source, (SIDE, SIDE)), strokes())
@@ -144,6 +152,7 @@ def test_strokes_are_read_from_every_kind_of_file(source):
         (png(Image.new("L", (SIDE, SIDE), 128)), MaskError, "no stroke"),
         (png(Image.fromarray((GREY > 128).astype(np.uint8) * 255)), MaskError, "every pixel is a stroke"),
         (png(Image.fromarray(IMAGE)), MaskError, "got colours"),
+        (png(palette(GREYS[128], (128, 0, 0), GREYS[0])), MaskError, "got colours"),
         (npy(np.full((SIDE, SIDE), 0.5)), MaskError, "expected whole numbers"),
     ],
 )
