@@ -73,7 +73,8 @@ def coarse_from_marks(image: NDArray[np.uint8], marks: Marks) -> CoarseMask:
         marks: at least one box, or a foreground point or stroke.
 
     Raises:
-        MaskError: there are no such marks, one lies outside of the image, or they leave no pixel open.
+        MaskError: there are no such marks, one lies outside of the image, or they leave no pixel open; or they
+            contradict each other: a pixel is marked on and off the object, or one on it lies outside of all boxes.
     """
     size = image.shape[0], image.shape[1]
     seeds = _draw_seeds(marks, size)
@@ -82,6 +83,7 @@ def coarse_from_marks(image: NDArray[np.uint8], marks: Marks) -> CoarseMask:
     prior = None
     if marks.boxes:
         prior, inside = _draw_boxes(marks.boxes, size)
+        _check_inside(marks, inside)
         seeds[~inside] = -1
     confusion = seeds == 0
     if not confusion.any():
@@ -148,21 +150,37 @@ def _strokes_of_picture(picture: Image.Image, name: str) -> NDArray[np.int8]:
 
 
 def _draw_seeds(marks: Marks, size: tuple[int, int]) -> NDArray[np.int8]:
-    """What is certain of single pixels: int8 (H, W), 1 on the object, -1 on background."""
-    seeds = np.zeros(size, np.int8) if marks.scribble is None else marks.scribble.copy()
-    if seeds.shape != size:
-        message = f"expected strokes {size} as the image, got {seeds.shape}"
+    """What is certain of single pixels: int8 (H, W), 1 on the object, -1 on background; strokes go above discs."""
+    drawn = np.zeros(size, np.int8) if marks.scribble is None else marks.scribble.copy()
+    if drawn.shape != size:
+        message = f"expected strokes {size} as the image, got {drawn.shape}"
         raise MaskError(message, hint="draw them on the image itself")
+    discs = np.zeros(size, np.int8)
     rows, columns = np.ogrid[: size[0], : size[1]]
     radius = max(0.5, math.hypot(*size) / 200)
     for point in marks.points:
         if not (0 <= point.x < size[1] and 0 <= point.y < size[0]):
             message = f"the point {point.x:g},{point.y:g} lies outside of the image, {size[1]}×{size[0]} pixels"
             raise MaskError(message, hint="points are x,y in pixels, from the upper left corner")
-        near = np.hypot(columns + 0.5 - point.x, rows + 0.5 - point.y) <= radius
-        near[int(point.y), int(point.x)] = True
-        seeds[near] = 1 if point.foreground else -1
-    return seeds
+        pixel, side = (int(point.y), int(point.x)), 1 if point.foreground else -1
+        if drawn[pixel] == -side:
+            message = f"the pixel of the point {point.x:g},{point.y:g} is marked both on and off the object"
+            raise MaskError(message, hint="take one of the two marks away")
+        drawn[pixel] = side
+        discs[np.hypot(columns + 0.5 - point.x, rows + 0.5 - point.y) <= radius] = side
+    return np.where(drawn, drawn, discs)
+
+
+def _check_inside(marks: Marks, inside: NDArray[np.bool_]) -> None:
+    """Checks that what is marked on the object is in a box: `inside`, bool (H, W); it could not stay as drawn."""
+    hint = "everything outside of the boxes is background: draw a larger box, or another one"
+    for point in marks.points:
+        if point.foreground and not inside[int(point.y), int(point.x)]:
+            raise MaskError(f"the point {point.x:g},{point.y:g}, on the object, lies outside of all boxes", hint=hint)
+    lost = np.zeros_like(inside) if marks.scribble is None else (marks.scribble > 0) & ~inside
+    if lost.any():
+        y, x = np.argwhere(lost)[0]
+        raise MaskError(f"a stroke on the object lies outside of all boxes, such as at {x},{y}", hint=hint)
 
 
 def _draw_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:

@@ -53,6 +53,14 @@ def test_what_marks_say_is_certain_and_the_rest_is_not():
     assert inside.min() > 0 and inside.max() < 1 and found.confusion[17, 12]
 
 
+def test_every_mark_stays_as_drawn():
+    """Also points beside each other, whose discs overlap, and one that lies outside of the box and off the object."""
+    points = [Point(240, 300), Point(241, 300, False), Point(100, 160), Point(8, 8, False)]
+    large = IMAGE.repeat(10, 0).repeat(10, 1)
+    found = coarse_from_marks(large, Marks(boxes=[Box(*(10 * edge for edge in BOX))], points=points))
+    assert [found.probability[int(y), int(x)] for x, y, _ in points] == [1, 0, 1, 0]
+
+
 def test_several_boxes_are_one_object():
     parts = Marks(boxes=[Box(2, 2, 20, 20), Box(40, 40, 60, 60)])
     flat = np.full((SIDE, SIDE, 3), 128, np.uint8)
@@ -83,6 +91,10 @@ def test_boxes_may_reach_out_of_the_image_and_be_tiny(box):
         (Marks(boxes=[Box(0, 0, float("nan"), 9)]), "has no area"),
         (Marks(points=[Point(3, 64)]), "point 3,64 lies outside"),
         (Marks(points=[Point(float("nan"), 4)]), "lies outside"),
+        (Marks(boxes=[BOX], points=[Point(24, 30), Point(5, 5)]), "5,5, on the object, lies outside of all boxes"),
+        (Marks(boxes=[BOX], scribble=-strokes()), "stroke on the object lies outside of all boxes, such as at 5,60"),
+        (Marks(points=[Point(24, 30), Point(24.5, 30, False)]), "point 24.5,30 is marked both on and off"),
+        (Marks(points=[Point(20, 30, False)], scribble=strokes()), "point 20,30 is marked both on and off"),
         (Marks(scribble=np.ones((SIDE, SIDE), np.int8)), "no pixel open"),
         (Marks(scribble=np.ones((3, 4), np.int8)), "strokes"),
     ],
