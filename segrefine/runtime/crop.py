@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from segrefine.runtime.engine_set import Progress
 from segrefine.runtime.filters import Floats
-from segrefine.runtime.guard import guard
+from segrefine.runtime.guard import divide_pixels, guard
 from segrefine.runtime.image import check_image
 from segrefine.runtime.mask import CoarseMask, check_masks, has_border
-from segrefine.runtime.pipeline import Refinement, Refiner, label_map
+from segrefine.runtime.pipeline import Refinement, Refiner
 
 Masks = Sequence[tuple[str, Floats | CoarseMask]]
 Part = tuple[slice, slice]
@@ -85,8 +85,7 @@ def refine_masks(
         cut = [(masks[i][0], _cut(*given[i], part)) for i in (number, *rivals)]
         own, *_ = run(np.ascontiguousarray(image[part]), cut)
         results.append(_stitch(own, given[number][0], part))
-    numbers = label_map(each.probability for each in results)
-    return tuple(replace(each, mask=numbers == i) for i, each in enumerate(results, 1))
+    return divide_pixels(results)
 
 
 def _refine(

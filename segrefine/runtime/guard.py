@@ -141,6 +141,8 @@ def guard(
     IoU; that of a pixel is the probability that it is on the right side. Both are calibrated for the demo model. An
     image flatter than all that they were fitted on shows nothing to judge by: the confidence is 0.
 
+    The masks are disjoint but for those that are `kept_coarse`, see `divide_pixels`.
+
     Args:
         image: uint8 (H, W, 3) RGB.
         fit: the same on the model's grid, `Refiner.fit` of it.
@@ -155,8 +157,19 @@ def guard(
         raise MaskError(f"expected a coarse mask for each of {len(results)} results, got {len(coarse)}")
     settings = settings or GuardSettings()
     guarded = [_guard(image, fit, *each, settings) for each in zip(coarse, results, strict=True)]
-    numbers = label_map(each.probability for each in guarded)
-    return tuple(replace(each, mask=numbers == i) for i, each in enumerate(guarded, 1))
+    return divide_pixels(guarded)
+
+
+def divide_pixels(results: Sequence[Refinement]) -> tuple[Refinement, ...]:
+    """The same with masks that share out the pixels by probability, see `label_map`.
+
+    A mask that the guard left coarse stays just that, all of it: it may overlap others, as coarse masks may.
+    """
+    numbers = label_map(each.probability for each in results)
+    return tuple(
+        replace(each, mask=each.probability > 0.5 if each.kept_coarse else numbers == i)
+        for i, each in enumerate(results, 1)
+    )
 
 
 def _guard(

@@ -75,7 +75,8 @@ class Refinement:
         seconds: time of each stage.
         confidence: of the mask, in [0, 1], where a guard looked at it; see `segrefine.runtime.guard`.
         pixel_confidence: float16 (H, W) in [0, 1], of each pixel, likewise.
-        kept_coarse: the guard trusted nothing that refining changed, and this is the coarse mask.
+        kept_coarse: the guard trusted nothing that refining changed, and this is the coarse mask, all of it: of several
+            labels it may overlap others.
         kept_share: of the pixels that refining changed, the share that the guard put back; 0 where none looked at it,
             1 where `kept_coarse`.
         part: rows and columns of the crop that was refined, and that latents, evidence and rounds are of; None for the

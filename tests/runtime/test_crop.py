@@ -82,6 +82,17 @@ def test_the_guard_judges_the_crop(refiner, mixed):
     np.testing.assert_array_equal(result.mask[part], alone.mask)
 
 
+def test_a_mask_that_the_guard_keeps_loses_no_pixel_to_others(refiner, mixed):
+    _, large, small = mixed
+    flat = np.full((*large.shape, 3), 128, np.uint8)  # the guard trusts nothing there
+    overlapping = np.maximum(large, small)
+    results = refine_masks(refiner, flat, [("car", overlapping), ("fox", small)], guarded=True)
+    for result, coarse in zip(results, (overlapping, small), strict=True):
+        assert result.kept_coarse
+        np.testing.assert_array_equal(result.mask, coarse > 0.5)
+        np.testing.assert_array_equal(result.probability, coarse)
+
+
 def test_all_that_is_in_doubt_is_in_the_crop(refiner, mixed):
     image, _, small = mixed
     doubt = np.zeros(small.shape, bool)

@@ -94,8 +94,18 @@ def test_a_change_that_nothing_speaks_for_is_put_back(run, refined):
 
 def test_masks_of_several_labels_stay_disjoint(refined):
     fit, result = refined
-    both = guard(SCENE.image, fit, [SCENE.coarse] * 2, [result] * 2, settings(1, 1, threshold=1.01))
-    assert not (both[0].mask & both[1].mask).any() and both[0].mask.any()
+    both = guard(SCENE.image, fit, [SCENE.coarse] * 2, [result] * 2, settings(1, 1))
+    assert not (both[0].mask & both[1].mask).any() and both[0].mask.any() and not both[0].kept_coarse
+
+
+def test_a_mask_that_is_kept_loses_no_pixel_to_others(refined):
+    fit, result = refined
+    less = SCENE.coarse * np.float32(0.9)
+    both = guard(SCENE.image, fit, [SCENE.coarse, less], [result] * 2, settings(1, 1, threshold=1.01))
+    for each, coarse in zip(both, (SCENE.coarse, less), strict=True):
+        assert each.kept_coarse
+        np.testing.assert_array_equal(each.mask, coarse > 0.5)
+        np.testing.assert_array_equal(each.probability, coarse)
 
 
 def test_a_mask_that_did_not_change_is_the_coarse_one(run, refined):
