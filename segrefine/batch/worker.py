@@ -21,6 +21,7 @@ from segrefine.batch.journal import Entry, Judgement
 from segrefine.datasets.coco import CocoDataset, read_annotation
 from segrefine.datasets.folder import FolderDataset
 from segrefine.datasets.items import Dataset, Item, LabelledMask, read_image
+from segrefine.engines import usable_cores
 from segrefine.errors import SegrefineError
 from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.mask import has_border
@@ -56,8 +57,8 @@ class Job:
         return replace(self, engines=self.engines | {"threads": threads})
 
     def share_cores(self, workers: int) -> Job:
-        """The same with the cores of this machine shared out among processes, where nobody named their threads."""
-        return self.with_threads(self.engines["threads"] or max(1, (os.cpu_count() or 1) // workers))
+        """The same with the cores that this one may use shared among processes, where nobody named their threads."""
+        return self.with_threads(self.engines["threads"] or max(1, usable_cores() // workers))
 
     def open_dataset(self) -> Dataset:
         """The data set.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -61,6 +60,7 @@ def batch(
     OUTPUT/guard.csv lists every mask with --guard's confidence in it.
     """
     from segrefine.batch.worker import Job
+    from segrefine.engines import usable_cores
 
     _check(source, output, images, address, gpus)
     job = Job(
@@ -71,7 +71,7 @@ def batch(
         if address:
             values = _run_on_cluster(console, job, address, workers, resume, _share(model, gpus))
         else:
-            values = _run_here(console, job, workers or os.cpu_count() or 1, resume)
+            values = _run_here(console, job, workers or usable_cores(), resume)
     values |= {"output": str(output), "model": model.to_dict()}
     _warn_of_failures(console, values)
     console.result(values, _describe(values))

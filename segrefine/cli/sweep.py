@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -71,12 +70,13 @@ def sweep(
     masks cannot be read, are left out of the figures and counted; the exit code is 1 then.
     """
     from segrefine.batch.worker import Job
+    from segrefine.engines import usable_cores
     from segrefine.evaluation.axes import AXES, plan_variants
     from segrefine.evaluation.sweep import sweep as run_sweep
     from segrefine.runtime.pipeline import Refiner
 
     check_output_folder(output, {"the data set": source, "the truth": truth})
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     with model.open() as refiner:
         variants = plan_variants(refiner.settings, wanted or [(name, ()) for name in AXES])
         for variant in variants:

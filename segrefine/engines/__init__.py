@@ -2,6 +2,7 @@
 
 from segrefine.engines.build import EngineFile, build_engine
 from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision, cut_batch, needs_gpu
+from segrefine.engines.hardware import usable_cores
 from segrefine.engines.load import built_options, load_engine, load_engines, peak_memory, served_sizes
 from segrefine.engines.tensorrt import TensorRtOptions
 
@@ -21,4 +22,5 @@ __all__ = [
     "needs_gpu",
     "peak_memory",
     "served_sizes",
+    "usable_cores",
 ]

@@ -1,7 +1,8 @@
-"""What an engine is tuned to: the CPU and the GPUs of this machine."""
+"""What engines run on: the CPU and the GPUs of this machine."""
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,11 @@ def cpu_identity() -> str:
     text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
     words = set(text.split("\n\n")[0].lower().split())  # the first core stands for all
     return " ".join([platform.machine(), *sorted(word for word in words if word.startswith(_INSTRUCTION_SETS))])
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on: fewer than the machine's where it is bound to some (`taskset`, a job)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpu_identity(index: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from pathlib import Path
 from segrefine.bundle import Bundle
 from segrefine.engines.cuda import open_gpu
 from segrefine.engines.engine import Engine, EnginePrecision, check_threads, needs_gpu, parse_device, unknown_backend
-from segrefine.engines.hardware import gpu_identity
+from segrefine.engines.hardware import gpu_identity, usable_cores
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
 from segrefine.engines.openvino import OpenVinoEngine, openvino_recipe, rounds_to_bfloat16
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine
@@ -98,7 +97,7 @@ def load_engines(
         SegrefineError: see `load_engine`; none stays open.
     """
     load = partial(load_engine, bundle, backend=backend, device=device, precision=precision, threads=threads)
-    cores = (os.cpu_count() or 1) if threads is None else check_threads(threads)
+    cores = usable_cores() if threads is None else check_threads(threads)
     most = 1 if needs_gpu(backend, device) else cores
     loading: dict[str, Future[Engine]] = {}
     with ExitStack() as stack:
