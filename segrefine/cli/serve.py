@@ -82,7 +82,9 @@ def serve(
     offers = _offers(
         [Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles]
     )
-    address, key = Address(host=host, port=port), api_key or None
+    address, key = Address(host=host, port=port), (api_key or "").strip() or None  # files of secrets end in a newline
+    if key and not key.isascii():
+        raise click.UsageError("--api-key: expected ASCII, which is all that a header holds")
     if not on_ray:
         _serve_here(console, offers, limits, key, address)
         return

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.errors import ImageError, MaskError, ServiceError
+from segrefine.errors import ImageError, MaskError, PromptError, ServiceError, SettingsError
 from segrefine.runtime.image import check_image, read_bytes
 
 ImageSource = str | Path | bytes | NDArray[np.uint8]
@@ -74,6 +74,8 @@ def segment_call(
     settings: Mapping[str, Any],
 ) -> Call:  # fmt: skip
     """The request for the masks of phrases."""
+    if isinstance(phrases, str):
+        raise PromptError(f"expected a list of phrases, got the text {phrases!r}", hint='such as ["the red car"]')
     fields = {"phrases": list(phrases), "seed": seed, "model": model, "maps": list(maps), "soft_format": "npy"}
     return Call(path="/v1/segment", fields=_given({**fields, **settings}), files={"image": _image_file(image)})
 
@@ -90,6 +92,13 @@ def refusal(status: int, document: object) -> ServiceError:
         code=document.get("code"),
         request_id=document.get("request_id"),
     )
+
+
+def key_header(api_key: str | None) -> dict[str, str]:
+    """The header that carries a service's key."""
+    if api_key and not api_key.isascii():
+        raise SettingsError("api_key: expected ASCII, which is all that a header holds")
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

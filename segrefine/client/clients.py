@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from segrefine.client.calls import Call, ImageSource, MaskSource, Patience, refine_call, refusal, segment_call
+from segrefine.client.calls import (
+    Call,
+    ImageSource,
+    MaskSource,
+    Patience,
+    key_header,
+    refine_call,
+    refusal,
+    segment_call,
+)
 from segrefine.client.replies import RefineReply, SegmentReply, read_refine_reply, read_segment_reply
 from segrefine.engines import Closing
 from segrefine.errors import MissingDependencyError, ServiceError
@@ -25,7 +34,7 @@ class Client(Closing):
     Args:
         url: of the service, such as ``"http://127.0.0.1:8000"``.
         api_key: where the service takes one.
-        timeout: seconds for each attempt.
+        timeout: seconds of an attempt in which nothing comes or goes, after which it is lost.
         retries: attempts after the first, where the service is full, not ready, not reached, or lost.
 
     Raises:
@@ -34,7 +43,7 @@ class Client(Closing):
 
     def __init__(self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8) -> None:
         self._patience, self._httpx = Patience(retries=retries), _import_httpx()
-        self._http = self._httpx.Client(base_url=url, timeout=timeout, headers=_key(api_key))
+        self._http = self._httpx.Client(base_url=url, timeout=timeout, headers=key_header(api_key))
 
     def refine(
         self, image: ImageSource, mask: MaskSource, label: str, *,
@@ -108,7 +117,7 @@ class AsyncClient:
 
     def __init__(self, url: str = URL, *, api_key: str | None = None, timeout: float = 90.0, retries: int = 8) -> None:
         self._patience, self._httpx = Patience(retries=retries), _import_httpx()
-        self._http = self._httpx.AsyncClient(base_url=url, timeout=timeout, headers=_key(api_key))
+        self._http = self._httpx.AsyncClient(base_url=url, timeout=timeout, headers=key_header(api_key))
 
     async def refine(
         self, image: ImageSource, mask: MaskSource, label: str, *,
@@ -163,10 +172,6 @@ def _import_httpx() -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError("httpx is not installed", hint='pip install "segrefine[client]"') from error
     return httpx
-
-
-def _key(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _request(call: Call | str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finit
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
 from segrefine.runtime.label_codec import label_decoder
+from segrefine.runtime.pipeline import label_map
 from segrefine.runtime.prompt import MARKER, build_prompt
 from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
@@ -103,13 +104,7 @@ class Segmentation:
 
         Phrases are compared one at a time, so that memory does not grow with their number.
         """
-        size = self.segments[0].fit.size
-        best, labels = np.full(size, 0.5, np.float32), np.zeros(size, np.uint16)
-        for number, segment in enumerate(self.segments, 1):
-            probability = segment.probability
-            labels[probability > best] = number
-            best = np.maximum(probability, best)
-        return labels
+        return label_map(segment.probability for segment in self.segments)
 
 
 class Segmenter(EngineSet[GsSettings]):

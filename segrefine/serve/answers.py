@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pictures import overlay, overlay_labels
-from segrefine.runtime.pipeline import Refinement, Round
+from segrefine.runtime.pipeline import Refinement, Round, label_map
 from segrefine.runtime.segmenter import Segment, Segmentation
 from segrefine.serve.encode import (
     label_map_png,
@@ -78,7 +78,7 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     """
     began = time.perf_counter()
     if work.media == "png":
-        picture = label_map_png(result.label_map())
+        picture = label_map_png(label_map(_probabilities(result, work)))
         return Answer(values={}, picture=picture, seconds={**result.seconds, "write": time.perf_counter() - began})
     asked = cast(SegmentParameters, work.parameters)
     entries = [_segment_value(each, asked, work) for each in result.segments]
@@ -88,12 +88,20 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
         "warnings": [f"nothing was taken for {each['phrase']!r}" for each in entries if not each["area"]],
     }
     if {"label_map", "overlay"} & set(asked.maps):
-        labels = result.label_map()
+        labels = label_map(_probabilities(result, work))
         if "label_map" in asked.maps:
             values["label_map"] = label_map_value(labels)
         if "overlay" in asked.maps:
             values["overlay"] = picture_value(overlay_labels(image, labels))
     return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
+
+
+def _probabilities(result: Segmentation, work: Work) -> Iterator[Floats]:
+    """Of the phrases, one after the other, as long as somebody waits: those of a large image take minutes."""
+    for segment in result.segments:
+        if work.unwanted:
+            raise Stopped
+        yield segment.probability
 
 
 def _segment_value(segment: Segment, asked: SegmentParameters, work: Work) -> dict[str, Any]:

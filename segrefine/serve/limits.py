@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from segrefine.errors import SettingsError
@@ -40,10 +41,11 @@ class Limits:
         """Raises SettingsError where a bound is outside its range."""
         if self.queue < 0 or min(self.workers, self.batch) < 1:
             raise SettingsError("expected a queue of 0 or more, and workers and a batch of 1 or more")
-        if min(self.timeout, self.body_timeout, self.drain, self.body_mib, self.maps_mib, self.megapixels) <= 0:
-            raise SettingsError("expected limits above 0")
-        if self.megapixels > MEGAPIXELS:
-            raise SettingsError(f"expected at most {MEGAPIXELS} megapixels, got {self.megapixels:g}")
+        for name in ("timeout", "body_timeout", "drain", "body_mib", "maps_mib", "megapixels"):
+            value, most = getattr(self, name), MEGAPIXELS if name == "megapixels" else math.inf
+            if not (0 < value <= most and math.isfinite(value)):
+                most_text = f" up to {MEGAPIXELS}" if name == "megapixels" else ""
+                raise SettingsError(f"{name.replace('_', ' ')}: expected a number above 0{most_text}, got {value:g}")
 
     @property
     def body_bytes(self) -> int:

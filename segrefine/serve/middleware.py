@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from segrefine.serve.body import HungUp
 from segrefine.serve.journal import log, log_failure
 from segrefine.serve.metrics import Metrics
-from segrefine.serve.problem import MEDIA_TYPE, Problem, problem_of
+from segrefine.serve.problem import MEDIA_TYPE, STOPPED, Problem, problem_of
 
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _GUARDED = ("/v1/", "/metrics")
@@ -25,7 +25,6 @@ _SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
 }
-_STOPPED = Problem(503, "stopped", "a service that stays", "one that was stopped", "try again", {"Retry-After": "1"})
 
 
 class _Sender:
@@ -77,7 +76,7 @@ class Envelope:
             return None
         except asyncio.CancelledError:  # a second signal, or no time left to drain
             if not sender.status:
-                await problem_response(_STOPPED, request_id)(scope, receive, sender)
+                await problem_response(STOPPED, request_id)(scope, receive, sender)
             raise
         except HungUp:
             self._metrics.saw_hang_up()

@@ -66,6 +66,10 @@ class Problem(Exception):
         return json.dumps(self.to_dict(request_id), ensure_ascii=False).encode("utf-8", "replace")
 
 
+STOPPED = Problem(503, "stopped", "a service that stays", "one that was stopped", "try again", {"Retry-After": "1"})
+"""For a request that was accepted, where the service has no time left to answer it."""
+
+
 def problem_of(error: BaseException) -> Problem:
     """The problem that an error from the library, or an unforeseen one, is answered with."""
     if isinstance(error, Problem):

@@ -14,6 +14,8 @@ HEADER_BYTES = 2**16
 _HEADER_SECONDS = 15.0
 _REST_SECONDS = 30.0
 """For the rest of a body that was answered before its end; many clients read no answer before they have sent all."""
+_UNREAD_SECONDS = 30.0
+"""For a piece of an answer, of 1 MiB, to be read."""
 _ANSWERABLE = (h11.IDLE, h11.SEND_RESPONSE)
 
 
@@ -21,6 +23,7 @@ class Protocol(H11Protocol):
     """One connection."""
 
     _slow: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begins to wait for a request."""
@@ -44,9 +47,20 @@ class Protocol(H11Protocol):
             self._end_wait()
             self._slow = self.loop.call_later(_REST_SECONDS, self.transport.close)
 
+    def pause_writing(self) -> None:
+        """Begins to wait for the client to read; what it leaves unread for too long it does not get."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(_UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._end_unread()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the wait."""
+        """Ends the waits."""
         self._end_wait()
+        self._end_unread()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -65,6 +79,11 @@ class Protocol(H11Protocol):
         if self._slow is not None:
             self._slow.cancel()
             self._slow = None
+
+    def _end_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _give_up(self) -> None:
         expected = f"a request's headers within {_HEADER_SECONDS:g} s"

@@ -21,7 +21,7 @@ from segrefine.serve.inputs import Parameters, read_inputs
 from segrefine.serve.journal import log_failure
 from segrefine.serve.limits import Limits
 from segrefine.serve.models import Model, RefineModel
-from segrefine.serve.problem import Problem, problem_of
+from segrefine.serve.problem import STOPPED, Problem, problem_of
 from segrefine.serve.work import Answer, Media, Work
 
 ResultT = TypeVar("ResultT")
@@ -29,6 +29,7 @@ EVENTS = "text/event-stream"
 _MEDIA: dict[str, Media] = {"application/json": "json", "application/*": "json", "*/*": "json", "image/png": "png",
                             "image/*": "png", EVENTS: "json"}  # fmt: skip
 _HEARTBEAT = 10.0
+_PIECE = 2**20
 _SMALL = 2**16
 """Bytes of a body that is parsed before another thread would have woken up."""
 
@@ -56,7 +57,7 @@ class Replier:
             Problem: it cannot be answered; so do the errors of the library.
             HungUp: the client went away.
         """
-        began, media = time.monotonic(), _media(request)
+        began, (kind_of_reply, media) = time.monotonic(), _media(request)
         place, streaming = self.dispatcher.admit(), False
         try:
             body = await read_body(request, self.limits)
@@ -66,7 +67,7 @@ class Replier:
             del body, parse
             model = _choose(self.models, kind, asked.model)
             work = Work(pictures=pictures, parameters=asked, media=media, deadline=began + self.limits.timeout)
-            if EVENTS in request.headers.get("accept", ""):
+            if kind_of_reply == EVENTS:
                 streaming = True  # the place is the stream's from here on
                 return EventReply(self.dispatcher, model, work, place, request.state.request_id)
             answer = await until_hang_up(request, self.dispatcher.compute(model, work, place))
@@ -89,8 +90,11 @@ class EventReply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the events; stops the work when the client goes away."""
+        told = False
 
         async def stream() -> None:
+            nonlocal told
+            told = True
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for event in self._events():
                 await send({"type": "http.response.body", "body": event, "more_body": True})
@@ -98,6 +102,10 @@ class EventReply(Response):
 
         try:
             await until_hang_up(Request(scope, receive), stream())
+        except asyncio.CancelledError:  # no time left to drain; where nothing was sent yet, this is told further out
+            if told:
+                await send({"type": "http.response.body", "body": _event("problem", STOPPED.to_dict(self._request_id))})
+            raise
         finally:
             self._place.leave()
 
@@ -136,6 +144,18 @@ class EventReply(Response):
         return _event("problem", problem.to_dict(self._request_id))
 
 
+class PiecewiseReply(Response):
+    """A reply that is sent in pieces: `Protocol` gives up on a client that does not take the next one for long."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the reply."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for first in range(0, len(self.body), _PIECE):
+            piece = bytes(self.body[first : first + _PIECE])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
 async def until_hang_up(request: Request, answer: Awaitable[ResultT]) -> ResultT:
     """The answer; it is cancelled where the client goes away before it is there.
 
@@ -165,13 +185,25 @@ def _parse(content_type: str, body: bytes, kind: type[Parameters], limits: Limit
     return read_inputs(parse_body(content_type, body), kind, limits, mask=mask)
 
 
-def _media(request: Request) -> Media:
+def _media(request: Request) -> tuple[str, Media]:
+    """What the client likes best of what there is: its name in the header, and what the answer is written as."""
     accepted = request.headers.get("accept") or "*/*"
-    for part in accepted.split(","):
-        if media := _MEDIA.get(part.partition(";")[0].strip().lower()):
-            return media
+    likings = dict(map(_liking, accepted.lower().split(",")))
+    for name in sorted(likings, key=lambda each: -likings[each]):  # of equals the first
+        if name in _MEDIA and likings[name] > 0:
+            return name, _MEDIA[name]
     raise Problem(406, "not_acceptable", "application/json, image/png or text/event-stream", repr(accepted),
                   "change the Accept header")  # fmt: skip
+
+
+def _liking(part: str) -> tuple[str, float]:
+    """One part of an Accept header: its name, and how much it is liked, in [0, 1]; what cannot be read, fully."""
+    name, *options = (each.strip() for each in part.split(";"))
+    wishes = [option.removeprefix("q=") for option in options if option.startswith("q=")]
+    try:
+        return name, float(wishes[0]) if wishes else 1.0
+    except ValueError:
+        return name, 1.0
 
 
 def _choose(models: tuple[Model[Any], ...], kind: type[Model[Any]], name: str | None) -> Model[Any]:
@@ -187,8 +219,8 @@ def _choose(models: tuple[Model[Any], ...], kind: type[Model[Any]], name: str | 
 
 def _plain(answer: Answer, model: Model[Any], request_id: str) -> Response:
     if answer.picture is not None:
-        return Response(answer.picture, media_type="image/png")
-    return Response(json.dumps(_values(answer, model, request_id)), media_type="application/json")
+        return PiecewiseReply(answer.picture, media_type="image/png")
+    return PiecewiseReply(json.dumps(_values(answer, model, request_id)), media_type="application/json")
 
 
 def _values(answer: Answer, model: Model[Any], request_id: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
         ended = await self.config.app.state.drain()  # type: ignore[union-attr]  # a FastAPI
         if not ended:
             LOGGER.error("accepted requests did not end in time")
-            self.went_well = False
+            self.went_well, self.config.timeout_graceful_shutdown = False, 1
         self.should_exit = True
 
     def _warmed(self, task: asyncio.Task[None]) -> None:

@@ -34,7 +34,11 @@ def test_two_bundles_of_one_name(run: Callable[..., Result], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--timeout", "0"), ("--max-megapixels", "41"), ("--max-body-mib", "-1")]
+    ("option", "value"),
+    [
+        *(("--timeout", "0"), ("--max-megapixels", "41"), ("--max-body-mib", "-1")),
+        *(("--timeout", "nan"), ("--max-body-mib", "inf"), ("--max-megapixels", "nan")),
+    ],
 )
 def test_bound_out_of_range(fails: Callable[..., str], option: str, value: str) -> None:
     assert "expected" in fails("serve", "demo", "--port", 0, option, value)

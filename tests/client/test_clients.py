@@ -19,7 +19,7 @@ from segrefine import AsyncClient, Client, Refiner
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.client.calls import Patience
 from segrefine.client.replies import read_refine_reply, read_segment_reply
-from segrefine.errors import ImageError, MaskError, ServiceError
+from segrefine.errors import ImageError, MaskError, PromptError, ServiceError, SettingsError
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 
@@ -84,6 +84,16 @@ def test_input_that_cannot_be_sent(client: Client) -> None:
         client.refine("nowhere.png", MASK, "car")
     with pytest.raises(MaskError, match="got uint8"):
         client.refine(IMAGE, np.zeros((2, 2), np.uint8), "car")
+
+
+def test_one_text_is_no_list_of_phrases(client: Client) -> None:
+    with pytest.raises(PromptError, match=r"expected a list of phrases, got the text 'car'"):
+        client.segment(IMAGE, "car")
+
+
+def test_a_key_that_no_header_holds() -> None:
+    with pytest.raises(SettingsError, match="expected ASCII"):
+        Client(api_key="schlüssel")
 
 
 def test_nobody_there() -> None:

@@ -89,6 +89,26 @@ def test_events(http: httpx.Client, form: Make) -> None:
     assert told[-1]["mask"] == plain["mask"]
 
 
+@pytest.mark.parametrize(
+    ("accepted", "given"),
+    [
+        ("image/png, text/event-stream", "image/png"),
+        ("application/json, text/event-stream;q=0.1", "application/json"),
+        ("image/png;q=0, application/json;q=0.5", "application/json"),
+        ("application/json;q=0.2, Text/Event-Stream", "text/event-stream; charset=utf-8"),
+        ("text/html, */*;q=x", "application/json"),
+    ],
+)
+def test_what_is_liked_best_comes(http: httpx.Client, form: Make, accepted: str, given: str) -> None:
+    answer = http.post("/v1/refine", headers={"Accept": accepted}, **form())
+    assert (answer.status_code, answer.headers["content-type"]) == (200, given)
+
+
+def test_what_is_not_liked_does_not_come(http: httpx.Client, form: Make) -> None:
+    answer = http.post("/v1/refine", headers={"Accept": "image/png;q=0, text/html"}, **form())
+    assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+
+
 def test_events_tell_a_problem(http: httpx.Client, form: Make) -> None:
     with http.stream("POST", "/v1/refine", headers={"Accept": "text/event-stream"}, **form(label=" ")) as answer:
         text = "".join(answer.iter_text())

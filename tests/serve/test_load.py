@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import signal
 import socket
 import threading
@@ -13,8 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from benchmarks.serve.process import Service, running
+from benchmarks.serve.wire import prepare
 
 Make = Callable[..., dict[str, Any]]
 HEAVY = {"phrases": ["the car"] * 200, "samples": 16}
@@ -83,6 +88,15 @@ def test_timeout_ends_the_work(small: Service, scene: tuple[bytes, bytes, str], 
         assert "--timeout" in answer.json()["detail"]
         wait_until(lambda: is_idle(small), 3)  # else the worker would be at it for long
         assert http.post("/v1/refine", **form()).status_code == 200
+
+
+def test_a_picture_that_is_late_is_not_drawn_to_its_end(small: Service) -> None:
+    large = io.BytesIO()
+    Image.new("L", (6000, 6000), 128).save(large, "PNG")
+    with small.http(headers={"Accept": "image/png"}) as http:
+        answer = http.post("/v1/segment", files={"image": large.getvalue()}, data={"phrases": ["the car"] * 48})
+        assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+        wait_until(lambda: is_idle(small), 5)  # all of it would take a minute
 
 
 def test_who_hangs_up_frees_its_place(small: Service, scene: tuple[bytes, bytes, str]) -> None:
@@ -174,8 +188,44 @@ def test_second_signal_ends_it_at_once(tmp_path: Path, scene: tuple[bytes, bytes
             assert asking.result() == "stopped"
 
 
+def test_time_to_drain_ends(tmp_path: Path, scene: tuple[bytes, bytes, str]) -> None:
+    with running(tmp_path, "demo-gs", "--threads", "1", "--drain-timeout", "0.5") as service:
+
+        def ask(media: str) -> str:
+            with service.http(headers={"Accept": media}) as http:
+                return http.post("/v1/segment", files={"image": scene[0]}, data=HEAVY).text
+
+        with ThreadPoolExecutor(2) as pool:
+            plain, events = (pool.submit(ask, media) for media in ("application/json", "text/event-stream"))
+            wait_until(lambda: service.metric("segrefine_running") == 2)
+            time.sleep(0.3)  # the stream begins
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(8) == 1
+            assert json.loads(plain.result())["code"] == "stopped"
+            assert "event: problem" in events.result() and '"code": "stopped"' in events.result()
+
+
+@pytest.mark.slow
+def test_an_answer_that_nobody_reads_is_not_kept(small: Service) -> None:
+    large = io.BytesIO()
+    Image.new("L", (2000, 2000), 128).save(large, "PNG")
+    form = {"files": {"image": large.getvalue()}, "data": {"phrases": "the car", "maps": "probability"}}
+    form["data"]["soft_format"] = "npy"
+    address, before = httpx.URL(small.url), small.memory()
+    with socket.create_connection((address.host, address.port or 80)) as wire:
+        wire.sendall(prepare("/v1/segment", form, "application/json"))
+        wait_until(lambda: small.memory() > before + 15e6 and is_idle(small), 30)
+        time.sleep(32)
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while part := wire.recv(2**20):
+                received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert len(body) < int(head.partition(b"content-length: ")[2].split(b"\r")[0])
+
+
 def test_key(tmp_path: Path, form: Make) -> None:
-    key = {"SEGREFINE_SERVE_API_KEY": "secret"}
+    key = {"SEGREFINE_SERVE_API_KEY": "secret\n"}
     refused = ({}, {"Authorization": "Bearer other"}, {"X-API-Key": "ü".encode()}, {"Authorization": "secret"})
     with running(tmp_path, "demo", environment=key) as service, service.http() as http:
         for headers in refused:

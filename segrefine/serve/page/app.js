@@ -67,6 +67,7 @@ async function takeFile(taken) {
     const detail = `${taken.name || "That"} is no picture that this browser can show.`;
     throw new Problem({ detail, hint: "Save it as PNG or JPEG.", code: "bad_image" });
   }
+  running?.abort(); // its result would be of the picture before
   file = taken;
   $("drop").hidden = true;
   $("paint").hidden = false;
@@ -103,12 +104,13 @@ async function run() {
     form.append("maps", "uncertainty");
     form.set("samples", 4);
   }
-  running = new AbortController();
+  const own = running = new AbortController();
   showMethod();
   tell("sent", 0);
   $("progress").hidden = false;
   try {
-    const values = await compute(`/v1/${kind}`, form, tell, running.signal);
+    const values = await compute(`/v1/${kind}`, form, tell, own.signal);
+    if (own.signal.aborted) return;
     await (kind === "refine" ? result.showRefined(image, mask, values) : result.showSegments(image, values));
   } finally {
     running = null;
