@@ -86,6 +86,8 @@ def serve(
     if key and not key.isascii():
         raise click.UsageError("--api-key: expected ASCII, which is all that a header holds")
     if not on_ray:
+        if replicas != (1, 1) or ray_address:
+            raise click.UsageError("--replicas and --ray-address are for a cluster, with --ray")
         _serve_here(console, offers, limits, key, address)
         return
     with _needed_packages("ray", "Ray Serve"):

@@ -3,7 +3,7 @@
 from segrefine.engines.build import EngineFile, build_engine
 from segrefine.engines.engine import BACKENDS, CPU_BACKENDS, Closing, Engine, EnginePrecision, cut_batch, needs_gpu
 from segrefine.engines.hardware import usable_cores
-from segrefine.engines.load import built_options, load_engine, load_engines, peak_memory, served_sizes
+from segrefine.engines.load import built_options, check_choice, load_engine, load_engines, peak_memory, served_sizes
 from segrefine.engines.tensorrt import TensorRtOptions
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "TensorRtOptions",
     "build_engine",
     "built_options",
+    "check_choice",
     "cut_batch",
     "load_engine",
     "load_engines",

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from segrefine.bundle import Bundle
 from segrefine.engines.cuda import open_gpu
-from segrefine.engines.engine import Engine, EnginePrecision, check_threads, needs_gpu, parse_device, unknown_backend
+from segrefine.engines.engine import (
+    BACKENDS,
+    Engine,
+    EnginePrecision,
+    check_threads,
+    needs_gpu,
+    parse_device,
+    unknown_backend,
+)
 from segrefine.engines.hardware import gpu_identity, usable_cores
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
 from segrefine.engines.openvino import OpenVinoEngine, openvino_recipe, rounds_to_bfloat16
@@ -58,9 +66,7 @@ def load_engine(
         MissingDependencyError: the backend's library is not installed; the hint names the extra.
         SettingsError: the bundle or the backend has another precision, or `threads` is out of range.
     """
-    if precision == "bf16" and backend != "openvino":
-        raise SettingsError(f"{backend} does not compute in bf16", hint="add --backend openvino")
-    check_precision(bundle, "fp32" if precision == "bf16" else precision)
+    check_choice(bundle, backend, precision)
     large = _graph_size(bundle, component) >= LARGE
     match backend:
         case "onnxruntime":
@@ -80,6 +86,20 @@ def load_engine(
             return _load_tensorrt(bundle, component, backend, device)
         case _:
             raise unknown_backend(backend)
+
+
+def check_choice(bundle: Bundle, backend: str, precision: EnginePrecision | None) -> None:
+    """Checks what can be told without loading anything: that there is such a backend, and that it has the precision.
+
+    Raises:
+        BackendError: there is none.
+        SettingsError: the bundle or the backend has another precision.
+    """
+    if backend not in BACKENDS:
+        raise unknown_backend(backend)
+    if precision == "bf16" and backend != "openvino":
+        raise SettingsError(f"{backend} does not compute in bf16", hint="add --backend openvino")
+    check_precision(bundle, "fp32" if precision == "bf16" else precision)
 
 
 def load_engines(

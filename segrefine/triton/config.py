@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +54,9 @@ class Serving:
         if not _NAME.fullmatch(self.name):
             hint = "choose a --name of letters, digits, '_', '-' and '.'"
             raise SettingsError(f"expected a model's name that can be a folder's, got {self.name!r}", hint=hint)
-        if min(self.version, self.instances, self.batch, self.queue) < 1 or self.delay < 0:
-            raise SettingsError("expected a version, instances, a batch and a queue of 1 or more, and no delay below 0")
+        if min(self.version, self.instances, self.batch, self.queue) < 1 or not 0 <= self.delay < math.inf:
+            message = "expected a version, instances, a batch and a queue of 1 or more, and a delay of 0 or more"
+            raise SettingsError(message)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise SettingsError(f"expected the device cpu, cuda or cuda:N, got {self.device!r}", hint="see --device")
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from segrefine.bundle import MANIFEST, Bundle
+from segrefine.engines import check_choice
 from segrefine.errors import OutputError
 from segrefine.storage import output_errors, staging_folder
 from segrefine.triton.config import Serving, warm_up_files, write_config
@@ -36,9 +37,12 @@ def write_repository(bundle: Bundle, folder: Path, serving: Serving, *, overwrit
         The folder of the version.
 
     Raises:
+        BackendError: there is no such backend.
         IntegrityError: a file of the bundle is damaged.
         OutputError: the version is there already, the model has another configuration, or nothing can be written.
+        SettingsError: the bundle or the backend has another precision.
     """
+    check_choice(bundle, serving.backend, serving.precision)
     model, config = folder / serving.name, write_config(bundle.manifest, serving)
     version = model / str(serving.version)
     with output_errors(folder):

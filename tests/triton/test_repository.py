@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from segrefine import Bundle
 from segrefine.assets import DEMO_BUNDLES, demo_bundle
-from segrefine.errors import IntegrityError, OutputError, SettingsError
+from segrefine.errors import BackendError, IntegrityError, OutputError, SettingsError
 from segrefine.triton.config import Serving, write_config
 from segrefine.triton.repository import BUNDLE, write_repository
 from tests.triton.rules import DEFINITION, broken_rules, parse_config
@@ -20,7 +21,7 @@ needs_definition = pytest.mark.skipif(
     not DEFINITION.exists(), reason="tritonclient is not installed (make .venv/.stamp-triton)"
 )
 EVERYTHING = Serving(
-    name="x.y-z_1", version=3, backend="tensorrt", device="cuda:1", precision="fp16", instances=2, batch=4, delay=1.5
+    name="x.y-z_1", version=3, backend="tensorrt", device="cuda:1", precision="fp32", instances=2, batch=4, delay=1.5
 )
 
 
@@ -38,7 +39,7 @@ def test_every_option_is_written(tmp_path: Path) -> None:
     assert config.dynamic_batching.max_queue_delay_microseconds == 1500
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 16
     assert (config.instance_group[0].count, list(config.instance_group[0].gpus)) == (2, [1])
-    assert config.parameters["precision"].string_value == "fp16" and "threads" not in config.parameters
+    assert config.parameters["precision"].string_value == "fp32" and "threads" not in config.parameters
 
 
 BREAKS: dict[str, tuple[str, Callable[[str], str]]] = {
@@ -95,8 +96,23 @@ def test_damaged_bundle_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "repository").iterdir()) == []
 
 
+def test_what_no_engine_computes_is_not_written(tmp_path: Path) -> None:
+    for serving, error in (
+        (Serving(name="fox", backend="bogus"), BackendError),
+        (Serving(name="fox", precision="bf16"), SettingsError),
+        (Serving(name="fox", precision="fp16"), SettingsError),
+    ):
+        with pytest.raises(error):
+            write_repository(Bundle.open(demo_bundle()), tmp_path / "repository", serving)
+    assert not (tmp_path / "repository").exists()
+
+
 @pytest.mark.parametrize(
-    "values", [{"name": "a/b"}, {"name": ".hidden"}, {"batch": 0}, {"version": 0}, {"delay": -1}, {"device": "gpu"}]
+    "values",
+    [
+        *({"name": "a/b"}, {"name": ".hidden"}, {"batch": 0}, {"version": 0}),
+        *({"delay": -1}, {"delay": math.nan}, {"device": "gpu"}),
+    ],
 )
 def test_value_out_of_range(values: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="expected"):
