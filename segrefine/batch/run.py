@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
@@ -72,7 +73,7 @@ def run_batch(
 
 def _conclude(job: Job, dataset: Dataset, entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Writes what belongs to the whole run, and gives what the manifest says, even where there is no place for it."""
-    values = summarise(entries, facts) | {"unwritten": []}
+    values = summarise(entries, facts) | asdict(dataset.pass_over()) | {"unwritten": []}
     steps = [partial(dataset.finish, job.output), partial(write_manifest, job.output, values)]
     if job.guarded:
         steps.insert(0, partial(write_judgements, job.output, entries))

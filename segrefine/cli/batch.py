@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from segrefine.batch.worker import Job
 
 _SHOWN, _SHOWN_AT_MOST, _EVERY = 5, 50, 10.0
+_PASSED_OVER = {
+    "masks_without_image": "masks that no image has the name of, not refined",
+    "linked_folders": "folders of images that are links, not entered",
+}
+"""What the manifest lists that neither is done nor has failed, and what the warning calls it."""
 
 
 @click.command()
@@ -74,6 +79,9 @@ def batch(
             values = _run_here(console, job, workers or usable_cores(), resume)
     values |= {"output": str(output), "model": model.to_dict()}
     _warn_of_failures(console, values)
+    for key, what in _PASSED_OVER.items():
+        if names := values[key]:
+            console.warn(f"{what}: {len(names)}, such as {', '.join(names[:_SHOWN])}")
     console.result(values, _describe(values))
     if values["unwritten"]:
         hint = f"make room there, then go on with --resume; the {values['done']} images that are done stay as they are"

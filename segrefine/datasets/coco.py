@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from segrefine.datasets.items import Item, LabelledMask, check_size, read_json
+from segrefine.datasets.items import Item, LabelledMask, PassedOver, check_size, read_json
 from segrefine.datasets.polygons import Mask, draw_polygons
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import has_border
@@ -77,6 +77,10 @@ class CocoDataset:
         for number, orphans in annotations.items():
             problem = f"{len(orphans)} annotations are of image {number!r}, which is not listed", "add it to images"
             yield Item(name=f"unknown image {number!r}", root=self._root, image="", problem=problem)
+
+    def pass_over(self) -> PassedOver:
+        """Nothing: annotations without an image are items that fail."""
+        return PassedOver()
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
         """The labels and masks of an image's annotations, those left out that have nothing to refine.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.items import Item, Kind, LabelledMask, check_size, inside, read_json
+from segrefine.datasets.items import Item, Kind, LabelledMask, PassedOver, check_size, inside, read_json
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import check_mask, check_range, has_border, read_mask, read_stored
 from segrefine.runtime.output import save_label_map, save_mask, save_probability
@@ -90,7 +90,8 @@ class FolderDataset:
         """
         items, folder = list(self._list_items()), self._folder / IMAGES
         if not items:
-            raise MaskError(f"there is no image in {folder}", hint=f"of {', '.join(sorted(IMAGE_SUFFIXES))}")
+            hint = f"of {', '.join(sorted(IMAGE_SUFFIXES))}; folders in it that are links are not entered"
+            raise MaskError(f"there is no image in {folder}", hint=hint)
         return items
 
     def _list_items(self) -> Iterator[Item]:
@@ -115,6 +116,16 @@ class FolderDataset:
     def _find_mask(self, stem: str, suffixes: Iterable[str]) -> str | None:
         found = (stem + suffix for suffix in suffixes if (self._folder / MASKS / (stem + suffix)).exists())
         return next(found, None)
+
+    def pass_over(self) -> PassedOver:
+        """Lists masks that no image has the name of, and linked folders below `images/`."""
+        names = {os.path.splitext(item.image)[0] for item in self.items}
+        masks = (file for file in sorted(walk(self._folder / MASKS)) if Path(file).suffix.lower() in MASK_SUFFIXES)
+        named = ((file, file.partition("/")[2] if self._class_folders else file) for file in masks)
+        return PassedOver(
+            masks_without_image=[f"{MASKS}/{file}" for file, name in named if os.path.splitext(name)[0] not in names],
+            linked_folders=[f"{IMAGES}/{folder}" for folder in sorted(_linked_folders(self._folder / IMAGES))],
+        )
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
         """The labels and masks of an item, those of classes left out that are nowhere in the image or everywhere."""
@@ -283,6 +294,14 @@ def walk(root: Path) -> Iterator[str]:
         for file in files:
             if not file.startswith("."):
                 yield os.path.relpath(os.path.join(folder, file), root)
+
+
+def _linked_folders(root: Path) -> Iterator[str]:
+    """Paths of the folders that `walk` does not enter, relative to the root; not those in hidden ones."""
+    for folder, below, _ in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (os.path.join(folder, name) for name in below)
+        yield from (os.path.relpath(path, root) for path in paths if os.path.islink(path))
 
 
 def _result_of(output: Path, file: str) -> Path:

@@ -42,6 +42,19 @@ class Item:
     stated: tuple[Any, Any] = (None, None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """What lies in a data set, is part of no item, and so is not refined; paths relative to the data set.
+
+    Attributes:
+        masks_without_image: masks that no image has the name of.
+        linked_folders: folders of images that are links, and are not entered.
+    """
+
+    masks_without_image: Sequence[str] = ()
+    linked_folders: Sequence[str] = ()
+
+
 class Dataset(Protocol):
     """Images with coarse masks, and where the refined ones go.
 
@@ -55,6 +68,10 @@ class Dataset(Protocol):
         Raises:
             MaskError: there is none, or they cannot be listed.
         """
+        ...
+
+    def pass_over(self) -> PassedOver:
+        """Lists what is not refined though it lies there."""
         ...
 
     def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:

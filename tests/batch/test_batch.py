@@ -22,7 +22,7 @@ from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.rle import decode_rle, encode_rle
 from tests.batch.copies import copies, damaged_bundle
 from tests.batch.deadly import deadly
-from tests.batch.runs import await_lines, children, first_child, refine, results, run, start
+from tests.batch.runs import SETTINGS, await_lines, children, first_child, refine, results, run, start
 
 
 def test_a_folder_in_and_the_same_out(scenes, tmp_path):
@@ -112,6 +112,20 @@ def test_two_images_with_one_id_are_refined_once_the_json_is_mended(scenes, tmp_
     assert (values["done"], values["resumed"]) == (2, 0)
     written = json.loads((output / "annotations.json").read_text())
     assert [each["image_id"] for each in written["annotations"]] == [0, 1] and "left_out" not in written
+
+
+def test_masks_without_an_image_and_linked_folders_are_told(scenes, tmp_path):
+    first, *_ = sorted((scenes / "images").iterdir())
+    (tmp_path / "elsewhere").mkdir()
+    (scenes / "images/linked").symlink_to(tmp_path / "elsewhere")
+    first.rename(tmp_path / first.name)
+    result = run("batch", scenes, tmp_path / "out", *SETTINGS)
+    assert result.exit_code == 0 and "2 of 2 refined" in result.stdout
+    assert f"no image has the name of, not refined: 1, such as masks/{first.name}" in result.stderr
+    assert "are links, not entered: 1, such as images/linked" in result.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["masks_without_image"] == [f"masks/{first.name}"]
+    assert manifest["linked_folders"] == ["images/linked"]
 
 
 def test_one_bad_image_is_told_and_the_rest_goes_on(scenes, tmp_path):

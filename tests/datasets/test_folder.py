@@ -271,6 +271,21 @@ def test_classes_of_images_in_parts_and_what_others_left(folder):
     assert set(masks_of(dataset, next(item for item in dataset.items if item.name == "sub/a"))) == {"fox"}
 
 
+@pytest.mark.parametrize("below", ["", "fox/"])
+def test_masks_without_an_image_and_linked_folders_are_listed(folder, tmp_path, below):
+    for name in ("a.png", "sub/b.NPY", "c.PNG", "sub/c.npy", "other/a.png", ".hidden/d.png", "sub/._a.png"):
+        (folder / "masks" / below / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "masks" / below / name).touch()
+    save(folder / "images/a.bmp", np.zeros((*SIZE, 3), np.uint8))  # then a is of two images
+    elsewhere = save(tmp_path / "elsewhere/e.png", np.zeros((*SIZE, 3), np.uint8)).parent
+    for link in ("linked", "sub/linked", ".linked"):
+        (folder / "images" / link).symlink_to(elsewhere)
+    found = FolderDataset(folder).pass_over()
+    lone = ["c.PNG", "other/a.png", "sub/c.npy"]
+    assert found.masks_without_image == [f"masks/{below}{name}" for name in lone]
+    assert found.linked_folders == ["images/linked", "images/sub/linked"]
+
+
 def test_suffixes_in_capitals(folder, tmp_path):
     for name in ("a.png", "sub/b.jpg"):
         (folder / "images" / name).rename((folder / "images" / name).with_suffix(Path(name).suffix.upper()))
