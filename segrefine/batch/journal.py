@@ -47,6 +47,7 @@ class Entry:
         name: the item's.
         status: "done" or "failed".
         masks: how many were refined.
+        left: how many stayed as they were, for there was nothing to refine: they are empty, or of the whole image.
         kept_coarse: how many of them the guard did not trust, and left as they were.
         kept_partly: how many of them it put back in parts.
         judged: what it made of each; nothing where there was no guard.
@@ -59,6 +60,7 @@ class Entry:
     name: str
     status: Literal["done", "failed"]
     masks: int = 0
+    left: int = 0
     kept_coarse: int = 0
     kept_partly: int = 0
     judged: tuple[Judgement, ...] = ()
@@ -112,7 +114,7 @@ def _to_line(entry: Entry) -> str:
 
 
 def summarise(entries: Sequence[Entry], run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says: how the run went, how many items are done, what failed and why.
+    """What the manifest says: how the run went, how many items and masks are done, what failed and why.
 
     Args:
         entries: of the items.
@@ -123,6 +125,9 @@ def summarise(entries: Sequence[Entry], run: Mapping[str, Any]) -> dict[str, Any
         **run,
         "done": sum(entry.status == "done" for entry in entries),
         "failed": len(failed),
+        "masks_refined": sum(entry.masks for entry in entries),
+        "masks_left": sum(entry.left for entry in entries),
+        "nothing_to_refine": [entry.name for entry in entries if entry.left and not entry.masks],
         "kept_coarse": sum(entry.kept_coarse for entry in entries),
         "kept_partly": sum(entry.kept_partly for entry in entries),
         "failures": [{key: each[key] for key in ("name", "error", "message", "hint")} for each in failed],

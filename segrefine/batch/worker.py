@@ -124,7 +124,8 @@ def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Futu
             error=type(error).__name__, message=str(error), hint=hint,
         )  # fmt: skip
     return Entry(
-        name=item.name, status="done", masks=len(masks), seconds=time.perf_counter() - began,
+        name=item.name, status="done", seconds=time.perf_counter() - began,
+        masks=len(masks), left=max(0, len(item.masks) - len(masks)),  # one label map may hold many
         kept_coarse=sum(result.kept_coarse for result in results),
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
         judged=judged,

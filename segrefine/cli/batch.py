@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from segrefine.batch.worker import Job
 
 _SHOWN, _SHOWN_AT_MOST, _EVERY = 5, 50, 10.0
-_PASSED_OVER = {
+_UNREFINED = {
+    "nothing_to_refine": "images of which all masks are empty or of the whole image, and stayed as they were",
     "masks_without_image": "masks that no image has the name of, not refined",
     "linked_folders": "folders of images that are links, not entered",
 }
-"""What the manifest lists that neither is done nor has failed, and what the warning calls it."""
+"""What the manifest lists that was not refined and has not failed, and what the warning calls it."""
 
 
 @click.command()
@@ -79,7 +80,7 @@ def batch(
             values = _run_here(console, job, workers or usable_cores(), resume)
     values |= {"output": str(output), "model": model.to_dict()}
     _warn_of_failures(console, values)
-    for key, what in _PASSED_OVER.items():
+    for key, what in _UNREFINED.items():
         if names := values[key]:
             console.warn(f"{what}: {len(names)}, such as {', '.join(names[:_SHOWN])}")
     console.result(values, _describe(values))
@@ -182,9 +183,11 @@ class _Progress:
 
 def _describe(values: Mapping[str, Any]) -> str:
     fresh = values["items"] - values["resumed"]
+    left = f", {values['masks_left']} left as they were: empty, or of the whole image" if values["masks_left"] else ""
     workers = f"{values['workers']} worker{'s' * (values['workers'] > 1)}"
     lines = {
         "images": f"{values['done']} of {values['items']} refined, {values['failed']} failed",
+        "masks": f"{values['masks_refined']} refined{left}",
         "time": f"{values['seconds']:.1f} s for {fresh} images, {workers}",
         "wrote": f"{values['output']}, with manifest.json{' and guard.csv' * values['options']['guard']}",
     }

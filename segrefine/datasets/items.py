@@ -29,7 +29,8 @@ class Item:
         name: of no other item; what its results are called.
         root: the folder that the image must lie in.
         image: path of the image, relative to it.
-        masks: what the data set knows of its masks; only the data set reads this.
+        masks: what the data set knows of each of its masks, a label map being one; only the data set reads more than
+            their number.
         problem: why it cannot be refined, as an error's message and its hint; None where that is not known yet.
         stated: height and width that the data set says the image has; None for what it does not say.
     """

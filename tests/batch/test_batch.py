@@ -128,6 +128,23 @@ def test_masks_without_an_image_and_linked_folders_are_told(scenes, tmp_path):
     assert manifest["linked_folders"] == ["images/linked"]
 
 
+def test_masks_with_nothing_to_refine_are_counted(scenes, tmp_path):
+    (scenes / "labels.json").unlink()
+    first, second, third = sorted(path.name for path in (scenes / "masks").iterdir())
+    for label in ("car", "fox"):
+        (scenes / "masks" / label).mkdir()
+        for name in (first, second, third):
+            Image.new("L", (64, 64), 255 * (name == third)).save(scenes / "masks" / label / name)
+    for name in (first, second, third):
+        (scenes / "masks" / name).replace(scenes / "masks" / ("car" if name == first else "..") / name)
+    result = run("batch", scenes, tmp_path / "out", *SETTINGS)
+    assert result.exit_code == 0 and "masks    1 refined, 5 left as they were" in result.stdout
+    names = [Path(name).stem for name in (second, third)]
+    assert f"stayed as they were: 2, such as {', '.join(names)}" in result.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (manifest["masks_refined"], manifest["masks_left"]) == (1, 5) and manifest["nothing_to_refine"] == names
+
+
 def test_one_bad_image_is_told_and_the_rest_goes_on(scenes, tmp_path):
     names = sorted(path.name for path in (scenes / "images").iterdir())
     (scenes / "images" / names[1]).write_bytes((scenes / "images" / names[1]).read_bytes()[:500])
