@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".g
 MASK_SUFFIXES = (".png", ".npy")
 IGNORED = 255
 _LARGEST = 65535
+_RENAME = "rename all but one, or remove them"
 _SPELLED = (*MASK_SUFFIXES, *(suffix.upper() for suffix in MASK_SUFFIXES))
 _BACKGROUND = {"background", "bg", "void", "none", "unlabeled", "unlabelled", "ignore", "other"}
 _PARTS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
@@ -101,21 +102,30 @@ class FolderDataset:
                 files.setdefault(os.path.splitext(file)[0], []).append(file)
         for name, several in files.items():
             if len(several) == 1:
-                yield Item(name=name, root=root, image=several[0], masks=tuple(self._find_masks(name)))
+                yield self._make_item(name, several[0])
                 continue
-            message = f"{' and '.join(several)} have one name, so it cannot be told whose the masks are"
+            problem = f"{' and '.join(several)} have one name, so it cannot be told whose the masks are", _RENAME
             for file in several:  # by its whole name, and without masks: a result that is there is of neither
-                yield Item(name=file, root=root, image=file, problem=(message, "rename all but one, or remove them"))
+                yield Item(name=file, root=root, image=file, problem=problem)
 
-    def _find_masks(self, name: str) -> Iterator[str]:
-        """Paths of an item's masks, relative to the folder of masks."""
-        for stem in [f"{each}/{name}" for each in self._class_folders] or [name]:
-            if file := self._find_mask(stem, _SPELLED):
-                yield file
+    def _make_item(self, name: str, image: str) -> Item:
+        found = [files for stem in self._stems_of(name) if (files := self._find(stem, _SPELLED))]
+        masks, problem = tuple(files[0] for files in found), None
+        if twice := next((files for files in found if len(files) > 1), None):
+            masks, problem = (), (f"{MASKS}/{' and '.join(twice)} have one name, and are both of {image}", _RENAME)
+        return Item(name=name, root=self._folder / IMAGES, image=image, masks=masks, problem=problem)
 
-    def _find_mask(self, stem: str, suffixes: Iterable[str]) -> str | None:
-        found = (stem + suffix for suffix in suffixes if (self._folder / MASKS / (stem + suffix)).exists())
-        return next(found, None)
+    def _stems_of(self, name: str) -> list[str]:
+        """Paths of an item's masks, relative to the folder of masks, without their suffixes."""
+        return [f"{each}/{name}" for each in self._class_folders] or [name]
+
+    def _find(self, stem: str, suffixes: Iterable[str]) -> list[str]:
+        folder, found = self._folder / MASKS, list[str]()
+        for file in (stem + suffix for suffix in suffixes):
+            # where case does not count, two spellings are one file
+            if (folder / file).exists() and not any(os.path.samefile(folder / file, folder / each) for each in found):
+                found.append(file)
+        return found
 
     def pass_over(self) -> PassedOver:
         """Lists masks that no image has the name of, and linked folders below `images/`."""
@@ -147,9 +157,8 @@ class FolderDataset:
         return masks
 
     def _no_mask(self, item: Item) -> MaskError:
-        stems = [f"{each}/{item.name}" for each in self._class_folders] or [item.name]
         suffixes = [spelled for suffix in IMAGE_SUFFIXES for spelled in (suffix, suffix.upper())]
-        if other := next(filter(None, (self._find_mask(stem, suffixes) for stem in stems)), None):
+        if other := next((file for stem in self._stems_of(item.name) for file in self._find(stem, suffixes)), None):
             return MaskError(f"{MASKS}/{other} is no mask that can be read", hint="masks are .png or .npy: convert it")
         where = f"{MASKS}/CLASS/{item.name}" if self._class_folders else f"{MASKS}/{item.name}"
         return MaskError(f"there is no mask for {item.image}", hint=f"expected {where}.png or .npy")

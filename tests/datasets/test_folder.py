@@ -286,6 +286,18 @@ def test_masks_without_an_image_and_linked_folders_are_listed(folder, tmp_path, 
     assert found.linked_folders == ["images/linked", "images/sub/linked"]
 
 
+@pytest.mark.parametrize("below", ["", "fox/"])
+@pytest.mark.parametrize("other", ["a.npy", "a.PNG"])
+def test_two_masks_of_one_thing_are_named(folder, tmp_path, below, other):
+    save(folder / "masks" / f"{below}a.png", FOX.astype(np.uint8) * 255)
+    (folder / "masks" / (below + other)).touch()
+    dataset = FolderDataset(folder)
+    first, *_ = dataset.items
+    with pytest.raises(MaskError, match=f"masks/{below}a.png and {below}{other} have one name, and are both of a.png"):
+        read_all(dataset, first)
+    assert not dataset.is_done(first, tmp_path / "out")
+
+
 def test_suffixes_in_capitals(folder, tmp_path):
     for name in ("a.png", "sub/b.jpg"):
         (folder / "images" / name).rename((folder / "images" / name).with_suffix(Path(name).suffix.upper()))
