@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from segrefine.runtime.engine_set import Progress
 from segrefine.runtime.filters import Floats
-from segrefine.runtime.guard import divide_pixels, guard
+from segrefine.runtime.guard import divide_pixels, guard, stitch
 from segrefine.runtime.image import check_image
 from segrefine.runtime.mask import CoarseMask, check_masks, has_border
 from segrefine.runtime.pipeline import Refinement, Refiner
@@ -84,7 +83,7 @@ def refine_masks(
         rivals = [i for i in range(len(masks)) if i != number and has_border(given[i][0][part] > 0.5)]
         cut = [(masks[i][0], _cut(*given[i], part)) for i in (number, *rivals)]
         own, *_ = run(np.ascontiguousarray(image[part]), cut)
-        results.append(_stitch(own, given[number][0], part))
+        results.append(stitch(own, given[number][0], part))
     return divide_pixels(results)
 
 
@@ -107,18 +106,6 @@ def _part_of(coarse: Floats, in_doubt: NDArray[np.bool_] | None) -> Part | None:
 def _cut(coarse: Floats, in_doubt: NDArray[np.bool_] | None, part: Part) -> Floats | CoarseMask:
     cut = np.ascontiguousarray(coarse[part])
     return cut if in_doubt is None else CoarseMask(probability=cut, confusion=np.ascontiguousarray(in_doubt[part]))
-
-
-def _stitch(result: Refinement, coarse: Floats, part: Part) -> Refinement:
-    """What was refined in a part of the image, as a mask of all of it; outside, nothing was to be decided."""
-    probability, confidence = coarse.copy(), result.pixel_confidence
-    probability[part] = result.probability
-    if confidence is not None:
-        confidence = np.ones(coarse.shape, np.float16)
-        confidence[part] = result.pixel_confidence
-    return replace(
-        result, mask=probability > 0.5, probability=probability, coarse=coarse, pixel_confidence=confidence, part=part
-    )
 
 
 def find_crop(mask: Floats) -> Part:

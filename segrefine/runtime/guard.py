@@ -15,10 +15,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.errors import MaskError, SettingsError
+from segrefine.errors import ImageError, MaskError, SettingsError
 from segrefine.runtime.edges import logit, sigmoid
 from segrefine.runtime.filters import Floats
 from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.image import check_image
+from segrefine.runtime.mask import check_mask, check_mask_size
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refinement, label_map
 from segrefine.runtime.regions import REGION_FEATURES, Numbers, Regions, describe_regions
@@ -147,16 +149,24 @@ def guard(
         image: uint8 (H, W, 3) RGB.
         fit: the same on the model's grid, `Refiner.fit` of it.
         coarse: float32 (H, W) of each label, the masks that were refined.
-        results: what became of them, in the same order.
+        results: what became of them, in the same order; one of a crop is judged in its crop, by its own `fit`.
         settings: weights; None for those that were fitted.
 
     Raises:
-        MaskError: another number of masks than of results.
+        ImageError: the image is no uint8 array (H, W, 3), or `fit` is of another one.
+        MaskError: another number of masks than of results, or one of them is of another size than the image.
     """
+    check_image(image)
     if len(coarse) != len(results):
         raise MaskError(f"expected a coarse mask for each of {len(results)} results, got {len(coarse)}")
+    size = image.shape[0], image.shape[1]
+    if fit.size != size:
+        raise ImageError(f"expected `fit` of the image, {size}, got that of one {fit.size}", hint="refiner.fit(image)")
+    for before, result in zip(coarse, results, strict=True):
+        check_mask(before, size)
+        check_mask_size(result.probability, size)
     settings = settings or GuardSettings()
-    guarded = [_guard(image, fit, *each, settings) for each in zip(coarse, results, strict=True)]
+    guarded = [_guard_in_place(image, fit, *each, settings) for each in zip(coarse, results, strict=True)]
     return divide_pixels(guarded)
 
 
@@ -170,6 +180,36 @@ def divide_pixels(results: Sequence[Refinement]) -> tuple[Refinement, ...]:
         replace(each, mask=each.probability > 0.5 if each.kept_coarse else numbers == i)
         for i, each in enumerate(results, 1)
     )
+
+
+def stitch(result: Refinement, coarse: Floats, part: tuple[slice, slice]) -> Refinement:
+    """What was refined in a part of the image, as a mask of all of it; outside, nothing was to be decided.
+
+    Args:
+        result: of the part.
+        coarse: float32 (H, W), the mask of the whole image.
+        part: rows and columns.
+    """
+    probability, confidence = coarse.copy(), result.pixel_confidence
+    probability[part] = result.probability
+    if confidence is not None:
+        confidence = np.ones(coarse.shape, np.float16)
+        confidence[part] = result.pixel_confidence
+    return replace(
+        result, mask=probability > 0.5, probability=probability, coarse=coarse, pixel_confidence=confidence, part=part
+    )
+
+
+def _guard_in_place(
+    image: NDArray[np.uint8], fit: FittedImage, coarse: Floats, result: Refinement, settings: GuardSettings
+) -> Refinement:
+    """What the guard makes of one result: in its crop, where it is of one."""
+    if (part := result.part) is None:
+        return _guard(image, fit, coarse, result, settings)
+    cut = replace(
+        result, mask=result.mask[part], probability=result.probability[part], coarse=coarse[part], part=None
+    )
+    return stitch(_guard(image[part], result.fit, coarse[part], cut, settings), coarse, part)
 
 
 def _guard(

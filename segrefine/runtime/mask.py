@@ -106,6 +106,20 @@ def check_range(probability: NDArray[np.floating[Any]]) -> None:
         raise MaskError(f"expected probabilities from 0 to 1, got {found}", hint="scale the mask to [0, 1]")
 
 
+def check_mask_size(mask: NDArray[Any], size: tuple[int, int]) -> None:
+    """Checks that a mask is as large as its image.
+
+    Raises:
+        MaskError: it is not (H, W) as `size`.
+    """
+    if mask.shape != size:
+        expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, mask.shape))
+        raise MaskError(
+            f"expected a mask of {expected} pixels, as the image, got {got}",
+            hint="resize the mask, or give the image that it was drawn on",
+        )
+
+
 def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) -> None:
     """Checks that a mask can be refined.
 
@@ -120,12 +134,7 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
     if not isinstance(probability, np.ndarray) or probability.dtype.kind != "f":
         got = str(probability.dtype) if isinstance(probability, np.ndarray) else type(probability).__name__
         raise MaskError(f"expected a mask as an array of floats, got {got}", hint="mask.astype(float), 0 to 1")
-    if probability.shape != size:
-        expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, probability.shape))
-        raise MaskError(
-            f"expected a mask of {expected} pixels, as the image, got {got}",
-            hint="resize the mask, or give the image that it was drawn on",
-        )
+    check_mask_size(probability, size)
     check_range(probability)
     foreground = probability > 0.5
     if not foreground.any():

@@ -9,6 +9,7 @@ from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError
 from segrefine.runtime.crop import find_crop, refine_masks, refine_small
+from segrefine.runtime.guard import guard
 from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pictures import trace_sheet
@@ -80,6 +81,16 @@ def test_the_guard_judges_the_crop(refiner, mixed):
     assert result.confidence == pytest.approx(alone.confidence)
     assert result.pixel_confidence.shape == small.shape and result.kept_coarse == alone.kept_coarse
     np.testing.assert_array_equal(result.mask[part], alone.mask)
+
+
+def test_a_crop_may_be_judged_later(refiner, mixed):
+    image, _, small = mixed
+    [plain], [guarded] = (refine_masks(refiner, image, [("fox", small)], guarded=each) for each in (False, True))
+    [later] = guard(image, refiner.fit(image), [small], [plain])
+    assert later.confidence == guarded.confidence > 0 and later.part == guarded.part is not None
+    np.testing.assert_array_equal(later.probability, guarded.probability)
+    np.testing.assert_array_equal(later.pixel_confidence, guarded.pixel_confidence)
+    np.testing.assert_array_equal(later.mask, guarded.mask)
 
 
 def test_a_mask_that_the_guard_keeps_loses_no_pixel_to_others(refiner, mixed):

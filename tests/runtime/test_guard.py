@@ -9,7 +9,7 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.errors import MaskError, SettingsError
+from segrefine.errors import ImageError, MaskError, SettingsError
 from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard, judge_regions
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.regions import REGION_FEATURES, Regions
@@ -174,3 +174,14 @@ def test_weights_are_as_many_as_features():
 def test_every_result_needs_its_coarse_mask(refined):
     with pytest.raises(MaskError, match="each of 1 results, got 2"):
         guard(SCENE.image, refined[0], [SCENE.coarse] * 2, [refined[1]])
+
+
+def test_what_is_not_of_the_image_is_refused(refined):
+    fit, result = refined
+    smaller, other = SCENE.image[:-1], replace(fit, size=(9, 9))
+    with pytest.raises(MaskError, match="expected a mask of 128×128 pixels, as the image, got 128×127"):
+        guard(SCENE.image, fit, [SCENE.coarse[:-1]], [result])
+    with pytest.raises(MaskError, match="expected a mask of 128×127 pixels, as the image, got 128×128"):
+        guard(smaller, replace(fit, size=(127, 128)), [SCENE.coarse[:-1]], [result])
+    with pytest.raises(ImageError, match="expected `fit` of the image"):
+        guard(SCENE.image, other, [SCENE.coarse], [result])
