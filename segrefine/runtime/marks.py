@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from PIL import Image
 from segrefine.errors import MaskError
 from segrefine.runtime.affinity import spread
 from segrefine.runtime.filters import Floats, gaussian_blur
-from segrefine.runtime.image import name_of
+from segrefine.runtime.image import check_image, name_of
 from segrefine.runtime.mask import CoarseMask, read_stored
 
 BOX_SLACK = 0.08
@@ -45,18 +45,21 @@ class Point(NamedTuple):
     foreground: bool = True
 
 
+Mark = TypeVar("Mark", Box, Point)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Marks:
     """What a person, or a detector, says of one object.
 
     Attributes:
-        boxes: around the object, or around its parts.
-        points: on it and off it.
+        boxes: around the object, or around its parts; plain tuples of as many numbers serve too.
+        points: on it and off it; likewise.
         scribble: int8 (H, W), 1 on strokes over the object, -1 on strokes over background, 0 elsewhere; or None.
     """
 
-    boxes: Sequence[Box] = ()
-    points: Sequence[Point] = ()
+    boxes: Sequence[Box | tuple[float, float, float, float]] = ()
+    points: Sequence[Point | tuple[float, float] | tuple[float, float, bool]] = ()
     scribble: NDArray[np.int8] | None = field(default=None, repr=False)
 
 
@@ -73,17 +76,21 @@ def coarse_from_marks(image: NDArray[np.uint8], marks: Marks) -> CoarseMask:
         marks: at least one box, or a foreground point or stroke.
 
     Raises:
-        MaskError: there are no such marks, one lies outside of the image, or they leave no pixel open; or they
-            contradict each other: a pixel is marked on and off the object, or one on it lies outside of all boxes.
+        ImageError: the image is of another shape or type.
+        MaskError: there are no such marks, one is of another type or lies outside of the image, or they leave no pixel
+            open; or they contradict each other: a pixel is marked on and off the object, or one on it lies outside of
+            all boxes.
     """
+    check_image(image)
     size = image.shape[0], image.shape[1]
-    seeds = _draw_seeds(marks, size)
-    if not marks.boxes and not (seeds > 0).any():
+    boxes, points, strokes = _named(Box, marks.boxes), _named(Point, marks.points), _check_strokes(marks.scribble, size)
+    seeds = _draw_seeds(points, strokes)
+    if not boxes and not (seeds > 0).any():
         raise MaskError("nothing marks the object", hint="give a box, or a point or a stroke on the object")
     prior = None
-    if marks.boxes:
-        prior, inside = _draw_boxes(marks.boxes, size)
-        _check_inside(marks, inside)
+    if boxes:
+        prior, inside = _draw_boxes(boxes, size)
+        _check_inside(points, strokes, inside)
         seeds[~inside] = -1
     confusion = seeds == 0
     if not confusion.any():
@@ -149,16 +156,34 @@ def _strokes_of_picture(picture: Image.Image, name: str) -> NDArray[np.int8]:
     return (np.int8(1) * (share > 2 / 3) - np.int8(1) * (share < 1 / 3)).astype(np.int8)
 
 
-def _draw_seeds(marks: Marks, size: tuple[int, int]) -> NDArray[np.int8]:
-    """What is certain of single pixels: int8 (H, W), 1 on the object, -1 on background; strokes go above discs."""
-    drawn = np.zeros(size, np.int8) if marks.scribble is None else marks.scribble.copy()
-    if drawn.shape != size:
-        message = f"expected strokes {size} as the image, got {drawn.shape}"
+def _named(kind: type[Mark], given: Sequence[Any]) -> list[Mark]:
+    """Boxes, or points, of what stands for them: tuples, or the rows of an array."""
+    try:
+        each: list[list[Any]] = [[float(number) for number in numbers] for numbers in given]
+        return [kind(*numbers) for numbers in each]
+    except (TypeError, ValueError) as error:
+        name, fields = kind.__name__, ", ".join(kind._fields)
+        hint = f"a list, also of one: [{name}(...)], or tuples of as many numbers"
+        raise MaskError(f"expected a list of {name}({fields}), got {given!r:.200}", hint=hint) from error
+
+
+def _check_strokes(scribble: NDArray[np.int8] | None, size: tuple[int, int]) -> NDArray[np.int8]:
+    """The strokes, int8 (H, W), which may be none at all."""
+    if scribble is None:
+        return np.zeros(size, np.int8)
+    strokes = _strokes_of_array(np.asarray(scribble), "the strokes")
+    if strokes.shape != size:
+        message = f"expected strokes {size} as the image, got {strokes.shape}"
         raise MaskError(message, hint="draw them on the image itself")
-    discs = np.zeros(size, np.int8)
+    return strokes
+
+
+def _draw_seeds(points: Sequence[Point], strokes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """What is certain of single pixels: int8 (H, W), 1 on the object, -1 on background; strokes go above discs."""
+    size, drawn, discs = strokes.shape, strokes.copy(), np.zeros_like(strokes)
     rows, columns = np.ogrid[: size[0], : size[1]]
     radius = max(0.5, math.hypot(*size) / 200)
-    for point in marks.points:
+    for point in points:
         if not (0 <= point.x < size[1] and 0 <= point.y < size[0]):
             message = f"the point {point.x:g},{point.y:g} lies outside of the image, {size[1]}×{size[0]} pixels"
             raise MaskError(message, hint="points are x,y in pixels, from the upper left corner")
@@ -171,13 +196,13 @@ def _draw_seeds(marks: Marks, size: tuple[int, int]) -> NDArray[np.int8]:
     return np.where(drawn, drawn, discs)
 
 
-def _check_inside(marks: Marks, inside: NDArray[np.bool_]) -> None:
+def _check_inside(points: Sequence[Point], strokes: NDArray[np.int8], inside: NDArray[np.bool_]) -> None:
     """Checks that what is marked on the object is in a box: `inside`, bool (H, W); it could not stay as drawn."""
     hint = "everything outside of the boxes is background: draw a larger box, or another one"
-    for point in marks.points:
+    for point in points:
         if point.foreground and not inside[int(point.y), int(point.x)]:
             raise MaskError(f"the point {point.x:g},{point.y:g}, on the object, lies outside of all boxes", hint=hint)
-    lost = np.zeros_like(inside) if marks.scribble is None else (marks.scribble > 0) & ~inside
+    lost = (strokes > 0) & ~inside
     if lost.any():
         y, x = np.argwhere(lost)[0]
         raise MaskError(f"a stroke on the object lies outside of all boxes, such as at {x},{y}", hint=hint)

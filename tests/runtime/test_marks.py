@@ -97,12 +97,30 @@ def test_boxes_may_reach_out_of_the_image_and_be_tiny(box):
         (Marks(points=[Point(20, 30, False)], scribble=strokes()), "point 20,30 is marked both on and off"),
         (Marks(scribble=np.ones((SIDE, SIDE), np.int8)), "no pixel open"),
         (Marks(scribble=np.ones((3, 4), np.int8)), "strokes"),
+        (Marks(scribble=255 * strokes(off=0).astype(np.uint8)), "strokes: expected whole numbers -1, 0 and 1"),
+        (Marks(scribble="strokes.png"), "strokes: expected whole numbers -1, 0 and 1"),
+        (Marks(boxes=BOX), r"expected a list of Box\(left, top, right, bottom\), got Box\(left=10"),
+        (Marks(boxes=[(1, 2, 3)]), r"expected a list of Box\(.*, got \[\(1, 2, 3\)\]"),
+        (Marks(points=[("left", 3)]), r"expected a list of Point\(x, y, foreground\), got \[\('left', 3\)\]"),
     ],
 )
 def test_marks_that_do_not_serve_are_refused(marks, message):
     with pytest.raises(MaskError, match=message) as caught:
         coarse_from_marks(IMAGE, marks)
     assert caught.value.hint
+
+
+def test_plain_tuples_and_arrays_serve_as_marks():
+    named = coarse_from_marks(IMAGE, Marks(boxes=[BOX], points=[Point(24, 30), Point(12, 40, False)]))
+    for boxes in ([tuple(BOX)], np.array([BOX])):
+        plain = coarse_from_marks(IMAGE, Marks(boxes=boxes, points=[(24, 30), (12, 40, False)]))
+        np.testing.assert_array_equal(plain.probability, named.probability)
+
+
+@pytest.mark.parametrize("image", [IMAGE / 255, IMAGE[..., 0]], ids=["float", "grey"])
+def test_marks_are_of_an_image(image):
+    with pytest.raises(ImageError, match="expected an image uint8"):
+        coarse_from_marks(image, Marks(boxes=[BOX]))
 
 
 def png(image: Image.Image, **options: int) -> bytes:
