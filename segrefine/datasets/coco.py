@@ -97,8 +97,8 @@ class CocoDataset:
     def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
         """Writes the annotations of an image, with their refined masks; what had nothing to refine stays as it is.
 
-        Refined masks are disjoint, but annotations need not be: pixels that several had stay with all who still claim
-        them, so that an object in front of another does not vanish.
+        Refined masks are disjoint, but for those that the guard kept coarse, and annotations need not be: pixels that
+        several had stay with all who still claim them, so that an object in front of another does not vanish.
         """
         left, written = deque(results), []
         coarse = [read_annotation(annotation, size) for _, annotation in item.masks]
