@@ -120,10 +120,10 @@ class FolderDataset:
         return [f"{each}/{name}" for each in self._class_folders] or [name]
 
     def _find(self, stem: str, suffixes: Iterable[str]) -> list[str]:
-        folder, found = self._folder / MASKS, list[str]()
+        folder, found = os.path.join(self._folder, MASKS, ""), list[str]()  # Path takes longer than to look
         for file in (stem + suffix for suffix in suffixes):
             # where case does not count, two spellings are one file
-            if (folder / file).exists() and not any(os.path.samefile(folder / file, folder / each) for each in found):
+            if os.path.exists(folder + file) and not any(os.path.samefile(folder + file, folder + f) for f in found):
                 found.append(file)
         return found
 
