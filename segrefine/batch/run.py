@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -58,10 +58,7 @@ def run_batch(
         kept = len(items) - len(left)
         agree_on_options(job, options, begun=kept > 0)
         journal = Journal(job.output)
-        missing = {item.name for item in left}
-        for item in items:
-            if item.name not in missing and getattr(journal.entries.get(item.name), "status", None) != "done":
-                journal.add(Entry(name=item.name, status="done"))  # written, and then killed before it was noted
+        _note_written(journal, {item.name for item in items} - {item.name for item in left})
         for number, entry in enumerate((refine_all or refine_here)(job, left, workers), kept + 1):
             journal.add(entry)
             if tell:
@@ -69,6 +66,13 @@ def run_batch(
         entries = [journal.entries[item.name] for item in items if item.name in journal.entries]
         facts = {"items": len(items), "resumed": kept, "seconds": time.perf_counter() - began, "workers": workers}
         return _conclude(job, dataset, entries, {**facts, "options": options})
+
+
+def _note_written(journal: Journal, names: Iterable[str]) -> None:
+    """Notes the items whose results were written by a run that was killed before it noted them."""
+    for name in names:
+        if getattr(journal.entries.get(name), "status", None) != "done":
+            journal.add(Entry(name=name, status="done"))
 
 
 def _conclude(job: Job, dataset: Dataset, entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
