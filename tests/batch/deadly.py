@@ -30,7 +30,9 @@ def deadly(file: Path, *, victims: int | None = None) -> Iterator[list[int]]:
             except OSError:  # nobody reads
                 time.sleep(0.002)
                 continue
-            if found := _reader(file, killed):
+            while (found := _reader(file, killed)) is None and not stop.is_set():
+                time.sleep(0.002)  # it is about to have the file; while the pipe is open it waits for bytes
+            if found is not None:
                 if len(killed) + 1 == victims:
                     file.unlink()
                     file.write_bytes(content)
