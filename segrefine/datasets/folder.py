@@ -173,9 +173,10 @@ class FolderDataset:
         return label
 
     def _read_label_map(self, path: Path, size: tuple[int, int]) -> list[LabelledMask]:
-        indices = read_label_map(path)
+        stored = read_stored(path)
+        indices = _indices_of(stored, path)
         check_size(indices.shape, size, path.name)
-        if self._assumes_voc and looks_binary(path):
+        if self._assumes_voc and _looks_binary(stored):
             message = f"{path.name} holds only black and white, or 0 and 1, and may be the mask of one object"
             raise MaskError(message, hint=f"{LABELS} says what masks show; {CLASSES} names the indices of label maps")
         masks = split_label_map(indices, self._classes, path.name)
@@ -204,7 +205,8 @@ class FolderDataset:
     def _write_label_map(self, source: Path, target: Path, results: Sequence[tuple[str, Refinement]]) -> None:
         """What is of no class stays so where no label claims it."""
         numbers = {name: index for index, name in self._classes.items()}
-        stored, labels = read_stored(source), read_label_map(source)
+        stored = read_stored(source)
+        labels = _indices_of(stored, source)
         if results:
             labels[(labels != IGNORED) | (IGNORED in self._classes)] = 0
         for label, result in results:
@@ -222,7 +224,11 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
         ImageError: it cannot be read.
         MaskError: it holds no indices.
     """
-    stored = read_stored(path)
+    return _indices_of(read_stored(path), path)
+
+
+def _indices_of(stored: Image.Image | NDArray[Any], path: Path) -> NDArray[np.integer[Any]]:
+    """The indices that a file holds, a copy of their own; see `read_label_map`."""
     if isinstance(stored, Image.Image):
         if stored.mode not in ("P", "L", "I", "I;16", "1"):
             message = f"{path}: expected a palette or grey label map, got colours ({stored.mode})"
@@ -238,12 +244,13 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
     return stored.astype(np.int32)
 
 
-def looks_binary(path: Path) -> bool:
-    """Whether a file may be the mask of one object: black and white, or without a palette of nothing but 0, 1 and 255.
+def _looks_binary(stored: Image.Image | NDArray[Any]) -> bool:
+    """Whether what a file holds may be the mask of one object.
 
-    Nothing tells such a mask from a label map; a palette does, unless it is in black and white too.
+    That is black and white, or without a palette nothing but 0, 1 and 255. Nothing tells such a mask from a label map;
+    a palette does, unless it is in black and white too.
     """
-    stored, values_of_masks = read_stored(path), [0, 1, IGNORED]
+    values_of_masks = [0, 1, IGNORED]
     if isinstance(stored, Image.Image) and stored.mode == "P":
         stored, values_of_masks = stored.convert("L"), [0, IGNORED]
     values = np.asarray(stored)

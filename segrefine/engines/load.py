@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from segrefine.bundle import Bundle
 from segrefine.engines.cuda import open_gpu
@@ -82,10 +83,8 @@ def load_engine(
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
             return OpenVinoEngine(graph, spec, threads, precision="bf16" if reduced else "fp32", large=large)
-        case "tensorrt" | "tensorrt-rtx":
-            return _load_tensorrt(bundle, component, backend, device)
-        case _:
-            raise unknown_backend(backend)
+        case _:  # `check_choice` has let through no other than TensorRT's
+            return _load_tensorrt(bundle, component, cast(Library, backend), device)
 
 
 def check_choice(bundle: Bundle, backend: str, precision: EnginePrecision | None) -> None:
