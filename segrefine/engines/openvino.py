@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines.engine import Closing, check_threads, even_parts
+from segrefine.engines.openvino_attention import spread_attention
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
@@ -60,12 +61,17 @@ class OpenVinoEngine(Closing):
     ) -> None:
         check_openvino(precision)
         self._core: Any = _import_openvino().Core()
-        self._options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision]}
+        # Pinned, engines of one thread each would all have the same core, in this process and in its neighbours.
+        self._options: dict[str, str | int] = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "ENABLE_CPU_PINNING": False,
+        }
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = check_threads(threads)
         threads = threads or self._core.get_property("CPU", "RANGE_FOR_STREAMS")[1]
         self._large, self._most_streams = large, max(1, threads // _THREADS_FOR_LARGE) if large else threads
         self._model: Any = _read(self._core, path)
+        spread_attention(self._model)
         self._compiled: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
         self._turn = Lock()
         self.spec = spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS, build_engine, load, load_engine
 from segrefine.engines.engine import even_parts
 from segrefine.engines.openvino import OpenVinoEngine
+from segrefine.engines.openvino_attention import spread_attention
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
@@ -26,6 +28,15 @@ from tests.tiny_bundle import CHANNELS, LINEAR, chain, linear, linear_graph, wri
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
 TIMESTEP = np.arange(3)
+FREE_AXES = {
+    "label_denoiser": {
+        "sample": [16, 16, 16],
+        "image_latents": [16, 16, 16],
+        "timestep": [],
+        "encoder_hidden_states": [77, 128],
+    },
+    "text_encoder": {"input_ids": [77]},
+}
 HAS_BFLOAT16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -49,6 +60,44 @@ def test_engine_computes_the_graph_at_every_shape(graph: Path, threads: int | No
             outputs = engine({"sample": sample, "timestep": timestep})
             assert list(outputs) == ["out_sample"]
             np.testing.assert_allclose(outputs["out_sample"], linear(sample, timestep), atol=1e-4)
+
+
+def test_an_engine_of_one_thread_ties_it_to_no_core() -> None:
+    before, during = cores_of_threads(), set()
+    image = np.zeros((1, 3, 256, 256), np.float32)
+    engine = load_engine(Bundle.open(demo_gs_bundle()), "vae_encoder", "openvino", threads=1)
+    with engine, ThreadPoolExecutor(1) as pool:
+        engine({"sample": image})  # while it compiles, OpenVINO goes from core to core to learn what they are
+        running = pool.submit(lambda: [engine({"sample": image}) for _ in range(5)])
+        while not running.done():
+            during |= cores_of_threads()
+    assert during <= before | {frozenset(os.sched_getaffinity(0))}
+
+
+def cores_of_threads() -> set[frozenset[int]]:
+    """The cores on which each thread of this process may run."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has just ended
+            found.add(frozenset(os.sched_getaffinity(int(task.name))))
+    return found
+
+
+@pytest.mark.parametrize(("component", "left"), [("label_denoiser", 0), ("text_encoder", 2)])
+def test_attention_is_spread_where_it_has_no_mask_and_stays_the_same(component: str, left: int) -> None:
+    bundle, core = Bundle.open(demo_gs_bundle()), openvino.Core()
+    model = core.read_model(bundle.graph(component))
+    shapes = {name: [1, *shape] for name, shape in FREE_AXES[component].items()}
+    model.reshape(shapes)
+    spread = model.clone()
+    spread_attention(spread)
+    attention = [node for node in spread.get_ops() if node.get_type_name() == "ScaledDotProductAttention"]
+    assert len(attention) == left
+    random = np.random.default_rng(0)
+    feeds = {name: random.integers(0, 9, shape) if len(shape) < 3 else random.normal(size=shape)
+             for name, shape in shapes.items()}  # fmt: skip
+    results = [next(iter(core.compile_model(each, "CPU")(feeds).values())) for each in (model, spread)]
+    np.testing.assert_array_equal(*results)
 
 
 def test_threads_that_call_at_the_same_time_get_their_own_results() -> None:
