@@ -32,7 +32,7 @@ class Bonds:
         inside = self.line(np.ones(self._shape, np.float32))
         places = {offset: offset[0] * self._stride + offset[1] for offset in _OFFSETS}
         paired = {offset: inside[ahead:] * inside[:-ahead] for offset, ahead in places.items()}
-        gaps = {offset: np.square(planes[:, ahead:] - planes[:, :-ahead]).sum(0) for offset, ahead in places.items()}
+        gaps = {offset: _square_length(planes[:, ahead:] - planes[:, :-ahead]) for offset, ahead in places.items()}
         means = [np.dot(gaps[offset], each) / each.sum() for offset, each in paired.items() if each.any()]
         scale = 2 * contrast**2 * max(np.mean(means or [0]), 1e-6)
         total = sum(1 / np.hypot(*offset) for offset in _OFFSETS) * 2
@@ -59,6 +59,11 @@ class Bonds:
             total[..., :-places] += np.multiply(bond, line[..., places:], out=part)
             total[..., places:] += np.multiply(bond, line[..., :-places], out=part)
         return total
+
+
+def _square_length(vectors: Floats) -> Floats:
+    """Of each column, (C, N) → (N,)."""
+    return np.asarray(np.einsum("cn,cn->n", vectors, vectors))
 
 
 def spread(

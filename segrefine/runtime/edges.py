@@ -176,13 +176,13 @@ def _odds_of_counts(
     colours: NDArray[np.intp], foreground: NDArray[np.float64], background: NDArray[np.float64], limit: float
 ) -> Floats:
     shares = [counts / max(counts.sum(), 1e-6) + 2e-4 for counts in (foreground, background)]
-    odds = np.log(shares[0] / shares[1]).ravel()[colours]
-    return np.asarray(np.clip(odds, -limit, limit), np.float32)
+    odds = np.log(shares[0] / shares[1]).clip(-limit, limit).astype(np.float32)
+    return np.asarray(odds.take(colours))
 
 
 def _histogram(colours: NDArray[np.intp], weight: Floats) -> NDArray[np.float64]:
     """Smoothed counts of colours, (bins, bins, bins)."""
     counts = np.bincount(colours.ravel(), weight.ravel(), _BINS**3).astype(np.float64).reshape([_BINS] * 3)
     for _ in range(3):  # each time the first axis is smoothed and becomes the last
-        counts = np.tensordot(counts, _SMOOTHING, (0, 0))
+        counts = (counts.reshape(_BINS, -1).T @ _SMOOTHING).reshape(counts.shape)
     return counts

@@ -83,4 +83,6 @@ def _resize(
 def _pad(values: NDArray[Number], size: Sequence[int]) -> NDArray[Number]:
     """`values` (h, w, ...) filled up to `size` on the right and at the bottom, mirrored as often as it takes."""
     missing = [(0, side - present) for side, present in zip(size, values.shape, strict=False)]
+    if not any(after for _, after in missing):
+        return values
     return np.pad(values, missing + [(0, 0)] * (values.ndim - 2), mode="symmetric")
