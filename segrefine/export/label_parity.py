@@ -23,7 +23,7 @@ from segrefine.export.comparison import (
 from segrefine.export.modules import LABEL_GRAPHS, GraphModule
 from segrefine.reference.checkpoint import LabelCheckpoint, Model, load_label_checkpoint
 from segrefine.reference.gs import Gs
-from segrefine.runtime.segmenter import Segment, Segmentation, Segmenter, read_samples
+from segrefine.runtime.segmenter import Segment, Segmentation, Segmenter, guide_edges, read_samples
 from segrefine.settings import GsSettings
 
 _SAMPLING = {"steps": 4, "samples": 2}
@@ -92,5 +92,5 @@ def run_label_reference(segmenter: Segmenter, reference: Gs, scene: Scene, phras
 
 def with_samples(result: Segmentation, masks: Floats, settings: GsSettings) -> list[Segment]:
     """The segments of a result for other samples (P, K, h, w), which go through the same steps to the image's size."""
-    phrases = [segment.phrase for segment in result.segments]
-    return read_samples(phrases, masks, result.segments[0].fit, edges=settings.edges)
+    phrases, fit = [segment.phrase for segment in result.segments], result.segments[0].fit
+    return read_samples(phrases, masks, fit, guide_edges(fit, settings))

@@ -7,6 +7,7 @@ masks from noise under both; their mean is the probability, their spread the unc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine, cut_batch
 from segrefine.errors import ImageError, PromptError, SettingsError
 from segrefine.runtime.denoiser import Observe
-from segrefine.runtime.edges import EdgeSettings, follow_edges, logit
+from segrefine.runtime.edges import EdgeGuide, EdgeSettings, follow_edges, logit
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
@@ -93,7 +94,7 @@ class Segmentation:
 
     Attributes:
         segments: one for each phrase, in their order.
-        seconds: time of each stage.
+        seconds: time of each stage; texts are encoded beside the image, and `text` is what they take longer than it.
     """
 
     segments: tuple[Segment, ...]
@@ -123,6 +124,7 @@ class Segmenter(EngineSet[GsSettings]):
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
         self._empty: dict[tuple[int, int], Text] = {}
         self._decode = label_decoder(bundle.manifest.label_codec, self.decode_image)
+        self._beside = ThreadPoolExecutor(1, "segmenter")
 
     @classmethod
     def components(cls, bundle: Bundle) -> Sequence[str]:
@@ -188,10 +190,13 @@ class Segmenter(EngineSet[GsSettings]):
         owners = np.array([number for number, _ in wanted])
         batch = max(1, self.most_samples(fits[0].grid) // self.settings.samples)
         watch = Watch(progress, steps=2 + 2 * -(-len(wanted) // batch))
-        z = self._encode(fits)
+        beside = self._beside.submit(self._read_beside, ids, fits)
+        try:
+            z = self._encode(fits)
+        finally:
+            wait([beside])
         watch.step("image")
-        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
-        texts = join_texts(parts)
+        texts, guides = beside.result()
         watch.step("text")
         segments: list[list[Segment]] = [[] for _ in asked]
         for first in range(0, len(wanted), batch):
@@ -201,7 +206,7 @@ class Segmenter(EngineSet[GsSettings]):
             for number in dict.fromkeys(owners[part].tolist()):
                 rows = np.flatnonzero(owners[part] == number)
                 named = [wanted[first + row][1] for row in rows]
-                segments[number] += read_samples(named, masks[rows], fits[number], edges=self.settings.edges)
+                segments[number] += read_samples(named, masks[rows], fits[number], guides[number])
             watch.step("edges")
         return tuple(Segmentation(segments=tuple(each), seconds=watch.seconds) for each in segments)
 
@@ -218,6 +223,13 @@ class Segmenter(EngineSet[GsSettings]):
             raise ImageError(f"expected images of one shape on the model's grid, got {sorted(grids)}",
                              hint="segment images of other shapes apart")  # fmt: skip
         return fits
+
+    def _read_beside(
+        self, ids: NDArray[np.int64], fits: Sequence[FittedImage]
+    ) -> tuple[Text, list[EdgeGuide | None]]:
+        """What does not wait for the images' latents: the texts of token ids (P, tokens), and the images' edges."""
+        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
+        return join_texts(parts), [guide_edges(fit, self.settings) for fit in fits]
 
     def _encode(self, fits: Sequence[FittedImage]) -> Floats:
         """Latents (I, c, h, w) of the images, several at once where they are small: the codec's memory is large."""
@@ -280,20 +292,27 @@ class Segmenter(EngineSet[GsSettings]):
         return masks.reshape(count, s.samples, *masks.shape[1:])
 
 
-def read_samples(phrases: Sequence[str], samples: Floats, fit: FittedImage, *, edges: bool) -> list[Segment]:
+def guide_edges(fit: FittedImage, settings: GsSettings) -> EdgeGuide | None:
+    """What the edge step needs of an image; None where the settings leave the step out."""
+    return EdgeGuide(fit.image, EDGES.contrast) if settings.edges else None
+
+
+def read_samples(
+    phrases: Sequence[str], samples: Floats, fit: FittedImage, guide: EdgeGuide | None
+) -> list[Segment]:
     """What the samples of each phrase say together; a mask that is empty has no border to move.
 
     Args:
         phrases: P of them.
         samples: float32 (P, K, h, w) in [0, 1].
         fit: the image on the model's grid.
-        edges: see `GsSettings`.
+        guide: see `guide_edges`.
     """
-    means = [fit.at_pixels(mean) for mean in samples.mean(1)] if edges else list(samples.mean(1))
+    means = [fit.at_pixels(mean) for mean in samples.mean(1)] if guide else list(samples.mean(1))
     seen = [number for number, mean in enumerate(means) if (mean > 0.5).any()]
-    if edges and seen:
+    if guide and seen:
         logits = np.float32(MASK_WEIGHT) * logit(np.stack([means[number] for number in seen]))
-        for number, sharp in zip(seen, follow_edges(fit.image, logits, EDGES), strict=True):
+        for number, sharp in zip(seen, follow_edges(guide, logits, EDGES), strict=True):
             means[number] = sharp
     parts = zip(phrases, samples, means, strict=True)
     return [Segment(phrase=phrase, samples=each, mean=mean, fit=fit) for phrase, each, mean in parts]

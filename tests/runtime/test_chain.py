@@ -25,7 +25,7 @@ def sample():
 def painted(refiner, sample, phrase, mask):
     """A segment whose samples are `mask` on the model's grid."""
     fit = refiner.fit(sample.image)
-    (segment,) = read_samples([phrase], fit.apply(mask)[None, None], fit, edges=False)
+    (segment,) = read_samples([phrase], fit.apply(mask)[None, None], fit, None)
     return segment
 
 

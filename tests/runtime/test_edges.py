@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segrefine.runtime.edges import EdgeSettings, follow_edges, sharpen
+from segrefine.runtime.edges import EdgeGuide, EdgeSettings, follow_edges, sharpen
 
 
 def disc(height: int, width: int, radius: float, y: float | None = None, x: float | None = None) -> np.ndarray:
@@ -48,6 +48,7 @@ def test_every_size_gives_finite_probabilities(shape):
 def test_several_masks_at_once_are_each_as_alone():
     left, right = disc(40, 64, 12, x=16), disc(40, 64, 12, x=48)
     image, logits = picture(left + right), 8 * np.stack([left, right, left + right]) - 4
-    together = follow_edges(image, logits, EdgeSettings())
-    for one, alone in zip(together, (follow_edges(image, each, EdgeSettings()) for each in logits), strict=True):
+    guide, settings = EdgeGuide(image, 1.7), EdgeSettings()
+    together = follow_edges(guide, logits, settings)
+    for one, alone in zip(together, (follow_edges(guide, each, settings) for each in logits), strict=True):
         np.testing.assert_allclose(one, alone, atol=1e-6)

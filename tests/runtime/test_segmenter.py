@@ -12,7 +12,7 @@ from segrefine.export.parity import check_parity
 from segrefine.runtime import segmenter as module
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segmenter, read_samples
+from segrefine.runtime.segmenter import Segmenter, guide_edges, read_samples
 from segrefine.settings import GsSettings
 
 SETTINGS = GsSettings(steps=2, samples=3)
@@ -95,11 +95,11 @@ def test_the_edge_step_moves_borders_and_leaves_empty_masks(segmenter):
     fit = segmenter.fit(np.where(truth[..., None], [200, 60, 60], [50, 70, 190]).astype(np.uint8))
     coarse = (np.hypot(rows - 15, columns - 17) < 10).astype(np.float32)
     samples = np.stack([fit.apply(each)[None] for each in (coarse, 0 * coarse)])
-    moved, empty = read_samples(["disc", "nothing"], samples, fit, edges=True)
+    moved, empty = read_samples(["disc", "nothing"], samples, fit, guide_edges(fit, SETTINGS))
     assert iou(coarse > 0.5, truth) < 0.7 and iou(moved.mask, truth) > 0.9
     np.testing.assert_array_equal(empty.mean, 0)
     np.testing.assert_array_equal(moved.samples, samples[0])
-    left = read_samples(["disc", "nothing"], samples, fit, edges=False)
+    left = read_samples(["disc", "nothing"], samples, fit, None)
     np.testing.assert_array_equal([segment.mean for segment in left], samples[:, 0])
 
 
