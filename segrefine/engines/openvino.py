@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from segrefine.bundle import Bundle
 from segrefine.engines.engine import Closing, check_threads, even_parts
 from segrefine.engines.openvino_attention import spread_attention
+from segrefine.engines.openvino_long_attention import split_long_attention
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
@@ -71,7 +72,6 @@ class OpenVinoEngine(Closing):
         threads = threads or self._core.get_property("CPU", "RANGE_FOR_STREAMS")[1]
         self._large, self._most_streams = large, max(1, threads // _THREADS_FOR_LARGE) if large else threads
         self._model: Any = _read(self._core, path)
-        spread_attention(self._model)
         self._compiled: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
         self._turn = Lock()
         self.spec = spec
@@ -126,6 +126,8 @@ class OpenVinoEngine(Closing):
             for result in [each for each in model.get_results() if only and only not in each.output(0).names]:
                 model.remove_result(result)
             model.reshape({name: list(shape) for name, shape in shapes.items()})
+            split_long_attention(model)
+            spread_attention(model)
             compiled = self._core.compile_model(model, "CPU", self._options | {"NUM_STREAMS": count})
             self._compiled[key] = [compiled.create_infer_request() for _ in range(count)]
             if len(self._compiled) > _MOST_SHAPES:

@@ -23,7 +23,7 @@ def spread_attention(model: Any) -> None:
             continue
         q, k, v, *others = (node.input_value(place) for place in range(node.get_input_size()))
         mask, scale = (*others, None, None)[:2]
-        if mask is not None and not _is_zero(mask):
+        if mask is not None and not is_zero(mask):
             continue
         if scale is None:
             scale = ops.convert_like(np.float32(q.get_partial_shape()[3].get_length() ** -0.5), q)
@@ -32,7 +32,7 @@ def spread_attention(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _is_zero(value: Any) -> bool:
+def is_zero(value: Any) -> bool:
     """Whether this is the scalar 0, which stands for no mask."""
     node = value.get_node()
     while node.get_type_name() in ("Convert", "ConvertLike"):
