@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segrefine.bundle import Bundle
 from segrefine.engines.engine import Closing, check_threads, even_parts
 from segrefine.engines.openvino_attention import spread_attention
-from segrefine.engines.openvino_long_attention import split_long_attention
+from segrefine.engines.openvino_long_attention import OutOfReachError, check_reach, split_long_attention
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
@@ -73,14 +73,19 @@ class OpenVinoEngine(Closing):
         self._large, self._most_streams = large, max(1, threads // _THREADS_FOR_LARGE) if large else threads
         self._model: Any = _read(self._core, path)
         self._compiled: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
-        self._turn = Lock()
+        self._turn, self._splits = Lock(), True
         self.spec = spec
         _check_names(self._model, spec, path)
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name; see `Engine`. Threads that call at the same time are served in turn."""
         with self._turn:
-            return self._run(feeds, only)
+            try:
+                return self._run(feeds, only)
+            except OutOfReachError:  # from here on attention is computed whole
+                self._splits = False
+                self._compiled.clear()
+                return self._run(feeds, only)
 
     def _run(self, feeds: Mapping[str, NDArray[Any]], only: str | None) -> dict[str, NDArray[Any]]:
         if self._model is None:
@@ -101,6 +106,7 @@ class OpenVinoEngine(Closing):
                         values = request.get_tensor(name).data
                         whole = outputs.setdefault(name, np.empty((count, *values.shape[1:]), values.dtype))
                         whole[part] = values
+                check_reach(request for request, _ in running)
             return outputs
         except RuntimeError as error:
             raise EngineError(f"{self.spec.name} failed in OpenVINO: {error}") from error
@@ -126,7 +132,8 @@ class OpenVinoEngine(Closing):
             for result in [each for each in model.get_results() if only and only not in each.output(0).names]:
                 model.remove_result(result)
             model.reshape({name: list(shape) for name, shape in shapes.items()})
-            split_long_attention(model)
+            if self._splits:
+                split_long_attention(model)
             spread_attention(model)
             compiled = self._core.compile_model(model, "CPU", self._options | {"NUM_STREAMS": count})
             self._compiled[key] = [compiled.create_infer_request() for _ in range(count)]

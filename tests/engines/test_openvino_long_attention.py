@@ -13,11 +13,11 @@ from segrefine.engines.openvino_long_attention import MOST_KEYS, split_long_atte
 from segrefine.spec import ComponentSpec, TensorSpec
 
 
-def attention(shapes, *, mask=None, causal=False, scale=0.3):
-    """A model that takes q, k and v, of these shapes."""
+def attention(shapes, *, mask=0, causal=False, scale=0.3, dtype=np.float32):
+    """A model that takes q, k and v, of these shapes, in float32, and computes in `dtype`."""
     inputs = [ops.parameter(shape, np.float32, name=name) for name, shape in zip("qkv", shapes, strict=True)]
-    given = [] if scale is None else [np.float32(0) if mask is None else mask, np.float32(scale)]
-    found = ops.scaled_dot_product_attention(*inputs, *given, causal=causal)
+    given = [ops.convert(each, openvino.Type(dtype)) for each in inputs] + [dtype(each) for each in (mask, scale)]
+    found = ops.convert(ops.scaled_dot_product_attention(*given, causal=causal), openvino.Type.f32)
     found.output(0).set_names({"out_sample"})
     return openvino.Model([ops.result(found)], inputs)
 
@@ -71,7 +71,7 @@ def test_scores_may_be_large_and_of_one_sign(largest, sign):
 
 def test_what_is_short_or_has_a_mask_stays_whole():
     shapes = [(1, 2, 300, 8)] * 3
-    short, causal, masked = attention(shapes), attention(shapes, causal=True), attention(shapes, mask=np.float32(1))
+    short, causal, masked = attention(shapes), attention(shapes, causal=True), attention(shapes, mask=1)
     split_long_attention(short)
     for model in (causal, masked):
         split_long_attention(model, 64)
@@ -95,16 +95,36 @@ def test_a_denoiser_stays_the_same():
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
 
 
-def test_the_engine_splits(tmp_path):
+@pytest.fixture(params=[np.float32, np.float16])
+def engine(request, tmp_path):
+    """Of a model that is nothing but attention over more than a part's keys, in either precision."""
     shapes = [("batch", 2, tokens, 8) for tokens in ("queries", "keys", "keys")]
     spec = ComponentSpec(
         "attention",
         tuple(TensorSpec(name, "float32", shape) for name, shape in zip("qkv", shapes, strict=True)),
         (TensorSpec("out_sample", "float32", ("batch", 2, "queries", 8)),),
     )
-    model = attention([[-1, 2, -1, 8]] * 3, scale=1)
+    model = attention([[-1, 2, -1, 8]] * 3, scale=1, dtype=request.param)
     openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
-    feeds = draw([(1, 2, 20, 8), *[(1, 2, MOST_KEYS + 100, 8)] * 2], 5)
-    with OpenVinoEngine(tmp_path / "model.xml", spec) as engine:
-        found = engine(dict(zip("qkv", feeds, strict=True)))["out_sample"]
+    with OpenVinoEngine(tmp_path / "model.xml", spec) as opened:
+        yield opened
+
+
+LONG = [(1, 2, 20, 8), *[(1, 2, MOST_KEYS + 100, 8)] * 2]
+
+
+def test_the_engine_splits(engine):
+    feeds = draw(LONG, 5)
+    found = engine(dict(zip("qkv", feeds, strict=True)))["out_sample"]
     np.testing.assert_allclose(found, exact(*feeds, 1), atol=1e-5)
+    assert engine._splits
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_cannot_be_put_together_are_computed_whole(engine, sign):
+    q, k, v = draw(LONG, 5)
+    q, k = 20 * sign * (1 + np.abs(q)), 1 + np.abs(k)
+    for _ in range(2):
+        found = engine({"q": q, "k": k, "v": v})["out_sample"]
+        np.testing.assert_allclose(found, exact(q, k, v, 1), atol=1e-3)
+    assert not engine._splits
