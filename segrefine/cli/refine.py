@@ -49,8 +49,9 @@ class Outputs:
     ) -> None:
         """Writes them, each as a whole."""
         from segrefine.runtime.output import save_image, save_mask, save_probability
-        from segrefine.runtime.pictures import overlay, trace_sheet
 
+        if self.trace or self.overlay:
+            from segrefine.runtime.pictures import overlay, trace_sheet
         if self.trace:
             save_image(self.trace, trace_sheet(image, coarse, label, result, refiner.decode))
         if self.overlay:
