@@ -11,7 +11,8 @@ ENV PATH=/opt/segrefine/bin:$PATH PYTHONDONTWRITEBYTECODE=1 SEGREFINE_SERVE_HOST
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
+# Another port is set by SEGREFINE_SERVE_PORT, which the health check reads; it does not see --port.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python", "-c", \
-    "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
+    "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['SEGREFINE_SERVE_PORT'] + '/v2/health/ready', timeout=2)"]
 ENTRYPOINT ["segrefine", "serve"]
 CMD ["demo", "demo-gs"]

@@ -12,7 +12,7 @@ import click
 
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.options import BundleFolder, Model, backend_option, device_option, name_of_bundle
-from segrefine.errors import MissingDependencyError, SegrefineError
+from segrefine.errors import MissingDependencyError, SegrefineError, SettingsError
 
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
@@ -74,15 +74,19 @@ def serve(
         from segrefine.serve.limits import Limits
         from segrefine.serve.server import Address
 
-    limits = Limits(
-        queue=bounds["queue"], workers=bounds["workers"], batch=bounds["batch"], timeout=bounds["timeout"],
-        body_timeout=bounds["body_timeout"], drain=bounds["drain_timeout"], body_mib=bounds["max_body_mib"],
-        maps_mib=bounds["max_maps_mib"], megapixels=bounds["max_megapixels"],
-    )  # fmt: skip
+    with _bad_options():
+        limits = Limits(
+            queue=bounds["queue"], workers=bounds["workers"], batch=bounds["batch"], timeout=bounds["timeout"],
+            body_timeout=bounds["body_timeout"], drain=bounds["drain_timeout"], body_mib=bounds["max_body_mib"],
+            maps_mib=bounds["max_maps_mib"], megapixels=bounds["max_megapixels"],
+        )  # fmt: skip
+        address = Address(host=host, port=port)
+        if ray_address is None:  # else it is for the nodes of a cluster
+            address.resolve()
     offers = _offers(
         [Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles]
     )
-    address, key = Address(host=host, port=port), (api_key or "").strip() or None  # files of secrets end in a newline
+    key = (api_key or "").strip() or None  # files of secrets end in a newline
     if key and not key.isascii():
         raise click.UsageError("--api-key: expected ASCII, which is all that a header holds")
     if not on_ray:
@@ -141,7 +145,8 @@ def _serve_on_ray(
 
     first = offers[0]
     on_gpu = needs_gpu(first.served.backend, first.served.device)
-    wanted = Scale(fewest=scale[0], most=scale[1], cpus=first.engines["threads"] or 1, gpus=int(on_gpu))
+    with _bad_options():
+        wanted = Scale(fewest=scale[0], most=scale[1], cpus=first.engines["threads"] or 1, gpus=int(on_gpu))
     port = address.port
     if cluster is None:
         with address.bind() as free:  # a port that is taken is told now; Ray's proxies would only try again
@@ -154,6 +159,15 @@ def _serve_on_ray(
     console.result(values, text)
     if cluster is None:
         wait_and_end()
+
+
+@contextmanager
+def _bad_options() -> Iterator[None]:
+    """A context in which a setting outside its range is an option that was misused."""
+    try:
+        yield
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -41,9 +41,9 @@ def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Dec
         work: what was asked.
     """
     began = time.perf_counter()
+    warnings = [] if result.mask.any() else ["the refined mask is empty: the model found nothing of the label"]
     if work.media == "png":
-        picture = mask_png(result.mask)
-        return Answer(values={}, picture=picture, seconds={**result.seconds, "write": time.perf_counter() - began})
+        return _picture_answer(mask_png(result.mask), warnings, result.seconds, began)
     asked = cast(RefineParameters, work.parameters)
     values: dict[str, Any] = {
         "label": asked.label,
@@ -51,7 +51,7 @@ def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Dec
         "mask": mask_value(result.mask, asked.format),
         "changed": float(((coarse > 0.5) != result.mask).mean()),
         "iou_with_coarse": iou(coarse > 0.5, result.mask),
-        "warnings": [] if result.mask.any() else ["the refined mask is empty: the model found nothing of the label"],
+        "warnings": warnings,
     }
     if "probability" in asked.maps:
         values["probability"] = soft_value(result.probability, asked.soft_format)
@@ -78,17 +78,18 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     """
     began = time.perf_counter()
     if work.media == "png":
-        picture = label_map_png(label_map(_probabilities(result, work)))
-        return Answer(values={}, picture=picture, seconds={**result.seconds, "write": time.perf_counter() - began})
+        empty: list[str] = []
+        picture = label_map_png(label_map(_probabilities(result, work, empty)))
+        return _picture_answer(picture, list(map(_nothing_taken, empty)), result.seconds, began)
     asked = cast(SegmentParameters, work.parameters)
     entries = [_segment_value(each, asked, work) for each in result.segments]
     values: dict[str, Any] = {
         "size": [image.shape[1], image.shape[0]],
         "segments": entries,
-        "warnings": [f"nothing was taken for {each['phrase']!r}" for each in entries if not each["area"]],
+        "warnings": [_nothing_taken(each["phrase"]) for each in entries if not each["area"]],
     }
     if {"label_map", "overlay"} & set(asked.maps):
-        labels = label_map(_probabilities(result, work))
+        labels = label_map(_probabilities(result, work, []))
         if "label_map" in asked.maps:
             values["label_map"] = label_map_value(labels)
         if "overlay" in asked.maps:
@@ -96,12 +97,28 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
 
 
-def _probabilities(result: Segmentation, work: Work) -> Iterator[Floats]:
-    """Of the phrases, one after the other, as long as somebody waits: those of a large image take minutes."""
+def _picture_answer(picture: bytes, warnings: Sequence[str], stages: Mapping[str, float], began: float) -> Answer:
+    return Answer(
+        values={"warnings": warnings}, picture=picture, seconds={**stages, "write": time.perf_counter() - began}
+    )
+
+
+def _nothing_taken(phrase: str) -> str:
+    return f"nothing was taken for {phrase!r}"
+
+
+def _probabilities(result: Segmentation, work: Work, empty: list[str]) -> Iterator[Floats]:
+    """Of the phrases, one after the other, as long as somebody waits: those of a large image take minutes.
+
+    Phrases for which nothing is taken are added to `empty`.
+    """
     for segment in result.segments:
         if work.unwanted:
             raise Stopped
-        yield segment.probability
+        probability = segment.probability
+        if not (probability > 0.5).any():
+            empty.append(segment.phrase)
+        yield probability
 
 
 def _segment_value(segment: Segment, asked: SegmentParameters, work: Work) -> dict[str, Any]:

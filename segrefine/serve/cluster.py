@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.context import _get_global_client
 
+from segrefine.engines import usable_cores
 from segrefine.errors import SegrefineError, SettingsError
 from segrefine.serve.app import create_app
 from segrefine.serve.journal import start_log
@@ -47,7 +48,7 @@ class Scale:
     def __post_init__(self) -> None:
         """Raises SettingsError where a value is outside its range."""
         if not 1 <= self.fewest <= self.most:
-            raise SettingsError(f"expected replicas MIN:MAX with 1 ≤ MIN ≤ MAX, got {self.fewest}:{self.most}")
+            raise SettingsError(f"--replicas: expected MIN:MAX with 1 ≤ MIN ≤ MAX, got {self.fewest}:{self.most}")
         if self.cpus < 0 or self.gpus < 0:
             raise SettingsError(f"expected CPUs and GPUs of 0 or more, got {self.cpus:g} and {self.gpus:g}")
 
@@ -129,7 +130,7 @@ def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> 
     options: dict[str, Any] = {"address": address}
     if address is None:
         cpus, gpus = scale.most * scale.cpus, scale.most * scale.gpus
-        options = {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, round(cpus)),
+        options = {"address": "local", "include_dashboard": False, "num_cpus": max(usable_cores(), round(cpus)),
                    **({"num_gpus": round(gpus)} if gpus else {})}  # fmt: skip
     try:
         ray.init(namespace=NAME, log_to_driver=False, logging_level=logging.WARNING, **options)

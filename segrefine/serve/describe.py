@@ -74,6 +74,12 @@ def _success(method: str) -> dict[str, Any]:
     events = 'event: progress\ndata: {"stage": "encode", "share": 0.17}\n\nevent: result\ndata: {…}\n\n'
     return {
         "description": "The masks.",
+        "headers": {
+            "X-Segrefine-Warnings": {
+                "schema": {"type": "string"}, "example": '["nothing was taken for \'the fox\'"]',
+                "description": "Of an answer that is a PNG: its warnings, where there are any, as an array in JSON.",
+            }  # fmt: skip
+        },
         "content": {
             "application/json": {"schema": {"type": "object"}, "example": _ANSWERS[method]},
             "image/png": {"schema": _BINARY},

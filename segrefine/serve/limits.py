@@ -9,6 +9,10 @@ from segrefine.errors import SettingsError
 from segrefine.runtime.image import MEGAPIXELS
 
 MIB = 2**20
+_OPTIONS = {
+    "timeout": "--timeout", "body_timeout": "--body-timeout", "drain": "--drain-timeout", "body_mib": "--max-body-mib",
+    "maps_mib": "--max-maps-mib", "megapixels": "--max-megapixels",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,11 @@ class Limits:
         """Raises SettingsError where a bound is outside its range."""
         if self.queue < 0 or min(self.workers, self.batch) < 1:
             raise SettingsError("expected a queue of 0 or more, and workers and a batch of 1 or more")
-        for name in ("timeout", "body_timeout", "drain", "body_mib", "maps_mib", "megapixels"):
+        for name, option in _OPTIONS.items():
             value, most = getattr(self, name), MEGAPIXELS if name == "megapixels" else math.inf
             if not (0 < value <= most and math.isfinite(value)):
                 most_text = f" up to {MEGAPIXELS}" if name == "megapixels" else ""
-                raise SettingsError(f"{name.replace('_', ' ')}: expected a number above 0{most_text}, got {value:g}")
+                raise SettingsError(f"{option}: expected a number above 0{most_text}, got {value:g}")
 
     @property
     def body_bytes(self) -> int:

@@ -275,5 +275,4 @@ def _unknown_words(phrases: Sequence[str]) -> list[str]:
 
 
 def _warned(answer: Answer, warning: str) -> Answer:
-    values: Mapping[str, Any] = answer.values
-    return replace(answer, values={**values, "warnings": [*values.get("warnings", []), warning]} if values else values)
+    return replace(answer, values={**answer.values, "warnings": [*answer.values["warnings"], warning]})

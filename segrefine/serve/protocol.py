@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Literal
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,17 +17,17 @@ _REST_SECONDS = 30.0
 """For the rest of a body that was answered before its end; many clients read no answer before they have sent all."""
 _UNREAD_SECONDS = 30.0
 """For a piece of an answer, of 1 MiB, to be read."""
+_Wait = Literal["request", "reader"]
+"""What a connection waits for: that a request comes, or that its answer is read."""
 _ANSWERABLE = (h11.IDLE, h11.SEND_RESPONSE)
 
 
 class Protocol(H11Protocol):
     """One connection."""
 
-    _slow: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begins to wait for a request."""
+        self._waits: dict[_Wait, asyncio.TimerHandle] = {}
         super().connection_made(transport)
         self._await_head()
 
@@ -36,31 +37,31 @@ class Protocol(H11Protocol):
         if self._is_rest():
             return
         if self.conn.their_state is not h11.IDLE:
-            self._end_wait()
-        elif self.conn.trailing_data[0] and self._slow is None:
+            self._end("request")
+        elif self.conn.trailing_data[0] and "request" not in self._waits:
             self._await_head()
 
     def on_response_complete(self) -> None:
         """Goes on to the next request; what is left of this one has only so long to come."""
         super().on_response_complete()
         if self._is_rest():
-            self._end_wait()
-            self._slow = self.loop.call_later(_REST_SECONDS, self.transport.close)
+            self._end("request")
+            self._waits["request"] = self.loop.call_later(_REST_SECONDS, self.transport.close)
 
     def pause_writing(self) -> None:
         """Begins to wait for the client to read; what it leaves unread for too long it does not get."""
         super().pause_writing()
-        self._unread = self.loop.call_later(_UNREAD_SECONDS, self.transport.abort)
+        self._waits["reader"] = self.loop.call_later(_UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         """The client has read."""
-        self._end_unread()
+        self._end("reader")
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the waits."""
-        self._end_wait()
-        self._end_unread()
+        self._end("request")
+        self._end("reader")
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -73,17 +74,11 @@ class Protocol(H11Protocol):
         return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
     def _await_head(self) -> None:
-        self._slow = self.loop.call_later(_HEADER_SECONDS, self._give_up)
+        self._waits["request"] = self.loop.call_later(_HEADER_SECONDS, self._give_up)
 
-    def _end_wait(self) -> None:
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
-
-    def _end_unread(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+    def _end(self, wait: _Wait) -> None:
+        if timer := self._waits.pop(wait, None):
+            timer.cancel()
 
     def _give_up(self) -> None:
         expected = f"a request's headers within {_HEADER_SECONDS:g} s"

@@ -29,6 +29,8 @@ EVENTS = "text/event-stream"
 _MEDIA: dict[str, Media] = {"application/json": "json", "application/*": "json", "*/*": "json", "image/png": "png",
                             "image/*": "png", EVENTS: "json"}  # fmt: skip
 _HEARTBEAT = 10.0
+_LONGEST_WARNINGS = 4096
+"""Bytes; proxies and clients take headers of 8 KiB or more."""
 _PIECE = 2**20
 _SMALL = 2**16
 """Bytes of a body that is parsed, or sent, before another thread or the client would have woken up."""
@@ -229,8 +231,20 @@ def _choose(models: tuple[Model[Any], ...], kind: type[Model[Any]], name: str | 
 
 def _plain(answer: Answer, model: Model[Any], request_id: str) -> Response:
     if answer.picture is not None:
-        return PiecewiseReply(answer.picture, media_type="image/png")
+        return PiecewiseReply(answer.picture, headers=_warning_header(answer), media_type="image/png")
     return PiecewiseReply(json.dumps(_values(answer, model, request_id)), media_type="application/json")
+
+
+def _warning_header(answer: Answer) -> dict[str, str]:
+    """What a picture cannot say: an array in JSON, which is ASCII; as many warnings as servers and clients let pass."""
+    told, left = list[str](), _LONGEST_WARNINGS
+    for warning in answer.values["warnings"]:
+        left -= len(json.dumps(warning)) + len(", ")
+        if left < 0:
+            told.append("more, which application/json tells")
+            break
+        told.append(warning)
+    return {"X-Segrefine-Warnings": json.dumps(told)} if told else {}
 
 
 def _values(answer: Answer, model: Model[Any], request_id: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Answer:
     """What a model gives.
 
     Attributes:
-        values: the JSON object, but for what the service adds; empty where a PNG was asked for.
+        values: the JSON object, but for what the service adds; where a PNG was asked for, its `warnings` alone.
         picture: the PNG, where one was asked for.
         seconds: time of each stage.
     """

@@ -188,6 +188,20 @@ def test_demo_model_warns_of_unknown_words(http: httpx.Client, form: Make, scene
     assert "'zebra'" in values["warnings"][-1]
 
 
+def test_pictures_carry_their_warnings_in_a_header(
+    http: httpx.Client, form: Make, scene: tuple[bytes, bytes, str]
+) -> None:
+    wanted = {"Accept": "image/png"}
+    assert "x-segrefine-warnings" not in http.post("/v1/refine", headers=wanted, **form()).headers
+    answer = http.post("/v1/refine", headers=wanted, **form(label="zebra"))
+    assert "knows only fox" in json.loads(answer.headers["x-segrefine-warnings"])[-1]
+    for phrases in (["the zèbre\n"], [f"the zebra {k}" for k in range(200)]):
+        asked: dict[str, Any] = {"files": {"image": scene[0]}, "data": {"phrases": phrases, "samples": "1"}}
+        told = json.loads(http.post("/v1/segment", headers=wanted, **asked).headers["x-segrefine-warnings"])
+        every = http.post("/v1/segment", **asked).json()["warnings"]
+        assert told == every or (told[-1].startswith("more") and told[:-1] == every[: len(told) - 1])
+
+
 def test_an_answer_does_not_wait_for_acknowledgements(http: httpx.Client) -> None:
     waits = []
     for _ in range(20):
