@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ import httpx
 import numpy as np
 
 from benchmarks.serve.process import Service, running
-from benchmarks.serve.wire import METRICS, PROBE, Connection, Reply, connected, prepare
+from benchmarks.serve.wire import METRICS, PROBE, Connection, Reply, ask_alone, connected, prepare
 from segrefine import Refiner, Segmenter
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.cli.samples import load_samples
@@ -46,7 +47,7 @@ def throughput(repeats: int) -> dict[str, Any]:
         for name, (path, sent, share) in _forms().items():
             wires, count = [prepare(path, form) for form in sent], max(2 * ROUNDS, int(repeats * share))
             call = partial(_call_directly, refine, segment, name)
-            times = asyncio.run(_lone(service, list(zip(wires, sent, strict=True)), count, call))
+            times = _lone(service, list(zip(wires, sent, strict=True)), count, call)
             lone, pipeline, files_to_png = (1e3 * float(np.median(each)) for each in zip(*times, strict=True))
             before, one, eight = _batches(service), 0.0, 0.0
             for _ in range(ROUNDS):
@@ -164,16 +165,18 @@ def _call_directly(refine: Refiner, segment: Segmenter, name: str, sent: Form) -
     return called - read, time.perf_counter() - began
 
 
-async def _lone(
+def _lone(
     service: Service, sent: Sequence[tuple[bytes, Form]], count: int, call: Callable[[Form], tuple[float, float]]
 ) -> list[tuple[float, float, float]]:
     """Seconds of a request that is alone, and of the direct call for the same, in turns; see `_call_directly`."""
     times = []
-    async with connected(service.url) as connection:
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for k in range(count):
             wire, form = sent[k % len(sent)]
             began = time.perf_counter()
-            assert (await connection.ask(wire)).status == 200
+            assert ask_alone(connection, wire).status == 200
             times.append((time.perf_counter() - began, *call(form)))
     return times
 

@@ -1,4 +1,4 @@
-"""Requests as bytes that were prepared before, and connections in asyncio that send them.
+"""Requests as bytes that were prepared before, and connections that send them.
 
 The clients of a measurement compute on the cores that the service computes on: what they do there is to be little.
 """
@@ -6,6 +6,7 @@ The clients of a measurement compute on the cores that the service computes on: 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import httpx
 
 PROBE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+_END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,35 @@ class Connection:
     async def ask(self, wire: bytes) -> Reply:
         """The answer to a request's bytes."""
         self._writer.write(wire)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-        body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return Reply(int(head[0].split(" ")[1]), headers, body)
+        status, headers = _read_head(await self._reader.readuntil(_END))
+        return Reply(status, headers, await self._reader.readexactly(int(headers["content-length"])))
+
+
+def ask_alone(connection: socket.socket, wire: bytes) -> Reply:
+    """The answer to a request's bytes, without an event loop: what a client that is alone does itself is least here."""
+    connection.sendall(wire)
+    received = b""
+    while _END not in received:
+        received += _receive(connection)
+    head, _, body = received.partition(_END)
+    status, headers = _read_head(head)
+    while len(body) < int(headers["content-length"]):
+        body += _receive(connection)
+    return Reply(status, headers, body)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    received = connection.recv(2**20)
+    if not received:
+        raise ConnectionError("the service closed the connection before its answer was complete")
+    return received
+
+
+def _read_head(head: bytes) -> tuple[int, dict[str, str]]:
+    """Status and headers, by their names in lower case."""
+    first, *lines = head.decode("latin-1").rstrip().splitlines()
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(first.split(" ")[1]), headers
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from PIL import Image
@@ -136,8 +137,10 @@ def read_inputs(form: Form, kind: type[ParametersT], limits: Limits, *, mask: bo
     files = {name: _picture(form, name) for name in names}
     rest = {name: value for name, value in form.values.items() if name not in names}
     if stray := sorted((form.files.keys() | rest.keys()) - kind.model_fields.keys() - set(names)):
-        known = ", ".join([*names, *kind.model_fields])
-        raise Problem(422, "bad_field", f"fields among {known}", repr(stray[0]), "leave it out, or see /docs")
+        known = [*names, *kind.model_fields]
+        close = get_close_matches(stray[0][:40], known, 1)
+        hint = f"write {close[0]}" if close else "leave it out, or see /docs"
+        raise Problem(422, "bad_field", f"fields among {', '.join(known)}", repr(stray[0]), hint)
     values = {name: _of_form(kind, name, each) for name, each in rest.items()} if form.multipart else rest
     try:
         parameters = kind.model_validate(values)
@@ -153,8 +156,8 @@ def _picture(form: Form, name: str) -> bytes:
         return form.files[name]
     text = form.values.get(name)
     if not isinstance(text, str):
-        got = "none" if text is None else f"{type(text).__name__}"
-        hint = f"a form carries it as a file part (curl -F {name}=@{name}.png), JSON as a text in base64"
+        got = "none" if text is None else "a text of a form" if form.multipart else type(text).__name__
+        hint = f"a form carries it as a file part (curl -F {name}=@{name}.png, with the @), JSON as a text in base64"
         raise Problem(422, "bad_field", f"a picture {name}", got, hint)
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
@@ -181,8 +184,9 @@ def _is_list(annotation: Any) -> bool:
 def _bad_field(error: ValidationError) -> Problem:
     first: Mapping[str, Any] = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(map(str, first["loc"])) or "the request"
-    said = first["msg"].removeprefix("Value error, ")
-    got = "nothing" if first["type"] == "missing" else repr(first["input"])
+    if first["type"] == "missing":
+        return Problem(422, "bad_field", f"a field {name}", "none", f"such as curl -F {name}=…; /docs lists each field")
+    said, got = first["msg"].removeprefix("Value error, "), repr(first["input"])
     return Problem(422, "bad_field", f"{name}: {said[:1].lower()}{said[1:]}", got[:200], "see /docs for each field")
 
 

@@ -114,6 +114,16 @@ def test_fields(http: httpx.Client, form: Make, changes: dict[str, Any], status:
     check(http.post("/v1/refine", **form(**changes)), status, code)
 
 
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [({"labels": "fox"}, "write label"), ({"mask": "coarse.png"}, "with the @"), ({"label": None}, "curl -F label=")],
+    ids=["a field that is nearly known", "a file that was not attached", "a field that is missing"],
+)
+def test_slips_are_told(http: httpx.Client, form: Make, changes: dict[str, Any], hint: str) -> None:
+    assert hint in check(http.post("/v1/refine", **form(**changes)), 422, "bad_field")["hint"]
+
+
+
 SEGMENT = {
     "no phrase": ({}, "bad_field"),
     "phrases and a caption": ({"phrases": "the fox", "caption": "a fox"}, "bad_field"),
