@@ -8,7 +8,6 @@ import signal
 import socket
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,20 +30,20 @@ class Address:
         Raises:
             SettingsError: it cannot be had.
         """
-        family, where = self.resolve()
+        family = self.resolve()
         try:
             # asyncio turns Nagle's algorithm off, which costs 40 ms an answer, only where the protocol is named.
             listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(where)
+            listening.bind((self.host, self.port))
             listening.listen(2048)
-        except OSError as error:
-            message = f"cannot listen on {self.host} port {self.port}: {error.strerror or error}"
+        except (OSError, OverflowError) as error:
+            message = f"cannot listen on {self.host} port {self.port}: {getattr(error, 'strerror', None) or error}"
             raise SettingsError(message, hint="choose another --port or --host; --port 0 takes a free one") from error
         return listening
 
-    def resolve(self) -> tuple[socket.AddressFamily, Any]:
-        """The family and the address that sockets take.
+    def resolve(self) -> socket.AddressFamily:
+        """The family of the address.
 
         Raises:
             SettingsError: the host is no name and no address.
@@ -52,14 +51,13 @@ class Address:
         try:
             if not self.host:  # for which the resolver would take the loopback
                 raise socket.gaierror(None, "it is empty")
-            family, _, _, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+            return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no name"
             raise SettingsError(
                 f"--host: expected a name or an address of this machine, got {self.host!r}: {reason}; "
                 "127.0.0.1 is for this machine alone, 0.0.0.0 for every interface"
             ) from error
-        return family, where
 
 
 def url_of(host: str, port: int) -> str:
