@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from segrefine import __version__
@@ -60,7 +59,7 @@ def create_app(
             app.state.warm = asyncio.ensure_future(_warm_up(dispatcher, models, metrics))
             yield
             app.state.warm.cancel()
-            await dispatcher.close()
+            await asyncio.to_thread(dispatcher.close)
 
     app = FastAPI(title="segrefine", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
                   **OPENAPI)  # fmt: skip
@@ -73,27 +72,16 @@ def create_app(
     return app
 
 
-class _DirectRoute(APIRoute):
-    """A route whose function takes the request and gives the response: FastAPI has nothing to work out for it."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
-
-
 def _add_methods(app: FastAPI, models: Sequence[Model[Any]]) -> None:
+    @app.post("/v1/refine", **describe_route("refine"))
     async def refine(request: Request) -> Response:
         replier: Replier = request.app.state.replier
         return await replier.reply(request, RefineParameters, RefineModel)
 
+    @app.post("/v1/segment", **describe_route("segment"))
     async def segment(request: Request) -> Response:
         replier: Replier = request.app.state.replier
         return await replier.reply(request, SegmentParameters, SegmentModel)
-
-    for method in (refine, segment):
-        name = method.__name__
-        app.router.add_api_route(f"/v1/{name}", method, methods=["POST"], route_class_override=_DirectRoute,
-                                 **describe_route(name))  # fmt: skip
 
     @app.get("/v1/models", summary="What is served", tags=["masks"])
     async def list_models() -> dict[str, Any]:

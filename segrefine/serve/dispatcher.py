@@ -58,11 +58,6 @@ class _Entry:
     place: Place
     answer: asyncio.Future[Answer]
 
-    def fail(self, error: BaseException) -> None:
-        """Ends the wait for the answer, unless it has ended."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
 
 class Dispatcher:
     """Takes requests in, and hands them to workers.
@@ -77,6 +72,7 @@ class Dispatcher:
         self._limits, self._metrics = limits, metrics
         self._pool = ThreadPoolExecutor(limits.workers, "worker")
         self._waiting: deque[_Entry] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._busy = self._held = 0
         self._seconds = 1.0
         self._empty = asyncio.Event()
@@ -117,17 +113,15 @@ class Dispatcher:
         """
         loop = asyncio.get_running_loop()
         entry = _Entry(work=work, model=model, company=None, place=place, answer=loop.create_future())
-        timer = loop.call_later(work.deadline - time.monotonic(), entry.fail, TimeoutError())
         try:
             if self._busy >= self._limits.workers:  # only who waits can find company
                 entry.company = model.company(work)
             self._waiting.append(entry)
             self._hand_out()
-            return await entry.answer
+            return await asyncio.wait_for(entry.answer, max(0.0, work.deadline - time.monotonic()))
         except (TimeoutError, Stopped):
             raise self._timed_out() from None
         finally:
-            timer.cancel()
             work.abandoned.set()
             if entry in self._waiting:
                 self._waiting.remove(entry)
@@ -146,11 +140,11 @@ class Dispatcher:
             return False
         return True
 
-    async def close(self) -> None:
-        """Gives up what waits, and ends the workers; waits for what they run."""
-        while self._waiting:
-            self._waiting.popleft().answer.cancel()
-        await asyncio.to_thread(self._pool.shutdown)
+    def close(self) -> None:
+        """Ends the workers; waits for what they run."""
+        for entry in self._waiting:
+            entry.work.abandoned.set()
+        self._pool.shutdown(wait=True)
 
     def left(self) -> None:
         """A place was given back; see `Place`."""
@@ -167,9 +161,14 @@ class Dispatcher:
             for entry in batch:
                 entry.place.running = True
             self._busy += 1
-            self._metrics.saw_batch(first.model.served.name, len(batch))
-            self._pool.submit(self._run, batch, asyncio.get_running_loop())
+            task = asyncio.ensure_future(self._run(batch))
+            self._tasks.add(task)  # the loop itself would let go of it
+            task.add_done_callback(self._go_on)
         self._count()
+
+    def _go_on(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._hand_out()
 
     def _company(self, first: _Entry) -> list[_Entry]:
         """Takes out of the queue, in its order, what can be computed together with `first` and fits beside it."""
@@ -186,30 +185,29 @@ class Dispatcher:
                 self._waiting.remove(entry)
         return taken
 
-    def _run(self, batch: Sequence[_Entry], loop: asyncio.AbstractEventLoop) -> None:
-        """Computes, on a worker's thread; one hand-over to the loop's thread ends it, as each costs a lone request."""
+    async def _run(self, batch: Sequence[_Entry]) -> None:
         began = time.perf_counter()
+        name, works = batch[0].model.served.name, [entry.work for entry in batch]
+        self._metrics.saw_batch(name, len(batch))
         answers: Sequence[Answer | BaseException]
         try:
-            answers = batch[0].model.run([entry.work for entry in batch])
+            answers = await asyncio.get_running_loop().run_in_executor(self._pool, batch[0].model.run, works)
         except BaseException as error:  # who waits must hear of it, whatever it is
             answers = [error] * len(batch)
-        loop.call_soon_threadsafe(self._end, batch, answers, began, time.perf_counter() - began)
-
-    def _end(
-        self, batch: Sequence[_Entry], answers: Sequence[Answer | BaseException], began: float, spent: float
-    ) -> None:
-        self._busy -= 1
+        finally:
+            self._busy -= 1
+            for entry in batch:
+                entry.place.give_back()
+        spent = time.perf_counter() - began
         self._seconds += 0.2 * (spent / len(batch) - self._seconds)
         for entry, answer in zip(batch, answers, strict=True):
-            entry.place.give_back()
+            if entry.answer.done():  # nobody waits any more
+                continue
             if isinstance(answer, BaseException):
-                entry.fail(answer)
-            elif not entry.answer.done():  # somebody waits yet
+                entry.answer.set_exception(answer)
+            else:
+                self._metrics.saw_stages(name, {"wait": began - entry.work.queued, **answer.seconds})
                 entry.answer.set_result(answer)
-                name, wait = entry.model.served.name, began - entry.work.queued
-                self._metrics.saw_stages(name, {"wait": wait, **answer.seconds})
-        self._hand_out()
 
     def _count(self) -> None:
         self._metrics.running.set(min(self._held, self._limits.workers))

@@ -33,7 +33,7 @@ _LONGEST_WARNINGS = 4096
 """Bytes; proxies and clients take headers of 8 KiB or more."""
 _PIECE = 2**20
 _SMALL = 2**16
-"""Bytes of a body that is parsed, or sent, before another thread or the client would have woken up."""
+"""Bytes of a body that is parsed before another thread would have woken up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +151,6 @@ class PiecewiseReply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the reply."""
-        if len(self.body) <= _SMALL:  # in one piece, for which it need not wait
-            await super().__call__(scope, receive, send)
-            return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for first in range(0, len(self.body), _PIECE):
             piece = bytes(self.body[first : first + _PIECE])
@@ -167,25 +164,18 @@ async def until_hang_up(request: Request, answer: Awaitable[ResultT]) -> ResultT
     Raises:
         HungUp: the client went away.
     """
-    waiting, gone = asyncio.current_task(), False
-    assert waiting is not None
-
-    def end(watch: asyncio.Task[None]) -> None:
-        nonlocal gone
-        if not watch.cancelled():
-            gone = waiting.cancel()
-
+    task = asyncio.ensure_future(answer)
     watch = asyncio.ensure_future(_hang_up(request))
-    watch.add_done_callback(end)
     try:
-        return await answer
-    except asyncio.CancelledError:
-        if gone and not waiting.uncancel():  # else the service ends too
-            raise HungUp from None
-        raise
+        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise HungUp
     finally:
-        watch.remove_done_callback(end)
         watch.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
 
 
 async def _hang_up(request: Request) -> None:
