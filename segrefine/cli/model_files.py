@@ -62,5 +62,5 @@ def _lacking(names: Collection[str]) -> list[str]:
 
 
 def _conversion(path: Path) -> str:
-    code = f"from diffusers import *; DiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('model')"
-    return f'python -c "{code}"'
+    code = f"from diffusers import *; StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('model')"
+    return f'python -c "{code}" (StableDiffusionXLPipeline for one of that family)'

@@ -146,7 +146,12 @@ def load_checkpoint(model: Model, dtype: torch.dtype | None = torch.float32) -> 
         ExportError: the folder is not such a checkpoint; the message names what was expected. What is wrong with a
             part's weights shows when the part is first read.
     """
-    return Checkpoint(**_open_parts(model, "unet", dtype))
+    parts = _open_parts(model, "unet", dtype)
+    taken, latent = parts["configs"]["unet"]["in_channels"], parts["configs"]["vae"]["latent_channels"]
+    if taken != latent:
+        message = f"the UNet takes {taken} channels, and the VAE's latents have {latent}: made for inpainting or edits"
+        raise ExportError(message, hint="give the text-to-image model that it was made from")
+    return Checkpoint(**parts)
 
 
 def load_label_checkpoint(model: Model, dtype: torch.dtype | None = torch.float32) -> LabelCheckpoint:
@@ -268,8 +273,9 @@ def _read_config(folder: Path, part: str) -> dict[str, Any]:
 def _read_tokenizer(folder: Path) -> CLIPTokenizer:
     try:
         return cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
-    except (OSError, ValueError, TypeError) as error:
-        raise ExportError(f"{folder} holds no CLIP tokenizer: {error}", hint=_HINT) from error
+    except Exception as error:  # tokenizers' own errors have no other base
+        message = f"{folder} holds no CLIP tokenizer (vocab.json and merges.txt) that can be read: {error}"
+        raise ExportError(message, hint=_HINT) from error
 
 
 def _read_json(folder: Path, relative: str) -> dict[str, Any]:
