@@ -18,21 +18,29 @@ def spread_attention(model: Any) -> None:
     """
     from openvino import opset13 as ops
 
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "ScaledDotProductAttention" or node.get_attributes()["causal"]:
-            continue
-        q, k, v, *others = (node.input_value(place) for place in range(node.get_input_size()))
-        mask, scale = (*others, None, None)[:2]
-        if mask is not None and not is_zero(mask):
-            continue
-        if scale is None:
+    for node in find_plain_attention(model):
+        q, k, v, *others = inputs_of(node)
+        if len(others) > 1:
+            scale = others[1]
+        else:
             scale = ops.convert_like(np.float32(q.get_partial_shape()[3].get_length() ** -0.5), q)
         weights = ops.softmax(ops.matmul(ops.multiply(q, scale), k, False, True), -1)
         node.output(0).replace(ops.matmul(weights, v, False, False).output(0))
     model.validate_nodes_and_infer_types()
 
 
-def is_zero(value: Any) -> bool:
+def find_plain_attention(model: Any) -> list[Any]:
+    """The attention nodes of an `openvino.Model` in which every query sees every key."""
+    nodes = (node for node in model.get_ordered_ops() if node.get_type_name() == "ScaledDotProductAttention")
+    return [each for each in nodes if not each.get_attributes()["causal"] and all(map(_is_zero, inputs_of(each)[3:4]))]
+
+
+def inputs_of(node: Any) -> list[Any]:
+    """Queries, keys and values of an attention node; its mask and its scale, where it has them."""
+    return [node.input_value(place) for place in range(node.get_input_size())]
+
+
+def _is_zero(value: Any) -> bool:
     """Whether this is the scalar 0, which stands for no mask."""
     node = value.get_node()
     while node.get_type_name() in ("Convert", "ConvertLike"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from segrefine.engines.openvino_attention import is_zero
+from segrefine.engines.openvino_attention import find_plain_attention, inputs_of
 
 MOST_KEYS = 4096
 """Keys of a part. At 16,384 keys four parts take two thirds of the time of one; eight take as long as four."""
@@ -37,14 +38,13 @@ def split_long_attention(model: Any, most: int = MOST_KEYS) -> None:
     from openvino import opset13 as ops
 
     reaches = []
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "ScaledDotProductAttention" and _is_plain(node):
-            count = node.input_value(1).shape[2]
-            if count > most:
-                size = -(-count // -(-count // most) // _ZEROS) * _ZEROS
-                found, reach = _in_parts(node, [size] * ((count - 1) // size) + [(count - 1) % size + 1])
-                node.output(0).replace(found.output(0))
-                reaches.append(reach)
+    for node in find_plain_attention(model):
+        count = node.input_value(1).shape[2]
+        if count > most:
+            size = -(-count // -(-count // most) // _ZEROS) * _ZEROS
+            found, reach = _in_parts(node, [size] * ((count - 1) // size) + [(count - 1) % size + 1])
+            node.output(0).replace(found.output(0))
+            reaches.append(reach)
     if reaches:
         shares = ops.concat(reaches, 0)
         shares.output(0).set_names({_REACH})
@@ -67,19 +67,11 @@ def check_reach(requests: Iterable[Any]) -> None:
             raise OutOfReachError
 
 
-def _is_plain(node: Any) -> bool:
-    """Whether there is no mask, and queries, keys and values are (B, H, N, D) each."""
-    inputs = [node.input_value(place) for place in range(node.get_input_size())]
-    masked = node.get_attributes()["causal"] or not all(map(is_zero, inputs[3:4]))
-    return not masked and all(len(each.shape) == 4 for each in inputs[:3])
-
-
 def _in_parts(node: Any, lengths: Sequence[int]) -> tuple[Any, Any]:
     """The output of an attention node, computed over parts of these numbers of keys; and the least share of each."""
     from openvino import opset13 as ops
 
-    inputs = [ops.convert(node.input_value(place), "f32") for place in range(node.get_input_size())]
-    queries, keys, values, *scale = (each.output(0) for each in inputs)
+    queries, keys, values, *scale = (ops.convert(each, "f32").output(0) for each in inputs_of(node))
     batch, heads, _, width = values.shape
     columns = [width, 1, 1, *filter(None, [-(width + 2) % _COLUMNS])]
     zero_values = np.zeros((batch, heads, _ZEROS, sum(columns)), np.float32)
@@ -94,9 +86,9 @@ def _in_parts(node: Any, lengths: Sequence[int]) -> tuple[Any, Any]:
         weight = ops.divide(np.float32(1), ops.maximum(zeros, _LEAST))
         weighed.append(ops.multiply(mean, weight))
         total.append(ops.multiply(others, weight))
-    shares.append(_sum(total))
+    shares.append(reduce(ops.add, total))
     reach = ops.concat([ops.reshape(ops.reduce_min(each, [0, 1, 2, 3]), [1], False) for each in shares], 0)
-    found = ops.divide(_sum(weighed), ops.maximum(shares[-1], _LEAST))
+    found = ops.divide(reduce(ops.add, weighed), ops.maximum(shares[-1], _LEAST))
     return ops.convert_like(found, node.input_value(2)), reach
 
 
@@ -106,12 +98,3 @@ def _pad(values: Any, axis: int, count: int, value: float = 0) -> Any:
 
     more = [count if each == axis else 0 for each in range(4)]
     return ops.pad(values, [0, 0, 0, 0], more, "constant", np.float32(value))
-
-
-def _sum(terms: Sequence[Any]) -> Any:
-    from openvino import opset13 as ops
-
-    total = terms[0]
-    for term in terms[1:]:
-        total = ops.add(total, term)
-    return total

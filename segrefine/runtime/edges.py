@@ -68,28 +68,29 @@ def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: Ed
     extent = math.sqrt(max(int(np.count_nonzero(coarse > 0.5)), 4))
     soft = gaussian_blur(coarse, max(0.5, settings.coarse_blur * extent))
     logits = settings.coarse_weight * logit(soft) + settings.gain_weight * gain
-    return follow_edges(EdgeGuide(image, settings.contrast), logits, settings, start)
+    return follow_edges(EdgeGuide(image, settings), logits, start)
 
 
 class EdgeGuide:
     """What the edge step needs of an image, and of nothing else; one serves all maps over the image.
 
     Attributes:
+        settings: weights.
         bonds: between near pixels.
         colours: the bin of each pixel's colour, (H, W).
         everything: the histogram of all pixels.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        contrast: see `EdgeSettings`.
+        settings: weights.
     """
 
-    def __init__(self, image: NDArray[np.uint8], contrast: float) -> None:
-        self.bonds, self.colours = Bonds(image, contrast), _colour_index(image)
+    def __init__(self, image: NDArray[np.uint8], settings: EdgeSettings) -> None:
+        self.settings, self.bonds, self.colours = settings, Bonds(image, settings.contrast), _colour_index(image)
         self.everything = _histogram(self.colours, np.ones(self.colours.shape, np.float32))
 
 
-def follow_edges(guide: EdgeGuide, logits: Floats, settings: EdgeSettings, start: Floats | None = None) -> Floats:
+def follow_edges(guide: EdgeGuide, logits: Floats, start: Floats | None = None) -> Floats:
     """Foreground probability (…, H, W) in [0, 1], with its border moved to the image's edges.
 
     Mean-field inference in a conditional random field: unary terms are the evidence and two colour models (histograms
@@ -97,15 +98,14 @@ def follow_edges(guide: EdgeGuide, logits: Floats, settings: EdgeSettings, start
     terms join near pixels of like colour.
 
     Args:
-        guide: the image.
+        guide: the image, and the weights.
         logits: evidence as log-odds of foreground, float32 (H, W), or several of them (…, H, W).
-        settings: weights.
         start: probability to start from, as many; None for that of the evidence alone.
     """
-    bonds = guide.bonds
+    settings, bonds = guide.settings, guide.bonds
     lean = np.tanh(0.5 * bonds.line(logits)) if start is None else bonds.line(2 * start - 1)  # 2 · probability − 1
     for _ in range(settings.rounds):
-        odds = _colour_odds(guide, bonds.map(0.5 + 0.5 * lean), settings.colour_limit)
+        odds = _colour_odds(guide, bonds.map(0.5 + 0.5 * lean))
         unary = 0.5 * bonds.line(logits + settings.colour_weight * odds)
         for _ in range(settings.iterations):
             lean = np.tanh(unary + np.float32(0.5 * settings.smoothness) * bonds.gather(lean))
@@ -154,12 +154,13 @@ def _colour_index(image: NDArray[np.uint8]) -> NDArray[np.intp]:
     return (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
 
 
-def _colour_odds(guide: EdgeGuide, probability: Floats, limit: float) -> Floats:
+def _colour_odds(guide: EdgeGuide, probability: Floats) -> Floats:
     """Log-odds of foreground by colour alone, from smoothed histograms weighted with the probability (…, H, W)."""
     if probability.ndim > 2:
-        return np.stack([_colour_odds(guide, each, limit) for each in probability])
+        return np.stack([_colour_odds(guide, each) for each in probability])
     foreground = _histogram(guide.colours, probability)
-    return _odds_of_counts(guide.colours, foreground, np.maximum(guide.everything - foreground, 0), limit)
+    background = np.maximum(guide.everything - foreground, 0)
+    return _odds_of_counts(guide.colours, foreground, background, guide.settings.colour_limit)
 
 
 def colour_odds(

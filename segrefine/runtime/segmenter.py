@@ -294,7 +294,7 @@ class Segmenter(EngineSet[GsSettings]):
 
 def guide_edges(fit: FittedImage, settings: GsSettings) -> EdgeGuide | None:
     """What the edge step needs of an image; None where the settings leave the step out."""
-    return EdgeGuide(fit.image, EDGES.contrast) if settings.edges else None
+    return EdgeGuide(fit.image, EDGES) if settings.edges else None
 
 
 def read_samples(
@@ -312,7 +312,7 @@ def read_samples(
     seen = [number for number, mean in enumerate(means) if (mean > 0.5).any()]
     if guide and seen:
         logits = np.float32(MASK_WEIGHT) * logit(np.stack([means[number] for number in seen]))
-        for number, sharp in zip(seen, follow_edges(guide, logits, EDGES), strict=True):
+        for number, sharp in zip(seen, follow_edges(guide, logits), strict=True):
             means[number] = sharp
     parts = zip(phrases, samples, means, strict=True)
     return [Segment(phrase=phrase, samples=each, mean=mean, fit=fit) for phrase, each, mean in parts]

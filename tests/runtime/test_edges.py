@@ -48,7 +48,7 @@ def test_every_size_gives_finite_probabilities(shape):
 def test_several_masks_at_once_are_each_as_alone():
     left, right = disc(40, 64, 12, x=16), disc(40, 64, 12, x=48)
     image, logits = picture(left + right), 8 * np.stack([left, right, left + right]) - 4
-    guide, settings = EdgeGuide(image, 1.7), EdgeSettings()
-    together = follow_edges(guide, logits, settings)
-    for one, alone in zip(together, (follow_edges(guide, each, settings) for each in logits), strict=True):
+    guide = EdgeGuide(image, EdgeSettings())
+    together = follow_edges(guide, logits)
+    for one, alone in zip(together, (follow_edges(guide, each) for each in logits), strict=True):
         np.testing.assert_allclose(one, alone, atol=1e-6)

@@ -123,7 +123,6 @@ def test_slips_are_told(http: httpx.Client, form: Make, changes: dict[str, Any],
     assert hint in check(http.post("/v1/refine", **form(**changes)), 422, "bad_field")["hint"]
 
 
-
 SEGMENT = {
     "no phrase": ({}, "bad_field"),
     "phrases and a caption": ({"phrases": "the fox", "caption": "a fox"}, "bad_field"),
