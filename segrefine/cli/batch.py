@@ -29,7 +29,7 @@ _UNREFINED = {
 """What the manifest lists that was not refined and has not failed, and what the warning calls it."""
 
 
-@click.command()
+@click.command(short_help="Refine all masks of a data set.")
 @click.argument("source", metavar="DIR|JSON", type=click.Path(path_type=Path, exists=True))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
 @click.option(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-@click.command()
+@click.command(short_help="Try both methods on twelve scenes: pictures, a table.")
 @click.option(
     "--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Folder for the pictures."
 )

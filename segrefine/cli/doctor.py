@@ -12,7 +12,7 @@ from segrefine import __version__
 from segrefine.cli.console import Console, table, with_console
 
 
-@click.command()
+@click.command(short_help="Show what each backend can do on this machine.")
 @with_console
 def doctor(console: Console) -> None:
     """Show what is installed, what each backend can do on this machine, and what keeps it from the rest."""

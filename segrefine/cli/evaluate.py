@@ -24,7 +24,7 @@ _MASKS = click.Path(path_type=Path, exists=True)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.command("eval")
+@click.command("eval", short_help="Compare masks with the true ones.")
 @click.argument("predicted", type=_MASKS)
 @click.argument("truth", type=_MASKS)
 @click.option("--coarse", type=_MASKS, help="The masks that PREDICTED was made of, for before and after.")

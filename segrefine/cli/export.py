@@ -13,7 +13,7 @@ from segrefine.cli.models import find_model, revision_of, torch_imports
 from segrefine.cli.options import components_option, config_option, split_names
 
 
-@click.command()
+@click.command(short_help="Export a PyTorch model to a bundle of ONNX graphs.")
 @click.argument("model")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--opset", type=click.IntRange(min=23), default=23, show_default=True, help="ONNX opset of the graphs.")

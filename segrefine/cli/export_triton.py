@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
 
 
-@click.command()
+@click.command(short_help="Write a bundle as a model for Triton.")
 @click.argument("bundle", type=BundleFolder())
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="Of the model.  [default: the bundle's folder]")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from segrefine.cli.built_engines import BuiltEngine
 
 
-@click.command()
+@click.command(short_help="Show what a bundle holds, and check its files.")
 @click.argument("bundle", type=BundleFolder())
 @with_console
 def inspect(console: Console, bundle: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from segrefine.export.locate import Divergence
 
 
-@click.command()
+@click.command(short_help="Hold a bundle's engines against PyTorch.")
 @click.argument("bundle", type=BundleFolder())
 @click.option("--reference", required=True, metavar="MODEL", help="What BUNDLE was exported from: `demo`, a folder, …")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")

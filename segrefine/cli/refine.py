@@ -65,7 +65,7 @@ class Outputs:
                 _stream(result.mask)
 
 
-@click.command()
+@click.command(short_help="Refine the coarse mask of an image.")
 @click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("mask", metavar="[MASK]", required=False, type=click.Path(path_type=Path))
 @click.option("--label", required=True, help="What the mask shows, such as fox.")

@@ -59,7 +59,7 @@ def load_samples(folder: Path) -> dict[str, Sample]:
     return samples
 
 
-@click.command()
+@click.command(short_help="Write the demo scenes to a new folder.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Write every scene so many times."

@@ -111,7 +111,7 @@ class Outputs:
         return {name: str(path) for name, path in files.items()}
 
 
-@click.command()
+@click.command(short_help="Segment what phrases name in an image.")
 @click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
 @click.option(

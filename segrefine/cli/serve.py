@@ -30,7 +30,7 @@ def _replicas(context: click.Context, parameter: click.Parameter, text: str) -> 
         raise click.BadParameter(f"expected a number or MIN:MAX, got {text!r}") from None
 
 
-@click.command()
+@click.command(short_help="Serve bundles over HTTP, with a page to try them.")
 @click.argument("bundles", metavar="BUNDLE…", nargs=-1, required=True, type=BundleFolder())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is every interface.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")

@@ -42,7 +42,7 @@ class Vary(click.ParamType[tuple[str, tuple[float, ...]]]):
         return name, tuple(parts)
 
 
-@click.command()
+@click.command(short_help="Refine a data set with other settings, and compare.")
 @click.argument("source", metavar="DIR|JSON", type=_DATA)
 @click.argument("truth", type=_DATA)
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
