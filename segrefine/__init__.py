@@ -13,24 +13,41 @@ if TYPE_CHECKING:
     from segrefine.client import AsyncClient, Client
     from segrefine.engines import build_engine, load_engine
     from segrefine.errors import SegrefineError
+    from segrefine.runtime.crop import refine_masks
+    from segrefine.runtime.image import load_image
+    from segrefine.runtime.marks import Marks, coarse_from_marks
+    from segrefine.runtime.mask import load_mask
+    from segrefine.runtime.narrative import split_caption
+    from segrefine.runtime.output import save_mask
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.segmenter import Segmenter
+    from segrefine.settings import G4SegSettings, GsSettings
 
 __version__ = "0.1.0"
 __all__ = [
-    "AsyncClient", "Bundle", "Client", "Refiner", "SegrefineError", "Segmenter", "__version__", "build_engine",
-    "load_engine",
+    "AsyncClient", "Bundle", "Client", "G4SegSettings", "GsSettings", "Marks", "Refiner", "SegrefineError",
+    "Segmenter", "__version__", "build_engine", "coarse_from_marks", "load_engine", "load_image", "load_mask",
+    "refine_masks", "save_mask", "split_caption",
 ]  # fmt: skip
 
 _HOMES = {
     "AsyncClient": "segrefine.client",
     "Bundle": "segrefine.bundle",
     "Client": "segrefine.client",
+    "G4SegSettings": "segrefine.settings",
+    "GsSettings": "segrefine.settings",
+    "Marks": "segrefine.runtime.marks",
     "Refiner": "segrefine.runtime.pipeline",
-    "Segmenter": "segrefine.runtime.segmenter",
     "SegrefineError": "segrefine.errors",
+    "Segmenter": "segrefine.runtime.segmenter",
     "build_engine": "segrefine.engines",
+    "coarse_from_marks": "segrefine.runtime.marks",
     "load_engine": "segrefine.engines",
+    "load_image": "segrefine.runtime.image",
+    "load_mask": "segrefine.runtime.mask",
+    "refine_masks": "segrefine.runtime.crop",
+    "save_mask": "segrefine.runtime.output",
+    "split_caption": "segrefine.runtime.narrative",
 }
 
 

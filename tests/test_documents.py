@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
 from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
 
+from segrefine.assets import demo_samples
 from segrefine.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -70,3 +72,16 @@ def test_dotted_names_in_text_are_there():
             import_module(name)
         except ModuleNotFoundError:
             assert hasattr(import_module(module), attribute), name
+
+
+def test_the_page_on_python_runs_from_its_top_to_its_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scene, other = "02-car-erode.png", "07-crown-spill.png"
+    for name, file in {"photo": f"images/{scene}", "coarse": f"masks/{scene}", "crown": f"masks/{other}"}.items():
+        shutil.copyfile(demo_samples() / file, f"{name}.png")
+    names: dict[str, object] = {}
+    for text in blocks(ROOT / "docs" / "python.md", "python"):
+        exec(text, names)
+    assert "100% edges" in (told := capsys.readouterr().out) and " | " in told
+    assert Path("mask.png").exists()
+    assert names["latents"].shape[0] == 1 and names["found"].segments[0].uncertainty.any()
