@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -98,8 +98,7 @@ class OpenVinoEngine(Closing):
             requests = self._requests(shapes, only, len(parts))
             for first in range(0, len(parts), len(requests)):
                 running = list(zip(requests, parts[first:], strict=False))
-                for request, part in running:
-                    request.start_async({name: values[part] for name, values in feeds.items()}, share_inputs=True)
+                _start(running, feeds)
                 for request, part in running:
                     request.wait()
                     for name in [only] if only else [tensor.name for tensor in self.spec.outputs]:
@@ -141,6 +140,16 @@ class OpenVinoEngine(Closing):
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
+
+
+def _start(running: Sequence[tuple[Any, slice]], feeds: Mapping[str, NDArray[Any]]) -> None:
+    """Starts requests, each with its part of a batch; a lone one computes on this thread: others have to wake up."""
+    given = [{name: values[part] for name, values in feeds.items()} for _, part in running]
+    if len(running) == 1:
+        running[0][0].infer(given[0], share_inputs=True, share_outputs=True)
+        return
+    for (request, _), values in zip(running, given, strict=True):
+        request.start_async(values, share_inputs=True)
 
 
 def rounds_to_bfloat16(bundle: Bundle, component: str, *, large: bool) -> bool:
