@@ -67,13 +67,30 @@ class BeforeAfter:
 
 def overlay(image: Pixels, mask: NDArray[np.bool_], colour: Colour = ORANGE) -> Pixels:
     """The image, uint8 (H, W, 3), with the mask, bool (H, W), tinted and its border drawn as a line."""
-    width = max(1, round(max(mask.shape) / 160))
-    inside = Image.fromarray(mask.astype(np.uint8) * 255)
-    bordered = Image.new("L", (mask.shape[1] + 2 * width, mask.shape[0] + 2 * width))
-    bordered.paste(inside, (width, width))
-    eroded = np.asarray(bordered.filter(ImageFilter.MinFilter(2 * width + 1)))[width:-width, width:-width] > 0
-    strength = np.where(mask & ~eroded, 1.0, np.where(mask, 0.4, 0.0))[..., None]
-    return np.asarray(np.round(image * (1 - strength) + np.array(colour) * strength), np.uint8)
+    drawn = image.copy()
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return drawn
+    around = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    inside, part = mask[around], drawn[around]
+    width = max(1, round(min(max(mask.shape), 8 * min(mask.shape)) / 160))  # a strip's line is no wider than the strip
+    line = inside & ~_erode(inside, width)
+    tints = np.round(0.6 * np.arange(256)[:, None] + 0.4 * np.array(colour)).astype(np.uint8)
+    for channel, value in enumerate(colour):
+        plane = part[..., channel]
+        plane[inside] = tints[plane[inside], channel]
+        plane[line] = value
+    return drawn
+
+
+def _erode(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Where a square of `width` pixels to each side lies in the mask, bool (h, w); nothing is beyond its edges."""
+    size = mask.shape[1] + 2 * width, mask.shape[0] + 2 * width
+    for radius in ((width, 0), (0, width)):  # a mean over up to 500 pixels is white only where all of them are
+        padded = Image.new("L", size)
+        padded.paste(Image.fromarray(mask.astype(np.uint8) * 255), (width, width))
+        mask = np.asarray(padded.filter(ImageFilter.BoxBlur(radius)))[width:-width, width:-width] == 255
+    return mask
 
 
 def overlay_labels(image: Pixels, labels: NDArray[np.integer[Any]]) -> Pixels:
@@ -142,8 +159,8 @@ def trace_sheet(
         )
     rows.append(
         [
-            Tile(picture=magnify(heat_map(result.paper_probability[part], 0, 1)), caption="probability, full size"),
-            Tile(picture=magnify(heat_map(result.probability[part], 0, 1)), caption="after the edge step"),
+            Tile(picture=_heat_tile(result.paper_probability[part], 1), caption="probability, full size"),
+            Tile(picture=_heat_tile(result.probability[part], 1), caption="after the edge step"),
             Tile(picture=overlaid(large, result.mask[part]), caption="refined mask"),
         ]
     )
@@ -164,8 +181,8 @@ def segment_sheet(rows: Sequence[tuple[Pixels, Segment, str]], *, columns: int =
 def _segment_tiles(image: Pixels, segment: Segment, note: str) -> list[Tile]:
     return [
         Tile(picture=overlaid(magnify(image), segment.mask), caption=segment.phrase, note=note),
-        Tile(picture=magnify(heat_map(segment.probability, 0, 1)), caption="probability"),
-        Tile(picture=magnify(heat_map(segment.uncertainty, 0, 0.5)), caption="uncertainty"),
+        Tile(picture=_heat_tile(segment.probability, 1), caption="probability"),
+        Tile(picture=_heat_tile(segment.uncertainty, 0.5), caption="uncertainty"),
     ]
 
 
@@ -218,11 +235,20 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], *, group: int = 0) -> Pixels:
 
 def magnify(picture: Pixels, *, smooth: bool = True) -> Pixels:
     """The picture, uint8 (h, w, 3), with its longer side brought to `TILE` pixels."""
-    scale = TILE / max(picture.shape[:2])
-    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
-    return np.asarray(
-        Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
-    )
+    resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize(_tile_size(picture), resampling))
+
+
+def _heat_tile(values: NDArray[np.float32], high: float) -> Pixels:
+    """A map (h, w) from 0 to `high` in colours, with its longer side brought to `TILE` pixels."""
+    scaled = Image.fromarray(values).resize(_tile_size(values), Image.Resampling.BICUBIC)
+    return heat_map(np.asarray(scaled), 0, high)
+
+
+def _tile_size(picture: NDArray[Any]) -> tuple[int, int]:
+    """Width and height of a picture (h, w, ...) whose longer side is `TILE` pixels."""
+    height, width = (max(1, round(side * TILE / max(picture.shape[:2]))) for side in picture.shape[:2])
+    return width, height
 
 
 def overlaid(large: Pixels, mask: NDArray[np.bool_]) -> Pixels:
