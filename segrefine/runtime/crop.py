@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -93,7 +95,10 @@ def _refine(
     results = refiner.refine_labels(image, masks, seed=seed, progress=progress)
     if not guarded:
         return results
-    return guard(image, refiner.fit(image), [each.coarse for each in results], results)
+    began = time.perf_counter()
+    judged = guard(image, refiner.fit(image), [each.coarse for each in results], results)
+    spent = time.perf_counter() - began
+    return tuple(replace(each, seconds={**each.seconds, "guard": spent}) for each in judged)
 
 
 def _part_of(coarse: Floats, in_doubt: NDArray[np.bool_] | None) -> Part | None:

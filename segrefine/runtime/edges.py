@@ -86,7 +86,7 @@ class EdgeGuide:
     """
 
     def __init__(self, image: NDArray[np.uint8], settings: EdgeSettings) -> None:
-        self.settings, self.bonds, self.colours = settings, Bonds(image, settings.contrast), _colour_index(image)
+        self.settings, self.bonds, self.colours = settings, Bonds(image, settings.contrast), colour_index(image)
         self.everything = _histogram(self.colours, np.ones(self.colours.shape, np.float32))
 
 
@@ -124,7 +124,8 @@ def logit(probability: Floats) -> Floats:
 
 
 def _lightness(image: NDArray[np.uint8]) -> Floats:
-    return np.asarray(image.mean(-1) / 255, np.float32)
+    red, green, blue = (image[..., channel].astype(np.float32) for channel in range(3))
+    return (red + green + blue) / np.float32(3 * 255)
 
 
 def _resize(values: Floats, size: tuple[int, int]) -> Floats:
@@ -149,9 +150,10 @@ _BINS = 16
 _SMOOTHING = 0.5 * np.eye(_BINS) + 0.25 * np.eye(_BINS, k=1) + 0.25 * np.eye(_BINS, k=-1)
 
 
-def _colour_index(image: NDArray[np.uint8]) -> NDArray[np.intp]:
-    bins = (image // (256 // _BINS)).astype(np.intp)
-    return (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
+def colour_index(image: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """The bin of each pixel's colour, int (H, W), of an image, uint8 (H, W, 3)."""
+    red, green, blue = (image[..., channel] // (256 // _BINS) for channel in range(3))
+    return (red.astype(np.intp) * _BINS + green) * _BINS + blue
 
 
 def _colour_odds(guide: EdgeGuide, probability: Floats) -> Floats:
@@ -164,17 +166,16 @@ def _colour_odds(guide: EdgeGuide, probability: Floats) -> Floats:
 
 
 def colour_odds(
-    image: NDArray[np.uint8], foreground: NDArray[np.bool_], background: NDArray[np.bool_], limit: float = 4.0
+    colours: NDArray[np.intp], foreground: NDArray[np.bool_], background: NDArray[np.bool_], limit: float = 4.0
 ) -> Floats:
     """Log-odds by which each pixel's colour is like one part of the image rather than another, float32 (H, W).
 
     Args:
-        image: uint8 (H, W, 3) RGB.
+        colours: int (H, W), see `colour_index`.
         foreground: bool (H, W), the one part.
         background: bool (H, W), the other.
         limit: largest log-odds.
     """
-    colours = _colour_index(image)
     one, other = (_histogram(colours, part.astype(np.float32)) for part in (foreground, background))
     return _odds_of_counts(colours, one, other, limit)
 

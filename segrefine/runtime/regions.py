@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.edges import EdgeSettings, colour_odds, logit, sharpen
+from segrefine.runtime.edges import EdgeSettings, colour_index, colour_odds, logit, sharpen
 from segrefine.runtime.filters import Floats, pool
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.pipeline import Refinement
@@ -54,9 +55,16 @@ class Regions:
         pixels = np.bincount(numbers.ravel())[1:]
         return cls(before=before, after=after, numbers=numbers, added=np.arange(len(pixels)) < count, pixels=pixels)
 
+    @cached_property
+    def changed(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The places of all changed pixels in a flattened map, in order, and the region of each."""
+        places = np.flatnonzero(self.numbers)
+        return places, self.numbers.ravel()[places]
+
     def mean(self, values: NDArray[Any]) -> Numbers:
         """The mean of a map (H, W) over each region, (n,)."""
-        return np.bincount(self.numbers.ravel(), values.ravel(), len(self.pixels) + 1)[1:] / self.pixels
+        places, owners = self.changed
+        return np.bincount(owners, values.ravel()[places], len(self.pixels) + 1)[1:] / self.pixels
 
     def everywhere(self, values: NDArray[Any], elsewhere: float) -> NDArray[Any]:
         """Each region's value (n,) at all of its pixels, and another elsewhere, (H, W)."""
@@ -117,7 +125,7 @@ def _evidence(
     level = max(float(np.quantile(text[before], 0.9)), 1e-3) if before.any() else 1.0
     text = (text / level).clip(-3, 3)
     within, without = _mean(text, kept if kept.any() else before), _mean(text, outside)
-    cell = fit.image.shape[0] // result.text_evidence.shape[0]
+    cell, colours = fit.image.shape[0] // result.text_evidence.shape[0], colour_index(image)
     maps = {
         "text": text - _EVEN,
         "text_beside": (text - without) / max(within - without, _LEAST_GAP) - 0.5,
@@ -125,9 +133,9 @@ def _evidence(
         "edges_alone": sharpen(image, coarse, np.zeros_like(coarse), EdgeSettings()) - 0.5,
         "gain": fit.restore(logit(result.rounds[-1].probability) - logit(pool(fit.apply(coarse), cell))),
         "discrepancy": fit.restore(result.rounds[-1].discrepancy),
-        "colour": colour_odds(image, kept if kept.any() else before, outside),
-        "colour_before": colour_odds(image, before, ~before),
-        "colour_after": colour_odds(image, after, ~after),
+        "colour": colour_odds(colours, kept if kept.any() else before, outside),
+        "colour_before": colour_odds(colours, before, ~before),
+        "colour_after": colour_odds(colours, after, ~after),
     }
     signs = np.where(regions.added, 1.0, -1.0)
     found = {name: signs * regions.mean(values) for name, values in maps.items()}
@@ -145,22 +153,31 @@ def _borders(image: NDArray[np.uint8], regions: Regions) -> dict[str, Numbers]:
     A region that was added has its new border towards what was outside all along, and its old one towards what was
     inside; one that was removed the other way round. Differences are multiples of the image's root mean square.
     """
-    numbers, count = regions.numbers, len(regions.pixels) + 1
-    inside, outside = regions.before & regions.after, ~regions.before & ~regions.after
-    colour = np.asarray(image / 255, np.float32)
-    gaps = [np.sqrt(np.square(colour[a] - colour[b]).sum(-1)) for a, b in _NEIGHBOURS]
-    scale = max(float(np.sqrt(np.mean([np.square(gap).mean() for gap in gaps if gap.size] or [0]))), 1e-6)
+    inside, outside = ((regions.before & regions.after).ravel(), (~regions.before & ~regions.after).ravel())
+    colour, (height, width) = np.asarray(image / np.float32(255)), image.shape[:2]
+    gaps = [_square_length(colour[a] - colour[b]) for a, b in _NEIGHBOURS]
+    scale = max(float(np.sqrt(np.mean([gap.mean() for gap in gaps if gap.size] or [0]))), 1e-6)
+    numbers, colours, (places, owners) = regions.numbers.ravel(), colour.reshape(-1, 3), regions.changed
+    rows, columns = np.divmod(places, width)
+    count = len(regions.pixels) + 1
     outline, sides, total = np.zeros(count), np.zeros((2, count)), np.zeros((2, count))
-    for ends, gap in zip(_NEIGHBOURS, gaps, strict=True):
-        for own, other in (ends, ends[::-1]):
-            outline += np.bincount(numbers[own][numbers[own] != numbers[other]], minlength=count)
-            for kind, where in enumerate((inside, outside)):
-                border = (numbers[own] > 0) & where[other]
-                sides[kind] += np.bincount(numbers[own][border], minlength=count)
-                total[kind] += np.bincount(numbers[own][border], gap[border], count)
+    steps = {1: columns < width - 1, -1: columns > 0, width: rows < height - 1, -width: rows > 0}
+    for step, present in steps.items():
+        own, others = owners[present], places[present] + step
+        gap = np.sqrt(_square_length(colours[places[present]] - colours[others]))
+        outline += np.bincount(own[own != numbers[others]], minlength=count)
+        for kind, where in enumerate((inside, outside)):
+            border = where[others]
+            sides[kind] += np.bincount(own[border], minlength=count)
+            total[kind] += np.bincount(own[border], gap[border], count)
     to_inside, to_outside = (total / np.maximum(sides, 1) / scale)[:, 1:]
     return {
         "outline": np.maximum(outline[1:], 1),
         "new_border": np.where(regions.added, to_outside, to_inside),
         "old_border": np.where(regions.added, to_inside, to_outside),
     }
+
+
+def _square_length(vectors: Floats) -> Floats:
+    """Of vectors along the last axis, (…, C) → (…)."""
+    return np.asarray(np.einsum("...c,...c->...", vectors, vectors))
