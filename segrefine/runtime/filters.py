@@ -1,4 +1,4 @@
-"""Blurs whose cost does not depend on their width."""
+"""Blurs and an erosion whose cost does not depend on their width."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 def box_blur(values: Floats, radius: int) -> Floats:
     """The mean over a square of 2·radius + 1 pixels around each pixel, cut off at the border; float32 (H, W)."""
     return _running_mean(_running_mean(values, radius, 0), radius, 1)
+
+
+def erode(mask: Mask, width: int) -> Mask:
+    """The pixels of a mask, bool (H, W), that have a square of `width` pixels to each side in it; none is outside."""
+    side = 2 * width + 1
+    for _ in range(2):  # along columns, then along rows
+        counts = np.zeros((len(mask) + 1, mask.shape[1]), np.int32)
+        np.cumsum(mask, 0, out=counts[1:])
+        kept = np.zeros_like(mask)
+        kept[width : len(mask) - width] = counts[side:] - counts[:-side] == side
+        mask = np.ascontiguousarray(kept.T)
+    return mask
 
 
 def gaussian_blur(values: Floats, sigma: float) -> Floats:

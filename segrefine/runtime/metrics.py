@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 
-Mask = NDArray[np.bool_]
+from segrefine.runtime.filters import Mask, erode
 
 
 def iou(a: Mask, b: Mask) -> float:
@@ -26,7 +25,7 @@ def boundary_iou(a: Mask, b: Mask, *, width: int | None = None) -> float:
         width: of the borders in pixels; None takes 2 % of the image's diagonal, and 1 at least.
     """
     width = max(1, round(0.02 * float(np.hypot(*a.shape)))) if width is None else width
-    return iou(*(mask & ~_erode(mask, width) for mask in (a, b)))
+    return iou(*(mask & ~erode(mask, width) for mask in (a, b)))
 
 
 def average_recall(ious: Sequence[float] | NDArray[np.floating]) -> float:
@@ -43,11 +42,3 @@ def recall_curve(ious: Sequence[float] | NDArray[np.floating], thresholds: NDArr
     """Share of objects with an IoU of each threshold or more, float64, one for each threshold."""
     found = np.sort(np.asarray(ious, np.float64))
     return 1 - np.searchsorted(found, thresholds, side="left") / len(found)
-
-
-def _erode(mask: Mask, width: int) -> Mask:
-    """The pixels of a mask whose neighbours within `width` belong to it too; outside of the image nothing does."""
-    padded = Image.fromarray(np.pad(mask, width).astype(np.uint8) * 255)
-    eroded = np.asarray(padded.filter(ImageFilter.MinFilter(2 * width + 1))) > 0
-    inner: Mask = eroded[width : width + mask.shape[0], width : width + mask.shape[1]]
-    return inner

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
+from segrefine.runtime.filters import erode
 from segrefine.runtime.output import voc_colours
 from segrefine.runtime.pipeline import Refinement
 from segrefine.runtime.segmenter import Segment
@@ -74,23 +75,13 @@ def overlay(image: Pixels, mask: NDArray[np.bool_], colour: Colour = ORANGE) -> 
     around = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     inside, part = mask[around], drawn[around]
     width = max(1, round(min(max(mask.shape), 8 * min(mask.shape)) / 160))  # a strip's line is no wider than the strip
-    line = inside & ~_erode(inside, width)
+    line = inside & ~erode(inside, width)
     tints = np.round(0.6 * np.arange(256)[:, None] + 0.4 * np.array(colour)).astype(np.uint8)
     for channel, value in enumerate(colour):
         plane = part[..., channel]
         plane[inside] = tints[plane[inside], channel]
         plane[line] = value
     return drawn
-
-
-def _erode(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Where a square of `width` pixels to each side lies in the mask, bool (h, w); nothing is beyond its edges."""
-    size = mask.shape[1] + 2 * width, mask.shape[0] + 2 * width
-    for radius in ((width, 0), (0, width)):  # a mean over up to 500 pixels is white only where all of them are
-        padded = Image.new("L", size)
-        padded.paste(Image.fromarray(mask.astype(np.uint8) * 255), (width, width))
-        mask = np.asarray(padded.filter(ImageFilter.BoxBlur(radius)))[width:-width, width:-width] == 255
-    return mask
 
 
 def overlay_labels(image: Pixels, labels: NDArray[np.integer[Any]]) -> Pixels:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
-from segrefine.runtime.filters import box_blur, gaussian_blur
+from segrefine.runtime.filters import box_blur, erode, gaussian_blur
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -29,3 +30,11 @@ def test_blurs_keep_a_constant_and_every_size():
     for shape in ((1, 1), (1, 40), (3, 2)):
         for sigma in (0.0, 0.7, 5.0):
             np.testing.assert_allclose(gaussian_blur(np.ones(shape, np.float32), sigma), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 2), (40, 60)])
+@pytest.mark.parametrize("width", [1, 4, 25])
+def test_erosion_keeps_what_has_a_square_of_the_mask_around_it(shape, width):
+    mask = np.random.default_rng(0).random(shape) < 0.98
+    around = sliding_window_view(np.pad(mask, width), (2 * width + 1, 2 * width + 1))
+    np.testing.assert_array_equal(erode(mask, width), around.all((2, 3)))
