@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_LOG := runs/demo/train.log
 # Two processes, each with whole files: most tests keep one core busy. Threads of PyTorch's would fight for it.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# In the order of tests/conftest.py: by itself xdist leaves files of few tests, which are the longest, for the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-full lint bench gpu train-demo clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,33 @@ def write_tiny_checkpoint(folder: Path, *, xl: bool = False, unet: dict[str, Any
     index |= {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]} if xl else {}
     (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["transformers", "CLIPTextModel"]}))
     return folder
+
+
+def write_tiny_label_checkpoint(folder: Path, base: Path, codec_name: str) -> None:
+    """Writes a label diffusion model, as training does, around the parts of a checkpoint.
+
+    Args:
+        folder: target.
+        base: what `write_tiny_checkpoint` wrote.
+        codec_name: "area" or "vae".
+    """
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    from segrefine.reference.checkpoint import load_checkpoint
+    from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
+
+    parts = load_checkpoint(base)
+    area = AreaCodec(fold=2, scale=0.25, vae_scale_factor=2)
+    codec = area if codec_name == "area" else VaeCodec(vae=parts.vae, scale=0.5)
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("unet"))
+    torch.manual_seed(3)
+    config = dict(parts.unet.config) | {"in_channels": codec.channels + 4, "out_channels": codec.channels}
+    UNet2DConditionModel.from_config(config).half().save_pretrained(folder / "label_denoiser")
+    DDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    ).save_pretrained(folder / "scheduler")
+    write_codec(codec, folder)
 
 
 TINY_UNET: dict[str, Any] = {

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -276,9 +277,9 @@ PROFILES = {
 
 
 @pytest.fixture(params=[(name, dtype) for name in DEMO_BUNDLES for dtype in ("fp32", "fp16")])
-def demo(request: pytest.FixtureRequest, half_demo_bundles: dict[str, Path], tmp_path: Path) -> Bundle:
+def demo(request: pytest.FixtureRequest, half_demo_bundle: Callable[[str], Path], tmp_path: Path) -> Bundle:
     name, dtype = request.param
-    source = DEMO_BUNDLES[name] if dtype == "fp32" else half_demo_bundles[name]
+    source = DEMO_BUNDLES[name] if dtype == "fp32" else half_demo_bundle(name)
     return Bundle.open(shutil.copytree(source, tmp_path / "bundle"))
 
 

@@ -156,20 +156,21 @@ def test_half_precision_computes_in_half_and_speaks_single(tiny_checkpoint: Path
 def test_a_weight_past_half_precision_is_found_at_export(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "large"
     shutil.copytree(tiny_checkpoint, folder)
-    unet = load_checkpoint(tiny_checkpoint).unet
+    encoder = load_checkpoint(tiny_checkpoint).text_encoder
+    [weight] = [each for name, each in encoder.named_parameters() if name.endswith("layers.0.mlp.fc2.weight")]
     with torch.no_grad():
-        unet.conv_out.weight[0, 0, 0, 0] = 1e6
-    unet.save_pretrained(folder / "unet")
-    options = {"dtype": "fp16", "components": ["unet"], "taps": TAPS}
+        weight[0, 0] = 1e6
+    encoder.save_pretrained(folder / "text_encoder")
+    options = {"dtype": "fp16", "components": ["text_encoder"]}
     with pytest.raises(
-        ExportError, match=r"conv_out\.weight reaches 1e\+06, and half precision ends at 65504"
+        ExportError, match=r"mlp\.fc2\.weight reaches 1e\+06, and half precision ends at 65504"
     ) as refused:
         export_bundle(folder, tmp_path / "half", **options)
-    assert refused.value.hint == "export with --fp32-components unet"
-    bundle = export_bundle(folder, tmp_path / "half", fp32_components=["unet"], **options)
-    feeds = unet_feeds(*SIZES[1])
-    expected, _ = reference_unet(folder, feeds)
-    assert_close(run(bundle, "unet", feeds)[0], expected)
+    assert refused.value.hint == "export with --fp32-components text_encoder"
+    bundle = export_bundle(folder, tmp_path / "half", fp32_components=["text_encoder"], **options)
+    ids = torch.randint(514, (3, 16), generator=torch.Generator().manual_seed(0))
+    expected = load_checkpoint(folder).text_encoder(ids).last_hidden_state
+    assert_close(run(bundle, "text_encoder", {"input_ids": ids})[0], expected)
 
 
 def test_exceptions_to_half_precision_without_it(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
 
 
-def test_refined_masks_are_the_same(half_demo_bundles):
-    with Refiner.from_bundle(demo_bundle()) as single, Refiner.from_bundle(half_demo_bundles["demo"]) as half:
+def test_refined_masks_are_the_same(half_demo_bundle):
+    with Refiner.from_bundle(demo_bundle()) as single, Refiner.from_bundle(half_demo_bundle("demo")) as half:
         assert half.bundle.manifest.dtype == "fp16"
         for name, sample in load_samples(demo_samples()).items():
             ours, theirs = (refine(sample.image, sample.coarse, sample.label) for refine in (half, single))
@@ -18,8 +18,8 @@ def test_refined_masks_are_the_same(half_demo_bundles):
             assert iou(ours.mask, theirs.mask) >= 0.99, name
 
 
-def test_generated_masks_are_the_same(half_demo_bundles):
-    with Segmenter.from_bundle(demo_gs_bundle()) as single, Segmenter.from_bundle(half_demo_bundles["demo-gs"]) as half:
+def test_generated_masks_are_the_same(half_demo_bundle):
+    with Segmenter.from_bundle(demo_gs_bundle()) as single, Segmenter.from_bundle(half_demo_bundle("demo-gs")) as half:
         for name, sample in load_samples(demo_samples()).items():
             phrases = [f"the {sample.label}", "the background"]
             ours, theirs = (segment(sample.image, phrases).segments for segment in (half, single))

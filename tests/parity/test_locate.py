@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from segrefine.assets import demo_bundle, demo_checkpoint
+from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.bundle import MANIFEST, Bundle, BundleWriter
-from segrefine.cli import main
+from segrefine.cli import main, samples
+from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS, load_engine
 from segrefine.export.comparison import Watched, named_inputs
 from segrefine.export.graph import example_inputs
@@ -23,6 +25,8 @@ from segrefine.export.parity import locate_divergences
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import load_checkpoint
 from tests.tiny_bundle import CHANNELS, write_bundle
+
+pytestmark = pytest.mark.usefixtures("fresh_export_once")
 
 
 def with_changed_weight(bundle: Bundle, graph: str, weight: str, target: Path, factor: float = 1.5) -> Bundle:
@@ -51,15 +55,15 @@ def test_changed_weight_is_found(backend: str, tmp_path: Path) -> None:
     assert found.agreed > 100
 
 
-def test_nothing_is_found_where_nothing_is_wrong(half_demo_bundles: dict[str, Path]) -> None:
-    whole, half = Bundle.open(demo_bundle()), Bundle.open(half_demo_bundles["demo"])
-    assert list(locate_divergences(whole, demo_checkpoint(), dict.fromkeys(["text_encoder", "alignment"]))) == [
-        None,
-        None,
-    ]
-    assert list(locate_divergences(half, demo_checkpoint(), {"vae_encoder": None})) == [None]
+@pytest.fixture
+def one_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the shipped scenes the command compares one."""
+    name, sample = next(iter(load_samples(demo_samples()).items()))
+    monkeypatch.setattr(samples, "load_samples", lambda folder: {name: sample})
 
 
+@pytest.mark.usefixtures("one_scene")
+@pytest.mark.parametrize("tiny_label_checkpoint", ["vae"], indirect=True)
 def test_command_tells_both_values(tiny_label_bundle: Path, tiny_label_checkpoint: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(tiny_label_bundle)
     graph = bundle.manifest.graphs["label_denoiser"]
@@ -118,3 +122,12 @@ def test_the_sample_that_overflowed_is_kept(tmp_path: Path) -> None:
         engine({"sample": 3e38 * np.ones_like(sample)})
     assert engine.overflowed is not None
     np.testing.assert_array_equal(engine.overflowed["sample"], sample[1:2])
+
+
+def test_nothing_is_found_where_nothing_is_wrong(half_demo_bundle: Callable[[str], Path]) -> None:
+    whole, half = Bundle.open(demo_bundle()), Bundle.open(half_demo_bundle("demo"))
+    assert list(locate_divergences(whole, demo_checkpoint(), dict.fromkeys(["text_encoder", "alignment"]))) == [
+        None,
+        None,
+    ]
+    assert list(locate_divergences(half, demo_checkpoint(), {"vae_encoder": None})) == [None]

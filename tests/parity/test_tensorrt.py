@@ -88,6 +88,7 @@ def test_pipeline_on_engines_of_one_size_of_everything(gpu: Cuda, bundle: Bundle
     np.testing.assert_allclose(ours.probability, theirs.probability, atol=1e-5)
 
 
+@pytest.mark.usefixtures("fresh_export_once")
 def test_changed_weight_is_found_in_an_engine_of_the_same_profile(gpu: Cuda, tmp_path: Path) -> None:
     weight = "unet.mid_block.resnets.0.conv1.weight"
     bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle")
