@@ -55,11 +55,11 @@ def export(
     with BundleWriter(bundle, overwrite=overwrite):
         pass  # entering checks the place, which is better known now than after a model was loaded
     with console.progress(f"exporting {model}", long=True) as tell:
+        tell("looking at the model", None)
+        found = find_model(model, revision, config)
         tell("loading PyTorch", None)
         with torch_imports("export"):
             from segrefine.export import export_bundle
-        tell("loading the model", None)
-        found = find_model(model, revision, config)
         written = export_bundle(
             found,
             bundle,

@@ -1,10 +1,13 @@
-"""What a file, given as a model, is in truth, and how a model is made of it; read without loading any weight."""
+"""What a file or a folder, given as a model, is in truth, and what to do with it; read without loading any weight."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+from segrefine.bundle import MANIFEST
 from segrefine.errors import ExportError
 from segrefine.reference.weight_files import read_header
 
@@ -14,21 +17,38 @@ _PARTS = {
     "image codec": ("first_stage_model.",),
     "text encoder": ("cond_stage_model.", "conditioner.embedders."),
 }
+_GIVE_MODEL = "give the model itself, without it"
+_MERGE = "merge it into its model first (diffusers' `fuse_lora`, then `save_pretrained`), and give that folder"
 _KINDS = (
-    ("a LoRA: changes to a model, not a model", ("lora_", ".lora", "lora."), "merge it first (`fuse_lora`)"),
-    ("a ControlNet: an addition to a model, not a model", ("control_model.", "controlnet_"), "give the model itself"),
+    ("a LoRA: changes to a model, not a model", ("lora_", ".lora", "lora."), _MERGE),
+    ("a LyCORIS adapter: changes to a model, not a model", ("hada_w", "lokr_w", "oft_"), _MERGE),
+    (
+        "a ControlNet: an addition to a model, not a model",
+        ("control_model.", "controlnet_", "zero_convs.", "input_hint_block."),
+        _GIVE_MODEL,
+    ),
+    ("an IP-Adapter: an addition to a model, not a model", ("ip_adapter.", "image_proj."), _GIVE_MODEL),
+    (
+        "a transformer, such as those of Flux and Stable Diffusion 3",
+        ("double_blocks.", "joint_blocks."),
+        "segrefine takes Stable Diffusion 1.x, 2.x and XL",
+    ),
     (
         "a textual inversion: words for a model, not a model",
         ("emb_params", "string_to_param", "clip_l", "clip_g"),
-        "give the model itself",
+        _GIVE_MODEL,
     ),
 )
+_FOLDER = "give a folder that diffusers' save_pretrained wrote, with model_index.json"
 
 
 def holds_model(path: Path) -> bool:
-    """Whether a file is a whole model: denoiser, image codec and text encoder, under their authors' names."""
-    names = read_header(path) if path.suffix.lower() == ".safetensors" else None
-    return names is not None and not _lacking(names)
+    """Whether a file is a whole model: denoiser, image codec and text encoder, under their authors' names.
+
+    Raises:
+        ExportError: it is called safetensors, and is none or is truncated.
+    """
+    return path.suffix.lower() == ".safetensors" and not _lacking(read_header(path))
 
 
 def explain_file(path: Path) -> ExportError:
@@ -42,18 +62,56 @@ def explain_file(path: Path) -> ExportError:
             f"{path} is a pickle, and reading one runs whatever code is in it",
             hint=f"if you trust it, make a folder of it: {_conversion(path)}",
         )
-    names = read_header(path) if path.suffix.lower() == ".safetensors" else None
-    if names is None:
-        return ExportError(f"{path} is no model", hint="give a folder that diffusers' save_pretrained wrote")
+    if path.suffix.lower() != ".safetensors":
+        return ExportError(f"{path} is no model", hint=_FOLDER)
+    names = read_header(path)
     for what, marks, hint in _KINDS:
         if any(mark in name for name in names for mark in marks):
-            return ExportError(f"{path} holds {what}", hint=f"{hint}, then give its folder")
+            return ExportError(f"{path} holds {what}", hint=hint)
     if "denoiser" not in (lacking := _lacking(names)):
         return ExportError(f"{path} lacks the {' and the '.join(lacking)}", hint="give the whole model's file")
     return ExportError(
         f"{path} holds the weights of one part, such as {min(names, default='none')!r}",
         hint="give the model's whole folder, with model_index.json",
     )
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder says that it is a model as diffusers saves it."""
+    return (folder / "model_index.json").is_file() and not (folder / MANIFEST).is_file()
+
+
+def explain_folder(folder: Path) -> ExportError:
+    """The error for a folder that was given as a model, and is none; see `is_model_folder`.
+
+    Args:
+        folder: a folder that exists.
+    """
+    if (folder / MANIFEST).is_file():
+        return ExportError(f"{folder} is a bundle, which was exported already", hint="give what it was exported from")
+    if (folder.parent / "model_index.json").is_file() and (folder / "config.json").is_file():
+        return ExportError(f"{folder} is one part of a model", hint=f"give the whole model: {folder.parent}")
+    kind = _class_of(folder / "config.json")
+    if kind and kind.startswith("ControlNet"):
+        return ExportError(f"{folder} holds a ControlNet: an addition to a model, not a model", hint=_GIVE_MODEL)
+    files = sorted(each for each in folder.iterdir() if each.is_file())
+    weights = [each for each in files if each.suffix.lower() == ".safetensors"]
+    if whole := next((each for each in weights if holds_model(each)), None):
+        return ExportError(f"{folder} is no diffusers checkpoint, but {whole.name} is a model", hint=f"give {whole}")
+    if kind:
+        return ExportError(f"{folder} holds a {kind}, one part of a model", hint=_FOLDER)
+    if named := weights + [each for each in files if each.suffix.lower() in _PICKLES]:
+        return explain_file(named[0])
+    return ExportError(f"{folder} is no diffusers checkpoint: model_index.json is missing", hint=_FOLDER)
+
+
+def _class_of(config: Path) -> str | None:
+    """The class that a part's configuration names."""
+    try:
+        content: Any = json.loads(config.read_text(encoding="utf-8"))
+        return str(content.get("_class_name") or content["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _lacking(names: Collection[str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segrefine.cli.model_files import explain_file, holds_model
+from segrefine.cli.model_files import explain_file, explain_folder, holds_model, is_model_folder
 from segrefine.errors import ExportError, MissingDependencyError
 from segrefine.reference.weight_files import SingleFile
 
@@ -26,7 +26,7 @@ _HINT = (
 
 
 def find_model(model: str, revision: str | None = None, config: str | None = None) -> Path | SingleFile:
-    """The folder of a checkpoint, or its single file.
+    """The folder of a checkpoint, or its single file; all that can be told of its files without PyTorch is checked.
 
     Args:
         model: `demo`, `demo-gs`, a folder, a single file, or a hub id `OWNER/NAME`, which is fetched unless it is in
@@ -36,27 +36,43 @@ def find_model(model: str, revision: str | None = None, config: str | None = Non
             of the model that the file's weights look like, from the hub.
 
     Raises:
-        ExportError: there is no such model, or it cannot be fetched.
+        ExportError: there is no such model, it cannot be fetched, or it is none that can be exported.
         MissingDependencyError: huggingface-hub is not installed.
     """
-    from segrefine.assets import DEMO_CHECKPOINTS
+    from segrefine.reference.configs import read_configs
 
-    if config and not Path(model).is_file():
-        raise ExportError(f"--config is for single files, and {model} is none", hint="leave --config out")
-    if model in DEMO_CHECKPOINTS or Path(model).is_dir():
-        if revision:
-            raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
-        return DEMO_CHECKPOINTS.get(model, Path(model))
-    if Path(model).is_file():
-        return _single_file(Path(model), revision, config)
-    if Path(model).exists() or not _HUB_ID.fullmatch(model):
-        raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
-    return _fetch(model, revision, _TEXTS + _WEIGHTS)
+    found = _locate(model, revision, config)
+    read_configs(found)
+    return found
 
 
 def revision_of(model: Path | SingleFile) -> str | None:
     """The commit of a model that came from the hub; its cache has a folder for each."""
     return model.name if isinstance(model, Path) and model.parent.name == "snapshots" else None
+
+
+def _locate(model: str, revision: str | None, config: str | None) -> Path | SingleFile:
+    from segrefine.assets import DEMO_CHECKPOINTS
+
+    if not model or config == "":
+        raise ExportError(f"{'--config' if model else 'MODEL'} is empty", hint=_HINT)
+    if config and not Path(model).is_file():
+        raise ExportError(f"--config is for single files, and {model} is none", hint="leave --config out")
+    if model in DEMO_CHECKPOINTS or Path(model).is_dir():
+        if revision:
+            raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
+        return DEMO_CHECKPOINTS.get(model) or _folder(Path(model))
+    if Path(model).is_file():
+        return _single_file(Path(model), revision, config)
+    if Path(model).exists() or not _HUB_ID.fullmatch(model):
+        raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
+    return _folder(_fetch(model, revision, _TEXTS + _WEIGHTS))
+
+
+def _folder(folder: Path) -> Path:
+    if not is_model_folder(folder):
+        raise explain_folder(folder)
+    return folder
 
 
 def _single_file(file: Path, revision: str | None, config: str | None) -> SingleFile:
@@ -67,7 +83,8 @@ def _single_file(file: Path, revision: str | None, config: str | None) -> Single
     if config and not _HUB_ID.fullmatch(config):
         raise ExportError(f"there is no configuration {config!r}: neither a folder nor a hub id", hint=_HINT)
     if not config:
-        from segrefine.reference.single_file import configuration_of
+        with torch_imports("telling a single file's family"):
+            from segrefine.reference.single_file import configuration_of
 
         config = configuration_of(file)
     try:
@@ -93,7 +110,7 @@ def torch_imports(command: str) -> Iterator[None]:
 
 
 def _silence_libraries() -> None:
-    """Turns off the progress bars of transformers, diffusers and huggingface-hub, which know nothing of ours.
+    """Turns off the progress bars of transformers and diffusers, which know nothing of ours.
 
     They are off for this process. Setting environment variables would come too late once the libraries are imported.
 
@@ -111,9 +128,11 @@ def _fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         message = "fetching a model takes huggingface-hub, which is not installed"
         raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
+    disable_progress_bars()  # they know nothing of ours
     try:
         folder = snapshot_download(model, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED)
     except LocalEntryNotFoundError as error:

@@ -53,13 +53,13 @@ def parity(
     with console.progress("comparing", long=True) as tell:
         if locate:
             _check_locating(backend)
+        tell("looking at the model", None)
+        model = find_model(reference, revision, config)
         tell("loading PyTorch", None)
         with torch_imports("parity"):
             from segrefine.export.comparison import Scene
             from segrefine.export.parity import check_parity, locate_divergences
         scenes = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
-        tell("loading the model", None)
-        model = find_model(reference, revision, config)
         for row in check_parity(bundle, model, scenes, backend=backend, device=device):
             tell(row.component, None)
             rows.append(row)

@@ -30,15 +30,14 @@ from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import Trial, run_trials, verify_graph
 from segrefine.reference.checkpoint import (
     Checkpoint,
-    Model,
     Parts,
-    count_weights,
-    is_label_checkpoint,
     load_checkpoint,
     load_label_checkpoint,
     reopen,
 )
+from segrefine.reference.configs import is_label_checkpoint
 from segrefine.reference.label_codec import VaeCodec, describe_codec
+from segrefine.reference.weight_files import Model, count_weights
 from segrefine.settings import G4SegSettings, GsSettings, Settings
 from segrefine.spec import ComponentSpec
 

@@ -21,8 +21,9 @@ from segrefine.export.comparison import (
     served_resolution,
 )
 from segrefine.export.modules import LABEL_GRAPHS, GraphModule
-from segrefine.reference.checkpoint import LabelCheckpoint, Model, load_label_checkpoint
+from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
+from segrefine.reference.weight_files import Model
 from segrefine.runtime.segmenter import Segment, Segmentation, Segmenter, guide_edges, read_samples
 from segrefine.settings import GsSettings
 

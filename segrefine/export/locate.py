@@ -19,7 +19,7 @@ from segrefine.engines import Engine, build_engine, built_options, load_engine
 from segrefine.errors import EngineError, MissingDependencyError
 from segrefine.export.bundle_export import export_bundle
 from segrefine.export.comparison import TOLERANCES, Feeds
-from segrefine.reference.checkpoint import Model
+from segrefine.reference.weight_files import Model
 from segrefine.spec import DType, TensorSpec
 
 _DTYPES: Mapping[int, DType] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}

@@ -32,8 +32,9 @@ from segrefine.export.label_parity import check_label_parity, label_modules
 from segrefine.export.locate import Divergence, locate_divergence
 from segrefine.export.modules import GRAPHS, GraphModule, Source
 from segrefine.reference.attention import attend_naive
-from segrefine.reference.checkpoint import Checkpoint, Model, load_checkpoint, load_label_checkpoint
+from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
+from segrefine.reference.weight_files import Model
 from segrefine.runtime.edges import logit, sharpen
 from segrefine.runtime.filters import pool
 from segrefine.runtime.pipeline import Refiner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -16,22 +15,19 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from segrefine.errors import ExportError
-from segrefine.reference.families import FAMILIES, Family, find_family
+from segrefine.reference.configs import CLASSES, HINT, read_configs
+from segrefine.reference.families import FAMILIES, Family
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, read_codec
 from segrefine.reference.latents import scale_latents
-from segrefine.reference.single_file import PREFIXES, load_part
+from segrefine.reference.single_file import load_part
 from segrefine.reference.text import Text, encode_ids, size_condition
-from segrefine.reference.weight_files import SingleFile, find_weights, read_header
-from segrefine.reference.weights import load_weights, weight_stem
+from segrefine.reference.weight_files import Model, SingleFile
+from segrefine.reference.weights import load_weights
 
 _CLASSES: dict[str, Any] = {
-    "unet": UNet2DConditionModel, "label_denoiser": UNet2DConditionModel, "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection,
-}  # fmt: skip
-_HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `demo`"
-
-Model = str | Path | SingleFile
-"""A diffusers folder, or a single file."""
+    each.__name__: each
+    for each in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
+}
 
 Load = Callable[[str], Any]
 """Name of a part, such as "vae" → the part, in evaluation mode, without gradients; the same one each time."""
@@ -165,7 +161,7 @@ def load_label_checkpoint(model: Model, dtype: torch.dtype | None = torch.float3
         ExportError: the folder is not such a checkpoint; the message names what was expected.
     """
     parts = _open_parts(model, "label_denoiser", dtype)
-    folder = _config_folder(model)
+    folder = model.config if isinstance(model, SingleFile) else Path(model)
     codec = read_codec(folder, parts["configs"]["vae"], partial(parts["load"], "vae"))
     config = parts["configs"]["label_denoiser"]
     expected = codec.channels + parts["configs"]["vae"]["latent_channels"], codec.channels
@@ -183,62 +179,25 @@ def reopen(checkpoint: PartsT, dtype: torch.dtype | None) -> PartsT:
     return replace(checkpoint, load=_loader(checkpoint.model, dtype))
 
 
-def count_weights(model: Model, part: str) -> int:
-    """How many numbers the weights of a part are; reads headers alone.
-
-    Raises:
-        ExportError: they are missing, or cannot be read.
-    """
-    if isinstance(model, SingleFile):
-        headers, prefixes = [read_header(model.file) or {}], PREFIXES[part]
-    else:
-        _, files = find_weights(Path(model) / part, weight_stem(_CLASSES[part]))
-        headers, prefixes = [read_header(file) or {} for file in files], ("",)
-    return sum(
-        math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name.startswith(prefixes)
-    )
-
-
-def is_label_checkpoint(model: Model) -> bool:
-    """Whether a model looks like a label diffusion model."""
-    return not isinstance(model, SingleFile) and (Path(model) / "label_denoiser").is_dir()
-
-
 def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[str, Any]:
     """What `Parts` has, by name.
 
     Raises:
         ExportError: something is missing, or of another kind than it should be.
     """
-    folder = _config_folder(model)
-    model_index = _read_json(folder, "model_index.json")
-    scheduler_config = _read_json(folder, "scheduler/scheduler_config.json")
-    configs = {denoiser: _read_config(folder, denoiser)}
-    family = find_family(configs[denoiser], model_index)
-    tokenizers = {}
-    for kind in family.text_encoders:
-        configs[kind.part] = _read_config(folder, kind.part)
-        tokenizers[kind.tokenizer] = _read_tokenizer(folder / kind.tokenizer)
+    read = read_configs(model, denoiser)
+    tokenizers = {kind.tokenizer: _read_tokenizer(read.folder / kind.tokenizer) for kind in read.family.text_encoders}
     if len({json.dumps(tokenizer.get_vocab(), sort_keys=True) for tokenizer in tokenizers.values()}) > 1:
-        raise ExportError(f"the tokenizers of {folder} have other words", hint=_HINT)
-    configs["vae"] = _read_config(folder, "vae")
-    for part in configs:
-        count_weights(model, part)  # what is missing is better known now than when the part is read
-
+        raise ExportError(f"the tokenizers of {read.folder} have other words", hint=HINT)
     return {
         "model": model,
         "load": _loader(model, dtype),
-        "configs": configs,
-        "scheduler_config": scheduler_config,
-        "model_index": model_index,
-        "family": family,
+        "configs": {part: _complete(part, config) for part, config in read.parts.items()},
+        "scheduler_config": read.scheduler_config,
+        "model_index": read.model_index,
+        "family": read.family,
         "tokenizers": tokenizers,
     }
-
-
-def _config_folder(model: Model) -> Path:
-    """The folder with a model's configurations and tokenizers."""
-    return model.config if isinstance(model, SingleFile) else Path(model)
 
 
 def _loader(model: Model, dtype: torch.dtype | None) -> Load:
@@ -246,27 +205,19 @@ def _loader(model: Model, dtype: torch.dtype | None) -> Load:
 
     @cache
     def load(part: str) -> nn.Module:
-        wanted = torch.float32 if part == "vae" else dtype
+        kind, wanted = _CLASSES[CLASSES[part]], torch.float32 if part == "vae" else dtype
         if isinstance(model, SingleFile):
-            return load_part(_CLASSES[part], model, part, wanted)
-        return load_weights(_CLASSES[part], Path(model) / part, wanted)
+            return load_part(kind, model, part, wanted)
+        return load_weights(kind, Path(model), part, wanted)
 
     return load
 
 
-def _read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The configuration of a part, with what it leaves out as in diffusers.
-
-    Raises:
-        ExportError: it is missing, or of another class than the part should be.
-    """
-    config = _read_json(folder, f"{part}/config.json")
-    found, expected = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0], _CLASSES[part]
-    if found != expected.__name__:
-        raise ExportError(f"{folder / part} holds {found}, expected {expected.__name__}", hint=_HINT)
+def _complete(part: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a part, with what it leaves out as in diffusers."""
     if part.startswith("text_encoder"):
         return config
-    whole, *_ = expected.extract_init_dict(config)
+    whole, *_ = _CLASSES[CLASSES[part]].extract_init_dict(config)
     return dict(whole)
 
 
@@ -275,17 +226,4 @@ def _read_tokenizer(folder: Path) -> CLIPTokenizer:
         return cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # tokenizers' own errors have no other base
         message = f"{folder} holds no CLIP tokenizer (vocab.json and merges.txt) that can be read: {error}"
-        raise ExportError(message, hint=_HINT) from error
-
-
-def _read_json(folder: Path, relative: str) -> dict[str, Any]:
-    file = folder / relative
-    if not file.is_file():
-        raise ExportError(f"{folder} is no diffusers checkpoint: {relative} is missing", hint=_HINT)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExportError(f"cannot read {file} as JSON: {error}", hint=_HINT) from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{file} holds no JSON object", hint=_HINT)
-    return content
+        raise ExportError(message, hint=HINT) from error

@@ -15,14 +15,6 @@ from transformers import PreTrainedModel
 from segrefine.errors import ExportError
 from segrefine.reference.weight_files import SingleFile
 
-PREFIXES = {
-    "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
-    "text_encoder_2": ("conditioner.embedders.1.",),
-}
-"""What the names of a part's tensors begin with."""
-
 _HINT = "give --config a diffusers folder of the same architecture"
 
 

@@ -25,7 +25,7 @@ def run_without_torch(*words: object) -> list[str]:
 def test_export_tells_its_stages_and_no_library_does(run, tiny_checkpoint, tmp_path):
     result = run("export", tiny_checkpoint, tmp_path / "bundle", "--components", "text_encoder", "--json")
     assert result.exit_code == 0, result.output
-    stages = ["loading PyTorch", "loading the model", "text_encoder"]
+    stages = ["looking at the model", "loading PyTorch", "text_encoder"]
     assert result.stderr.splitlines() == [f"exporting {tiny_checkpoint}: {stage}" for stage in stages]
     assert json.loads(result.stdout)["components"] == ["text_encoder"]
 
@@ -34,7 +34,7 @@ def test_parity_tells_its_stages_and_no_library_does(run):
     result = run("parity", "demo", "--reference", "demo", "--backend", "abacus")
     assert result.exit_code == 1
     told, error = result.stderr.splitlines()[:-2], result.stderr.splitlines()[-2]
-    assert told == ["comparing: loading PyTorch", "comparing: loading the model"]
+    assert told == ["comparing: looking at the model", "comparing: loading PyTorch"]
     assert "abacus" in error
 
 
@@ -56,6 +56,17 @@ def test_export_leaves_the_bundle_that_it_may_replace_until_it_is_done(tmp_path)
     error = run_without_torch("export", "demo", tmp_path / "bundle", "--overwrite")[-2]
     assert "torch is not installed" in error
     assert (tmp_path / "bundle" / MANIFEST).read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["export MODEL BUNDLE", "parity demo --reference MODEL"])
+def test_a_damaged_model_is_refused_before_pytorch_is_loaded(command, tiny_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    places = {"MODEL": folder, "BUNDLE": tmp_path / "bundle"}
+    *_, error, _ = run_without_torch(*(places.get(word, word) for word in command.split()))
+    assert "is truncated" in error
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_parity_refuses_what_is_no_bundle_before_it_loads_anything(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from segrefine.errors import ExportError
 from segrefine.export import export_bundle
 from segrefine.export.resources import check_resources
-from segrefine.reference.checkpoint import count_weights, load_checkpoint
-from segrefine.reference.weight_files import SingleFile
+from segrefine.reference.checkpoint import load_checkpoint
+from segrefine.reference.weight_files import SingleFile, count_weights
 from tests.single_file import write_single_file
 
 UNET = {"unet": 2_600_000_000, "vae": 84_000_000}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils.logging import disable_progress_bar
 
 from segrefine.errors import ExportError
 from segrefine.reference.checkpoint import load_checkpoint
@@ -84,7 +85,9 @@ def cut(file: str) -> Callable[[Path], None]:
         (edit("text_encoder/config.json", architectures=["T5"]), "holds T5, expected CLIPTextModel"),
         (edit("unet/config.json", block_out_channels=[8, 16]), "cannot load .*unet as UNet2DConditionModel"),
         (cut("model_index.json"), "cannot read .*model_index.json as JSON"),
-        (cut("vae/diffusion_pytorch_model.safetensors"), "cannot load .*vae"),
+        (cut("vae/diffusion_pytorch_model.safetensors"), "is truncated: more than .* bytes expected, 20 there"),
+        (edit("text_encoder/config.json", num_attention_heads=3), "cannot load .* as CLIPTextModel: (.|\\n)*heads .3"),
+        (edit("text_encoder/config.json", hidden_size=64), r"has the shape \(.*32.*\), and config.json asks for"),
     ],
 )
 def test_damaged_checkpoints_are_named(
@@ -94,8 +97,17 @@ def test_damaged_checkpoints_are_named(
     damage(folder)
     with pytest.raises(ExportError, match=message) as caught:
         checkpoint = load_checkpoint(folder)
-        assert checkpoint.unet and checkpoint.vae  # loaded when they are read
+        assert checkpoint.unet and checkpoint.vae and checkpoint.text_encoder  # loaded when they are read
     assert caught.value.hint
+
+
+def test_no_library_reports(tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    disable_progress_bar()  # as the command does
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
+    edit("text_encoder/config.json", hidden_size=64)(folder)
+    with pytest.raises(ExportError, match=r"config\.json asks for"):
+        load_checkpoint(folder).text_encoder  # noqa: B018  # read to be loaded
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture

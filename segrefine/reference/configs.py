@@ -1,0 +1,139 @@
+"""A checkpoint's configurations, read and checked; all that can be known of its files before PyTorch is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segrefine.errors import ExportError, SettingsError
+from segrefine.reference.families import FAMILIES, Family, find_family
+from segrefine.reference.weight_files import Model, SingleFile, count_weights
+from segrefine.runtime.schedule import NoiseSchedule
+
+CLASSES = {
+    "unet": "UNet2DConditionModel", "label_denoiser": "UNet2DConditionModel", "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection",
+}  # fmt: skip
+"""The names of the parts' classes."""
+
+HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `demo`"
+
+_OTHER_PARTS = {
+    "scheduler", "tokenizer", "tokenizer_2", "label_codec",
+    "safety_checker", "feature_extractor", "image_encoder",  # these look at pictures; the method does not need them
+}  # fmt: skip
+_SCHEDULE = "scheduler/scheduler_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configs:
+    """What the files of a checkpoint say of it.
+
+    Attributes:
+        folder: where they are.
+        model_index: pipeline class and parts, as in `model_index.json`.
+        scheduler_config: the noise schedule, as in `scheduler/scheduler_config.json`.
+        parts: the configuration of each part, as it is in its file.
+        family: what it needs that others do not.
+    """
+
+    folder: Path
+    model_index: dict[str, Any]
+    scheduler_config: dict[str, Any]
+    parts: dict[str, dict[str, Any]]
+    family: Family
+
+
+def read_configs(model: Model, denoiser: str | None = None) -> Configs:
+    """What the files of a model say of it; the weights' headers are checked.
+
+    Args:
+        model: its diffusers folder, or its single file.
+        denoiser: "unet" or "label_denoiser"; None is the one that it looks to have.
+
+    Raises:
+        ExportError: something is missing, cut short, or of another kind than it should be.
+    """
+    folder = model.config if isinstance(model, SingleFile) else Path(model)
+    denoiser = denoiser or ("label_denoiser" if is_label_checkpoint(model) else "unet")
+    model_index = _read_json(folder, "model_index.json")
+    _check_pipeline(folder, model_index)
+    scheduler_config = _read_schedule(folder)
+    parts = {denoiser: _read_part(folder, denoiser)}
+    family = find_family(parts[denoiser], model_index)
+    for part in (*(kind.part for kind in family.text_encoders), "vae"):
+        parts[part] = _read_part(folder, part)
+    for part in parts:
+        count_weights(model, part)  # what is missing is better known now than when the part is read
+    return Configs(
+        folder=folder, model_index=model_index, scheduler_config=scheduler_config, parts=parts, family=family
+    )
+
+
+def is_label_checkpoint(model: Model) -> bool:
+    """Whether a model looks like a label diffusion model."""
+    return not isinstance(model, SingleFile) and (Path(model) / "label_denoiser").is_dir()
+
+
+def _check_pipeline(folder: Path, model_index: Mapping[str, Any]) -> None:
+    """Raises ExportError where a pipeline has parts that would be left out. Its class alone says little of it."""
+    # a part that a pipeline does without is listed as [null, null]
+    listed = {name for name, value in model_index.items() if isinstance(value, list) and value and value[0]}
+    if not (strange := sorted(listed - CLASSES.keys() - _OTHER_PARTS)):
+        return
+    message = f"{folder} holds a {model_index.get('_class_name', 'pipeline')}, with {' and '.join(strange)}"
+    if "unet" in listed:
+        hint = f"give the model that it was made from; to do without {strange[0]}, take that out of model_index.json"
+        raise ExportError(message, hint=hint)
+    raise ExportError(message, hint=f"segrefine takes {', '.join(family.name for family in FAMILIES)}")
+
+
+def _read_schedule(folder: Path) -> dict[str, Any]:
+    """The noise schedule, in which what its class leaves out is as that has it.
+
+    Raises:
+        ExportError: it is missing, or is of a kind that the runtime does not know.
+    """
+    config, file = _read_json(folder, _SCHEDULE), folder / _SCHEDULE
+    kind = str(config.get("_class_name", "DDIMScheduler"))
+    if kind.startswith(("FlowMatch", "EDM")) or config.get("use_flow_sigmas"):
+        message = f"{file} is of {kind}, whose noise levels are no DDPM's: the model was trained in another way"
+        raise ExportError(message, hint=HINT)
+    if not kind.startswith(("DDIM", "DDPM")):
+        config = {"clip_sample": False} | config  # the other classes never clip, and most have no such setting
+    try:
+        NoiseSchedule.from_config(config)
+    except SettingsError as error:
+        raise ExportError(f"{file}: {error}", hint=error.hint) from error
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{file} is no noise schedule: {error}", hint=HINT) from error
+    return config
+
+
+def _read_part(folder: Path, part: str) -> dict[str, Any]:
+    """The configuration of a part.
+
+    Raises:
+        ExportError: it is missing, or of another class than the part should be.
+    """
+    config = _read_json(folder, f"{part}/config.json")
+    found = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0]
+    if found != CLASSES[part]:
+        raise ExportError(f"{folder / part} holds {found}, expected {CLASSES[part]}", hint=HINT)
+    return config
+
+
+def _read_json(folder: Path, relative: str) -> dict[str, Any]:
+    file = folder / relative
+    if not file.is_file():
+        raise ExportError(f"{folder} is no diffusers checkpoint: {relative} is missing", hint=HINT)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"cannot read {file} as JSON: {error}", hint=HINT) from error
+    if not isinstance(content, dict):
+        raise ExportError(f"{file} holds no JSON object", hint=HINT)
+    return content
