@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +119,8 @@ def find_weights(folder: Path, part: str) -> tuple[str | None, tuple[Path, ...]]
     raise ExportError(f"{stem}.safetensors is missing", hint=hint)
 
 
-def count_weights(model: Model, part: str) -> int:
-    """How many numbers the weights of a part are; reads headers alone.
+def count_weights(model: Model, part: str) -> Counter[str]:
+    """How many numbers the weights of a part are, by the types that they are stored in; reads headers alone.
 
     Raises:
         ExportError: they are missing, or a file is not whole.
@@ -129,12 +130,12 @@ def count_weights(model: Model, part: str) -> int:
         files, prefixes = [model.file], PREFIXES[part]
     else:
         files = [*find_weights(Path(model), part)[1]]
-    return sum(
-        stored.count
-        for file in files
-        for name, stored in read_header(file).items()
-        if name.startswith(prefixes)
-    )
+    counts = Counter[str]()
+    for file in files:
+        for name, stored in read_header(file).items():
+            if name.startswith(prefixes):
+                counts[stored.dtype] += stored.count
+    return counts
 
 
 def _check_shards(index: Path) -> tuple[Path, ...]:
