@@ -25,6 +25,9 @@ _OTHER_PARTS = {
     "scheduler", "tokenizer", "tokenizer_2", "label_codec",
     "safety_checker", "feature_extractor", "image_encoder",  # these look at pictures; the method does not need them
 }  # fmt: skip
+_TYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64"}
+"""What weights are stored in, in safetensors' words; integers are the positions that older text encoders hold."""
+
 _SCHEDULE = "scheduler/scheduler_config.json"
 
 
@@ -66,8 +69,8 @@ def read_configs(model: Model, denoiser: str | None = None) -> Configs:
     family = find_family(parts[denoiser], model_index)
     for part in (*(kind.part for kind in family.text_encoders), "vae"):
         parts[part] = _read_part(folder, part)
-    for part in parts:
-        count_weights(model, part)  # what is missing is better known now than when the part is read
+    for part, config in parts.items():
+        _check_weights(model, part, config)  # what is missing is better known now than when the part is read
     return Configs(
         folder=folder, model_index=model_index, scheduler_config=scheduler_config, parts=parts, family=family
     )
@@ -124,6 +127,17 @@ def _read_part(folder: Path, part: str) -> dict[str, Any]:
     if found != CLASSES[part]:
         raise ExportError(f"{folder / part} holds {found}, expected {CLASSES[part]}", hint=HINT)
     return config
+
+
+def _check_weights(model: Model, part: str, config: Mapping[str, Any]) -> None:
+    """Raises ExportError where a part's weights are missing, cut short, or mean little without scales."""
+    counts = count_weights(model, part)
+    quantized = sorted(counts.keys() - _TYPES)
+    if config.get("quantization_config") or quantized:
+        place = model.file if isinstance(model, SingleFile) else Path(model) / part
+        how = f"stored as {quantized[0]}" if quantized else "its config.json has a quantization_config"
+        message = f"{place} holds quantized weights of the {part}: {how}, expected floating-point numbers"
+        raise ExportError(message, hint="give the model as it was before, in float16 or float32")
 
 
 def _read_json(folder: Path, relative: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from segrefine.errors import ExportError
 from segrefine.reference.configs import read_configs
@@ -64,6 +66,24 @@ def test_latents_are_clipped_where_the_scheduler_s_class_clips(folder: Path, kin
     del config["clip_sample"]
     (folder / SCHEDULE).write_text(json.dumps(config | {"_class_name": kind}))
     assert read_configs(folder).scheduler_config.get("clip_sample", True) is clips
+
+
+@pytest.mark.parametrize(("stored", "fits"), [("int8", 0), ("uint8", 0), ("float8_e4m3fn", 1), ("bfloat16", 1)])
+def test_numbers_that_are_not_the_weights(folder: Path, stored: str, fits: bool) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = {name: each.to(getattr(torch, stored)) for name, each in load_file(file).items()}
+    save_file(weights, file)
+    if fits:
+        assert read_configs(folder)
+        return
+    with pytest.raises(ExportError, match="holds quantized weights of the unet: stored as [IU]8"):
+        read_configs(folder)
+
+
+def test_a_configuration_of_quantized_weights(folder: Path) -> None:
+    edit(folder, "unet/config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ExportError, match="holds quantized weights of the unet: its config"):
+        read_configs(folder)
 
 
 @pytest.mark.parametrize(
