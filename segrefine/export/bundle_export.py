@@ -40,6 +40,7 @@ from segrefine.reference.label_codec import VaeCodec, describe_codec
 from segrefine.reference.weight_files import Model, count_weights
 from segrefine.settings import G4SegSettings, GsSettings, Settings
 from segrefine.spec import ComponentSpec
+from segrefine.storage import output_errors
 
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 _PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
@@ -243,9 +244,10 @@ class _Graphs:
             self._uncut[name] = trials
 
     def _save(self, model: ir.Model, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
-        self._stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data"))).take(model)
-        ir.save(model, path)
+        with output_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            self._stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data"))).take(model)
+            ir.save(model, path)
 
 
 def _trial_sizes(plan: _Plan) -> list[dict[str, int]]:

@@ -56,7 +56,7 @@ def check_resources(
         available = available_memory()
     if memory[largest] > available:
         raise ExportError(
-            f"exporting {largest} takes about {_gigabytes(memory[largest])} of memory, and {_gigabytes(available)} "
+            f"exporting {largest} takes about {_readable(memory[largest])} of memory, and {_readable(available)} "
             "are free",
             hint="free memory" + ("" if halved else ", or export with --dtype fp16, which takes less"),
         )
@@ -65,10 +65,10 @@ def check_resources(
     total, free = sum(sizes.values()), shutil.disk_usage(place).free
     if total > free:
         raise ExportError(
-            f"the bundle takes up to {_gigabytes(total)} of disk, and {_gigabytes(free)} are free in {place}",
+            f"the bundle takes up to {_readable(total)} of disk, and {_readable(free)} are free in {place}",
             hint="free disk, or choose another place" + ("" if halved else ", or export in half of it: --dtype fp16"),
         )
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

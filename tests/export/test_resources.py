@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from segrefine.errors import ExportError
+from segrefine.errors import ExportError, OutputError
 from segrefine.export import export_bundle
 from segrefine.export.resources import check_resources, estimate_memory
 from segrefine.reference.checkpoint import load_checkpoint
@@ -53,8 +54,19 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_it_is_known_before_the_work(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(1_000_000))
-    with pytest.raises(ExportError, match="of memory"):
+    with pytest.raises(ExportError, match=r"of memory, and 1\.0 MB are free"):
         export_bundle(tiny_checkpoint, tmp_path / "bundle", progress=pytest.fail)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_meanwhile(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # as a full disk, it refuses in the middle of a file
+    try:
+        with pytest.raises(OutputError, match="cannot write .*text_encoder"):
+            export_bundle(tiny_checkpoint, tmp_path / "bundle", components=["text_encoder"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not any(tmp_path.iterdir())
 
 
