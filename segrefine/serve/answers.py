@@ -78,9 +78,8 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     """
     began = time.perf_counter()
     if work.media == "png":
-        empty: list[str] = []
-        picture = label_map_png(label_map(_probabilities(result, work, empty)))
-        return _picture_answer(picture, list(map(_nothing_taken, empty)), result.seconds, began)
+        labels, empty = _labels(result, work)
+        return _picture_answer(label_map_png(labels), list(map(_nothing_taken, empty)), result.seconds, began)
     asked = cast(SegmentParameters, work.parameters)
     entries = [_segment_value(each, asked, work) for each in result.segments]
     values: dict[str, Any] = {
@@ -89,7 +88,7 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
         "warnings": [_nothing_taken(each["phrase"]) for each in entries if not each["area"]],
     }
     if {"label_map", "overlay"} & set(asked.maps):
-        labels = label_map(_probabilities(result, work, []))
+        labels, _ = _labels(result, work)
         if "label_map" in asked.maps:
             values["label_map"] = label_map_value(labels)
         if "overlay" in asked.maps:
@@ -107,18 +106,24 @@ def _nothing_taken(phrase: str) -> str:
     return f"nothing was taken for {phrase!r}"
 
 
-def _probabilities(result: Segmentation, work: Work, empty: list[str]) -> Iterator[Floats]:
-    """Of the phrases, one after the other, as long as somebody waits: those of a large image take minutes.
+def _labels(result: Segmentation, work: Work) -> tuple[NDArray[np.uint16], list[str]]:
+    """The label map, uint16 (H, W), and the phrases for which nothing is taken.
 
-    Phrases for which nothing is taken are added to `empty`.
+    Raises:
+        Stopped: nobody waits for it any more; of hundreds of phrases in a large image it takes minutes.
     """
-    for segment in result.segments:
-        if work.unwanted:
-            raise Stopped
-        probability = segment.probability
-        if not (probability > 0.5).any():
-            empty.append(segment.phrase)
-        yield probability
+    empty = []
+
+    def probabilities() -> Iterator[Floats]:
+        for segment in result.segments:
+            if work.unwanted:
+                raise Stopped
+            probability = segment.probability
+            if not (probability > 0.5).any():
+                empty.append(segment.phrase)
+            yield probability
+
+    return label_map(probabilities()), empty
 
 
 def _segment_value(segment: Segment, asked: SegmentParameters, work: Work) -> dict[str, Any]:

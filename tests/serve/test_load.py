@@ -90,15 +90,6 @@ def test_timeout_ends_the_work(small: Service, scene: tuple[bytes, bytes, str], 
         assert http.post("/v1/refine", **form()).status_code == 200
 
 
-def test_a_picture_that_is_late_is_not_drawn_to_its_end(small: Service) -> None:
-    large = io.BytesIO()
-    Image.new("L", (6000, 6000), 128).save(large, "PNG")
-    with small.http(headers={"Accept": "image/png"}) as http:
-        answer = http.post("/v1/segment", files={"image": large.getvalue()}, data={"phrases": ["the car"] * 48})
-        assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
-        wait_until(lambda: is_idle(small), 20)  # all of it would take a minute
-
-
 def test_who_hangs_up_frees_its_place(small: Service, scene: tuple[bytes, bytes, str]) -> None:
     before, logged = small.metric("segrefine_abandoned_total"), len(small.events("request"))
     address, heavy = httpx.URL(small.url), {"files": {"image": scene[0]}, "data": HEAVY}
