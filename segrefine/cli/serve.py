@@ -75,17 +75,11 @@ def serve(
         from segrefine.serve.server import Address
 
     with _bad_options():
-        limits = Limits(
-            queue=bounds["queue"], workers=bounds["workers"], batch=bounds["batch"], timeout=bounds["timeout"],
-            body_timeout=bounds["body_timeout"], drain=bounds["drain_timeout"], body_mib=bounds["max_body_mib"],
-            maps_mib=bounds["max_maps_mib"], megapixels=bounds["max_megapixels"],
-        )  # fmt: skip
-        address = Address(host=host, port=port)
-        if ray_address is None:  # else it is for the nodes of a cluster
-            address.resolve()
+        limits = Limits(**bounds)
     offers = _offers(
         [Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles]
     )
+    address = Address(host=host, port=port)
     key = (api_key or "").strip() or None  # files of secrets end in a newline
     if key and not key.isascii():
         raise click.UsageError("--api-key: expected ASCII, which is all that a header holds")
@@ -124,7 +118,8 @@ def _serve_here(
     from segrefine.serve.server import run_server, url_of
 
     with _ended_by_sigterm(), ExitStack() as stack:
-        listening = stack.enter_context(address.bind())
+        with _bad_options():
+            listening = stack.enter_context(address.bind())
         served: list[ServedModel[Any]] = [stack.enter_context(offer.open()) for offer in offers]
         app = create_app(served, limits=limits, api_key=api_key)
         url = url_of(address.host, listening.getsockname()[1])
@@ -149,7 +144,7 @@ def _serve_on_ray(
         wanted = Scale(fewest=scale[0], most=scale[1], cpus=first.engines["threads"] or 1, gpus=int(on_gpu))
     port = address.port
     if cluster is None:
-        with address.bind() as free:  # a port that is taken is told now; Ray's proxies would only try again
+        with _bad_options(), address.bind() as free:  # told now; Ray's proxies would only try again and again
             port = free.getsockname()[1]
     joined = join_cluster(cluster, wanted, host=address.host, port=port)
     deploy(build_application(offers, wanted, limits=limits, api_key=api_key))
@@ -163,11 +158,12 @@ def _serve_on_ray(
 
 @contextmanager
 def _bad_options() -> Iterator[None]:
-    """A context in which a setting outside its range is an option that was misused."""
+    """A context in which a setting outside its range is an option that was misused; the error begins with its name."""
     try:
         yield
     except SettingsError as error:
-        raise click.UsageError(str(error)) from error
+        setting, _, said = str(error).partition(": ")
+        raise click.UsageError(f"--{setting.replace('_', '-')}: {said}") from error
 
 
 @contextmanager

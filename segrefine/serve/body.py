@@ -156,5 +156,5 @@ def _text(value: bytes, name: str) -> str:
 
 
 def _too_large(limits: Limits, got: str) -> Problem:
-    return Problem(413, "body_too_large", f"a body of at most {limits.body_mib:g} MiB (--max-body-mib)", got,
+    return Problem(413, "body_too_large", f"a body of at most {limits.max_body_mib:g} MiB (--max-body-mib)", got,
                    "send a smaller picture, or raise --max-body-mib")  # fmt: skip

@@ -48,9 +48,9 @@ class Scale:
     def __post_init__(self) -> None:
         """Raises SettingsError where a value is outside its range."""
         if not 1 <= self.fewest <= self.most:
-            raise SettingsError(f"--replicas: expected MIN:MAX with 1 ≤ MIN ≤ MAX, got {self.fewest}:{self.most}")
+            raise SettingsError(f"replicas: expected MIN:MAX with 1 ≤ MIN ≤ MAX, got {self.fewest}:{self.most}")
         if self.cpus < 0 or self.gpus < 0:
-            raise SettingsError(f"expected CPUs and GPUs of 0 or more, got {self.cpus:g} and {self.gpus:g}")
+            raise SettingsError(f"cpus, gpus: expected 0 or more, got {self.cpus:g}, {self.gpus:g}")
 
 
 def build_application(
@@ -83,7 +83,7 @@ def build_application(
     replicas = {"num_replicas": scale.fewest} if scale.fewest == scale.most else {"autoscaling_config": autoscaling}
     deploy_as: Any = serve.deployment(
         name=NAME, max_ongoing_requests=2 * accepted, max_queued_requests=accepted,
-        graceful_shutdown_timeout_s=limits.drain, max_surge_percent=_SURGE if _has_room(scale) else 0,
+        graceful_shutdown_timeout_s=limits.drain_timeout, max_surge_percent=_SURGE if _has_room(scale) else 0,
         ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus}, **replicas,
     )  # fmt: skip
     application: serve.Application = deploy_as(serve.ingress(build)(_Replica)).bind()

@@ -135,7 +135,7 @@ class Dispatcher:
         self.draining = True
         self._metrics.ready.set(0)
         try:
-            await asyncio.wait_for(self._empty.wait(), self._limits.drain)
+            await asyncio.wait_for(self._empty.wait(), self._limits.drain_timeout)
         except TimeoutError:
             return False
         return True

@@ -202,19 +202,19 @@ def _check_size(content: bytes, limits: Limits) -> tuple[int, int]:
     except Exception:  # Pillow's readers fail in many ways; the one reader of pictures says how
         image = load_image(content)
         height, width = image.shape[:2]
-    if width * height > limits.megapixels * 1e6:
+    if width * height > limits.max_megapixels * 1e6:
         raise _too_large(limits, f"{width}×{height} pixels")
     return height, width
 
 
 def _check_maps(size: int, limits: Limits) -> None:
-    if size > limits.maps_mib * MIB:
+    if size > limits.max_maps_mib * MIB:
         raise Problem(
-            422, "maps_too_large", f"maps of at most {limits.maps_mib:g} MiB in an answer (--max-maps-mib)",
+            422, "maps_too_large", f"maps of at most {limits.max_maps_mib:g} MiB in an answer (--max-maps-mib)",
             f"{size / MIB:.0f} MiB", "ask for fewer maps or phrases, or soft_format=png; or scale it down",
         )  # fmt: skip
 
 
 def _too_large(limits: Limits, got: str) -> Problem:
-    expected = f"pictures of at most {limits.megapixels:g} megapixels (--max-megapixels)"
+    expected = f"pictures of at most {limits.max_megapixels:g} megapixels (--max-megapixels)"
     return Problem(413, "image_too_large", expected, got, "scale it down")

@@ -9,15 +9,11 @@ from segrefine.errors import SettingsError
 from segrefine.runtime.image import MEGAPIXELS
 
 MIB = 2**20
-_OPTIONS = {
-    "timeout": "--timeout", "body_timeout": "--body-timeout", "drain": "--drain-timeout", "body_mib": "--max-body-mib",
-    "maps_mib": "--max-maps-mib", "megapixels": "--max-megapixels",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of a service; each is an option of `segrefine serve`, whose name messages tell.
+    """Bounds of a service; options of `segrefine serve` have the same names.
 
     Attributes:
         queue: requests that may wait while every worker is busy; the next is answered with 429.
@@ -25,10 +21,10 @@ class Limits:
         batch: waiting requests that are computed together, at most.
         timeout: seconds from the first byte to the answer; past it, 504.
         body_timeout: seconds in which a body must have come; past it, 408.
-        drain: seconds that accepted requests have to end, once the service was told to stop.
-        body_mib: size of a request's body, in MiB.
-        maps_mib: size of the maps of an answer, before they are compressed, in MiB.
-        megapixels: size of an image, in millions of pixels, at most what `load_image` takes.
+        drain_timeout: seconds that accepted requests have to end, once the service was told to stop.
+        max_body_mib: size of a request's body, in MiB.
+        max_maps_mib: size of the maps of an answer, before they are compressed, in MiB.
+        max_megapixels: size of an image, in millions of pixels, at most what `load_image` takes.
     """
 
     queue: int = 16
@@ -36,22 +32,23 @@ class Limits:
     batch: int = 8
     timeout: float = 60.0
     body_timeout: float = 30.0
-    drain: float = 60.0
-    body_mib: float = 64.0
-    maps_mib: float = 256.0
-    megapixels: float = float(MEGAPIXELS)
+    drain_timeout: float = 60.0
+    max_body_mib: float = 64.0
+    max_maps_mib: float = 256.0
+    max_megapixels: float = float(MEGAPIXELS)
 
     def __post_init__(self) -> None:
-        """Raises SettingsError where a bound is outside its range."""
-        if self.queue < 0 or min(self.workers, self.batch) < 1:
-            raise SettingsError("expected a queue of 0 or more, and workers and a batch of 1 or more")
-        for name, option in _OPTIONS.items():
-            value, most = getattr(self, name), MEGAPIXELS if name == "megapixels" else math.inf
+        """Raises SettingsError where a bound is outside its range; it begins with the bound's name."""
+        for name, fewest in (("queue", 0), ("workers", 1), ("batch", 1)):
+            if getattr(self, name) < fewest:
+                raise SettingsError(f"{name}: expected {fewest} or more, got {getattr(self, name)}")
+        for name in ("timeout", "body_timeout", "drain_timeout", "max_body_mib", "max_maps_mib", "max_megapixels"):
+            value, most = getattr(self, name), MEGAPIXELS if name == "max_megapixels" else math.inf
             if not (0 < value <= most and math.isfinite(value)):
-                most_text = f" up to {MEGAPIXELS}" if name == "megapixels" else ""
-                raise SettingsError(f"{option}: expected a number above 0{most_text}, got {value:g}")
+                most_text = f" up to {most}" if most < math.inf else ""
+                raise SettingsError(f"{name}: expected a number above 0{most_text}, got {value:g}")
 
     @property
     def body_bytes(self) -> int:
         """Size of a request's body in bytes, at most."""
-        return int(self.body_mib * MIB)
+        return int(self.max_body_mib * MIB)

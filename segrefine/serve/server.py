@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from segrefine.errors import SettingsError
+from segrefine.errors import SegrefineError, SettingsError
 from segrefine.serve.journal import LOGGER, log, start_log
 from segrefine.serve.protocol import HEADER_BYTES, Protocol
 
@@ -28,9 +28,10 @@ class Address:
         """A socket that listens there: who connects before the service runs waits for it.
 
         Raises:
-            SettingsError: it cannot be had.
+            SettingsError: the host is no name and no address; begins with `host`.
+            SegrefineError: the port cannot be had.
         """
-        family = self.resolve()
+        family = self._resolve()
         try:
             # asyncio turns Nagle's algorithm off, which costs 40 ms an answer, only where the protocol is named.
             listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -39,15 +40,10 @@ class Address:
             listening.listen(2048)
         except (OSError, OverflowError) as error:
             message = f"cannot listen on {self.host} port {self.port}: {getattr(error, 'strerror', None) or error}"
-            raise SettingsError(message, hint="choose another --port or --host; --port 0 takes a free one") from error
+            raise SegrefineError(message, hint="choose another --port or --host; --port 0 takes a free one") from error
         return listening
 
-    def resolve(self) -> socket.AddressFamily:
-        """The family of the address.
-
-        Raises:
-            SettingsError: the host is no name and no address.
-        """
+    def _resolve(self) -> socket.AddressFamily:
         try:
             if not self.host:  # for which the resolver would take the loopback
                 raise socket.gaierror(None, "it is empty")
@@ -55,7 +51,7 @@ class Address:
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no name"
             raise SettingsError(
-                f"--host: expected a name or an address of this machine, got {self.host!r}: {reason}; "
+                f"host: expected a name or an address of this machine, got {self.host!r}: {reason}; "
                 "127.0.0.1 is for this machine alone, 0.0.0.0 for every interface"
             ) from error
 

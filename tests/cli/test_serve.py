@@ -48,7 +48,7 @@ def test_bound_out_of_range(run: Callable[..., Result], option: str, value: str)
 
 
 def test_limits() -> None:
-    assert Limits(body_mib=0.5).body_bytes == 524288
+    assert Limits(max_body_mib=0.5).body_bytes == 524288
 
 
 def test_without_fastapi() -> None:
