@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import threading
@@ -129,9 +130,10 @@ def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
     options: dict[str, Any] = {"address": address}
     if address is None:
-        cpus, gpus = scale.most * scale.cpus, scale.most * scale.gpus
-        options = {"address": "local", "include_dashboard": False, "num_cpus": max(usable_cores(), round(cpus)),
-                   **({"num_gpus": round(gpus)} if gpus else {})}  # fmt: skip
+        cpus = (scale.most + 1) * scale.cpus  # one more, for the successor of another; Ray only counts them
+        gpus = scale.most * scale.gpus
+        options = {"address": "local", "include_dashboard": False, "num_cpus": max(usable_cores(), math.ceil(cpus)),
+                   **({"num_gpus": math.ceil(gpus)} if gpus else {})}  # fmt: skip
     try:
         ray.init(namespace=NAME, log_to_driver=False, logging_level=logging.WARNING, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -139,7 +141,7 @@ def join_cluster(address: str | None, scale: Scale, *, host: str, port: int) -> 
         hint = "start one with `ray start --head`, or leave --ray-address out; if it takes a token: RAY_AUTH_MODE=token"
         raise SegrefineError(message, hint=hint) from error
     serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
-    client: Any = _get_global_client()
+    client: Any = _get_global_client()  # Ray tells nowhere else where a Ray Serve that runs already listens
     listens = client.http_config
     return Joined(cluster=str(ray.get_runtime_context().gcs_address), host=listens.host, port=listens.port)
 
@@ -153,7 +155,10 @@ def deploy(application: serve.Application) -> None:
     try:
         serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
-        hint = "the replicas' logs have the cause: /tmp/ray/session_latest/logs/serve on their nodes"
+        hint = (
+            "the replicas' logs have the cause: /tmp/ray/session_latest/logs/serve on their nodes; where the cluster "
+            "had no room for them beside those whose place they were to take, serve the old bundle again"
+        )
         raise SegrefineError(f"the replicas do not start: {error}", hint=hint) from error
 
 

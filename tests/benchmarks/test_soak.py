@@ -16,6 +16,6 @@ def test_hostile_requests_leave_the_service_healthy() -> None:
 
 @pytest.mark.slow
 def test_nothing_is_lost_and_a_leak_is_seen() -> None:
-    found = soak(40, 120)
+    found = soak(40, 240)
     assert found["service"]["outcomes"] == {"answered": 40} and found["service"]["server_errors"] == 0
-    assert found["leaking_control"]["memory_growth_mb"] > 60
+    assert found["leaking_control"]["memory_growth_mb"] > 100, "as the bar is"
