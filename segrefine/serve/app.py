@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -20,7 +20,7 @@ from segrefine.serve.inputs import RefineParameters, SegmentParameters
 from segrefine.serve.journal import log
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import MEDIA_TYPE, Metrics
-from segrefine.serve.middleware import Envelope, problem_response
+from segrefine.serve.middleware import Envelope
 from segrefine.serve.models import Model, RefineModel, SegmentModel
 from segrefine.serve.pages import add_pages
 from segrefine.serve.problem import Problem
@@ -114,13 +114,11 @@ async def _warm_up(dispatcher: Dispatcher, models: Sequence[Model[Any]], metrics
     log("ready", models=[model.served.name for model in models])
 
 
-async def _unknown_route(request: Request, error: Exception) -> Response:
+async def _unknown_route(request: Request, error: Exception) -> NoReturn:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:
         allowed = headers.get("Allow", headers.get("allow", "another method"))
-        problem = Problem(405, "bad_method", allowed, request.method[:16], "see /docs", headers)
-    else:
-        expected = "/v1/refine, /v1/segment, /v1/models, /v2/health/…, /metrics, / or /docs"
-        problem = Problem(error.status_code, "not_found", expected, request.url.path[:200], "see /docs", headers)
-    return problem_response(problem, request.state.request_id)
+        raise Problem(405, "bad_method", allowed, request.method[:16], "see /docs", headers) from None
+    expected = "/v1/refine, /v1/segment, /v1/models, /v2/health/…, /metrics, / or /docs"
+    raise Problem(error.status_code, "not_found", expected, request.url.path[:200], "see /docs", headers) from None

@@ -70,9 +70,12 @@ class Envelope:
         """Answers; gives the code of what went wrong."""
         try:
             self._check_key(scope["path"], Headers(scope=scope))
-            if scope["method"] == "HEAD":  # the server leaves the body out
-                scope = {**scope, "method": "GET"}
-            await self._app(scope, receive, sender)
+            # The server leaves the body of an answer to HEAD out, by its own scope; the route is noted in ours.
+            inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            try:
+                await self._app(inner, receive, sender)
+            finally:
+                scope["route"] = inner.get("route")
             return None
         except asyncio.CancelledError:  # a second signal, or no time left to drain
             if not sender.status:

@@ -57,12 +57,15 @@ def test_requests_one_behind_the_other(service: Service, wire: bytes) -> None:
     wait_until_idle(service)
 
 
-def test_head_is_get_without_its_body(http: httpx.Client) -> None:
+def test_head_is_get_without_its_body(service: Service, http: httpx.Client) -> None:
+    logged = len(service.events("request"))
+    assert http.head("/v1/refine").status_code == 405
     for path in ("/", "/v2/health/live", "/v2/health/ready"):
         answer, whole = http.head(path), http.get(path)
         assert answer.status_code == 200 and not answer.content
         assert answer.headers["content-length"] == str(len(whole.content))
-    assert http.head("/v1/refine").status_code == 405
+    entries = [(each["method"], each["route"], each.get("code")) for each in service.events("request")[logged:]]
+    assert entries == [("HEAD", "/v1/refine", "bad_method"), ("HEAD", "/", None), ("GET", "/", None)]  # and no probes
 
 
 def test_who_closes_half_of_the_connection_has_hung_up(service: Service, wire: bytes) -> None:
