@@ -8,7 +8,8 @@ import io
 import math
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -16,7 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from segrefine.runtime.image import FORMATS, load_image
+from segrefine.errors import ImageError, MaskError
+from segrefine.runtime.image import FORMATS, load_image, name_of
 from segrefine.runtime.narrative import split_caption
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
@@ -146,9 +148,27 @@ def read_inputs(form: Form, kind: type[ParametersT], limits: Limits, *, mask: bo
         parameters = kind.model_validate(values)
     except ValidationError as error:
         raise _bad_field(error) from None
-    sizes = [_check_size(content, limits) for content in files.values()]
+    sizes = []
+    for name, content in files.items():
+        with telling_of(name):
+            sizes.append(_check_size(content, limits))
     _check_maps(parameters.pixel_bytes() * math.prod(sizes[0]), limits)
     return Pictures(image=files["image"], mask=files.get("mask"), size=sizes[0]), parameters
+
+
+@contextmanager
+def telling_of(name: str) -> Iterator[None]:
+    """A context in which errors on a file's bytes tell which of the pictures it is; to the library bytes have no name.
+
+    Raises:
+        ImageError: the picture cannot be read; so is MaskError.
+    """
+    try:
+        yield
+    except (ImageError, MaskError) as error:
+        unnamed = name_of(b"")
+        message = str(error).removeprefix(f"{unnamed}: ").replace(unnamed, f"the {name}", 1)
+        raise type(error)(message, hint=error.hint) from error
 
 
 def _picture(form: Form, name: str) -> bytes:

@@ -24,7 +24,7 @@ from segrefine.runtime.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmentation, Segmenter
 from segrefine.serve.answers import refine_answer, segment_answer
-from segrefine.serve.inputs import RefineParameters, SegmentParameters
+from segrefine.serve.inputs import RefineParameters, SegmentParameters, telling_of
 from segrefine.serve.stopping import StoppableEngine, Stopped, stoppable
 from segrefine.serve.work import Answer, Work
 
@@ -146,8 +146,10 @@ class RefineModel(Model[Refiner]):
 
     def _refine(self, work: Work) -> Answer:
         began, parameters = time.perf_counter(), cast(RefineParameters, work.parameters)
-        image = load_image(work.pictures.image)
-        coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
+        with telling_of("image"):
+            image = load_image(work.pictures.image)
+        with telling_of("mask"):
+            coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
         read = time.perf_counter() - began
         result = self.pipeline(image, coarse, parameters.label, seed=parameters.seed, progress=work.tell)
         answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
@@ -178,7 +180,8 @@ class SegmentModel(Model[Segmenter]):
 
     def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
         began, by_picture = time.perf_counter(), _grouped(works, lambda work: work.pictures.image)
-        asked = [_Asked(image=load_image(content), works=alike) for content, alike in by_picture.items()]
+        with telling_of("image"):
+            asked = [_Asked(image=load_image(content), works=alike) for content, alike in by_picture.items()]
         read, answers = time.perf_counter() - began, dict[Work, Answer]()
         for alike in _grouped(asked, lambda each: self.pipeline.grid_of(each.image.shape[:2])).values():
             answers |= self._segment(alike, read)

@@ -123,6 +123,13 @@ def test_slips_are_told(http: httpx.Client, form: Make, changes: dict[str, Any],
     assert hint in check(http.post("/v1/refine", **form(**changes)), 422, "bad_field")["hint"]
 
 
+@pytest.mark.parametrize("content", [b"", b"hello", png(SQUARE)[:60], png(SQUARE)[:-30]])
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_the_picture_that_cannot_be_read_is_named(http: httpx.Client, form: Make, name: str, content: bytes) -> None:
+    got = check(http.post("/v1/refine", **form(**{name: content})), 422, "bad_image")["got"]
+    assert f"the {name} is" in got
+
+
 SEGMENT = {
     "no phrase": ({}, "bad_field"),
     "phrases and a caption": ({"phrases": "the fox", "caption": "a fox"}, "bad_field"),
