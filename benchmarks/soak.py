@@ -38,14 +38,19 @@ def main() -> None:
                 figures = soak(asked.requests, asked.leak_requests)
             case _:
                 figures = fuzz(asked.hostile)
-        results[part] = {**figures, "date": machine()["date"]}
+        about = machine()
+        results[part] = {**figures, "date": about["date"], "command": about["command"]}
         path = write_result("soak", results, _describe(results))
     print(path.read_text())
 
 
 def _describe(results: Mapping[str, Any]) -> str:
     sections = {"soak": _describe_soak, "load": _describe_load, "fuzz": _describe_fuzz}
-    parts = [describe(results[part]) for part, describe in sections.items() if part in results]
+    parts = [
+        f"{describe(results[part])}\n\nMeasured on {results[part]['date']} by `{results[part]['command']}`."
+        for part, describe in sections.items()
+        if part in results
+    ]
     return "\n\n".join(["# The service under load", *parts])
 
 
