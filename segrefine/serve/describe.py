@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from segrefine.runtime.image import FORMATS
 from segrefine.serve.inputs import Parameters, RefineParameters, SegmentParameters
 from segrefine.serve.problem import MEDIA_TYPE, Problem
 
@@ -13,7 +14,11 @@ OPENAPI: dict[str, Any] = {
     "license_info": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
-_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The file's bytes in base64."}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_PICTURES = {
+    "image": f"{', '.join(FORMATS)}.",
+    "mask": "Of the image's size: grey, what is white is the object; or .npy of probabilities.",
+}
 _PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR42mP8z8DAwAAABQcBAcLx+BkAAAAASUVORK5CYII="
 """Two white pixels above two black ones, which pass as an image and as a mask."""
 _PROBLEMS = {
@@ -50,7 +55,7 @@ def describe_route(method: str) -> dict[str, Any]:
     kind: type[Parameters] = RefineParameters if refine else SegmentParameters
     pictures = ("image", "mask") if refine else ("image",)
     body = {
-        media: {"schema": _schema(kind, dict.fromkeys(pictures, picture))}
+        media: {"schema": _schema(kind, {name: {**picture, "description": _PICTURES[name]} for name in pictures})}
         for media, picture in (("multipart/form-data", _BINARY), ("application/json", _BASE64))
     }
     body["application/json"]["example"] = _EXAMPLES[method]

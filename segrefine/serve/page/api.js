@@ -19,6 +19,7 @@ export async function getJson(path) {
 }
 
 export function setKey(text) { sessionStorage.setItem("key", text); }
+export const hasKey = () => sessionStorage.getItem("key") !== null;
 
 const keyHeaders = () => {
   const key = sessionStorage.getItem("key");

@@ -1,6 +1,6 @@
 // The page: what is asked, and when. Start reading here.
 
-import { Problem, compute, getJson, setKey } from "./api.js";
+import { Problem, compute, getJson, hasKey, setKey } from "./api.js";
 import { Painter, alphaToPng } from "./painter.js";
 import { Result } from "./result.js";
 
@@ -133,10 +133,13 @@ async function fail(error) {
   $("problem").replaceChildren(title, hint);
   $("problem").hidden = false;
   $("problem").dataset.code = error.code ?? "";
+  $("problem").scrollIntoView({ block: "nearest" }); // on a phone the result is far below
 }
 
 function askKey() {
   const dialog = $("key");
+  $("key-title").textContent = hasKey() ? "That is not this service's key" : "This service asks for its key";
+  $("key-text").value = "";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => {
     if (dialog.returnValue === "ok") setKey($("key-text").value);

@@ -50,7 +50,7 @@ export class Result {
 
   #show(facts, warnings) {
     $("facts").textContent = facts;
-    $("warnings").textContent = warnings.join(". ");
+    $("warnings").textContent = warnings.join("; ");
     $("found").hidden = $("views").hidden = false;
     $("empty").hidden = true;
     const chips = this.#parts.length > 1 || !this.#before ? this.#parts.map(chip) : [];

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.serve.process import Service
+from benchmarks.serve.process import Service, running
 from segrefine.assets import demo_samples
 from segrefine.runtime.rle import decode_rle
 
@@ -194,6 +194,28 @@ def test_picture_that_is_none(page: Any, tmp_path: Path) -> None:
     page.set_input_files("#file", tmp_path / "x.png")
     page.wait_for_selector("#problem[data-code=bad_image]")
     assert "x.png" in page.inner_text("#problem")
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_problem_is_seen_on_a_phone(page: Any) -> None:
+    page.fill("#words", "fox")
+    page.tap("#run")
+    page.wait_for_selector("#problem[data-code=no_image]")
+    bottom = page.evaluate("document.getElementById('problem').getBoundingClientRect().bottom - innerHeight")
+    assert bottom <= 1  # of a pixel, a part may be cut
+
+
+def test_key(page: Any, tmp_path: Path) -> None:
+    with running(tmp_path, "demo", environment={"SEGREFINE_SERVE_API_KEY": "right"}) as guarded:
+        page.goto(guarded.url)
+        for key, title in (("wrong", "asks for its key"), ("right", "not this service's key")):
+            page.wait_for_selector(f"#key[open] >> text={title}")
+            page.fill("#key-text", key)
+            page.keyboard.press("Enter")
+        page.wait_for_selector("#key:not([open])", state="attached")
+        page.wait_for_selector("#hint >> text=The demo model knows")
+        ours = (guarded.url, "the server responded with a status of 401")
+        page.complaints[:] = [each for each in page.complaints if not any(part in each for part in ours)]
 
 
 def test_own_picture(page: Any, tmp_path: Path) -> None:
