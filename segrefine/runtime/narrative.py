@@ -15,7 +15,7 @@ _DETERMINERS = """
 _BOUNDARIES = """
     of and or but in on at to with without by near next beside besides behind before after over under above below
     between among around along across against beneath underneath inside outside into onto off from for as than through
-    toward towards while where which who whose that's there here then
+    toward towards while where which who whose there here then
     is are was were be been being am has have had do does did can could will would may might must not
     it he she they we i you him them us itself himself herself
     sits sit sat stands stand stood lies lie lay laid hangs hang hung holds hold held wears wear wore looks look
@@ -31,7 +31,9 @@ _ING_NOUNS = """
 """
 ING_NOUNS = frozenset([*_ING_NOUNS.split(), *(word + "s" for word in _ING_NOUNS.split())])
 PLACES = frozenset(["left", "right", "front", "top", "bottom", "side", "middle"])
-_WORD = re.compile(r"[\w'’-]+|[^\w\s]")
+_MARKS = "\u0300-\u036f"  # accents that stand apart from their letters
+_WORD = re.compile(rf"\w(?:[\w{_MARKS}-]|['’](?=\w))*(?:(?<=s)['’](?=\s+\w))?|[^\w\s]")  # "foxes' tails", not "fox'"
+_SHORT_FORM = re.compile(r"(it|he|she|that|there|here|what|who)['’]s|\w+n['’]t|(i|you|we|they)['’](m|re|ve|ll|d)")
 _HINT = 'mark the phrases yourself: "[a fox] sits left of [a red car]"'
 
 
@@ -55,10 +57,10 @@ def split_caption(caption: str) -> tuple[str, tuple[Span, ...]]:
 
     Where the caption marks phrases with square brackets, those are the phrases. Else it is split by rules: a
     phrase is a run of words; it ends before punctuation, before a preposition, conjunction, pronoun, or common verb
-    (`BOUNDARIES`), before a determiner (`DETERMINERS`), before a word in -ing that follows another word than a
-    determiner and is no common noun (`ING_NOUNS`), and before a word such as "left" (`PLACES`), unless that describes
-    the next word, as in "the left fox"; runs of determiners alone are dropped. English only: for anything else, mark
-    the phrases.
+    (`BOUNDARIES`) or the short form of one ("it's", "don't"), before a determiner (`DETERMINERS`), before a word in
+    -ing that follows another word than a determiner and is no common noun (`ING_NOUNS`), and before a word such as
+    "left" (`PLACES`), unless that describes the next word, as in "the left fox"; quotation marks around a phrase and
+    runs of determiners alone are dropped. English only: for anything else, mark the phrases.
 
     Raises:
         PromptError: there is no phrase in it, or a bracket without its partner.
@@ -72,12 +74,13 @@ def split_caption(caption: str) -> tuple[str, tuple[Span, ...]]:
 def label_of(phrase: str) -> str:
     """What a phrase calls its object, for a prompt such as "a photo of a fox": "the fox left of the tree" → "fox".
 
-    Leaves out determiners at the beginning, and all from the first word on that tells where the object is or what it
-    does; "the fox and the car" → "fox and the car". A phrase of such words alone stays as it is.
+    Leaves out determiners at the beginning, with an "of" after them ("all of the apples" → "apples"), and all from the
+    first word on that tells where the object is or what it does; "the fox and the car" → "fox and the car". A phrase of
+    such words alone stays as it is.
     """
     words = phrase.split()
     while words and words[0].casefold() in DETERMINERS:
-        words.pop(0)
+        words = words[2:] if len(words) > 2 and words[1].casefold() == "of" else words[1:]
     stops = (i for i, word in enumerate(words) if i and word.casefold() in (BOUNDARIES | PLACES) - {"and", "or"})
     return " ".join(words[: next(stops, len(words))]) or phrase
 
@@ -103,10 +106,10 @@ def _split(caption: str) -> list[Span]:
 def _ends_phrase(words: Sequence[str], index: int, *, started: bool) -> bool:
     """Whether a phrase ends before a word that belongs to none; determiners, which start one, aside."""
     word, before = words[index], words[index - 1] if started else "."
-    if word in BOUNDARIES or not re.match(r"\w", word):
+    if word in BOUNDARIES or _SHORT_FORM.fullmatch(word) or not re.match(r"\w", word):
         return True
     if word in PLACES:
-        describes = before in DETERMINERS and words[index + 1] not in BOUNDARIES and words[index + 1].isalpha()
+        describes = before in DETERMINERS and words[index + 1] not in BOUNDARIES | PLACES and words[index + 1].isalpha()
         return not describes
     return word.endswith("ing") and word not in ING_NOUNS and started and before not in DETERMINERS
 
