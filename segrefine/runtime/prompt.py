@@ -91,5 +91,5 @@ def _check_label(label: str, tokens: list[Token], inside: list[bool], length: in
     if count > room:
         raise PromptError(
             f"the label is too long: expected at most {room} tokens, got {count}",
-            hint="shorten the label or the template",
+            hint="use fewer words",
         )

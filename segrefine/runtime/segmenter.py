@@ -39,6 +39,8 @@ Asked = tuple[NDArray[np.uint8], Sequence[str]]
 
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
+MOST_QUOTED = 60
+"""Characters of a phrase that an error quotes: what is wrong with it stands after them."""
 ENCODE_SHARE = 4
 """The image encoder is given so much less at once than the denoiser; its memory grows with the image's pixels."""
 EDGES, MASK_WEIGHT = EdgeSettings(contrast=1.0, iterations=2), 0.5
@@ -182,8 +184,10 @@ class Segmenter(EngineSet[GsSettings]):
             ImageError: an image is of another shape or type, or the images are not of one shape on the grid.
             SegrefineError: see `__call__`.
         """
-        if not isinstance(seed, int) or seed < 0:
+        if not isinstance(seed, int | np.integer) or seed < 0:
             raise SettingsError(f"seed: expected a whole number of 0 or more, got {seed!r}")
+        if not asked:
+            return ()
         ids = np.concatenate([self._tokenize(phrases) for _, phrases in asked])
         fits = self._fit_alike([image for image, _ in asked])
         wanted = [(number, phrase) for number, (_, phrases) in enumerate(asked) for phrase in phrases]
@@ -250,7 +254,9 @@ class Segmenter(EngineSet[GsSettings]):
         try:
             return build_prompt(self.tokenizer, phrase, template=MARKER).input_ids
         except PromptError as error:
-            raise PromptError(f"phrase {phrase!r}: {error}", hint=error.hint) from error
+            named = repr(phrase)
+            named = named if len(named) <= MOST_QUOTED else f"{named[:MOST_QUOTED]} …"
+            raise PromptError(f"phrase {named}: {error}", hint=error.hint) from error
 
     def _nothing(self, z: Floats) -> Text:
         """The empty phrase, from which guidance leads away, for images with latents (I, c, h, w)."""

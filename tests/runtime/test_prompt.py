@@ -95,7 +95,7 @@ def test_longest_label_that_fits(tokenizer: ClipTokenizer) -> None:
     assert not prompt.truncated
     with pytest.raises(PromptError, match="expected at most 71 tokens, got 72") as caught:
         build_prompt(tokenizer, " ".join(["fox"] * 72))
-    assert caught.value.hint == "shorten the label or the template"
+    assert caught.value.hint == "use fewer words"
 
 
 def test_template_that_leaves_no_room(tokenizer: ClipTokenizer) -> None:

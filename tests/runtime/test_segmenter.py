@@ -179,6 +179,18 @@ def test_bad_phrases(segmenter, phrases, message):
         segmenter(picture(), phrases)
 
 
+def test_the_error_of_a_long_phrase_says_how_long_it_may_be(segmenter):
+    with pytest.raises(PromptError, match=r"expected at most \d+ tokens, got \d+") as caught:
+        segmenter(picture(), ["word " * 200])
+    assert len(str(caught.value)) < 160 and "template" not in caught.value.hint
+
+
+def test_a_seed_of_numpy_and_no_image_at_all(segmenter):
+    first, same = (segmenter(picture(), ["fox"], seed=seed).segments[0].samples for seed in (3, np.int64(3)))
+    np.testing.assert_array_equal(first, same)
+    assert segmenter.segment_images([]) == ()
+
+
 def test_bad_images(segmenter):
     with pytest.raises(ImageError):
         segmenter(picture()[..., 0], ["fox"])
