@@ -158,7 +158,6 @@ def _read_coarse(image: NDArray[np.uint8], mask: Path | None, marks: MarkOptions
 def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement) -> dict[str, Any]:
     from segrefine.runtime.metrics import iou
 
-    rows, columns = result.part or (slice(None), slice(None))
     return {
         "size": [image.shape[1], image.shape[0]],
         "iou_with_coarse": iou(coarse > 0.5, result.mask),
@@ -167,7 +166,7 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
         "confidence": result.confidence,
         "kept_coarse": result.kept_coarse,
         "kept_share": result.kept_share,
-        "crop": [columns.start, rows.start, columns.stop, rows.stop] if result.part else None,
+        "crop": result.box,
     }
 
 

@@ -62,10 +62,11 @@ class Patience:
 
 
 def refine_call(
-    image: ImageSource, mask: MaskSource, label: str, seed: int, model: str | None, maps: Sequence[str]
-) -> Call:
+    image: ImageSource, mask: MaskSource, label: str, seed: int, model: str | None, maps: Sequence[str],
+    settings: Mapping[str, Any],
+) -> Call:  # fmt: skip
     """The request that refines a mask."""
-    fields = {"label": label, "seed": seed, "model": model, "maps": list(maps), "soft_format": "npy"}
+    fields = {"label": label, "seed": seed, "model": model, "maps": list(maps), "soft_format": "npy", **settings}
     return Call(path="/v1/refine", fields=_given(fields), files={"image": _image_file(image), "mask": _mask_file(mask)})
 
 

@@ -47,7 +47,7 @@ class Client(Closing):
 
     def refine(
         self, image: ImageSource, mask: MaskSource, label: str, *,
-        seed: int = 0, model: str | None = None, maps: Sequence[str] = (),
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
     ) -> RefineReply:  # fmt: skip
         """The refined mask.
 
@@ -58,12 +58,13 @@ class Client(Closing):
             seed: of the noise.
             model: one of `models()`; without, the first that can.
             maps: what else is wanted: probability, paper_probability, overlay, rounds.
+            settings: `guard=True` puts back what cannot be trusted; `crop=False` refines small objects in the whole.
 
         Raises:
             ImageError: a picture cannot be read.
             ServiceError: no service there, or it refuses; `code` says why.
         """
-        return read_refine_reply(self._call(refine_call(image, mask, label, seed, model, maps)))
+        return read_refine_reply(self._call(refine_call(image, mask, label, seed, model, maps, settings)))
 
     def segment(
         self, image: ImageSource, phrases: Sequence[str], *,
@@ -121,10 +122,10 @@ class AsyncClient:
 
     async def refine(
         self, image: ImageSource, mask: MaskSource, label: str, *,
-        seed: int = 0, model: str | None = None, maps: Sequence[str] = (),
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
     ) -> RefineReply:  # fmt: skip
         """The refined mask; see `Client.refine`."""
-        call = await asyncio.to_thread(refine_call, image, mask, label, seed, model, maps)
+        call = await asyncio.to_thread(refine_call, image, mask, label, seed, model, maps, settings)
         return await asyncio.to_thread(read_refine_reply, await self._call(call))
 
     async def segment(

@@ -98,6 +98,14 @@ class Refinement:
     part: tuple[slice, slice] | None = None
 
     @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The edges of `part` in pixels: left, top, right, bottom."""
+        if self.part is None:
+            return None
+        rows, columns = self.part
+        return columns.start, rows.start, columns.stop, rows.stop
+
+    @property
     def paper_probability(self) -> Floats:
         """Float32 (H, W), before the edge step (the paper's result): resized from the latent grid when asked for."""
         found = self.fit.restore(self.rounds[-1].probability)

@@ -41,7 +41,7 @@ def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Dec
         work: what was asked.
     """
     began = time.perf_counter()
-    warnings = [] if result.mask.any() else ["the refined mask is empty: the model found nothing of the label"]
+    warnings = list(_doubts(result))
     if work.media == "png":
         return _picture_answer(mask_png(result.mask), warnings, result.seconds, began)
     asked = cast(RefineParameters, work.parameters)
@@ -51,6 +51,10 @@ def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Dec
         "mask": mask_value(result.mask, asked.format),
         "changed": float(((coarse > 0.5) != result.mask).mean()),
         "iou_with_coarse": iou(coarse > 0.5, result.mask),
+        "confidence": result.confidence,
+        "kept_coarse": result.kept_coarse,
+        "kept_share": result.kept_share,
+        "crop": result.box,
         "warnings": warnings,
     }
     if "probability" in asked.maps:
@@ -60,9 +64,16 @@ def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Dec
     if "overlay" in asked.maps:
         values["overlay"] = picture_value(overlay(image, result.mask))
     if "rounds" in asked.maps:
-        size = image.shape[0], image.shape[1]
+        size = result.fit.size  # of the crop, where it is of one
         values["rounds"] = [_round_value(each, decode, size) for each in result.rounds]
     return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
+
+
+def _doubts(result: Refinement) -> Iterator[str]:
+    if result.kept_coarse:
+        yield f"the guard does not trust the refined mask (confidence {result.confidence:.2f}): it is the coarse one"
+    if not result.mask.any():
+        yield "the refined mask is empty: the model found nothing of the label"
 
 
 def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:

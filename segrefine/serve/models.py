@@ -18,6 +18,7 @@ from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
 from segrefine.bundle import Method
 from segrefine.engines import Closing
 from segrefine.errors import SegrefineError
+from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
@@ -151,7 +152,10 @@ class RefineModel(Model[Refiner]):
         with telling_of("mask"):
             coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
         read = time.perf_counter() - began
-        result = self.pipeline(image, coarse, parameters.label, seed=parameters.seed, progress=work.tell)
+        (result,) = refine_masks(
+            self.pipeline, image, [(parameters.label, coarse)], seed=parameters.seed, crop=parameters.crop,
+            guarded=parameters.guard, progress=work.tell,
+        )  # fmt: skip
         answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
         if self.served.demo and parameters.label.strip().casefold() not in DEMO_LABELS:
             answer = _warned(answer, f"the demo model knows only {', '.join(DEMO_LABELS)}")

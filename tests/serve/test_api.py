@@ -31,6 +31,12 @@ def picture(content: bytes | dict[str, Any]) -> NDArray[Any]:
     return np.asarray(Image.open(io.BytesIO(encoded)))
 
 
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="module")
 def refined(scene: tuple[bytes, bytes, str]) -> Any:
     image = load_image(scene[0])
@@ -52,6 +58,29 @@ def test_refine_is_the_refiner(http: httpx.Client, form: Make, refined: Any) -> 
     assert round_["timestep"] == 350 and picture(round_["discrepancy"]).shape == (16, 16)
     assert {"read", "text evidence", "edges", "write"} <= values["seconds"].keys()
     assert values["request_id"] == answer.headers["x-request-id"]
+
+
+def test_guard_and_crop_are_those_of_the_command_line(http: httpx.Client) -> None:
+    wrong, small = "08-cactus-two.png", np.zeros((128, 128), np.uint8)
+    small[60:70, 90:102] = 255
+    image = (demo_samples() / "images" / wrong).read_bytes()
+    coarse = (demo_samples() / "masks" / wrong).read_bytes()
+
+    def ask(mask: bytes, **fields: str) -> dict[str, Any]:
+        answer = http.post("/v1/refine", files={"image": image, "mask": mask}, data={"label": "cactus", **fields})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    plain, guarded = ask(coarse), ask(coarse, guard="true")
+    np.testing.assert_array_equal(picture(guarded["mask"]) > 0, picture(coarse) > 127)
+    assert guarded["kept_coarse"] and guarded["kept_share"] == 1 and 0 < guarded["confidence"] < 1
+    assert any("does not trust" in warning for warning in guarded["warnings"])
+    assert plain["iou_with_coarse"] < 1 and plain["confidence"] is None and not plain["kept_coarse"]
+    tiny = png(small)
+    cropped, whole = ask(tiny, maps="rounds"), ask(tiny, crop="false")
+    left, top, right, bottom = cropped["crop"]
+    assert left < 90 and right > 102 and top < 60 and bottom > 70 and whole["crop"] is None
+    assert cropped["rounds"][0]["timestep"] == 350
 
 
 def test_json_is_the_form(http: httpx.Client, form: Make, scene: tuple[bytes, bytes, str]) -> None:

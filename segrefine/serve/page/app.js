@@ -54,6 +54,7 @@ function showMethod() {
   painter.paints = method() === "refine";
   $("tools").hidden = !painter.image;
   for (const each of $("tools").children) each.hidden = method() !== "refine" && each.id !== "other";
+  $("guard-choice").hidden = method() !== "refine";
   const words = models.find((model) => model.method === (method() === "refine" ? "g4seg" : "gs"))?.words;
   $("hint").textContent = texts.hint + (words ? ` The demo model knows: ${words.join(", ")}.` : "");
   $("known").replaceChildren(...(method() === "refine" ? words ?? [] : []).map((word) => new Option(word)));
@@ -99,6 +100,7 @@ async function run() {
     form.set("mask", await alphaToPng(mask));
     form.set("label", words);
     form.append("maps", "rounds");
+    form.set("guard", $("guard").checked);
   } else {
     for (const phrase of words.split(",").map((part) => part.trim()).filter(Boolean)) form.append("phrases", phrase);
     form.append("maps", "uncertainty");

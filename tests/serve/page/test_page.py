@@ -154,6 +154,19 @@ def test_keyboard_alone(page: Any) -> None:
     page.wait_for_selector("#found:not([hidden])")
 
 
+def test_guard(page: Any) -> None:
+    pick(page, "08-cactus-two")
+    refine(page)
+    loose = canvas(page, "after")
+    page.check("#guard")
+    refine(page)
+    page.wait_for_function("document.getElementById('facts').textContent.includes('confidence')")
+    assert "does not trust" in page.inner_text("#warnings")
+    assert (canvas(page, "after") != loose).any()
+    page.locator("input[name=method][value=segment]").check(force=True)
+    assert page.is_hidden("#guard")
+
+
 def test_phrases(page: Any) -> None:
     pick(page)
     page.locator("input[name=method][value=segment]").check(force=True)
