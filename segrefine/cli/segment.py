@@ -245,7 +245,7 @@ def _entries(spans: Sequence[Span], result: Segmentation) -> Iterator[dict[str, 
             "span": [span.start, span.end],
             "area": float(found.mask.mean()),
             "confidence": found.confidence,
-            "mean_uncertainty": float(found.uncertainty.mean()),
+            "mean_uncertainty": float(found.uncertainty.mean()) if len(found.samples) > 1 else None,
         }
 
 

@@ -46,7 +46,10 @@ def test_a_spread_takes_several_samples(run, tiny_label_bundle, image, tmp_path)
     maps, sheet = ("--maps", tmp_path / "maps", "--uncertainty"), ("--sheet", tmp_path / "sheet.png")
     drawn = [json.loads(run(*given, *more).stdout)["settings"]["samples"] for more in ((), maps, sheet)]
     assert drawn == [1, 4, 4]
-    assert json.loads(run(*given, *sheet, "--samples", 1).stdout)["settings"]["samples"] == 1
+    single, several = (json.loads(run(*given, *sheet, "--samples", count).stdout) for count in (1, 2))
+    assert single["settings"]["samples"] == 1
+    assert single["segments"][0]["mean_uncertainty"] is None  # one sample says nothing of it
+    assert several["segments"][0]["mean_uncertainty"] > 0
     assert np.asarray(Image.open(tmp_path / "maps" / "01-fox.uncertainty.png")).any()
 
 
