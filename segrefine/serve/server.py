@@ -83,6 +83,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.went_well = True
+        self._told: signal.Signals | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,14 +92,21 @@ class _Server(uvicorn.Server):
             host, port = (sockets or [])[0].getsockname()[:2]
             log("listening", host=host, port=port, process=os.getpid())
             self.config.app.state.warm.add_done_callback(self._warmed)  # type: ignore[union-attr]  # a FastAPI
+            if self._told:  # while it started
+                self._begin_draining(self._told)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._stopping or not self.started:
+        if self._told:
             self.should_exit = self.force_exit = True
             self.went_well = False
-        else:
-            log("draining", signal=signal.Signals(sig).name)
-            self._stopping = asyncio.get_running_loop().create_task(self._drain())
+            return
+        self._told = signal.Signals(sig)
+        if self.started:
+            self._begin_draining(self._told)
+
+    def _begin_draining(self, told: signal.Signals) -> None:
+        log("draining", signal=told.name)
+        self._stopping = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
         ended = await self.config.app.state.drain()  # type: ignore[union-attr]  # a FastAPI

@@ -135,6 +135,25 @@ def test_sigterm_while_it_warms_up() -> None:
     assert "Traceback" not in said and process.returncode in (0, 128 + signal.SIGTERM)
 
 
+EARLY = """
+import os, signal, uvicorn
+from segrefine.cli import main
+
+startup = uvicorn.Server.startup
+async def told_before(self, sockets=None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    await startup(self, sockets)
+uvicorn.Server.startup = told_before
+main(["serve", "demo-gs", "--port", "0"])
+"""
+
+
+def test_sigterm_before_it_listens_drains_as_one_after() -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()][:2] == ["listening", "draining"]
+
+
 def test_address_of_version_6() -> None:
     assert url_of("::1", 80) == "http://[::1]:80"
     with Address(host="::1", port=0).bind() as listening:
