@@ -160,7 +160,7 @@ def test_guard(page: Any) -> None:
     loose = canvas(page, "after")
     page.check("#guard")
     refine(page)
-    page.wait_for_function("document.getElementById('facts').textContent.includes('confidence')")
+    page.locator("#facts", has_text="confidence").wait_for()
     assert "does not trust" in page.inner_text("#warnings")
     assert (canvas(page, "after") != loose).any()
     page.locator("input[name=method][value=segment]").check(force=True)
