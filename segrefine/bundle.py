@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 
 from segrefine.errors import BundleError, IntegrityError, OutputError
 from segrefine.spec import ComponentSpec
-from segrefine.storage import FileRecord, is_safe, output_errors, staging_folder, sync
+from segrefine.storage import FileRecord, is_safe, output_errors, read_json_object, staging_folder, sync
 
 FORMAT_VERSION = 1
 MANIFEST = "segrefine.json"
@@ -165,7 +165,7 @@ class Bundle:
             raise BundleError(f"there is no folder {path}", hint=MAKE_HINT)
         if manifest_file.is_symlink() or not manifest_file.is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", hint=MAKE_HINT)
-        content = _read_json(manifest_file)
+        content = read_json_object(manifest_file, BundleError, hint=EXPORT_HINT)
         try:
             return cls(path, Manifest.from_dict(content))
         except BundleError as error:
@@ -230,7 +230,7 @@ class Bundle:
         Raises:
             BundleError: the file is not what the manifest says, or holds no JSON object.
         """
-        return _read_json(self.file(relative))
+        return read_json_object(self.file(relative), BundleError, hint=EXPORT_HINT)
 
     def verify(self) -> None:
         """Checks every file that the manifest lists.
@@ -323,13 +323,3 @@ class BundleWriter:
                 retired.rename(self.path)
             raise
         shutil.rmtree(retired, ignore_errors=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"cannot read {path} as JSON: {error}", hint=EXPORT_HINT) from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{path} holds no JSON object", hint=EXPORT_HINT)
-    return content

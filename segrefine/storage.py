@@ -1,10 +1,11 @@
-"""Files that are whole or not there: their hashes, and folders that appear by one rename."""
+"""Files that are whole or not there: their hashes, what JSON files hold, and folders that appear by one rename."""
 
 from __future__ import annotations
 
 import errno
 import glob
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -12,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from segrefine.errors import IntegrityError, OutputError
+from segrefine.errors import IntegrityError, OutputError, SegrefineError
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,30 @@ class FileRecord:
 def is_safe(relative: str) -> bool:
     """Whether a recorded path is a plain one: relative, forward slashes, no empty, ``.`` or ``..`` part."""
     return "\\" not in relative and "\0" not in relative and not {"", ".", ".."} & set(relative.split("/"))
+
+
+def read_json(path: Path, error_class: type[SegrefineError], *, hint: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        SegrefineError: it cannot be read; of the class and with the hint that are given.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise error_class(f"cannot read {path} as JSON: {error}", hint=hint) from error
+
+
+def read_json_object(path: Path, error_class: type[SegrefineError], *, hint: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        SegrefineError: it cannot be read, or holds something else; of the class and with the hint that are given.
+    """
+    content = read_json(path, error_class, hint=hint)
+    if not isinstance(content, dict):
+        raise error_class(f"{path} holds no JSON object", hint=hint)
+    return content
 
 
 @contextmanager

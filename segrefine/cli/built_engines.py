@@ -11,8 +11,9 @@ from segrefine.bundle import Bundle
 from segrefine.engines import BACKENDS
 from segrefine.engines.onnxruntime import onnxruntime_recipe
 from segrefine.engines.openvino import openvino_recipe
-from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_recipe, read_sidecar, rebuild_command
+from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_recipe, rebuild_command
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
+from segrefine.storage import read_json_object
 
 State = Literal["current", "stale", "damaged"]
 _TOLD = ("version", "precision", "device", "hardware")
@@ -61,7 +62,7 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
     problem: EngineError | None = None
     state: State = "stale"  # as is what no component or backend asks for
     try:
-        said = read_sidecar(sidecar, hint=_rebuild(bundle, sidecar))
+        said = read_json_object(sidecar, EngineError, hint=_rebuild(bundle, sidecar))
         if backend in BACKENDS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
             state = "current"
     except EngineError as error:

@@ -173,9 +173,8 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
 def _warnings(label: str, coarse: NDArray[np.float32], result: Refinement, model: Model) -> Iterator[str]:
     from segrefine.assets import DEMO_LABELS
 
-    if result.kept_coarse:
-        yield f"the guard does not trust the refined mask (confidence {result.confidence:.2f}): it is the coarse one"
-
+    if result.distrust:
+        yield result.distrust
     if model.is_demo and label.strip().casefold() not in DEMO_LABELS:
         known = ", ".join(DEMO_LABELS)
         yield f"the demo model does not know {label!r}; it knows {known}; --bundle chooses another model"

@@ -13,14 +13,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from segrefine.datasets.items import Item, LabelledMask, PassedOver, check_size, read_json
+from segrefine.datasets.items import Item, LabelledMask, PassedOver, check_size
 from segrefine.datasets.polygons import Mask, draw_polygons
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import has_border
 from segrefine.runtime.output import write_whole
 from segrefine.runtime.pipeline import Refinement
 from segrefine.runtime.rle import decode_rle, encode_rle
-from segrefine.storage import is_safe, output_errors
+from segrefine.storage import is_safe, output_errors, read_json_object
 
 RESULT, PARTS, LEFT_OUT = "annotations.json", "parts", "left_out"
 _NUMBERS = ("id", "category_id")
@@ -154,9 +154,7 @@ def read_coco(file: Path) -> dict[str, Any]:
     Raises:
         MaskError: the file is no COCO JSON.
     """
-    content = read_json(file, _HINT)
-    if not isinstance(content, dict):
-        raise MaskError(f"{file} is no JSON object", hint=_HINT)
+    content = read_json_object(file, MaskError, hint=_HINT)
     for key, needed in (("images", {"id", "file_name"}), ("annotations", {"image_id"}), ("categories", {"id", "name"})):
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.items import Item, Kind, LabelledMask, PassedOver, check_size, inside, read_json
+from segrefine.datasets.items import Item, Kind, LabelledMask, PassedOver, check_size, inside
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import check_mask, check_range, has_border, read_mask, read_stored
 from segrefine.runtime.output import save_label_map, save_mask, save_probability
 from segrefine.runtime.pipeline import Refinement
-from segrefine.storage import output_errors
+from segrefine.storage import output_errors, read_json
 
 IMAGES, MASKS, LABELS, CLASSES = "images", "masks", "labels.json", "classes.json"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -332,7 +332,7 @@ def _is_soft(path: Path) -> bool:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    content = read_json(file, "write it again")
+    content = read_json(file, MaskError, hint="write it again")
     if isinstance(content, list):
         content = {str(index): name for index, name in enumerate(content)}
     if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,18 +132,6 @@ def inside(root: Path, relative: str) -> Path:
         message = f"{relative} leads out of {root}"
         raise ImageError(message, hint="links and paths may not leave the data set's folder; copy the file there")
     return path
-
-
-def read_json(file: Path, hint: str) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        MaskError: it cannot be read; with the hint.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MaskError(f"cannot read {file} as JSON: {error}", hint=hint) from error
 
 
 def check_size(found: Sequence[int], size: tuple[int, int], what: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from segrefine.bundle import Bundle, Precision
 from segrefine.errors import EngineError, IntegrityError, SettingsError
-from segrefine.storage import FileRecord
+from segrefine.storage import FileRecord, read_json_object
 
 _PROFILE = re.compile(r"\w+=\d+(:\d+:\d+)?(,\w+=\d+(:\d+:\d+)?)*")
 _GPUS = re.compile(r"sm\d{2,}(-sm\d{2,})*")
@@ -168,7 +168,7 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
             return None
         sidecar = others[-1]
     hint = f"build it again: {recipe.rebuild_command(bundle)}"
-    found = read_sidecar(sidecar, hint=hint)
+    found = read_json_object(sidecar, EngineError, hint=hint)
     if found.get("key") != recipe.key:
         raise EngineError(f"the engine of {sidecar} is stale: {_difference(found, recipe)}", hint=hint)
     return check_files(bundle, sidecar, found, recipe, hint=hint)
@@ -194,25 +194,6 @@ def check_files(bundle: Bundle, sidecar: Path, content: Mapping[str, Any], recip
 
 def _files_key(files: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def read_sidecar(path: Path, *, hint: str) -> dict[str, Any]:
-    """What a sidecar says.
-
-    Args:
-        path: the sidecar.
-        hint: what to do where it cannot be read.
-
-    Raises:
-        EngineError: it cannot be read, or holds no JSON object.
-    """
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineError(f"the engine's sidecar {path} cannot be read: {error}", hint=hint) from error
-    if not isinstance(sidecar, dict):
-        raise EngineError(f"the engine's sidecar {path} holds no JSON object", hint=hint)
-    return sidecar
 
 
 def _difference(sidecar: Mapping[str, Any], recipe: EngineRecipe) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from segrefine.bundle import Bundle
-from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_recipe, read_sidecar, rebuild_command
+from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_recipe, rebuild_command
 from segrefine.engines.tensorrt import Library
 from segrefine.errors import EngineError, EngineWarning
+from segrefine.storage import read_json_object
 
 
 def find_tensorrt_engines(
@@ -38,7 +39,7 @@ def find_tensorrt_engines(
     damaged: list[str] = []
     for sidecar in sorted(folder.glob("*_sm*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
-            content = read_sidecar(sidecar, hint=command)
+            content = read_json_object(sidecar, EngineError, hint=command)
             recipe = replace(read_recipe(content), component=component, backend=library, device="cuda")
             command = _build_for(recipe, hardware).rebuild_command(bundle)
             if content.get("key") != recipe.key:

@@ -12,10 +12,11 @@ from typing import Any
 from segrefine.batch.journal import read_journal
 from segrefine.datasets.coco import RESULT, images_of
 from segrefine.datasets.folder import CLASSES, IMAGE_SUFFIXES, IMAGES, LABELS, MASKS
-from segrefine.datasets.items import inside, read_json
+from segrefine.datasets.items import inside
 from segrefine.datasets.masks import CocoMasks, Parts, open_masks
 from segrefine.errors import ImageError, MaskError
 from segrefine.evaluation.scores import Score, compare
+from segrefine.storage import read_json_object
 
 TRUTH = "truth"
 
@@ -220,9 +221,7 @@ def read_entries(file: Path | None, names: Sequence[str], kind: type) -> dict[st
     if file is None:
         return None
     hint = "it holds an entry for each mask, by its name without suffix"
-    content = read_json(file, hint)
-    if not isinstance(content, dict):
-        raise MaskError(f"{file} is no JSON object", hint=hint)
+    content = read_json_object(file, MaskError, hint=hint)
     if missing := sorted(set(names) - content.keys()):
         raise MaskError(f"{file} says nothing of {missing[0]!r}", hint=hint)
     expected = "a text" if kind is str else "a list of texts"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from segrefine.errors import ExportError, SettingsError
 from segrefine.reference.families import FAMILIES, Family, find_family
 from segrefine.reference.weight_files import Model, SingleFile, count_weights
 from segrefine.runtime.schedule import NoiseSchedule
+from segrefine.storage import read_json_object
 
 CLASSES = {
     "unet": "UNet2DConditionModel", "label_denoiser": "UNet2DConditionModel", "vae": "AutoencoderKL",
@@ -144,10 +144,4 @@ def _read_json(folder: Path, relative: str) -> dict[str, Any]:
     file = folder / relative
     if not file.is_file():
         raise ExportError(f"{folder} is no diffusers checkpoint: {relative} is missing", hint=HINT)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"cannot read {file} as JSON: {error}", hint=HINT) from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{file} holds no JSON object", hint=HINT)
-    return content
+    return read_json_object(file, ExportError, hint=HINT)

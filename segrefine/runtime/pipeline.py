@@ -106,6 +106,13 @@ class Refinement:
         return columns.start, rows.start, columns.stop, rows.stop
 
     @property
+    def distrust(self) -> str | None:
+        """A sentence that tells that the guard gave the coarse mask back; None where it did not."""
+        if not self.kept_coarse:
+            return None
+        return f"the guard does not trust the refined mask (confidence {self.confidence:.2f}): it is the coarse one"
+
+    @property
     def paper_probability(self) -> Floats:
         """Float32 (H, W), before the edge step (the paper's result): resized from the latent grid when asked for."""
         found = self.fit.restore(self.rounds[-1].probability)

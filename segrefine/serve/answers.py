@@ -70,8 +70,8 @@ def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Dec
 
 
 def _doubts(result: Refinement) -> Iterator[str]:
-    if result.kept_coarse:
-        yield f"the guard does not trust the refined mask (confidence {result.confidence:.2f}): it is the coarse one"
+    if result.distrust:
+        yield result.distrust
     if not result.mask.any():
         yield "the refined mask is empty: the model found nothing of the label"
 

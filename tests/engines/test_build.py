@@ -138,7 +138,7 @@ def of_another_version(path: Path) -> None:
         (cut, "is damaged: .* but has 10"),
         (lose, "is damaged: .* is missing"),
         (link, "is damaged: .* through a link"),
-        (break_sidecar, "cannot be read"),
+        (break_sidecar, "cannot read .*json as JSON"),
         (empty_sidecar, "holds no JSON object"),
         (edit_sidecar(files={"../../../../outside": {"sha256": "", "size": 1}}), "is damaged"),
         (edit_sidecar(files={"x": {"size": 1}}), "is damaged"),
