@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -26,6 +27,14 @@ _BFLOAT16_DENOISERS = ("unet", "unet_features", "label_denoiser")
 _MOST_SHAPES, _THREADS_FOR_LARGE = 8, 4
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _HINT = 'install it: pip install "segrefine[openvino]"'
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What computes parts of one shape, and whether its attention was split; see `split_long_attention`."""
+
+    requests: list[Any]
+    split: bool
 
 
 class OpenVinoEngine(Closing):
@@ -72,7 +81,7 @@ class OpenVinoEngine(Closing):
         threads = threads or self._core.get_property("CPU", "RANGE_FOR_STREAMS")[1]
         self._large, self._most_streams = large, max(1, threads // _THREADS_FOR_LARGE) if large else threads
         self._model: Any = _read(self._core, path)
-        self._compiled: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
+        self._compiled: OrderedDict[tuple[object, ...], _Compiled] = OrderedDict()
         self._turn, self._splits = Lock(), True
         self.spec = spec
         _check_names(self._model, spec, path)
@@ -95,7 +104,8 @@ class OpenVinoEngine(Closing):
         parts = self._parts(count)
         shapes = {name: values[parts[0]].shape for name, values in feeds.items()}
         try:
-            requests = self._requests(shapes, only, len(parts))
+            compiled = self._compile(shapes, only, len(parts))
+            requests = compiled.requests
             for first in range(0, len(parts), len(requests)):
                 running = list(zip(requests, parts[first:], strict=False))
                 _start(running, feeds)
@@ -105,7 +115,8 @@ class OpenVinoEngine(Closing):
                         values = request.get_tensor(name).data
                         whole = outputs.setdefault(name, np.empty((count, *values.shape[1:]), values.dtype))
                         whole[part] = values
-                check_reach(request for request, _ in running)
+                if compiled.split:
+                    check_reach(request for request, _ in running)
             return outputs
         except RuntimeError as error:
             raise EngineError(f"{self.spec.name} failed in OpenVINO: {error}") from error
@@ -122,7 +133,7 @@ class OpenVinoEngine(Closing):
             return [slice(count)]
         return even_parts(count, count if self._large else self._most_streams)
 
-    def _requests(self, shapes: Mapping[str, tuple[int, ...]], only: str | None, count: int) -> list[Any]:
+    def _compile(self, shapes: Mapping[str, tuple[int, ...]], only: str | None, count: int) -> _Compiled:
         """What computes `count` parts of these shapes, as many at the same time as there are threads for."""
         count = min(count, self._most_streams)
         key = only, count, *(shapes[tensor.name] for tensor in self.spec.inputs)
@@ -131,11 +142,10 @@ class OpenVinoEngine(Closing):
             for result in [each for each in model.get_results() if only and only not in each.output(0).names]:
                 model.remove_result(result)
             model.reshape({name: list(shape) for name, shape in shapes.items()})
-            if self._splits:
-                split_long_attention(model)
+            split = self._splits and split_long_attention(model)
             spread_attention(model)
             compiled = self._core.compile_model(model, "CPU", self._options | {"NUM_STREAMS": count})
-            self._compiled[key] = [compiled.create_infer_request() for _ in range(count)]
+            self._compiled[key] = _Compiled([compiled.create_infer_request() for _ in range(count)], split)
             if len(self._compiled) > _MOST_SHAPES:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)

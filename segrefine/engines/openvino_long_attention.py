@@ -20,16 +20,16 @@ class OutOfReachError(Exception):
     """Scores were too far from 0 for parts to be put together."""
 
 
-def split_long_attention(model: Any, most: int = MOST_KEYS) -> None:
-    """Has attention over more than `most` keys computed in parts, and put together; the same up to rounding.
+def split_long_attention(model: Any, most: int = MOST_KEYS) -> bool:
+    """Has attention over more than `most` keys computed in parts, and put together; tells whether there was any.
 
-    OpenVINO writes the scores of some queries with all keys before it takes their softmax: with 16,384 keys these are
-    more than a core's own cache holds. Softmax over parts can be put together where the sums behind them are known.
-    OpenVINO does not tell them; so each part has zero vectors among its keys, whose scores are 0, and the values have a
-    column that is 1 for the others, and one that is 1 for these. In these columns attention gives the shares of both:
-    divided by that of the zeros, all parts are in one unit. That holds for scores between about -75 and 75; the model
-    gets one more output, from which `check_reach` sees whether they were. (Keys by 64 and columns by 16, as one of
-    either takes the kernels off their fast path.)
+    The result is the same up to rounding. OpenVINO writes the scores of some queries with all keys before it takes
+    their softmax: with 16,384 keys these are more than a core's own cache holds. Softmax over parts can be put together
+    where the sums behind them are known. OpenVINO does not tell them; so each part has zero vectors among its keys,
+    whose scores are 0, and the values have a column that is 1 for the others, and one that is 1 for these. In these
+    columns attention gives the shares of both: divided by that of the zeros, all parts are in one unit. That holds for
+    scores between about -75 and 75; the model gets one more output, from which `check_reach` sees whether they were.
+    (Keys by 64 and columns by 16, as one of either takes the kernels off their fast path.)
 
     Args:
         model: an `openvino.Model` whose shapes are all fixed; changed in place.
@@ -50,6 +50,7 @@ def split_long_attention(model: Any, most: int = MOST_KEYS) -> None:
         shares.output(0).set_names({_REACH})
         model.add_results([ops.result(shares)])
     model.validate_nodes_and_infer_types()
+    return bool(reaches)
 
 
 def check_reach(requests: Iterable[Any]) -> None:
