@@ -39,6 +39,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "stuff": ("background",),
 }
 STEPS, SAMPLES, SAMPLERS = (1, 2, 4, 8, 20), (1, 2, 4, 8), ("ddim", "dpm-solver", "lcm")
+SAMPLER_STEPS = 4
+"""At one step all samplers do nearly the same."""
 FOUND = 0.01  # share of the image from which a mask counts as "something is there"
 
 
@@ -89,6 +91,7 @@ def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path | None, 
             name: _mean_iou(segment_all(segmenter, changed, *few, name), NAMED)
             for name, changed in _variants(settings).items()
         }
+        segmenter.settings = settings
         chain = _refine(segmenter, refiner, *few)
     summary = _summary(answers) | {"without_edge_step": _named(plain)}
     markdown = _report(summary, curves, chain, answers, settings, (len(composed), len(few[0])))
@@ -139,7 +142,8 @@ def _judge(number: int, scene: Scene, phrase: Phrase, found: Segment) -> Answer:
 def _variants(settings: GsSettings) -> dict[str, GsSettings]:
     steps = {f"{n} steps": replace(settings, steps=n) for n in STEPS}
     samples = {f"{n} samples": replace(settings, samples=n) for n in SAMPLES}
-    samplers = {name: replace(settings, sampler=name) for name in SAMPLERS}
+    more = replace(settings, steps=SAMPLER_STEPS)
+    samplers = {f"{name}, {SAMPLER_STEPS} steps": replace(more, sampler=name) for name in SAMPLERS}
     return steps | samples | samplers
 
 

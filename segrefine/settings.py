@@ -11,6 +11,8 @@ from segrefine.errors import SettingsError
 
 Mode = Literal["one-step", "loop"]
 Sampler = Literal["ddim", "dpm-solver", "lcm"]
+MOST_SAMPLES = 256
+"""Of 1024×1024 pixels, these take 1 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,8 @@ class GsSettings(Settings):
     def _check_ranges(self) -> None:
         self._check_choice("sampler", get_args(Sampler))
         self._check_counts("steps", "samples")
+        if self.samples > MOST_SAMPLES:
+            raise SettingsError(f"samples: expected at most {MOST_SAMPLES}, got {self.samples}")
         self._check_positive("guidance_scale", "image_guidance_scale")
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from segrefine.errors import SettingsError
-from segrefine.settings import G4SegSettings
+from segrefine.settings import G4SegSettings, GsSettings
 
 
 def test_settings_survive_json():
@@ -34,3 +34,9 @@ def test_settings_survive_json():
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong)).removesuffix("s")):
         G4SegSettings.from_dict(wrong)
+
+
+def test_samples_have_a_bound():
+    assert GsSettings(samples=256).samples == 256
+    with pytest.raises(SettingsError, match="at most 256"):
+        GsSettings(samples=257)

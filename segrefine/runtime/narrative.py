@@ -24,6 +24,12 @@ _BOUNDARIES = """
     very also just only together
 """
 DETERMINERS, BOUNDARIES = frozenset(_DETERMINERS.split()), frozenset(_BOUNDARIES.split())
+ARTICLES = frozenset(["a", "an", "the", "my", "your", "his", "its", "our", "their"])
+_ADJECTIVES = """
+    red orange yellow green blue purple pink brown black white grey gray dark light bright colorful colourful
+    big large huge small little tiny tall short long high low old young new
+"""
+ADJECTIVES = frozenset(_ADJECTIVES.split())
 _ING_NOUNS = """
     building ring king wing string spring swing railing ceiling painting clothing awning lightning wedding being thing
     something anything everything nothing evening morning sibling duckling pudding dumpling earring stocking icing
@@ -32,7 +38,10 @@ _ING_NOUNS = """
 ING_NOUNS = frozenset([*_ING_NOUNS.split(), *(word + "s" for word in _ING_NOUNS.split())])
 PLACES = frozenset(["left", "right", "front", "top", "bottom", "side", "middle"])
 _MARKS = "\u0300-\u036f"  # accents that stand apart from their letters
-_WORD = re.compile(rf"\w(?:[\w{_MARKS}-]|['’](?=\w))*(?:(?<=s)['’](?=\s+\w))?|[^\w\s]")  # "foxes' tails", not "fox'"
+_ABBREVIATION = r"(?:[A-Za-z]\.){2,}"
+_WORD = re.compile(  # "foxes' tails", not "fox'"
+    rf"{_ABBREVIATION}|\w(?:[\w{_MARKS}-]|['’](?=\w))*(?:(?<=s)['’](?=\s+\w))?|[^\w\s]"
+)
 _SHORT_FORM = re.compile(r"(it|he|she|that|there|here|what|who)['’]s|\w+n['’]t|(i|you|we|they)['’](m|re|ve|ll|d)")
 _HINT = 'mark the phrases yourself: "[a fox] sits left of [a red car]"'
 
@@ -57,10 +66,11 @@ def split_caption(caption: str) -> tuple[str, tuple[Span, ...]]:
 
     Where the caption marks phrases with square brackets, those are the phrases. Else it is split by rules: a
     phrase is a run of words; it ends before punctuation, before a preposition, conjunction, pronoun, or common verb
-    (`BOUNDARIES`) or the short form of one ("it's", "don't"), before a determiner (`DETERMINERS`), before a word in
-    -ing that follows another word than a determiner and is no common noun (`ING_NOUNS`), and before a word such as
-    "left" (`PLACES`), unless that describes the next word, as in "the left fox"; quotation marks around a phrase and
-    runs of determiners alone are dropped. English only: for anything else, mark the phrases.
+    (`BOUNDARIES`) or the short form of one ("it's", "don't"), but not right after an article (`ARTICLES`: "a can"),
+    before a determiner (`DETERMINERS`), before a word in -ing that follows another word than a determiner or a common
+    adjective (`ADJECTIVES`) and is no common noun (`ING_NOUNS`), and before a word such as "left" (`PLACES`), unless
+    that describes the next word, as in "the left fox"; quotation marks around a phrase and runs of determiners alone
+    are dropped. English only: for anything else, mark the phrases.
 
     Raises:
         PromptError: there is no phrase in it, or a bracket without its partner.
@@ -106,12 +116,14 @@ def _split(caption: str) -> list[Span]:
 def _ends_phrase(words: Sequence[str], index: int, *, started: bool) -> bool:
     """Whether a phrase ends before a word that belongs to none; determiners, which start one, aside."""
     word, before = words[index], words[index - 1] if started else "."
-    if word in BOUNDARIES or _SHORT_FORM.fullmatch(word) or not re.match(r"\w", word):
+    if word in BOUNDARIES:
+        return before not in ARTICLES
+    if _SHORT_FORM.fullmatch(word) or not re.match(r"\w", word):
         return True
     if word in PLACES:
         describes = before in DETERMINERS and words[index + 1] not in BOUNDARIES | PLACES and words[index + 1].isalpha()
         return not describes
-    return word.endswith("ing") and word not in ING_NOUNS and started and before not in DETERMINERS
+    return word.endswith("ing") and word not in ING_NOUNS and started and before not in DETERMINERS | ADJECTIVES
 
 
 def _read_brackets(caption: str) -> tuple[str, list[Span]]:

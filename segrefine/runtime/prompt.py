@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,7 +80,7 @@ def build_prompt(
 
 def _check_label(label: str, tokens: list[Token], inside: list[bool], length: int) -> None:
     """Raises PromptError unless the label has tokens, and all of them stand before the end token."""
-    if not label or not any(inside):
+    if not any(inside) or all(unicodedata.category(character)[0] in "PZ" for character in label):
         raise PromptError(
             f"expected a label that names something, got {label!r}", hint='name the object, such as "dog"'
         )

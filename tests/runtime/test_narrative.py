@@ -31,6 +31,10 @@ from segrefine.runtime.narrative import label_of, split_caption
         ("a cafe\u0301 table", ["a cafe\u0301 table"]),
         ("the cup on the left side of the table", ["the cup", "the table"]),
         ("a fox [left of the tree] []", ["left of the tree"]),
+        ("a can of soda on the stand", ["a can", "soda", "the stand"]),
+        ("a very old dog and this is fine", ["a very old dog", "fine"]),
+        ("a red flying kite, a dog chasing cats", ["a red flying kite", "a dog", "cats"]),
+        ("a man near the U.S. flag.", ["a man", "the U.S. flag"]),
     ],
 )
 def test_phrases(caption, phrases):

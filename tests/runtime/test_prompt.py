@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +69,9 @@ def test_special_tokens_are_untouched_or_background(tokenizer: ClipTokenizer) ->
 
 @settings(max_examples=200, deadline=None)
 @given(
-    label=st.text(st.characters(exclude_categories=["Cs", "Z", "C", "M"]), min_size=1, max_size=12),
+    label=st.text(st.characters(exclude_categories=["Cs", "Z", "C", "M"]), min_size=1, max_size=12).filter(
+        lambda label: any(not unicodedata.category(character).startswith("P") for character in label)
+    ),
     special_tokens=st.sampled_from(["untouched", "background"]),
 )
 def test_marked_tokens_are_exactly_the_tokens_of_the_label(
@@ -81,7 +84,7 @@ def test_marked_tokens_are_exactly_the_tokens_of_the_label(
     assert (prompt.token_indicator.sum(-1) <= 1).all()
 
 
-@pytest.mark.parametrize("label", ["", " ", "\t\n", "\u3000"])
+@pytest.mark.parametrize("label", ["", " ", "\t\n", "\u3000", "!!! … ?"])
 @pytest.mark.parametrize("template", ["a photo of a {label}", "fo{label}x"])
 def test_empty_labels_are_refused(tokenizer: ClipTokenizer, label: str, template: str) -> None:
     with pytest.raises(PromptError, match="expected a label") as caught:

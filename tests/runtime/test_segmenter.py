@@ -86,7 +86,14 @@ def test_confidence_is_of_the_mask_alone(segmenter):
     some = np.zeros((2, 8, 8), np.float32)
     assert replace(segment, samples=some).confidence == 0
     some[:, 2:4] = 0.8
-    assert replace(segment, samples=some).confidence == pytest.approx(0.8)
+    assert replace(segment, samples=some, mean=some[0]).confidence == pytest.approx(0.8)
+
+
+def test_a_mask_that_the_edge_step_emptied_has_no_confidence(segmenter):
+    segment = segmenter(picture(), ["fox"]).segments[0]
+    sure, nothing = np.ones((2, 8, 8), np.float32), np.zeros((8, 8), np.float32)
+    assert replace(segment, samples=sure, mean=nothing).confidence == 0
+    assert replace(segment, samples=sure, mean=sure[0], refined=nothing.astype(np.float16)).confidence == 0
 
 
 def test_the_edge_step_moves_borders_and_leaves_empty_masks(segmenter):
