@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,6 +19,29 @@ _OUTER = {
     "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
     "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
 }  # fmt: skip
+_OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding", "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final", "encoder.layers": "transformer.resblocks", "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
+}  # fmt: skip
+
+
+def write_text_encoders(folder: Path, target: Path) -> Path:
+    """Writes the text encoders of a tiny checkpoint alone, as files of Stable Diffusion 2.x have them, or of XL.
+
+    Args:
+        folder: the checkpoint; with two text encoders it is one of XL.
+        target: the file.
+    """
+    parts = {path.parent.name: load_file(path) for path in folder.glob("text_encoder*/*.safetensors")}
+    if "text_encoder_2" in parts:
+        prefix = "conditioner.embedders.0.transformer.text_model."
+        weights = {prefix + _bare(name): each for name, each in parts["text_encoder"].items()}
+        weights |= _open_clip(parts["text_encoder_2"], "conditioner.embedders.1.model.")
+    else:
+        weights = _open_clip(parts["text_encoder"], "cond_stage_model.model.")
+    save_file({name: each.contiguous() for name, each in weights.items()}, target)
+    return target
 
 
 def write_single_file(folder: Path, target: Path) -> Path:
@@ -84,6 +108,28 @@ def _vae(weights: Weights) -> Weights:
     renamed = {name.replace("conv_shortcut", "nin_shortcut"): each for name, each in renamed.items()}
     convolved = re.compile(r"attn_1\.(q|k|v|proj_out)\.weight")
     return {name: each[..., None, None] if convolved.search(name) else each for name, each in renamed.items()}
+
+
+def _open_clip(weights: Weights, prefix: str) -> Weights:
+    """As OpenCLIP names it: queries, keys and values are one matrix, and the projection is transposed."""
+    ours, theirs = {_bare(name): each for name, each in weights.items()}, {}
+    for name, each in ours.items():
+        if name == "text_projection.weight":
+            theirs["text_projection"] = each.T
+        elif ".q_proj." in name:
+            joined = torch.cat([ours[name.replace("q_proj", f"{which}_proj")] for which in "qkv"])
+            theirs[name.replace("self_attn.q_proj.", "attn.in_proj_")] = joined
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            theirs[name] = each
+    width = len(ours["final_layer_norm.weight"])
+    theirs.setdefault("text_projection", torch.eye(width))  # those of 2.x have it, too, though nothing takes it
+    for our, their in _OPEN_CLIP.items():
+        theirs = {name.replace(our, their): each for name, each in theirs.items()}
+    return {prefix + name: each for name, each in theirs.items()}
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("text_model.")
 
 
 def _renamed(weights: Weights, places: dict[str, str]) -> Weights:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from segrefine.errors import ExportError
 from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.reference.single_file import configuration_of
+from segrefine.reference.single_file import configuration_of, load_part
 from segrefine.reference.weight_files import SingleFile
-from tests.single_file import write_single_file
+from tests.single_file import write_single_file, write_text_encoders
+
+CLASSES = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,19 @@ def test_every_part_is_the_folder_s(
     expected = load_checkpoint(tiny_checkpoint, dtype).load(part).state_dict()
     assert single.keys() == expected.keys()
     assert all(single[name].dtype == each.dtype and torch.equal(single[name], each) for name, each in expected.items())
+
+
+@pytest.mark.parametrize("family", ["2.x", "xl"])
+def test_text_encoders_of_open_clip(
+    tiny_checkpoint: Path, tiny_xl_checkpoint: Path, family: str, tmp_path: Path
+) -> None:
+    folder = tiny_xl_checkpoint if family == "xl" else tiny_checkpoint
+    single = SingleFile(write_text_encoders(folder, tmp_path / "model.safetensors"), folder)
+    for part in sorted(path.name for path in folder.glob("text_encoder*")):
+        loaded = load_part(CLASSES[part], single, part, torch.float32).state_dict()
+        expected = load_checkpoint(folder).load(part).state_dict()
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], each) for name, each in expected.items())
 
 
 def test_a_file_names_whose_configuration_it_has(file: Path) -> None:
