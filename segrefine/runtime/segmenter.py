@@ -87,7 +87,8 @@ class Segment:
     def confidence(self) -> float:
         """Of the samples: their mean within the mask that they give, in (0.5, 1]; 0 where that or `mask` is empty."""
         mean, given = self.samples.mean(0), self.mean if self.refined is None else self.refined
-        return float(mean[mean > 0.5].mean()) if (mean > 0.5).any() and (given > 0.5).any() else 0.0
+        inside = mean[mean > 0.5]
+        return float(inside.mean()) if inside.size and (given > 0.5).any() else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
