@@ -59,13 +59,14 @@ def is_safe(relative: str) -> bool:
 
 
 def read_json(path: Path, error_class: type[SegrefineError], *, hint: str) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
-        SegrefineError: it cannot be read; of the class and with the hint that are given.
+        SegrefineError: the file cannot be read. The error has the given class and hint.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        return json.loads(content.decode(json.detect_encoding(content)))  # programs on Windows write the marks
     except (OSError, ValueError, RecursionError) as error:
         raise error_class(f"cannot read {path} as JSON: {error}", hint=hint) from error
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from segrefine.bundle import MANIFEST
 from segrefine.errors import ExportError
 from segrefine.reference.weight_files import read_header
+from segrefine.storage import read_json_object
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _PARTS = {
@@ -108,9 +107,9 @@ def explain_folder(folder: Path) -> ExportError:
 def _class_of(config: Path) -> str | None:
     """The class that a part's configuration names."""
     try:
-        content: Any = json.loads(config.read_text(encoding="utf-8"))
+        content = read_json_object(config, ExportError, hint=_FOLDER)
         return str(content.get("_class_name") or content["architectures"][0])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (ExportError, LookupError, TypeError):
         return None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segrefine.errors import ExportError
 from segrefine.reference.latents import scale_latents, unscale_latents
+from segrefine.storage import read_json_object
 
 CODEC_FILE = "label_codec/config.json"
 _HINT = 'it holds {"kind": "area", "fold": 4, "scale": 0.25} or {"kind": "vae", "scale": 1.0}'
@@ -120,14 +121,14 @@ def read_codec(folder: Path, config: Mapping[str, Any], load: Callable[[], Autoe
     """
     file = folder / CODEC_FILE
     factor = 2 ** (len(config["block_out_channels"]) - 1)
+    content = read_json_object(file, ExportError, hint=_HINT)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         kind, scale = content["kind"], float(content["scale"])
         if kind == "vae" and scale > 0:
             return VaeCodec(vae=load(), scale=scale)
         if kind == "area" and scale > 0 and factor % content["fold"] == 0:
             return AreaCodec(fold=content["fold"], scale=scale, vae_scale_factor=factor)
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise ExportError(f"{file} describes no label codec: {error!r}", hint=_HINT) from error
     raise ExportError(
         f"{file}: expected kind vae, or area with a fold that divides {factor}, and a positive scale, got {content}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.errors import ExportError
+from segrefine.storage import read_json_object
 
 PREFIXES = {
     "unet": ("model.diffusion_model.",),
@@ -140,10 +141,11 @@ def count_weights(model: Model, part: str) -> Counter[str]:
 
 def _check_shards(index: Path) -> tuple[Path, ...]:
     """The shards that an index lists, once each holds the tensors that it should."""
+    content = read_json_object(index, ExportError, hint=_WHOLE)
     try:
-        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        placed: dict[str, str] = content["weight_map"]
         names = sorted(set(placed.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{index} is no index of shards: {error!r}", hint=_WHOLE) from error
     for name in names:
         file = index.parent / name
