@@ -67,10 +67,13 @@ GPU_STAMP := $(if $(filter .venv-gpu,$(GPU_ENV)),.venv-gpu/.stamp,.venv/.stamp-d
 	.venv-gpu/bin/python -m pip install --quiet --editable '.[gpu]'
 	@touch $@
 
+# Every part runs, whatever became of those before it; the target fails at the end where one did.
 gpu: $(GPU_STAMP) ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
-	$(if $(filter .venv-gpu,$(GPU_ENV)),$(GPU_ENV)/bin/python -m pytest tests/engines/test_kernels.py)
-	$(GPU_ENV)/bin/python -m benchmarks.gpu.kernels
-	$(GPU_ENV)/bin/python -m benchmarks.gpu.engines --full-size
+	@failed=; for part in "pytest tests/engines/test_kernels.py" "benchmarks.gpu.kernels" \
+		"benchmarks.gpu.engines --full-size"; do \
+		echo "python -m $$part"; $(GPU_ENV)/bin/python -m $$part || failed="$$failed$${failed:+, }$$part"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed: $$failed" >&2; exit 1; fi
 
 train-demo: .venv/.stamp-train ## train the demo model in the background; resumes where it stopped
 	@mkdir -p $(dir $(TRAIN_LOG))

@@ -54,7 +54,8 @@ class TensorRtEngine(Closing):
             self._runtime: Any = module.Runtime(self._log)
             self._engine: Any = self._deserialize(module, library, path)
             self._check(module, path)
-            self._limits = {each.name: self._engine.get_tensor_profile_shape(each.name, 0) for each in spec.inputs}
+            self._limits = {each.name: self._profile_shapes(each.name) for each in spec.inputs}
+            self._config: Any = None
             self._context: Any = self._new_context(module, library)
             self._buffers = {each.name: _Buffer(self._gpu) for each in (*spec.inputs, *spec.outputs)}
             self._fixed = library == "tensorrt" and all(low == high for low, _, high in self._limits.values())
@@ -88,7 +89,9 @@ class TensorRtEngine(Closing):
                 self._gpu.drop(self._graph[1])
             for buffer in self._buffers.values():
                 buffer.close()
-            self._graph = self._context = self._engine = self._runtime = None
+            self._graph = self._context = None
+            self._config = None  # the context refers to it without owning it, so it goes after the context
+            self._engine = self._runtime = None
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -145,7 +148,7 @@ class TensorRtEngine(Closing):
 
     def _check_limits(self, name: str, shape: tuple[int, ...]) -> None:
         if not self._fits(name, shape):
-            low, _, high = (tuple(limit) for limit in self._limits[name])
+            low, _, high = self._limits[name]
             raise ShapeError(
                 f"{self.spec.name}: input {name!r} is {shape}, and its engine serves {low} to {high}",
                 hint=f"build it for other sizes, see its --min-shapes and --max-shapes: {self._rebuild}",
@@ -155,6 +158,10 @@ class TensorRtEngine(Closing):
         """Whether a shape is within the limits of an input, from the axis `first` on."""
         low, _, high = self._limits[name]
         return all(least <= size <= most for least, size, most in [*zip(low, shape, high, strict=True)][first:])
+
+    def _profile_shapes(self, name: str) -> list[tuple[int, ...]]:
+        """Smallest, tuned and largest shape of an input, as tuples: the library's `Dims` cannot be compared."""
+        return [tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0)]
 
     def _deserialize(self, module: Any, library: Library, path: Path) -> Any:
         content = path.read_bytes()
@@ -198,6 +205,7 @@ class TensorRtEngine(Closing):
             config = self._engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
             config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self._config = config
             context = self._engine.create_execution_context(config)
         else:
             context = self._engine.create_execution_context(strategy)

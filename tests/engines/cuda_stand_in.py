@@ -1,13 +1,17 @@
 """CUDA and TensorRT without a GPU: device memory is host memory, and engines run their graph in ONNX Runtime.
 
-What is replaced is only what needs a GPU; names, arguments and results are those of cuda-bindings and of TensorRT's
-bindings. A wrong address, size, shape or order gives wrong numbers or an error here as there.
+Only what needs a GPU is replaced. `Dims`, enums, data types and the logger are those of the real bindings, and every
+call is checked against the real signature, see `real_parts`. A wrong address, size, shape or order gives wrong numbers
+or an error here, as it would on a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
+import inspect
 import json
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +26,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import TensorRtOptions, hardware, load, tensorrt, tensorrt_engine
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines.recipe import EngineRecipe
+from tests.engines.real_parts import StandIn, checked_function, import_bindings
 
 OK = real.cudaError_t.cudaSuccess
 STREAM = 77
@@ -42,18 +47,34 @@ class Cuda:
         self.launched = 0
         self.capacity, self.weights = 1 << 40, 0
         self.copied: dict[str, int] = {}
+        self.driver, self.runtime, self.capability = 13000, 13000, (8, 9)
+        self.failing: dict[str, Any] = {}
+        self.calls: Counter[str] = Counter()
+        for name, ours in vars(type(self)).items():
+            if name.startswith("cuda") and inspect.isfunction(ours):
+                setattr(self, name, checked_function(getattr(real, name), self._count(name)))
+
+    def _count(self, name: str) -> Callable[..., Any]:
+        """A function of this class that is counted, and fails where the test asks for it in `failing`."""
+        ours = getattr(self, name)
+
+        def call(*arguments: Any) -> Any:
+            self.calls[name] += 1
+            return (self.failing[name], None) if name in self.failing else ours(*arguments)
+
+        return call
 
     def cudaGetDeviceCount(self) -> tuple[Any, int]:
         return OK, 1
 
     def cudaDriverGetVersion(self) -> tuple[Any, int]:
-        return OK, 13000
+        return OK, self.driver
 
     def cudaRuntimeGetVersion(self) -> tuple[Any, int]:
-        return OK, 13000
+        return OK, self.runtime
 
     def cudaDeviceGetAttribute(self, attribute: Any, index: int) -> tuple[Any, int]:
-        return OK, 8 if attribute == real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor else 9
+        return OK, self.capability[attribute != real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor]
 
     def cudaMemGetInfo(self) -> tuple[Any, int, int]:
         return OK, self.capacity - self.weights - sum(map(len, self.device.values())), self.capacity
@@ -148,7 +169,7 @@ def one_gpu() -> Iterator[Cuda]:
         for module in (cuda_module, hardware):
             patch.setattr(module, "import_cuda", lambda: cuda)
         for module in (load, tensorrt_engine):
-            patch.setattr(module, "import_runtime", lambda library: TensorRt(cuda, library.replace("-", "_")))
+            patch.setattr(module, "import_runtime", lambda library: TensorRt(cuda, library))
         cuda_module.open_gpu.cache_clear()
         yield cuda
         cuda_module.open_gpu.cache_clear()
@@ -163,65 +184,54 @@ def write_engine(bundle: Bundle, recipe: EngineRecipe, target: Path, options: Te
 
 
 class TensorRt:
-    """In place of a module of TensorRT. The bytes of an engine are a JSON object with `graph`, a path, and `limits`."""
+    """A module of TensorRT whose `Runtime` is ours; all else is the real bindings'.
 
-    __version__ = "11.4.0"
+    The bytes of an engine are a JSON object with `graph`, a path, and `limits`.
 
-    class ILogger:
-        INTERNAL_ERROR, ERROR, WARNING = range(3)
+    Args:
+        cuda: the GPU.
+        library: "tensorrt" or "tensorrt-rtx".
+    """
 
-    class TensorIOMode:
-        class _Mode:
-            def __init__(self, name: str) -> None:
-                self.name = name
-
-        INPUT, OUTPUT = _Mode("INPUT"), _Mode("OUTPUT")
-
-    class ExecutionContextAllocationStrategy:
-        USER_MANAGED = "user managed"
-
-    class CudaGraphStrategy:
-        WHOLE_GRAPH_CAPTURE = "whole"
-
-    class EngineValidity:
-        VALID, SUBOPTIMAL, INVALID = range(3)
-
-    class _Flag:
-        def __init__(self, value: int) -> None:
-            self.value = value
-
-    class EngineInvalidityDiagnostics:
-        __members__: dict[str, Any] = {}
-
-    EngineInvalidityDiagnostics.__members__ = {"VERSION_MISMATCH": _Flag(1), "UNSUPPORTED_CC": _Flag(2)}
-
-    def __init__(self, cuda: Cuda, name: str) -> None:
-        self.cuda, self.__name__ = cuda, name
+    def __init__(self, cuda: Cuda, library: str) -> None:
+        self.cuda, self.library, self.bindings = cuda, library, import_bindings(library)
+        self.__name__ = library.replace("-", "_")
         self.scratch = 4096
 
-    def Runtime(self, log: Any) -> _Runtime:
-        return _Runtime(self, log)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bindings, name)
 
-    @staticmethod
-    def nptype(dtype: Any) -> Any:
-        return dtype
+    def Runtime(self, logger: Any) -> Any:
+        assert isinstance(logger, self.bindings.ILogger)
+        return self.wrap("Runtime", _Runtime(self, logger))
+
+    def wrap(self, name: str, ours: Any) -> Any:
+        """An object of ours that is used as the real class of this name."""
+        return StandIn(getattr(self.bindings, name), self.bindings, ours)
+
+
+def version_of(library: str) -> str:
+    """The version of the real bindings."""
+    return str(import_bindings(library).__version__)
 
 
 class _Runtime:
-    def __init__(self, module: TensorRt, log: Any) -> None:
-        self.module, self.log = module, log
+    engine_host_code_allowed = False
 
-    def get_engine_validity(self, content: bytes) -> tuple[int, int]:
+    def __init__(self, module: TensorRt, log: Any) -> None:
+        self.module, self.log = module, weakref.ref(log)
+
+    def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
         return self.module.EngineValidity.VALID, 0
 
-    def deserialize_cuda_engine(self, content: bytes) -> _Engine | None:
+    def deserialize_cuda_engine(self, content: bytes) -> Any:
         try:
             job = json.loads(content)
-            self.module.cuda.weights += len(content)
         except ValueError:
-            self.log.log(self.module.ILogger.ERROR, "Magic tag does not match")
+            self.log().log(self.module.ILogger.ERROR, "Magic tag does not match")
             return None
-        return _Engine(self.module, job)
+        self.module.cuda.weights += len(content)
+        return self.module.wrap("ICudaEngine", _Engine(self.module, job))
 
 
 class _Engine:
@@ -242,30 +252,35 @@ class _Engine:
 
     def get_tensor_dtype(self, name: str) -> Any:
         kind = (self.inputs | self.outputs)[name].type
-        return {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}[kind]
+        names = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64"}
+        return getattr(self.module.DataType, names[kind])
 
-    def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
-        return self.limits[name]
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[Any]:
+        return [self.module.Dims(shape) for shape in self.limits[name]]
 
-    def create_runtime_config(self) -> _Config:
-        return _Config()
+    def create_runtime_config(self) -> Any:
+        return self.module.wrap("IRuntimeConfig", _Config(self.module))
 
-    def create_execution_context(self, settings: Any) -> _Context:
-        strategy = settings.strategy if isinstance(settings, _Config) else settings
+    def create_execution_context(self, settings: Any) -> Any:
+        ours = settings._ours if isinstance(settings, StandIn) else None
+        strategy = ours.strategy if ours else settings
         assert strategy == self.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        return _Context(self)
+        needed = [weakref.ref(settings)] if ours else []  # the real context refers to it without owning it
+        return self.module.wrap("IExecutionContext", _Context(self, needed))
 
 
 class _Config:
-    cuda_graph_strategy = "none"
+    def __init__(self, module: TensorRt) -> None:
+        self.strategy: Any = None
+        self.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
 
 
 class _Context:
-    def __init__(self, engine: _Engine) -> None:
-        self.engine, self.cuda = engine, engine.module.cuda
+    def __init__(self, engine: _Engine, needed: list[weakref.ref[Any]]) -> None:
+        self.engine, self.cuda, self.needed = engine, engine.module.cuda, needed
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.scratch = 0, 0
@@ -283,23 +298,24 @@ class _Context:
     def set_device_memory(self, address: int, size: int) -> None:
         self.scratch = address, size
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+    def get_tensor_shape(self, name: str) -> Any:
         key = tuple(self.shapes.items())
         if key not in self.engine.output_shapes:
-            feeds = {n: np.ones(s, self.engine.get_tensor_dtype(n)) for n, s in key}
+            feeds = {n: np.ones(s, self._dtype(n)) for n, s in key}
             values = zip(self.engine.outputs, self.engine.session.run(None, feeds), strict=True)
             self.engine.output_shapes[key] = {n: each.shape for n, each in values}
-        return self.engine.output_shapes[key][name]
+        return self.engine.module.Dims(self.engine.output_shapes[key][name])
 
     def execute_async_v3(self, stream: int) -> bool:
         address, size = self.scratch
         assert size >= self.engine.device_memory_size_v2
+        assert all(each() is not None for each in self.needed), "what the context refers to was freed before it"
         shapes, addresses = dict(self.shapes), dict(self.addresses)
 
         def work() -> None:
             self.cuda.view(address, (size,), np.uint8)[:] = 1  # every engine writes to the shared memory
             feeds = {
-                name: self.cuda.view(addresses[name], shape, self.engine.get_tensor_dtype(name)).copy()
+                name: self.cuda.view(addresses[name], shape, self._dtype(name)).copy()
                 for name, shape in shapes.items()
             }
             for name, values in zip(self.engine.outputs, self.engine.session.run(None, feeds), strict=True):
@@ -307,3 +323,6 @@ class _Context:
 
         self.cuda.enqueue(work, stream)
         return True
+
+    def _dtype(self, name: str) -> Any:
+        return self.engine.module.nptype(self.engine.get_tensor_dtype(name))

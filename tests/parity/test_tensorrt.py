@@ -17,7 +17,7 @@ from segrefine.export.comparison import Scene, trial_sizes
 from segrefine.export.locate import _float_tensors, _mark
 from segrefine.export.parity import check_parity, locate_divergences
 from segrefine.runtime.pipeline import Refiner
-from tests.engines.cuda_stand_in import Cuda, TensorRt, one_gpu, write_engine
+from tests.engines.cuda_stand_in import Cuda, one_gpu, write_engine
 from tests.parity.test_locate import with_changed_weight
 
 RTX = "tensorrt-rtx"
@@ -25,9 +25,6 @@ RTX = "tensorrt-rtx"
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
-    import tensorrt_rtx_bindings
-
-    monkeypatch.setattr(TensorRt, "__version__", tensorrt_rtx_bindings.__version__)
     monkeypatch.setattr(build, "build_tensorrt", write_engine)
     with one_gpu() as cuda:
         yield cuda

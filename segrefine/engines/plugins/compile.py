@@ -1,7 +1,7 @@
-"""The kernels as PTX, compiled without a GPU: `python -m segrefine.engines.plugins.compile` writes what ships.
+"""Compile the kernels to PTX, without a GPU: `python -m segrefine.engines.plugins.compile` writes the files that ship.
 
-One text serves every GPU from compute capability 8.0 on: the driver compiles it for the GPU that it finds, and `ptxas`
-checks here that it can for each of `ARCHITECTURES`. Needs Triton; whoever runs an engine does not.
+One text works on every GPU from compute capability 8.0 on: the driver compiles it for the GPU that it finds. `ptxas`
+checks here that this is possible for each of `ARCHITECTURES`. This needs Triton; running an engine does not.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from triton.compiler import ASTSource
 from segrefine.engines.plugins import kernels
 
 FOLDER = Path(__file__).with_name("ptx")
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+ARCHITECTURES = tuple(f"sm_{each}" for each in (80, 86, 87, 89, 90, 100, 103, 110, 120, 121))
+"""Ampere (8.7 is Jetson Orin), Ada, Hopper, Blackwell (11.0 is Jetson Thor)."""
+
 WIDTHS = (32, 40, 64, 80, 96, 128, 160)
 RANK = 2
 MOST_SHARED = 48 << 10
 """Bytes of shared memory that a kernel may have on every GPU without asking the driver for more."""
+MOST_REGISTERS, MOST_SPILLED = 255, 64
+"""Registers of a thread, and bytes that may go to memory for want of them."""
 
 _CAPABILITY, _ISA = 80, 80
 
@@ -60,7 +64,7 @@ class Compiled:
     """A kernel as PTX, and how it is launched.
 
     Attributes:
-        entry: name of the kernel in the text.
+        entry: name of the kernel in the text: the variant's, so that no two kernels of one engine share a name.
         warps: of a program.
         shared: bytes of shared memory.
         constants: what it was compiled with.
@@ -142,12 +146,13 @@ def compile_variant(variant: Variant) -> Compiled:
     built = triton.compile(source, target=GPUTarget("cuda", _CAPABILITY, 32), options=options)
     if built.metadata.shared > MOST_SHARED:
         raise ValueError(f"{variant.name} needs {built.metadata.shared} bytes of shared memory, at most {MOST_SHARED}")
+    text = _drop_hidden(built.asm["ptx"], len(variant.types))
     return Compiled(
-        entry=built.metadata.name,
+        entry=variant.name,
         warps=variant.warps,
         shared=built.metadata.shared,
         constants=variant.constants,
-        ptx=_drop_hidden(built.asm["ptx"], len(variant.types)),
+        ptx=re.sub(rf"\b{built.metadata.name}\b", variant.name, text),
     )
 
 
@@ -163,42 +168,69 @@ def _drop_hidden(ptx: str, count: int) -> str:
     return ptx[: found.start(1)] + ",".join(parameters[:count]) + ptx[found.end(1) :]
 
 
-def check_ptx(ptx: str, architecture: str) -> None:
-    """Compiles PTX for one GPU architecture.
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a kernel takes of a GPU's multiprocessor.
+
+    Attributes:
+        registers: of each thread.
+        spilled: bytes that each thread writes to memory because its registers are full.
+    """
+
+    registers: int
+    spilled: int
+
+
+def check_ptx(ptx: str, architecture: str) -> Usage:
+    """Compile PTX for one GPU architecture, and return what the kernel takes there.
 
     Raises:
-        ValueError: `ptxas` refuses it.
+        ValueError: `ptxas` refuses the text, or the kernel takes more than `MOST_REGISTERS` or `MOST_SPILLED`.
     """
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     tool = tools / ("ptxas-blackwell" if int(architecture.removeprefix("sm_")) >= 100 else "ptxas")
     with tempfile.TemporaryDirectory() as scratch:
         text = Path(scratch) / "kernel.ptx"
         text.write_text(ptx)
-        command = [str(tool), f"-arch={architecture}", str(text), "-o", str(text.with_suffix(".cubin"))]
+        command = [str(tool), "-v", f"-arch={architecture}", str(text), "-o", str(text.with_suffix(".cubin"))]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"ptxas refuses the kernel for {architecture}: {done.stderr.strip()}")
+    registers, spilled = (
+        max(map(int, re.findall(pattern, done.stderr))) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill stores")
+    )
+    if registers > MOST_REGISTERS or spilled > MOST_SPILLED:
+        raise ValueError(
+            f"the kernel takes {registers} registers and spills {spilled} bytes on {architecture}; "
+            f"at most {MOST_REGISTERS} and {MOST_SPILLED} are allowed"
+        )
+    return Usage(registers=registers, spilled=spilled)
 
 
 def write_kernels(folder: Path) -> int:
-    """Checks every variant; writes to `folder` those that ship, and `kernels.json` with how each of them is launched.
+    """Check every variant; write those that ship to `folder`, and `kernels.json` with how each of them is launched.
 
     Returns:
-        Bytes of their texts.
+        Bytes of the written texts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     launches, size = {}, 0
     for variant in list_variants():
         compiled = compile_variant(variant)
-        for architecture in ARCHITECTURES:
-            check_ptx(compiled.ptx, architecture)
-        print(f"{variant.name}: {len(compiled.ptx)} bytes, shared memory {compiled.shared}", flush=True)
+        usages = [check_ptx(compiled.ptx, architecture) for architecture in ARCHITECTURES]
+        registers, spilled = max(each.registers for each in usages), max(each.spilled for each in usages)
+        print(
+            f"{variant.name}: {len(compiled.ptx)} bytes, shared memory {compiled.shared}, "
+            f"at most {registers} registers, {spilled} bytes spilled",
+            flush=True,
+        )
         if not variant.ships:
             continue
         (folder / f"{variant.name}.ptx").write_text(compiled.ptx)
         launches[variant.name] = {name: value for name, value in asdict(compiled).items() if name != "ptx"}
         size += len(compiled.ptx)
-    (folder / "kernels.json").write_text(json.dumps(launches, indent=1) + "\n")
+    content = {"triton": triton.__version__, "kernels": launches}
+    (folder / "kernels.json").write_text(json.dumps(content, indent=1) + "\n")
     return size
 
 

@@ -100,7 +100,7 @@ def _launch(trtp: Any, kernel: dict[str, Any], grid: tuple[Any, Any], sizes: Seq
 
 @cache
 def _kernel(name: str) -> dict[str, Any]:
-    launches = json.loads((_FOLDER / "kernels.json").read_text())
+    launches = json.loads((_FOLDER / "kernels.json").read_text())["kernels"]
     if name not in launches:
         raise ValueError(f"there is no kernel {name}: there are {', '.join(launches)}")
     return {**launches[name], "ptx": (_FOLDER / f"{name}.ptx").read_text()}
