@@ -315,8 +315,7 @@ class _Context:
         def work() -> None:
             self.cuda.view(address, (size,), np.uint8)[:] = 1  # every engine writes to the shared memory
             feeds = {
-                name: self.cuda.view(addresses[name], shape, self._dtype(name)).copy()
-                for name, shape in shapes.items()
+                name: self.cuda.view(addresses[name], shape, self._dtype(name)).copy() for name, shape in shapes.items()
             }
             for name, values in zip(self.engine.outputs, self.engine.session.run(None, feeds), strict=True):
                 self.cuda.view(addresses[name], values.shape, values.dtype)[...] = values

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, SupportsInt
 
 BINDINGS = {"tensorrt": "tensorrt_lean_bindings", "tensorrt-rtx": "tensorrt_rtx_bindings"}
-"""Library → its real bindings. Those of full TensorRT have the same classes as the lean ones, see test_full_bindings."""
+"""Library → its real bindings. Full TensorRT has the same classes as the lean runtime, see test_full_bindings."""
 
 _NO_DEFAULT = object()
 _PLAIN = {
@@ -84,8 +84,7 @@ def _takes(parameters: list[Parameter], positional: Sequence[Any], named: dict[s
         return False
     values = dict(zip((each.name for each in parameters), positional, strict=False)) | named
     return all(
-        _fits(values[each.name], each.kind, module) if each.name in values else not each.required
-        for each in parameters
+        _fits(values[each.name], each.kind, module) if each.name in values else not each.required for each in parameters
     )
 
 

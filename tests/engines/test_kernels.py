@@ -193,7 +193,8 @@ def test_a_kernel_that_takes_too_much_is_refused(monkeypatch: pytest.MonkeyPatch
     text = (FOLDER / "pixel_hausdorff_fp32.ptx").read_text()
     taken = check_ptx(text, "sm_86")
     assert 0 < taken.registers <= 255 and 0 <= taken.spilled <= 64
-    monkeypatch.setattr(compile_module, limit, {"MOST_REGISTERS": taken.registers, "MOST_SPILLED": taken.spilled}[limit] - 1)
+    least = {"MOST_REGISTERS": taken.registers, "MOST_SPILLED": taken.spilled}
+    monkeypatch.setattr(compile_module, limit, least[limit] - 1)
     with pytest.raises(ValueError, match=message):
         check_ptx(text, "sm_86")
 

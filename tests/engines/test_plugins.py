@@ -46,7 +46,7 @@ def test_attention_is_launched_on_every_tile_of_every_head(trt: Any, width: int,
     assert (launched["grid_x"], launched["grid_y"], launched["grid_z"]) == (4096 // rows, 16, 1)
     assert launched["block_x"] == (256 if width > 128 else 128) and 0 < launched["shared_mem"] <= 48 << 10
     assert launched["scalars"] == [8, 4096, 77]
-    name = f"masked_attention_{'fp16' if kind == 'HALF' else 'fp32'}_{width}"  # no two kernels of an engine share a name
+    name = f"masked_attention_{'fp16' if kind == 'HALF' else 'fp32'}_{width}"  # no two kernels share a name
     assert launched["kernel"] in (name, name.encode()) and f".entry {name}(" in launched["text"]
     declared = launched["text"].partition(".entry")[2].partition(")")[0]
     assert declared.count(".u64") == 6 and declared.count(".u32") == 3  # five inputs and the output, the three sizes
