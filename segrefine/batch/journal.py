@@ -48,6 +48,7 @@ class Entry:
         status: "done" or "failed".
         masks: how many were refined.
         left: how many stayed as they were, for there was nothing to refine: they are empty, or of the whole image.
+        unusable: a sentence for each annotation without a usable mask, which stayed as it was.
         kept_coarse: how many of them the guard did not trust, and left as they were.
         kept_partly: how many of them it put back in parts.
         judged: what it made of each; nothing where there was no guard.
@@ -61,6 +62,7 @@ class Entry:
     status: Literal["done", "failed"]
     masks: int = 0
     left: int = 0
+    unusable: tuple[str, ...] = ()
     kept_coarse: int = 0
     kept_partly: int = 0
     judged: tuple[Judgement, ...] = ()
@@ -106,7 +108,8 @@ def _read_lines(file: Path) -> Iterator[Entry]:
         with suppress(ValueError, TypeError):
             values = json.loads(line)
             judged = tuple(Judgement(**each) for each in values.pop("judged", ()))
-            yield Entry(**values, judged=judged)
+            unusable = tuple(values.pop("unusable", ()))
+            yield Entry(**values, judged=judged, unusable=unusable)
 
 
 def _to_line(entry: Entry) -> str:
@@ -128,6 +131,7 @@ def summarise(entries: Sequence[Entry], run: Mapping[str, Any]) -> dict[str, Any
         "masks_refined": sum(entry.masks for entry in entries),
         "masks_left": sum(entry.left for entry in entries),
         "nothing_to_refine": [entry.name for entry in entries if entry.left and not entry.masks],
+        "unusable_masks": [f"{entry.name}: {each}" for entry in entries for each in entry.unusable],
         "kept_coarse": sum(entry.kept_coarse for entry in entries),
         "kept_partly": sum(entry.kept_partly for entry in entries),
         "failures": [{key: each[key] for key in ("name", "error", "message", "hint")} for each in failed],

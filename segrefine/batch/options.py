@@ -11,7 +11,7 @@ from typing import Any
 from segrefine import __version__
 from segrefine.batch.worker import Job
 from segrefine.bundle import MANIFEST, Bundle
-from segrefine.datasets.coco import images_of
+from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.folder import FolderDataset
 from segrefine.errors import OutputError
 from segrefine.runtime.output import write_whole
@@ -43,6 +43,7 @@ def describe_options(job: Job) -> dict[str, Any]:
         **{name: engines.get(name) for name in ("precision", "resolution")},
         "settings": settings and settings.to_dict(),
         **{"seed": job.seed, "guard": job.guarded, "crop": job.crop},
+        **({"boxes": True} if job.boxes else {}),  # an output of a version that had no such option stays resumable
     }
 
 

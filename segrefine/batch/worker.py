@@ -14,20 +14,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segrefine.batch.journal import Entry, Judgement
-from segrefine.datasets.coco import CocoDataset, read_annotation
+from segrefine.datasets.coco import CocoDataset
 from segrefine.datasets.folder import FolderDataset
-from segrefine.datasets.items import Dataset, Item, LabelledMask, read_image
+from segrefine.datasets.items import Dataset, Item, LabelledMask, Pixels, Reading, read_image
 from segrefine.engines import usable_cores
 from segrefine.errors import SegrefineError
 from segrefine.runtime.crop import refine_masks
-from segrefine.runtime.mask import has_border
 from segrefine.runtime.pipeline import Refinement, Refiner
 
-Read = tuple[NDArray[np.uint8], list[LabelledMask]]
+Read = tuple[Pixels, Reading]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +38,7 @@ class Job:
         seed: of the noise, of every image alike.
         guarded: whether changes that cannot be trusted are put back.
         crop: whether small objects are refined in a crop around them.
+        boxes: whether an annotation that has a box and no mask is refined from its box.
     """
 
     source: Path
@@ -51,6 +48,7 @@ class Job:
     seed: int = 0
     guarded: bool = False
     crop: bool = True
+    boxes: bool = False
 
     def with_threads(self, threads: int) -> Job:
         """The same with so many threads in each process."""
@@ -66,7 +64,9 @@ class Job:
         Raises:
             MaskError: there is none.
         """
-        return CocoDataset(self.source, self.images) if self.source.is_file() else FolderDataset(self.source)
+        if self.source.is_file():
+            return CocoDataset(self.source, self.images, boxes=self.boxes)
+        return FolderDataset(self.source)
 
 
 def serve(job: Job, pipe: Connection) -> None:
@@ -102,21 +102,20 @@ def _end_with_parent() -> None:
 def read_item(dataset: Dataset, item: Item) -> Read:
     """The image of an item and its masks; raises what is wrong with them."""
     image = read_image(item)
-    return image, dataset.read(item, (image.shape[0], image.shape[1]))
+    return image, dataset.read(item, image)
 
 
 def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Future[Read]) -> Entry:
     """What became of an item: whatever goes wrong with it is told, and the next one has its turn."""
     began = time.perf_counter()
     try:
-        image, masks = read.result()
-        size = image.shape[0], image.shape[1]
+        image, reading = read.result()
         results: Sequence[Refinement] = ()
-        if masks:
+        if reading.masks:
+            masks = [(each.label, each.mask) for each in reading.masks]
             results = refine_masks(refiner, image, masks, seed=job.seed, crop=job.crop, guarded=job.guarded)
-        labelled = [(label, result) for (label, _), result in zip(masks, results, strict=True)]
-        judged = tuple(_judgements(dataset, item, labelled, size)) if job.guarded else ()
-        dataset.write(item, labelled, size, job.output)
+        refined = {each.key: result for each, result in zip(reading.masks, results, strict=True)}
+        dataset.write(item, refined, (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands
         hint = error.hint if isinstance(error, SegrefineError) else None
         return Entry(
@@ -125,23 +124,18 @@ def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Futu
         )  # fmt: skip
     return Entry(
         name=item.name, status="done", seconds=time.perf_counter() - began,
-        masks=len(masks), left=max(0, len(item.masks) - len(masks)),  # one label map may hold many
+        masks=len(reading.masks), left=reading.left, unusable=tuple(reading.unusable),
         kept_coarse=sum(result.kept_coarse for result in results),
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
-        judged=judged,
+        judged=tuple(_judgements(reading.masks, results)) if job.guarded else (),
     )  # fmt: skip
 
 
-def _judgements(
-    dataset: Dataset, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int]
-) -> Iterator[Judgement]:
+def _judgements(masks: Sequence[LabelledMask], results: Sequence[Refinement]) -> Iterator[Judgement]:
     """What the guard made of each mask of an item."""
-    numbers: Sequence[int | str | None] = [None] * len(results)
-    if isinstance(dataset, CocoDataset):
-        numbers = [each.get("id") for _, each in item.masks if has_border(read_annotation(each, size))]
-    for (label, result), number in zip(results, numbers, strict=True):
+    for mask, result in zip(masks, results, strict=True):
         assert result.confidence is not None  # the guard looked at all
         yield Judgement(
-            label=label, annotation=number, confidence=round(result.confidence, 4),
+            label=mask.label, annotation=mask.annotation, confidence=round(result.confidence, 4),
             kept_share=round(result.kept_share, 4), kept_coarse=result.kept_coarse,
         )  # fmt: skip

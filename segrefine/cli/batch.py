@@ -25,6 +25,7 @@ _UNREFINED = {
     "nothing_to_refine": "images of which all masks are empty or of the whole image, and stayed as they were",
     "masks_without_image": "masks that no image has the name of, not refined",
     "linked_folders": "folders of images that are links, not entered",
+    "unusable_masks": "annotations without a usable mask, which stayed as they were",
 }
 """What the manifest lists that was not refined and has not failed, and what the warning calls it."""
 
@@ -41,6 +42,7 @@ _UNREFINED = {
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
+@click.option("--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box.")
 @click.option(
     "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
     help="Refine on a Ray cluster: at ADDRESS; without, that of this machine or RAY_ADDRESS; local starts one here.",
@@ -54,13 +56,15 @@ _UNREFINED = {
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    guarded: bool, crop: bool, address: str | None, gpus: float | None, model: Model,
+    guarded: bool, crop: bool, boxes: bool, address: str | None, gpus: float | None, model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
     DIR holds images/ and masks/, matched by name, and labels.json (what each mask shows) or classes.json (the names of
     a label map's indices); or masks/CLASS/ for each class, hard or soft. JSON is COCO's; its masks are written as run
     lengths. All masks of one image are refined together.
+
+    An annotation without a usable mask stays as it is, and is counted; --boxes refines it from its box.
 
     What fails is listed in OUTPUT/manifest.json with the reason, the rest goes on, and the exit code is 1.
     OUTPUT/guard.csv lists every mask with --guard's confidence in it.
@@ -69,9 +73,11 @@ def batch(
     from segrefine.engines import usable_cores
 
     _check(source, output, images, address, gpus)
+    if boxes and not source.is_file():
+        raise click.UsageError("--boxes is for a COCO JSON; other notations have no boxes")
     job = Job(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
-        engines=model.engines(), seed=seed, guarded=guarded, crop=crop,
+        engines=model.engines(), seed=seed, guarded=guarded, crop=crop, boxes=boxes,
     )  # fmt: skip
     with console.resumable():
         if address:
@@ -83,6 +89,8 @@ def batch(
     for key, what in _UNREFINED.items():
         if names := values[key]:
             console.warn(f"{what}: {len(names)}, such as {', '.join(names[:_SHOWN])}")
+    for reason, files in values["not_taken"].items():
+        console.warn(f"files below images/ that were not taken: {len(files)}, {reason}, such as {files[0]}")
     console.result(values, _describe(values))
     if values["unwritten"]:
         hint = f"make room there, then go on with --resume; the {values['done']} images that are done stay as they are"
@@ -184,6 +192,7 @@ class _Progress:
 def _describe(values: Mapping[str, Any]) -> str:
     fresh = values["items"] - values["resumed"]
     left = f", {values['masks_left']} left as they were: empty, or of the whole image" if values["masks_left"] else ""
+    left += f", {len(values['unusable_masks'])} without a usable mask" if values["unusable_masks"] else ""
     workers = f"{values['workers']} worker{'s' * (values['workers'] > 1)}"
     lines = {
         "images": f"{values['done']} of {values['items']} refined, {values['failed']} failed",

@@ -76,13 +76,14 @@ def evaluate(
     with console.progress("comparing") as tell:
         scores, unread = comparison.score_all(tell)
     unseen = _write_sheet(sheet, comparison, scores, cases) if sheet else []
-    for warning in _warnings(comparison, predicted, unread, unseen):
-        console.warn(warning)
     values = summarise(scores, members) | comparison.describe_run()
     values |= {"predicted": str(predicted), "truth": str(comparison.truth), "notation": comparison.notation}
     values |= {"coarse": str(coarse) if coarse else None, "sheet": str(sheet) if sheet else None}
+    values |= {"unusable_masks": [f"{name}: {each}" for name, own in comparison.unusable.items() for each in own]}
     values |= {"images": len(comparison.names) - len(unread), "unread": [asdict(each) for each in unread]}
     values["masks"] = [score.to_dict() for score in scores if score.counted]
+    for warning in _warnings(comparison, predicted, unread, unseen, values["unusable_masks"]):
+        console.warn(warning)
     console.result(values, _describe(values))
     if unread or unseen:
         click.get_current_context().exit(FAILED)
@@ -101,12 +102,18 @@ def _write_sheet(file: Path, comparison: Comparison, scores: Sequence[Score], ca
 
 
 def _warnings(
-    comparison: Comparison, predicted: Path, unread: Sequence[Unread], unseen: Sequence[Unread]
+    comparison: Comparison,
+    predicted: Path,
+    unread: Sequence[Unread],
+    unseen: Sequence[Unread],
+    unusable: Sequence[str],
 ) -> Iterator[str]:
     for each in unread[:_SHOWN]:
         yield f"{each.name} is left out: {each.message}"
     if len(unread) > _SHOWN:
         yield f"{len(unread) - _SHOWN} more are left out; --json lists them all"
+    if unusable:
+        yield f"{len(unusable)} annotations without a usable mask are not compared, such as {unusable[0]}"
     for each in unseen[:_SHOWN]:
         yield f"{each.name} is not on the sheet: {each.message}"
     for name in comparison.extra[:_SHOWN]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -13,18 +13,28 @@ from urllib.parse import quote
 
 import numpy as np
 
-from segrefine.datasets.items import Item, LabelledMask, PassedOver, check_size
-from segrefine.datasets.polygons import Mask, draw_polygons
+from segrefine.datasets.coco_file import (
+    HINT,
+    LEFT_OUT,
+    UnusableMask,
+    find_file,
+    images_of,
+    key_of,
+    label_of,
+    read_annotation,
+    read_coco,
+)
+from segrefine.datasets.items import Floats, Item, LabelledMask, PassedOver, Pixels, Reading
+from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
-from segrefine.runtime.mask import has_border
+from segrefine.runtime.marks import Box, Marks, coarse_from_marks
+from segrefine.runtime.mask import CoarseMask, has_border
 from segrefine.runtime.output import write_whole
 from segrefine.runtime.pipeline import Refinement
-from segrefine.runtime.rle import decode_rle, encode_rle
-from segrefine.storage import is_safe, output_errors, read_json_object
+from segrefine.runtime.rle import encode_rle
+from segrefine.storage import output_errors
 
-RESULT, PARTS, LEFT_OUT = "annotations.json", "parts", "left_out"
-_NUMBERS = ("id", "category_id")
-_HINT = "see https://cocodataset.org/#format-data"
+RESULT, PARTS = "annotations.json", "parts"
 
 
 class CocoDataset:
@@ -35,11 +45,13 @@ class CocoDataset:
     Args:
         file: the JSON.
         images: folder of the images; None for the JSON's own, or `images` beside it.
+        boxes: whether an annotation that has a box and no mask is refined from its box.
     """
 
-    def __init__(self, file: Path, images: Path | None = None) -> None:
+    def __init__(self, file: Path, images: Path | None = None, *, boxes: bool = False) -> None:
         self._file = file
         self._root = images or images_of(file)
+        self._boxes = boxes
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -54,62 +66,81 @@ class CocoDataset:
         """
         items = list(self._list_items())
         if not items:
-            raise MaskError(f"{self._file} lists no image", hint=_HINT)
+            raise MaskError(f"{self._file} lists no image", hint=HINT)
         return items
 
     def _list_items(self) -> Iterator[Item]:
-        annotations: dict[Any, list[dict[str, Any]]] = {}
+        annotations: dict[str | None, list[dict[str, Any]]] = {}
         for annotation in self._content["annotations"]:
-            annotations.setdefault(annotation.get("image_id"), []).append(annotation)
-        names = {category["id"]: category["name"] for category in self._content["categories"]}
-        times = Counter(str(image["id"]) for image in self._content["images"])
-        for place, image in enumerate(self._content["images"]):
-            number, name, file = image["id"], str(image["id"]), str(image.get("file_name"))
-            masks = tuple((names.get(each.get("category_id")), each) for each in annotations.pop(number, []))
-            problem = None
+            annotations.setdefault(key_of(annotation["image_id"]), []).append(annotation)
+        labels = {key_of(category["id"]): category["name"] for category in self._content["categories"]}
+        keys = [str(key_of(image["id"])) for image in self._content["images"]]
+        times = Counter(keys)
+        for place, (name, image) in enumerate(zip(keys, self._content["images"], strict=True)):
+            file, problem = find_file(self._root, image["file_name"])
+            own = annotations.pop(name, [])
+            masks = tuple((labels.get(key_of(each.get("category_id"))), each) for each in own)
             if times[name] > 1:  # nobody knows which annotations are whose; nor are results of either that are there
-                problem = f"{times[name]} images have the id {number}", "give every image its own id"
-                name, masks = f"{number}, as entry {place}", ()
-            elif not is_safe(file):
-                problem = f"the file name {file!r} leaves the folder of images", "paths are relative to it"
+                problem = f"{times[name]} images have the id {name}", "give every image its own id"
+                name, masks = f"{name}, as entry {place}", ()
             stated = image.get("height"), image.get("width")
             yield Item(name=name, root=self._root, image=file, masks=masks, problem=problem, stated=stated)
+        listed = set(keys)
         for number, orphans in annotations.items():
-            problem = f"{len(orphans)} annotations are of image {number!r}, which is not listed", "add it to images"
-            yield Item(name=f"unknown image {number!r}", root=self._root, image="", problem=problem)
+            if number not in listed:
+                problem = f"{len(orphans)} annotations are of image {number}, which is not listed", "add it to images"
+                yield Item(name=f"unknown image {number}", root=self._root, image="", problem=problem)
 
     def pass_over(self) -> PassedOver:
         """Nothing: annotations without an image are items that fail."""
         return PassedOver()
 
-    def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
-        """The labels and masks of an image's annotations, those left out that have nothing to refine.
+    def read(self, item: Item, image: Pixels) -> Reading:
+        """Read the masks of an image's annotations.
 
-        These are annotations without a pixel, as polygons smaller than one are, and such of the whole image.
+        An annotation has nothing to refine if it has no pixel, as a polygon smaller than one, or all of them.
         """
-        drawn = ((label_of(label, each), read_annotation(each, size)) for label, each in item.masks)
-        return [(label, mask.astype(np.float32)) for label, mask in drawn if has_border(mask)]
+        masks, unusable, left = [], [], 0
+        for place, (label, annotation) in enumerate(item.masks):
+            label = label_of(label, annotation)
+            try:
+                mask = self._read_mask(annotation, image)
+            except UnusableMask as error:
+                unusable.append(str(error))
+                continue
+            if has_border((mask.probability if isinstance(mask, CoarseMask) else mask) > 0.5):
+                masks.append(LabelledMask(key=place, label=label, mask=mask, annotation=annotation.get("id")))
+            else:
+                left += 1
+        return Reading(masks=masks, left=left, unusable=unusable)
+
+    def _read_mask(self, annotation: Mapping[str, Any], image: Pixels) -> Floats | CoarseMask:
+        try:
+            return read_annotation(annotation, (image.shape[0], image.shape[1])).astype(np.float32)
+        except UnusableMask:
+            if not self._boxes or not annotation.get("bbox"):
+                raise
+        return _coarse_from_box(annotation, image)
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether the annotations of an image are in `output`."""
         return _part_of(item, output).is_file()
 
-    def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
-        """Writes the annotations of an image, with their refined masks; what had nothing to refine stays as it is.
+    def write(self, item: Item, results: Mapping[str | int, Refinement], size: tuple[int, int], output: Path) -> None:
+        """Write the annotations of an image, with their refined masks; what was not refined stays as it is.
 
         Refined masks are disjoint, but for those that the guard kept coarse, and annotations need not be: pixels that
         several had stay with all who still claim them, so that an object in front of another does not vanish.
         """
-        left, written = deque(results), []
-        coarse = [read_annotation(annotation, size) for _, annotation in item.masks]
+        coarse = [_coarse_or_nothing(annotation, size) for _, annotation in item.masks]
         claims = np.zeros(size, np.uint16)
         for own in coarse:
             claims += own
         shared = claims > 1
-        for (_, annotation), own in zip(item.masks, coarse, strict=True):
+        written = []
+        for place, ((_, annotation), own) in enumerate(zip(item.masks, coarse, strict=True)):
             refined = {}
-            if has_border(own):
-                result = left.popleft()[1]
+            if result := results.get(place):
                 refined = _describe(result.mask | (shared & own & (result.probability > 0.5)))
             written.append({**annotation, **refined})
         file = _part_of(item, output)
@@ -121,14 +152,21 @@ class CocoDataset:
         """Joins the images that were refined, and their annotations, to one COCO JSON.
 
         Those that failed are left out as images too, or they would look like images with nothing in them; the JSON
-        lists their ids as `left_out`.
+        lists their ids as `left_out`. Annotations name their image and category as the lists do: other readers take 1
+        and "1" for two ids.
         """
-        images, annotations, left_out = [], [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        left_out: list[Any] = []
+        categories = {key_of(category["id"]): category["id"] for category in self._content["categories"]}
         for item, image in zip_longest(self.items, self._content["images"]):  # then the images that are not listed
             part = _part_of(item, output)
             if part.is_file():
                 images.append(image)
-                annotations += json.loads(part.read_text("utf-8"))
+                for annotation in json.loads(part.read_text("utf-8")):
+                    category = key_of(annotation.get("category_id"))
+                    links = {"category_id": categories[category]} if category in categories else {}
+                    annotations.append(annotation | {"image_id": image["id"]} | links)
             elif image:
                 left_out.append(image["id"])
         left_out = list(dict.fromkeys(left_out))  # an id that two images have is listed once
@@ -143,61 +181,29 @@ def _part_of(item: Item, output: Path) -> Path:
     return output / PARTS / f"{quote(item.name, safe=' ', errors='surrogatepass')}.json"
 
 
-def images_of(file: Path) -> Path:
-    """The folder of a COCO JSON's images, where nobody names another: `images` beside it, or its own."""
-    return beside if (beside := file.parent / "images").is_dir() else file.parent
-
-
-def read_coco(file: Path) -> dict[str, Any]:
-    """What a COCO JSON holds: lists of images, annotations and categories, each with what is needed of it.
+def _coarse_from_box(annotation: Mapping[str, Any], image: Pixels) -> CoarseMask:
+    """The coarse mask of an annotation's box: x, y, width and height in pixels.
 
     Raises:
-        MaskError: the file is no COCO JSON.
+        UnusableMask: it is no such box, or lies outside of the image.
     """
-    content = read_json_object(file, MaskError, hint=_HINT)
-    for key, needed in (("images", {"id", "file_name"}), ("annotations", {"image_id"}), ("categories", {"id", "name"})):
-        entries = content.get(key)
-        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
-            raise MaskError(f"{file} has no list of {key}", hint=_HINT)
-        for each in entries:
-            if missing := sorted(needed - each.keys()):
-                raise MaskError(f"{file}: an entry of {key} has no {missing[0]}", hint=_HINT)
-            if not all(isinstance(each[name], int | str) for name in needed):
-                raise MaskError(f"{file}: an entry of {key} has something else than numbers and names", hint=_HINT)
-    given = (each.get(name) for each in content["annotations"] for name in _NUMBERS)
-    if not all(isinstance(each, int | float | str | None) for each in given):
-        raise MaskError(f"{file}: an annotation's {' or '.join(_NUMBERS)} is neither a number nor text", hint=_HINT)
-    numbers = [category["id"] for category in content["categories"]]
-    if twice := sorted({str(number) for number in numbers if numbers.count(number) > 1}):
-        raise MaskError(f"{file}: two categories have the id {twice[0]}", hint="give every category its own id")
-    return content
-
-
-def label_of(label: str | None, annotation: Mapping[str, Any]) -> str:
-    """The label of an annotation, if its category has one.
-
-    Raises:
-        MaskError: it has none.
-    """
-    if label is None:
-        message = f"annotation {annotation.get('id')}: category {annotation.get('category_id')!r} is not listed"
-        raise MaskError(message, hint="add it to categories")
-    return label
-
-
-def read_annotation(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
-    """The mask, bool (H, W), of an annotation of an image of that size (H, W).
-
-    Raises:
-        MaskError: it has none that fits the image.
-    """
-    name, drawn = f"annotation {annotation.get('id')}", annotation.get("segmentation")
+    box, name = annotation["bbox"], f"annotation {annotation.get('id')}"
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(each) in (int, float) for each in box)
+    if not numbers:
+        hint = "a box is a list of four numbers: x, y, width, height"
+        raise UnusableMask(f"{name}: expected a box of four numbers, got {box!r:.60}", hint=hint)
+    x, y, width, height = box
     try:
-        mask = draw_polygons(drawn, size) if isinstance(drawn, list) else decode_rle(drawn)
+        return coarse_from_marks(image, Marks(boxes=[Box(x, y, x + width, y + height)]))
     except MaskError as error:
-        raise MaskError(f"{name}: {error}", hint=error.hint) from error
-    check_size(mask.shape, size, name)
-    return mask
+        raise UnusableMask(f"{name}: {error}", hint=error.hint) from error
+
+
+def _coarse_or_nothing(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    try:
+        return read_annotation(annotation, size)
+    except UnusableMask:
+        return np.zeros(size, np.bool_)
 
 
 def _describe(mask: Mask) -> dict[str, Any]:

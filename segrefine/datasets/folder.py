@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.items import Item, Kind, LabelledMask, PassedOver, check_size, inside
+from segrefine.datasets.items import Item, Kind, LabelledMask, PassedOver, Pixels, Reading, check_size, inside
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import check_mask, check_range, has_border, read_mask, read_stored
 from segrefine.runtime.output import save_label_map, save_mask, save_probability
@@ -20,7 +20,10 @@ from segrefine.runtime.pipeline import Refinement
 from segrefine.storage import output_errors, read_json
 
 IMAGES, MASKS, LABELS, CLASSES = "images", "masks", "labels.json", "classes.json"
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+IMAGE_SUFFIXES = {
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm",
+}  # fmt: skip
+"""Of the formats that `segrefine.runtime.image` reads."""
 MASK_SUFFIXES = (".png", ".npy")
 IGNORED = 255
 _LARGEST = 65535
@@ -135,15 +138,18 @@ class FolderDataset:
         return PassedOver(
             masks_without_image=[f"{MASKS}/{file}" for file, name in named if os.path.splitext(name)[0] not in names],
             linked_folders=[f"{IMAGES}/{folder}" for folder in sorted(_linked_folders(self._folder / IMAGES))],
+            not_taken=list_not_taken(self._folder / IMAGES),
         )
 
-    def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
-        """The labels and masks of an item, those of classes left out that are nowhere in the image or everywhere."""
+    def read(self, item: Item, image: Pixels) -> Reading:
+        """Read the masks of an item; a class has nothing to refine if it is nowhere in the image, or everywhere."""
         if not item.masks:
             raise self._no_mask(item)
+        size = image.shape[0], image.shape[1]
         files = [(file, inside(self._folder / MASKS, file)) for file in item.masks]
         if self.kind == "label map":
-            return self._read_label_map(files[0][1], size)
+            masks = self._read_label_map(files[0][1], size)
+            return Reading(masks=masks, left=int(not masks))
         masks = []
         for file, path in files:
             probability = read_mask(path)
@@ -153,8 +159,9 @@ class FolderDataset:
                 if not has_border(probability > 0.5):
                     continue
             check_mask(probability, size)
-            masks.append((self._label_of(item, file), probability))
-        return masks
+            label = self._label_of(item, file)
+            masks.append(LabelledMask(key=label, label=label, mask=probability))
+        return Reading(masks=masks, left=len(files) - len(masks))
 
     def _no_mask(self, item: Item) -> MaskError:
         suffixes = [spelled for suffix in IMAGE_SUFFIXES for spelled in (suffix, suffix.upper())]
@@ -180,15 +187,18 @@ class FolderDataset:
             message = f"{path.name} holds only black and white, or 0 and 1, and may be the mask of one object"
             raise MaskError(message, hint=f"{LABELS} says what masks show; {CLASSES} names the indices of label maps")
         masks = split_label_map(indices, self._classes, path.name)
-        return [(label, mask.astype(np.float32)) for label, mask in masks if has_border(mask)]
+        return [
+            LabelledMask(key=label, label=label, mask=mask.astype(np.float32))
+            for label, mask in masks
+            if has_border(mask)
+        ]
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether all masks of an item are in `output`."""
         return bool(item.masks) and all(_result_of(output, file).is_file() for file in item.masks)
 
-    def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
-        """Writes the masks of an item in the notation that they came in; what was not refined stays as it is."""
-        found = dict(results)
+    def write(self, item: Item, results: Mapping[str | int, Refinement], size: tuple[int, int], output: Path) -> None:
+        """Write the masks of an item in the notation that they came in; what was not refined stays as it is."""
         for file in item.masks:
             target, source = _result_of(output, file), self._folder / MASKS / file
             with output_errors(target):
@@ -196,20 +206,20 @@ class FolderDataset:
             if self.kind == "label map":
                 self._write_label_map(source, target, results)
                 continue
-            result = found.get(self._label_of(item, file))
+            result = results.get(self._label_of(item, file))
             if _is_soft(source):
                 save_probability(target, result.probability if result else read_mask(source))
             else:
                 save_mask(target, result.mask if result else read_mask(source) > 0.5)
 
-    def _write_label_map(self, source: Path, target: Path, results: Sequence[tuple[str, Refinement]]) -> None:
+    def _write_label_map(self, source: Path, target: Path, results: Mapping[str | int, Refinement]) -> None:
         """What is of no class stays so where no label claims it."""
-        numbers = {name: index for index, name in self._classes.items()}
+        numbers: dict[str | int, int] = {name: index for index, name in self._classes.items()}
         stored = read_stored(source)
         labels = _indices_of(stored, source)
         if results:
             labels[(labels != IGNORED) | (IGNORED in self._classes)] = 0
-        for label, result in results:
+        for label, result in results.items():
             labels[result.mask] = numbers[label]
         save_label_map(target, labels.astype(stored.dtype) if isinstance(stored, np.ndarray) else labels)
 
@@ -310,6 +320,22 @@ def walk(root: Path) -> Iterator[str]:
         for file in files:
             if not file.startswith("."):
                 yield os.path.relpath(os.path.join(folder, file), root)
+
+
+def list_not_taken(root: Path) -> dict[str, list[str]]:
+    """Paths of the files below a folder of images that are no image, relative to it, by the reason."""
+    found: dict[str, list[str]] = {}
+    for folder, _, files in os.walk(root):
+        for file in files:
+            path, suffix = os.path.relpath(os.path.join(folder, file), root), os.path.splitext(file)[1].lower()
+            if any(part.startswith(".") for part in path.split(os.sep)):
+                reason = "hidden, with a dot in front of a name"
+            elif suffix in IMAGE_SUFFIXES:
+                continue
+            else:
+                reason = f"{suffix} is not a format that is read" if suffix else "without a suffix"
+            found.setdefault(reason, []).append(path)
+    return {reason: sorted(paths) for reason, paths in sorted(found.items())}
 
 
 def _linked_folders(root: Path) -> Iterator[str]:

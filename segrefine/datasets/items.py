@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.image import load_image
+from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.pipeline import Refinement
 
 Floats = NDArray[np.float32]
-LabelledMask = tuple[str, Floats]
+Pixels = NDArray[np.uint8]
 Kind = Literal["mask", "label map", "class folders", "COCO"]
 
 
@@ -42,6 +43,38 @@ class Item:
     stated: tuple[Any, Any] = (None, None)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledMask:
+    """One coarse mask of an image.
+
+    Attributes:
+        key: names the mask among those of its image; its result is written under this key.
+        label: what it shows.
+        mask: foreground probability, float32 (H, W) in [0, 1]; or one of which only a part is in doubt.
+        annotation: the id that the data set gives the mask; None where it gives none.
+    """
+
+    key: str | int
+    label: str
+    mask: Floats | CoarseMask
+    annotation: int | str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """The coarse masks of an image.
+
+    Attributes:
+        masks: those that can be refined; may be none.
+        left: how many have nothing to refine: they are empty, or cover the whole image.
+        unusable: a sentence for each annotation that has no usable mask, and stays as it is.
+    """
+
+    masks: Sequence[LabelledMask]
+    left: int = 0
+    unusable: Sequence[str] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassedOver:
     """What lies in a data set, is part of no item, and so is not refined; paths relative to the data set.
@@ -49,10 +82,12 @@ class PassedOver:
     Attributes:
         masks_without_image: masks that no image has the name of.
         linked_folders: folders of images that are links, and are not entered.
+        not_taken: files below the folder of images that are no item, by the reason.
     """
 
     masks_without_image: Sequence[str] = ()
     linked_folders: Sequence[str] = ()
+    not_taken: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Dataset(Protocol):
@@ -74,8 +109,8 @@ class Dataset(Protocol):
         """Lists what is not refined though it lies there."""
         ...
 
-    def read(self, item: Item, size: tuple[int, int]) -> list[LabelledMask]:
-        """Labels with coarse masks, float32 (H, W) in [0, 1], of an image of that size (H, W); maybe none.
+    def read(self, item: Item, image: Pixels) -> Reading:
+        """Read the coarse masks of an image, uint8 (H, W, 3).
 
         Raises:
             SegrefineError: the masks cannot be read, or do not fit the image.
@@ -86,8 +121,8 @@ class Dataset(Protocol):
         """Whether all results of an item lie in the folder `output`."""
         ...
 
-    def write(self, item: Item, results: Sequence[tuple[str, Refinement]], size: tuple[int, int], output: Path) -> None:
-        """Writes the results of an item, each file as a whole, the last only when all others are there.
+    def write(self, item: Item, results: Mapping[str | int, Refinement], size: tuple[int, int], output: Path) -> None:
+        """Write the results of an item, by the keys of its masks. Each file appears whole, the last one at the end.
 
         Raises:
             OutputError: there is no place.
@@ -110,7 +145,10 @@ def read_image(item: Item) -> NDArray[np.uint8]:
         raise MaskError(item.problem[0], hint=item.problem[1])
     image = load_image(inside(item.root, item.image))
     for side, stated, found in zip(("height", "width"), item.stated, image.shape, strict=False):
-        if stated is not None and stated != found:
+        if stated is not None and whole_number(stated) is None:
+            message = f"{item.image}: expected a {side} in pixels in its entry, got {stated!r:.40}"
+            raise MaskError(message, hint="write a whole number, or leave it out")
+        if stated is not None and whole_number(stated) != found:
             message = f"{item.image}: expected a {side} of {stated} pixels, as its entry says, got {found}"
             hint = (
                 "give the images that the annotations were drawn on, not scaled; or mend the entry. Images are turned "
@@ -118,6 +156,15 @@ def read_image(item: Item) -> NDArray[np.uint8]:
             )
             raise MaskError(message, hint=hint)
     return image
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number that a JSON holds as 128, 128.0 or "128"; None for anything else."""
+    if isinstance(value, str) and value.isascii() and value.strip().isdecimal() and len(value) < 20:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if isinstance(value, int) or value.is_integer() else None
 
 
 def inside(root: Path, relative: str) -> Path:

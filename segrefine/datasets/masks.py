@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.coco import LEFT_OUT, label_of, read_annotation, read_coco
+from segrefine.datasets.coco_file import LEFT_OUT, UnusableMask, key_of, label_of, read_annotation, read_coco
 from segrefine.datasets.folder import (
     CLASSES,
     IGNORED,
@@ -24,7 +24,7 @@ from segrefine.datasets.folder import (
     split_label_map,
     walk,
 )
-from segrefine.datasets.items import Kind
+from segrefine.datasets.items import Kind, whole_number
 from segrefine.errors import MaskError, SegrefineError
 from segrefine.runtime.mask import read_mask, read_stored
 from segrefine.runtime.output import voc_colours
@@ -44,6 +44,7 @@ class Parts:
         labels: what the masks show, by the same keys; without those of which nobody says.
         ignored: bool (H, W), pixels that are of no class and do not count; None for none.
         background: name of the class of all other pixels; None where that is no class.
+        unusable: a sentence for each annotation without a usable mask, by its key; these are not compared.
     """
 
     size: tuple[int, int]
@@ -51,6 +52,7 @@ class Parts:
     labels: Mapping[str, str] = field(default_factory=dict)
     ignored: Mask | None = None
     background: str | None = None
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 class MaskStore(Protocol):
@@ -148,22 +150,26 @@ class CocoMasks:
 
     def __init__(self, file: Path) -> None:
         content, self._file = read_coco(file), file
-        self._labels = {category["id"]: category["name"] for category in content["categories"]}
-        self._images = {str(image["id"]): image for image in content["images"]}
+        self._labels = {key_of(category["id"]): category["name"] for category in content["categories"]}
+        self._images = {str(key_of(image["id"])): image for image in content["images"]}
         if len(self._images) < len(content["images"]):
             raise MaskError(f"{file}: two images have one id", hint="give every image its own id")
         self._annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in self._images}
         for annotation in content["annotations"]:
-            self._annotations.setdefault(str(annotation["image_id"]), []).append(annotation)
+            self._annotations.setdefault(str(key_of(annotation["image_id"])), []).append(annotation)
         self.names, self.by_instance = sorted(self._images), True
         listed = content.get(LEFT_OUT)
-        self.left_out = {str(each) for each in listed} - self._images.keys() if isinstance(listed, list) else set()
+        left_out = {str(key_of(each)) for each in listed} if isinstance(listed, list) else set()
+        self.left_out = left_out - self._images.keys()
 
     def identities(self) -> dict[Any, tuple[str, str]] | None:
         """Image and label of each annotation by its id; None where ids are missing or come twice."""
         pairs = [(name, each) for name, several in self._annotations.items() for each in several]
-        found = {each.get("id"): (name, str(self._labels.get(each.get("category_id")))) for name, each in pairs}
+        found = {key_of(each.get("id")): (name, str(self._label_of(each))) for name, each in pairs}
         return None if None in found or len(found) < len(pairs) else found
+
+    def _label_of(self, annotation: Mapping[str, Any]) -> str | None:
+        return self._labels.get(key_of(annotation.get("category_id")))
 
     def file_of(self, name: str) -> str:
         """The file name of an image."""
@@ -173,14 +179,19 @@ class CocoMasks:
         """The masks of an image."""
         size = self._size_of(name)
         masks: dict[str, Mask] = {}
-        labels = {}
+        labels, unusable = {}, {}
         for annotation in self._annotations[name]:
-            label = label_of(self._labels.get(annotation.get("category_id")), annotation)
-            key = str(annotation["id"]) if self.by_instance else label
-            mask = read_annotation(annotation, size)
+            label = label_of(self._label_of(annotation), annotation)
+            number = str(key_of(annotation.get("id")))
+            key = number if self.by_instance else label
+            try:
+                mask = read_annotation(annotation, size)
+            except UnusableMask as error:
+                unusable[number if self.by_instance else f"annotation {number}"] = str(error)
+                continue
             masks[key] = masks[key] | mask if key in masks else mask
             labels[key] = label
-        return Parts(size=size, masks=masks, labels=labels)
+        return Parts(size=size, masks=masks, labels=labels, unusable=unusable)
 
     def _size_of(self, name: str) -> tuple[int, int]:
         """(H, W) as the image's entry says, or else one of its run lengths."""
@@ -188,8 +199,9 @@ class CocoMasks:
         sizes: list[Any] = [[self._images[name].get(side) for side in ("height", "width")]]
         sizes += [each.get("size") for each in drawn if isinstance(each, dict)]
         for size in sizes:
-            if isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size):
-                return size[0], size[1]
+            sides = [whole_number(side) or 0 for side in size] if isinstance(size, list) else []
+            if len(sides) == 2 and min(sides) > 0:
+                return sides[0], sides[1]
         message = f"{self._file} does not say how large image {name} is"
         raise MaskError(message, hint="add height and width to its entry in images")
 

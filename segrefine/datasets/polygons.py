@@ -14,20 +14,34 @@ _HINT = "see https://cocodataset.org/#format-data"
 
 
 def draw_polygons(polygons: Any, size: tuple[int, int]) -> Mask:
-    """The mask, bool (H, W), of polygons, each a flat list of x and y; what any of them covers.
+    """Draw the mask, bool (H, W), of polygons: what any of them covers.
+
+    A part of one or two corners covers no pixel, and is passed over beside a part that does.
+
+    Args:
+        polygons: each a flat list of x and y, in pixels.
+        size: (H, W) of the image.
 
     Raises:
-        MaskError: there is none, or one has less than three corners or something else than finite numbers.
+        MaskError: there is none of three corners or more, or one holds something else than finite numbers.
     """
     if not isinstance(polygons, list) or not polygons:
         raise MaskError("expected one polygon or more", hint=_HINT)
-    mask = np.zeros(size, np.bool_)
     for polygon in polygons:
         numbers = isinstance(polygon, list) and all(type(n) in (int, float) and abs(n) < 1e6 for n in polygon)
-        if not numbers or len(polygon) < 6 or len(polygon) % 2:
-            raise MaskError(f"expected a polygon as three corners x, y or more, got {str(polygon)[:60]}", hint=_HINT)
+        if not numbers or len(polygon) % 2:
+            raise _no_polygon(polygon)
+    drawn = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not drawn:
+        raise _no_polygon(polygons[0])
+    mask = np.zeros(size, np.bool_)
+    for polygon in drawn:
         mask |= _draw_polygon(np.array(polygon, np.float64).reshape(-1, 2), size)
     return mask
+
+
+def _no_polygon(found: Any) -> MaskError:
+    return MaskError(f"expected a polygon as three corners x, y or more, got {str(found)[:60]}", hint=_HINT)
 
 
 _SCALE = 5

@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from segrefine.batch.journal import read_journal
-from segrefine.datasets.coco import RESULT, images_of
+from segrefine.datasets.coco import RESULT
+from segrefine.datasets.coco_file import find_file, images_of
 from segrefine.datasets.folder import CLASSES, IMAGE_SUFFIXES, IMAGES, LABELS, MASKS
 from segrefine.datasets.items import inside
 from segrefine.datasets.masks import CocoMasks, Parts, open_masks
@@ -70,6 +71,7 @@ class Comparison:
         names: of the images that are compared.
         failed: of those that failed in the batch, and have no result.
         extra: of those that have no true mask.
+        unusable: a sentence for each annotation that was read so far and has no usable mask, by image.
         truth: where the true masks lie.
         notation: what kind of masks they were taken for.
 
@@ -109,6 +111,7 @@ class Comparison:
                 raise MaskError(message, hint="masks are matched by name; a batch that was stopped goes on by --resume")
         self.extra = sorted(set(self._predicted.names) - set(wanted))
         self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
+        self.unusable: dict[str, list[str]] = {}
 
     def score_all(self, tell: Callable[[str, float], None] | None = None) -> tuple[list[Score], list[Unread]]:
         """The scores of the masks of all images that can be read, and which cannot.
@@ -139,7 +142,10 @@ class Comparison:
         Raises:
             SegrefineError: they cannot be read, or are of different sizes.
         """
-        return compare(name, *self.read(name))
+        sides = self.read(name)
+        if unusable := [sentence for side in sides for sentence in side.unusable.values()]:
+            self.unusable[name] = list(dict.fromkeys(unusable))
+        return compare(name, *sides)
 
     def read(self, name: str) -> list[Parts]:
         """The masks of an image: true, predicted and, where they are known, coarse.
@@ -173,7 +179,7 @@ class Comparison:
         coco = self._truth if isinstance(self._truth, CocoMasks) else None
         root = self.find_images()
         spelled = [name + suffix for each in IMAGE_SUFFIXES for suffix in (each, each.upper())]
-        for file in [coco.file_of(name)] if coco else spelled:
+        for file in [find_file(root, coco.file_of(name))[0]] if coco else spelled:
             if (path := inside(root, file)).is_file():
                 return path
         raise ImageError(f"there is no image {name!r} in {root}", hint="--images names the folder of the images")

@@ -80,6 +80,8 @@ class Score:
 def compare(name: str, truth: Parts, predicted: Parts, coarse: Parts | None = None) -> Iterator[Score]:
     """Scores of the masks of one image; a mask that only one side has is empty on the other, and two empty ones agree.
 
+    An annotation that has no usable mask on one side is not compared.
+
     Args:
         name: of the image.
         truth: the true masks; pixels that they ignore do not count.
@@ -104,7 +106,8 @@ def compare(name: str, truth: Parts, predicted: Parts, coarse: Parts | None = No
         return Score(name=name, key=key, label=label, after=after, before=first, counted=counted)
 
     labels = {key: label for side in sides for key, label in side.labels.items()}
-    for key in dict.fromkeys(key for side in sides for key in side.masks):
+    unusable = {key for side in sides for key in side.unusable}
+    for key in dict.fromkeys(key for side in sides for key in side.masks if key not in unusable):
         masks = [side.masks.get(key, empty) for side in sides]
         if truth.ignored is None or any((mask & counts).any() for mask in masks):
             yield score(key, masks, labels.get(key))

@@ -139,7 +139,7 @@ def test_images_that_do_not_serve_are_named(folder, tmp_path):
 def test_a_result_that_is_there_is_of_neither_of_two_images_with_one_name(folder, tmp_path):
     save(folder / "masks/a.png", np.where(FOX, 7, 3).astype(np.uint8))
     dataset = FolderDataset(folder)
-    dataset.write(dataset.items[0], [], SIZE, tmp_path / "out")
+    dataset.write(dataset.items[0], {}, SIZE, tmp_path / "out")
     assert dataset.is_done(dataset.items[0], tmp_path / "out")
     save(folder / "images/a.bmp", np.zeros((*SIZE, 3), np.uint8))
     again = FolderDataset(folder)
@@ -164,7 +164,7 @@ def test_what_is_of_no_class_stays_so_where_no_label_claims_it(folder, tmp_path,
     save_label_map(folder / f"masks/a.{suffix}", indices)
     dataset, claimed = FolderDataset(folder), FOX.copy()
     claimed[15:] = True  # of the open pixels of CAR the lower ones
-    dataset.write(dataset.items[0], [("car", Result(claimed))], SIZE, tmp_path / "out")
+    dataset.write(dataset.items[0], {"car": Result(claimed)}, SIZE, tmp_path / "out")
     written = read_label_map(tmp_path / f"out/masks/a.{suffix}")
     np.testing.assert_array_equal(written, np.where(claimed, 7, np.where(CAR, 255, 0)))
 
@@ -328,3 +328,18 @@ def test_why_there_is_no_mask(folder, kind, present, message, hint):
     with pytest.raises(MaskError, match=message) as caught:
         read_all(dataset, dataset.items[0])
     assert hint in caught.value.hint
+
+
+def test_files_below_images_that_are_not_taken_are_told_by_reason(folder):
+    for name in ("b.heic", "sub/c.avif", "sub/d.HEIC", "notes", ".DS_Store", ".hidden/e.png", "sub/._a.png"):
+        (folder / "images" / name).parent.mkdir(exist_ok=True)
+        (folder / "images" / name).touch()
+    save(folder / "images/taken.png", np.zeros((*SIZE, 3), np.uint8)).rename(folder / "images/taken.jfif")
+    dataset = FolderDataset(folder)
+    assert "taken" in [item.name for item in dataset.items]
+    assert dataset.pass_over().not_taken == {
+        ".avif is not a format that is read": ["sub/c.avif"],
+        ".heic is not a format that is read": ["b.heic", "sub/d.HEIC"],
+        "hidden, with a dot in front of a name": [".DS_Store", ".hidden/e.png", "sub/._a.png"],
+        "without a suffix": ["notes"],
+    }

@@ -37,19 +37,23 @@ def save_npy(path: Path, values: np.ndarray) -> None:
     np.save(path, values)
 
 
-def read_all(dataset, item):
-    image = read_image(item)
-    return dataset.read(item, image.shape[:2])
+def read_all(dataset, item) -> list[tuple[str, np.ndarray]]:
+    return [(each.label, each.mask) for each in dataset.read(item, read_image(item)).masks]
 
 
 def masks_of(dataset, item) -> dict[str, np.ndarray]:
     return {label: mask > 0.5 for label, mask in read_all(dataset, item)}
 
 
+def results_of(dataset, item) -> dict[str | int, Result]:
+    """The coarse masks of an item, as if refining had changed nothing."""
+    return {each.key: Result(each.mask > 0.5) for each in dataset.read(item, read_image(item)).masks}
+
+
 def write_again(dataset, output: Path) -> None:
     output.mkdir(exist_ok=True)
     for item in dataset.items:
         assert not dataset.is_done(item, output)
-        dataset.write(item, [(label, Result(mask > 0.5)) for label, mask in read_all(dataset, item)], SIZE, output)
+        dataset.write(item, results_of(dataset, item), SIZE, output)
         assert dataset.is_done(item, output)
     dataset.finish(output)
