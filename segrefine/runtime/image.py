@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from segrefine.errors import ImageError
+from segrefine.errors import ImageError, SegrefineError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MEGAPIXELS = 40
@@ -43,6 +43,75 @@ def load_image(source: str | Path | bytes) -> NDArray[np.uint8]:
         raise ImageError(f"{name} cannot be turned into RGB: {error}", hint="save it as an 8-bit RGB PNG") from error
 
 
+def as_image(image: Any) -> NDArray[np.uint8]:
+    """Any picture that Python has, as RGB, uint8 (H, W, 3); transparent parts show white.
+
+    Args:
+        image: a file's path or bytes, a PIL image, or an array or what has `__array__`: (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4), of uint8, of uint16 from 0 to 65535, of bool, or of floats from 0 to 1.
+
+    Raises:
+        ImageError: it is no picture; the message says what came.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        check_image(image)
+        return image
+    if isinstance(image, str | Path | bytes):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        try:
+            return _to_rgb(ImageOps.exif_transpose(image))
+        except _DECODER_ERRORS as error:
+            raise ImageError(f"the image cannot be turned into RGB: {error}", hint="image.convert('RGB')") from error
+    array = array_of(image, "an image", ImageError)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if not array.size or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        hint = "numpy.moveaxis(image, 0, -1)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else "one RGB picture"
+        raise ImageError(f"expected an image (H, W, 3), got an array of shape {array.shape}", hint=hint)
+    return _to_rgb(Image.fromarray(_eight_bits_of(array)))
+
+
+def array_of(given: Any, what: str, error_class: type[SegrefineError]) -> NDArray[Any]:
+    """The array that an object is, or has by `__array__`, as tensors do.
+
+    Args:
+        given: the object.
+        what: what messages call it, such as "a mask".
+        error_class: of the error.
+
+    Raises:
+        SegrefineError: it is no array and cannot be made one; of the class that is given.
+    """
+    hint = "give a path, a file's bytes, a PIL image or an array"
+    if not isinstance(given, np.ndarray) and not hasattr(given, "__array__"):
+        raise error_class(f"expected {what}, got {type(given).__name__}", hint=hint)
+    try:
+        return np.asarray(given)
+    except Exception as error:  # libraries of tensors fail in many ways, as where one is on a GPU
+        hint = "tensor.detach().cpu() gives one that can be read"
+        raise error_class(f"{what} that cannot be read as an array: {error}", hint=hint) from error
+
+
+def _eight_bits_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if kind == "u" and size == 1:
+        return np.ascontiguousarray(array)
+    if kind == "u" and size == 2:
+        return np.round(array / 257).astype(np.uint8)
+    if kind in "iu" and 0 <= array.min() <= array.max() <= 255:
+        return array.astype(np.uint8)
+    if kind == "f" and ((array >= 0) & (array <= 1)).all():
+        return np.round(array * 255).astype(np.uint8)
+    found = "NaN" if kind == "f" and np.isnan(array).any() else f"{array.dtype}"
+    if kind in "iuf" and found != "NaN":
+        found += f" from {array.min():g} to {array.max():g}"
+    message = f"expected an image of uint8, or of floats from 0 to 1, got {found}"
+    raise ImageError(message, hint="scale the image to 0 … 255 and image.astype('uint8')")
+
+
 def check_image(image: NDArray[np.uint8]) -> None:
     """Checks that an array is an RGB image.
 
@@ -54,7 +123,7 @@ def check_image(image: NDArray[np.uint8]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageError(
             f"expected an image uint8 (H, W, 3), got {image.dtype} {image.shape}",
-            hint="segrefine.runtime.image.load_image reads any file as such an array",
+            hint="segrefine.runtime.image.as_image makes one of any picture",
         )
 
 

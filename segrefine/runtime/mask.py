@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import MaskError
-from segrefine.runtime.image import name_of, open_image, read_bytes
-
-_NPY_MAGIC = b"\x93NUMPY"
-_FULL_SCALE = {"uint8": 255, "uint16": 65535, "int32": 65535}
-"""Value of certain foreground by dtype; Pillow gives some 16-bit files as int32. 255 is 8 bits' in any but uint16."""
+from segrefine.runtime.image import array_of, name_of, open_image, read_bytes
+from segrefine.runtime.mask_values import to_probability
+from segrefine.runtime.stored import NPY_MAGIC, decode, of_array, of_picture, read_npy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,12 +33,12 @@ class CoarseMask:
 def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.float32]:
     """The foreground probability in `source`, float32 (H, W) in [0, 1].
 
-    What a file means:
+    It means the same in every format and mode; docs/masks.md has all rules. In short:
 
-    - one channel of integers: 0 and 1, or 0 up to the full scale of 8 or 16 bits (soft);
+    - transparent is background;
+    - two values, one of them 0, are a hard mask; more are soft, from 0 up to the full scale of the bit depth;
     - floating point (`.npy`, TIFF): the probability itself;
-    - palette: a label map, in which every index above 0 is foreground; but black and white mean their colours;
-    - an alpha channel that is not constant: the alpha; else the colours, which must be grey.
+    - a palette of greys: levels. A palette of colours: a label map, in which every index above 0 is foreground.
 
     Args:
         source: a picture file or `.npy`, or its bytes.
@@ -64,30 +61,50 @@ def read_mask(source: str | Path | bytes) -> NDArray[np.float32]:
 
     Raises:
         ImageError: `source` is missing, empty, a folder, damaged or too large.
-        MaskError: it is not a mask.
+        MaskError: it is not a mask, or can be read in two ways; the message names the values.
     """
+    name = name_of(source)
     try:
-        return _decode(read_bytes(source), name_of(source))
+        return to_probability(decode(read_bytes(source), name))
     except MaskError as error:
-        raise MaskError(f"{name_of(source)}: {error}", hint=error.hint) from error
+        raise MaskError(f"{name}: {error}", hint=error.hint) from error
+
+
+def as_mask(mask: Any, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """Any mask that Python has, as a foreground probability, float32 (H, W) in [0, 1].
+
+    Args:
+        mask: a file's path or bytes, a PIL image, or an array or what has `__array__`: bool, float in [0, 1], or whole
+            numbers as a file may hold them, such as 0 and 1 or 0 and 255. An axis of length 1 is dropped.
+        size: (H, W) of the image; None where it is not known.
+
+    Raises:
+        ImageError: a file cannot be read.
+        MaskError: it is no mask, can be read in two ways, or is of another size.
+    """
+    if isinstance(mask, np.ndarray) and mask.dtype == np.float32 and mask.ndim == 2:
+        probability: NDArray[np.float32] = mask  # the usual case costs nothing
+        check_range(mask)
+    elif isinstance(mask, str | Path | bytes):
+        probability = read_mask(mask)
+    elif isinstance(mask, Image.Image):
+        probability = to_probability(of_picture(mask))
+    else:
+        probability = to_probability(of_array(array_of(mask, "a mask", MaskError)))
+    if size is not None:
+        check_mask_size(probability, size)
+    return probability
 
 
 def read_stored(source: str | Path | bytes) -> NDArray[Any] | Image.Image:
-    """What a file holds, as it stands there: the array of a `.npy`, or else a picture in its own mode.
+    """What a file of strokes holds: the array of a `.npy`, or else a picture in its own mode.
 
     Raises:
         ImageError: `source` is missing, empty, a folder, damaged or too large.
         MaskError: a `.npy` that is damaged or holds objects.
     """
     encoded = read_bytes(source)
-    return _read_npy(encoded) if encoded.startswith(_NPY_MAGIC) else open_image(encoded, name_of(source))
-
-
-def _decode(encoded: bytes, name: str) -> NDArray[np.float32]:
-    stored = _read_npy(encoded) if encoded.startswith(_NPY_MAGIC) else _read_pixels(open_image(encoded, name))
-    if stored.ndim != 2:
-        raise MaskError(f"expected a mask (H, W), got an array of shape {stored.shape}", hint="save one channel")
-    return _to_probability(stored)
+    return read_npy(encoded) if encoded.startswith(NPY_MAGIC) else open_image(encoded, name_of(source))
 
 
 def has_border(mask: NDArray[np.bool_]) -> bool:
@@ -181,41 +198,3 @@ def check_masks(
             raise MaskError(f"{label}: {error}", hint=error.hint) from error
         checked.append((probability.astype(np.float32, copy=False), doubt))
     return checked
-
-
-def _read_npy(encoded: bytes) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(io.BytesIO(encoded), allow_pickle=False)
-    except Exception as error:  # the header is parsed as Python, and fails in as many ways
-        raise MaskError("the .npy mask is damaged, or holds objects", hint="write it again with numpy.save") from error
-    return array
-
-
-def _read_pixels(image: Image.Image) -> NDArray[Any]:
-    """The numbers that make up the mask, in the dtype that tells their scale."""
-    match image.mode:
-        case "1" | "L" | "I" | "F" | "I;16" | "I;16B" | "I;16L" | "I;16N":
-            return np.asarray(image)
-        case "P":
-            grey = np.asarray(image.convert("L"))
-            return grey if np.unique(grey).tolist() == [0, 255] else np.asarray(image) > 0
-        case "LA" | "PA" | "RGBA" if np.ptp(alpha := np.asarray(image.getchannel("A"))):
-            return alpha
-        case "RGB" | "RGBA" | "LA" | "PA":
-            colours = np.asarray(image.convert("RGB"))
-            if not np.ptp(colours, axis=2).any():
-                return colours[..., 0]
-    message = f"expected a grey or palette mask, got colours ({image.mode})"
-    raise MaskError(message, hint="save the mask as one channel, 0 and 255")
-
-
-def _to_probability(stored: NDArray[Any]) -> NDArray[np.float32]:
-    if stored.dtype.kind in "bf":
-        return stored.astype(np.float32)
-    if stored.dtype.kind not in "ui":
-        raise MaskError(f"expected a mask of numbers, got {stored.dtype}", hint="save it as float32 from 0 to 1")
-    largest = int(stored.max(initial=0))
-    full = 1 if largest <= 1 else _FULL_SCALE.get(stored.dtype.name, 1)
-    if largest == 255 and stored.dtype != np.uint16:
-        full = 255
-    return (stored / full).astype(np.float32)

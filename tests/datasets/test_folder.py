@@ -61,7 +61,7 @@ def test_folders_of_classes_hard_and_soft(folder, tmp_path):
     for name in ("a", "sub/a", "sub/b"):
         save(folder / "masks/fox" / f"{name}.png", FOX.astype(np.uint8) * 255)
         save_npy(folder / "masks/car" / f"{name}.npy", soft)
-        save(folder / "masks/tree" / f"{name}.png", (CAR * 40000).astype(np.uint16))
+        save(folder / "masks/tree" / f"{name}.png", (CAR * 40000 + FOX * 9000).astype(np.uint16))
         save(folder / "masks/boat" / f"{name}.png", np.zeros(SIZE, np.uint8))
     dataset = FolderDataset(folder)
     assert dataset.kind == "class folders"

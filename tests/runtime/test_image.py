@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segrefine.errors import ImageError
-from segrefine.runtime.image import FORMATS, load_image
+from segrefine.runtime.image import FORMATS, as_image, load_image
 
 RNG = np.random.default_rng(8)
 RGB = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -166,3 +166,66 @@ def test_damage_gives_a_picture_or_an_image_error(data: st.DataObject, kind: str
         return
     assert image.ndim == 3
     assert image.dtype == np.uint8
+
+
+class Tensor:
+    """What libraries of tensors have, and nothing else."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return self.array
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (RGB, RGB),
+        (Tensor(RGB), RGB),
+        (Image.fromarray(RGB), RGB),
+        (encode(Image.fromarray(RGB)), RGB),
+        (RGB / 255, RGB),
+        ((RGB / 255).astype(np.float32), RGB),
+        (RGB.astype(np.uint16) * 257, RGB),
+        (RGB.astype(np.int64), RGB),
+        (np.dstack([RGB, np.full(RGB.shape[:2], 255, np.uint8)]), RGB),
+        (GREY, np.repeat(GREY[..., None], 3, 2)),
+        (GREY[..., None], np.repeat(GREY[..., None], 3, 2)),
+        (GREY > 99, np.repeat((GREY > 99)[..., None], 3, 2) * 255),
+        (np.zeros((2, 2, 4), np.uint8), np.full((2, 2, 3), 255)),
+    ],
+)
+def test_pictures_that_python_has(given: object, expected: np.ndarray) -> None:
+    image = as_image(given)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_pictures_of_files_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    (tmp_path / "a.png").write_bytes(encode(Image.fromarray(RGB), exif=exif))
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
+        np.testing.assert_array_equal(as_image(source), RGB[::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        (None, "expected an image, got NoneType", "a PIL image"),
+        ([[1]], "expected an image, got list", "a PIL image"),
+        (np.moveaxis(RGB, -1, 0).repeat(5, 2), r"got an array of shape \(3, ", "moveaxis"),
+        (RGB[None], "got an array of shape", "one RGB picture"),
+        (RGB[:0], "expected an image uint8", "as_image"),
+        (RGB.astype(np.float32), "got float32 from [0-9]+ to", "scale"),
+        (RGB.astype(np.float32) * np.nan, "got NaN", "scale"),
+        (RGB.astype(np.int64) - 999, "got int64 from -", "scale"),
+        (RGB.astype(complex), "got complex128", "scale"),
+        (Image.fromarray(np.ones((2, 2), np.float32)), "floating-point pixels", "RGB"),
+    ],
+)
+def test_what_python_has_that_is_no_picture(given: object, message: str, hint: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        as_image(given)
+    assert hint in str(caught.value.hint)

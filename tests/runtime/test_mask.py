@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.mask import check_mask, load_mask
+from segrefine.runtime.mask import as_mask, check_mask, load_mask, read_mask
+from segrefine.runtime.output import voc_colours
+from tests.runtime.encodings import Encoded, agrees, encoded_masks, raw_png
+from tests.runtime.encodings import encode as png
+from tests.runtime.encodings import encode_npy as npy
+
+ALWAYS_READ = ("grey", "palette of greys", "palette,", "opaque", "npy", "transparent PNG,", "transparent GIF",
+               "transparent TIFF", "transparent WEBP", "transparent BMP", "soft f", "soft TIFF")  # fmt: skip
+"""Encodings that leave no doubt, so that an error would be wrong."""
 
 MASK = np.zeros((5, 8), bool)
 MASK[1:4, 2:7] = True
 SOFT = np.linspace(0, 1, 40, dtype=np.float32).reshape(5, 8)
 
 
-def png(pixels: Any, kind: str = "PNG", **options: Any) -> bytes:
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+STEP = np.arange(40, dtype=np.uint8).reshape(5, 8)
 
 
 def palette(indices: np.ndarray, colours: list[int]) -> Image.Image:
@@ -46,6 +43,8 @@ def coloured(alpha: np.ndarray) -> Image.Image:
 
 
 BYTES = MASK.astype(np.uint8)
+ALPHA = Image.fromarray(BYTES * 255)
+TWO_CHANNELS = Image.merge("LA", [ALPHA, ALPHA])
 BINARY = {
     "0 and 1": png(BYTES),
     "0 and 255": png(BYTES * 255),
@@ -56,7 +55,34 @@ BINARY = {
     "grey with constant alpha": png(Image.merge("LA", [Image.fromarray(BYTES * 255), Image.new("L", (8, 5), 255)])),
     "alpha": png(coloured(BYTES * 255)),
     "label map": png(palette(BYTES * 7, [0, 0, 0, *range(3, 60)])),
-    "label map, index above one black": png(palette(BYTES * 7, [90, 0, 0, *[0] * 60])),
+    "label map on white": png(palette(BYTES * 7, [255, 255, 255, *[90, 0, 0] * 60])),
+    "0 and 1 of 8 bits": png(BYTES),
+    "0 and 15": png(BYTES * 15),
+    "0 and 128": png(BYTES * 128),
+    "16 bits, 0 and 255": png(BYTES.astype(np.uint16) * 255),
+    "16 bits, 0 and 15": png(BYTES.astype(np.uint16) * 15),
+    "TIFF of 32 bits, 0 and 70000": png(BYTES.astype(np.int32) * 70000, "TIFF"),
+    "4 bits, 0 and 7": raw_png(BYTES * 7, 4),
+    "2 bits, 0 and 1": raw_png(BYTES, 2),
+    "4 bits, transparent 3": raw_png(np.where(MASK, 9, 3), 4, tRNS=b"\0\3"),
+    "1 bit, transparent white": raw_png(~MASK, 1, tRNS=b"\0\1"),
+    "16 bits, transparent white": raw_png(np.where(MASK, 0, 65535), 16, tRNS=b"\xff\xff"),
+    "PGM of 15 levels": b"P2 8 5 15\n" + " ".join(map(str, BYTES.ravel() * 15)).encode(),
+    "TIFF of 12 bits": png(BYTES.astype(np.uint16) * 4095, "TIFF"),
+    "WebP, lossless": png(BYTES * 255, "WEBP", lossless=True),
+    "BMP": png(BYTES * 255, "BMP"),
+    "BMP, black on transparent": png(Image.merge("RGBA", [*[Image.fromarray(255 - BYTES * 255)] * 3, ALPHA]), "BMP"),
+    "GIF, red on transparent": png(coloured(BYTES * 255), "GIF"),
+    "PNG-8, black on transparent": png(Image.merge("RGBA", [*[Image.new("L", (8, 5))] * 3, ALPHA]).quantize()),
+    "RGB, transparent black": png(np.where(MASK[..., None], (200, 30, 90), 0).astype(np.uint8), transparency=(0, 0, 0)),
+    "LA, black on transparent": png(Image.merge("LA", [Image.new("L", (8, 5)), ALPHA])),
+    "half-opaque paint": png(coloured(BYTES * 128)),
+    "black and white, some of the black transparent": png(
+        Image.merge("LA", [ALPHA, Image.fromarray(np.where(np.eye(5, 8) > MASK, 0, 255).astype(np.uint8))])
+    ),
+    "palette of greys, white first": png(palette(1 - BYTES, [255, 255, 255, 0, 0, 0])),
+    "palette of greys, 0 and 15": png(palette(3 - BYTES, [9, 9, 9, 9, 9, 9, 15, 15, 15, 0, 0, 0])),
+    "VOC's colours, border transparent": png(palette(BYTES * 15, voc_colours(256).ravel().tolist()), transparency=255),
     "black and white palette": png(palette(BYTES, [0, 0, 0, 255, 255, 255])),
     "white and black palette": png(palette(1 - BYTES, [255, 255, 255, 0, 0, 0])),
     "GIF": png(BYTES * 255, "GIF"),
@@ -67,6 +93,10 @@ BINARY = {
     "npy int32 0 and 255": npy(MASK.astype(np.int32) * 255),
     "npy int64 0 and 255": npy(MASK.astype(np.int64) * 255),
     "npy float64": npy(MASK.astype(np.float64)),
+    "npy float, 0 and 255": npy(MASK * 255.0),
+    "npy int64, 0 and 3": npy(MASK.astype(np.int64) * 3),
+    "npy of one channel": npy(MASK[None]),
+    "npy of one channel, last": npy(MASK[..., None]),
 }
 
 
@@ -99,10 +129,39 @@ def test_soft_masks(encoded: bytes, error: float) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 255), min_size=6, max_size=6).filter(lambda v: max(v) > 127 and min(v) < 128))
-def test_eight_bits_are_shares_of_255(values: list[int]) -> None:
-    pixels = np.array(values, np.uint8).reshape(2, 3)
-    np.testing.assert_allclose(load_mask(png(pixels), (2, 3)), pixels / 255, atol=1e-7)
+@given(st.lists(st.integers(0, 255), min_size=6, max_size=6), st.integers(64, 191))
+def test_eight_bits_are_shares_of_255(values: list[int], level: int) -> None:
+    pixels = np.array([0, level, *values, 255], np.uint8).reshape(3, 3)
+    np.testing.assert_allclose(load_mask(png(pixels), (3, 3)), pixels / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_noise_of_lossy_formats_stays_soft(kind: str, mode: str) -> None:
+    mask = np.kron(MASK, np.ones((16, 16), bool))
+    encoded = png(Image.fromarray(mask * np.uint8(255)).resize((127, 79)).convert(mode), kind, quality=60)
+    probability = read_mask(encoded)
+    assert len(np.unique(probability)) > 4
+    np.testing.assert_array_equal(probability[::8, ::8] > 0.5, mask[::8, ::8])
+
+
+@settings(max_examples=300, deadline=None)
+@given(encoded_masks())
+def test_a_mask_means_the_same_however_it_is_encoded(encoded: Encoded) -> None:
+    """Or there is an error: never another mask."""
+    try:
+        found = read_mask(encoded.content)
+    except MaskError as error:
+        assert error.hint and not encoded.how.startswith(ALWAYS_READ)
+    else:
+        assert agrees(found, encoded)
+
+
+@pytest.mark.slow
+@settings(max_examples=2500, deadline=None)
+@given(encoded_masks())
+def test_a_mask_means_the_same_however_it_is_encoded_often(encoded: Encoded) -> None:
+    test_a_mask_means_the_same_however_it_is_encoded.hypothesis.inner_test(encoded)
 
 
 @pytest.mark.parametrize("encoded", [png(BYTES * 255), npy(SOFT)])
@@ -116,17 +175,46 @@ def test_another_size_is_refused_in_the_order_people_say_it(encoded: bytes) -> N
     ("encoded", "message"),
     [
         (png(BYTES * 0), "is empty"),
-        (png(BYTES * 0 + 100), "is empty"),
         (png(palette(BYTES * 0, [0, 0, 0, 255, 0, 0])), "is empty"),
         (png(BYTES * 0 + 1), "covers the whole image"),
         (png(BYTES * 0 + 255), "covers the whole image"),
+        (png(BYTES * 0 + 100), "expected 0 and one other value, or soft levels from 0 to 255; got 100"),
+        (png(STEP * 3), "is empty"),
+        (png(BYTES + np.eye(5, 8, dtype=np.uint8)), "got 0, 1 and 2"),
+        (png(np.where(STEP < 9, 255, BYTES * 15).astype(np.uint8)), "got 0, 15 and 255"),
+        (png(np.where(STEP < 9, 77, BYTES * 137).astype(np.uint8)), "got 0, 77 and 137"),
+        (png(BYTES + np.uint8(1)), "got 1 and 2"),
+        (png(STEP % 11), r"got 0, 1, 2, 3, 4, … 10 \(11 values\)"),
+        (png(STEP.astype(np.uint16) * 6), r"soft levels from 0 to 65535; got 0, 6, 12, .* 234 \(40 values\)"),
+        (png(np.where(STEP < 9, 7, MASK * 33001).astype(np.uint16)), "got 0, 7 and 33001"),
+        (raw_png(STEP % 3, 2), "soft levels from 0 to 3; got 0, 1 and 2"),
+        (raw_png(np.where(STEP < 9, 1, BYTES * 15), 4), "soft levels from 0 to 15; got 0, 1 and 15"),
+        (png(palette(STEP % 3, [0, 0, 0, 1, 1, 1, 2, 2, 2])), "got 0, 1 and 2"),
+        (png(palette(BYTES * 2, [9] * 9)), "shows the indices 0 and 2 in one colour"),
+        (raw_png(BYTES * 7, 8, 3, PLTE=b"\0\0\0\t\t\t"), "index 7 has no colour in the palette of 2"),
+        (png(palette(BYTES * 2, [90, 0, 0, *[0] * 6])), r"background.*0 is \(90, 0, 0\); 2 is \(0, 0, 0\)"),
+        (png(palette(BYTES + 1, [0, 0, 0, 200, 0, 0, 0, 0, 90])), "cannot tell the background"),
+        (png(Image.merge("LA", [Image.fromarray(STEP * 6), ALPHA])), "by its transparency, or by the visible levels"),
+        (png(palette(STEP % 3, [0, 0, 0, 200, 0, 0, 9, 9, 90]), transparency=2), "or as a label map"),
+        (png(coloured(BYTES * 155 + 100)), "expected a transparent background, got an opacity of 100 and 255"),
+        (png(coloured(STEP * 3)), "expected a transparent background"),
+        (png(coloured(BYTES * 0)), "is empty"),
+        (png(Image.merge("LA", [ALPHA, Image.new("L", (8, 5))])), "every pixel of the mask is transparent"),
+        (png(Image.fromarray(BYTES * 15), "JPEG"), "as far as JPEG keeps them; got levels from 0"),
+        (png(np.kron(BYTES * 0 + 99, np.ones((16, 16), np.uint8)), "JPEG"), "got 99 everywhere"),
+        (
+            png(TWO_CHANNELS, "TIFF").replace(b"\x52\1\3\0\1\0\0\0\2", b"\x52\1\3\0\1\0\0\0\0"),
+            "a further channel of no stated meaning",
+        ),
         (npy(SOFT * 0.4), "is empty"),
         (npy(SOFT * 255), "from 0 to 1, got 0 to [0-9]+"),
         (npy(SOFT - 0.5), "from 0 to 1, got -0.5 to 0.[0-9]+"),
         (npy(np.where(MASK, np.nan, 0.0)), "from 0 to 1, got NaN"),
-        (npy(MASK.astype(np.int64) * 3), "from 0 to 1, got 0 to 3"),
-        (npy(-MASK.astype(np.int32)), "from 0 to 1, got -1 to 0"),
+        (npy(np.where(MASK, np.inf, 0.0)), "from 0 to 1, got 0 to inf"),
+        (npy(STEP.astype(np.int64) % 4), "got 0, 1, 2 and 3"),
+        (npy(-MASK.astype(np.int32)), "got -1 and 0"),
         (npy(np.repeat(SOFT[None], 2, 0)), r"of shape \(2, 5, 8\)"),
+        (npy(np.zeros((0, 8))), r"of shape \(0, 8\)"),
         (npy(np.full((5, 8), "fox")), "a mask of numbers"),
         (npy(SOFT.astype(complex)), "a mask of numbers"),
         (npy(SOFT)[:-9], "is damaged"),
@@ -165,10 +253,8 @@ def test_one_pixel_has_no_border(value: int) -> None:
 
 
 def test_pickled_arrays_are_never_loaded() -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([[{}]], object), allow_pickle=True)
     with pytest.raises(MaskError, match="holds objects"):
-        load_mask(buffer.getvalue(), (1, 1))
+        load_mask(npy(np.array([[{}]], object)), (1, 1))
 
 
 def test_files_that_are_no_mask_are_named(tmp_path: Path) -> None:
@@ -184,3 +270,53 @@ def test_arrays_are_checked_like_files() -> None:
     check_mask(SOFT, (5, 8))
     with pytest.raises(MaskError, match="expected a mask of 8×5 pixels, as the image, got 40"):
         check_mask(SOFT.ravel(), (5, 8))
+
+
+class Tensor:
+    """What libraries of tensors have, and nothing else."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.array.dtype == object:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        return self.array
+
+
+@pytest.mark.parametrize("make", [lambda array: array, Tensor, Image.fromarray])
+@pytest.mark.parametrize("array", [MASK, BYTES, BYTES * 255, BYTES * 15], ids=["bool", "0 and 1", "0 and 255", "0, 15"])
+def test_masks_that_python_has(make: Any, array: np.ndarray) -> None:
+    probability = as_mask(make(array), (5, 8))
+    assert probability.dtype == np.float32
+    np.testing.assert_array_equal(probability, MASK)
+
+
+def test_soft_masks_files_and_pictures_in_python(tmp_path: Path) -> None:
+    file = tmp_path / "mask.png"
+    file.write_bytes(png(BYTES))
+    for source in (file, str(file), png(BYTES), Image.open(file), Image.open(file).convert("RGBA"), MASK[None]):
+        np.testing.assert_array_equal(as_mask(source, (5, 8)), MASK)
+    for soft in (SOFT, SOFT.astype(np.float64), Tensor(SOFT), SOFT[..., None]):
+        np.testing.assert_array_equal(as_mask(soft), SOFT)
+    assert as_mask(SOFT) is SOFT
+    np.testing.assert_allclose(as_mask(Image.fromarray(np.round(SOFT * 65535).astype(np.uint16))), SOFT, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ([[0.0, 1.0]], "expected a mask, got list", "an array"),
+        (None, "expected a mask, got NoneType", "an array"),
+        (Tensor(np.array([None])), "cannot be read as an array: can't convert cuda", "cpu()"),
+        (np.array([[None]]), "a mask of numbers, got object", "float32"),
+        (MASK.T, "expected a mask of 8×5 pixels, as the image, got 5×8", "resize"),
+        (SOFT * 2, "from 0 to 1, got 0 to 2", "scale"),
+        (STEP % 3, "got 0, 1 and 2", "class indices"),
+        (np.dstack([MASK, MASK]), r"of shape \(5, 8, 2\)", "one channel"),
+    ],
+)  # fmt: skip
+def test_what_python_has_that_is_no_mask(given: object, message: str, hint: str) -> None:
+    with pytest.raises(MaskError, match=message) as caught:
+        as_mask(given, (5, 8))
+    assert hint in str(caught.value.hint)
