@@ -80,6 +80,13 @@ def write_full_size(name: str, folder: Path, dtype: torch.dtype) -> Path:
     return written
 
 
+def make_unet(name: str, dtype: torch.dtype, device: str) -> nn.Module:
+    """The UNet alone, with random weights, on a device."""
+    torch.manual_seed(0)
+    with _weights_of(dtype), torch.device(device):
+        return UNet2DConditionModel(**_UNETS[name]).eval()
+
+
 def _parts(name: str) -> dict[str, Callable[[], nn.Module]]:
     """What makes each part of a checkpoint."""
     first = {"sd15": _CLIP_L, "sd21": _OPEN_CLIP_H, "sdxl": _CLIP_L}[name]

@@ -15,12 +15,20 @@ from segrefine.engines.cuda import check_gpu
 from segrefine.errors import SegrefineError
 
 
-def require_gpu(name: str, title: str) -> None:
-    """Ends the program where there is no GPU, and says so, also in the table's place unless there is a table."""
-    if torch.cuda.is_available():
+def require_gpu(name: str, title: str, *, with_torch: bool = True) -> None:
+    """End the program where there is no GPU, and say so; a file says so too, unless it holds a table.
+
+    Args:
+        name: of the result's files.
+        title: of the page.
+        with_torch: whether PyTorch must be able to use the GPU.
+    """
+    if with_torch and torch.cuda.is_available():
         return
     try:
         check_gpu(0)
+        if not with_torch:
+            return
         problem = "torch was built without CUDA"
     except SegrefineError as error:
         problem = str(error)

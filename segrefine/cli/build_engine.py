@@ -74,6 +74,14 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
     "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
     help="TensorRT: keeps the builder's measurements for the next build.",
 )  # fmt: skip
+@click.option(
+    "--tf32", is_flag=True,
+    help="On GPUs: float32 products may be rounded to TensorFloat-32 (10 bits of mantissa). Faster, and less exact.",
+)  # fmt: skip
+@click.option(
+    "--version-compatible", is_flag=True,
+    help="TensorRT: engines that later minor versions and the lean runtime run too. Larger, and can be slower.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Build also what is there already.")
 @with_console
 def build_engine(
@@ -91,12 +99,14 @@ def build_engine(
     workspace: int | None,
     plugins: Plugins,
     timing_cache: Path | None,
+    tf32: bool,
+    version_compatible: bool,
     overwrite: bool,
 ) -> None:
     """Build the engines of BUNDLE: every start afterwards is faster.
 
-    BUNDLE is a folder, `demo` or `demo-gs`. ONNX Runtime and OpenVINO build for this machine, TensorRT for the GPU of
-    this machine, TensorRT-RTX for any GPU, also where there is none.
+    BUNDLE is a folder, `demo` or `demo-gs`. ONNX Runtime and OpenVINO build for this machine. TensorRT builds for the
+    GPU of this machine. TensorRT-RTX builds for any GPU that it supports, even on a machine without one.
     """
     from segrefine import engines
 
@@ -117,6 +127,8 @@ def build_engine(
                 workspace=workspace,
                 plugins=plugins,
                 timing_cache=timing_cache,
+                tf32=tf32,
+                version_compatible=version_compatible,
             ),
             overwrite=overwrite,
             progress=lambda component: tell(component, None),

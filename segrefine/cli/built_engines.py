@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from segrefine.bundle import Bundle
 from segrefine.engines import BACKENDS
-from segrefine.engines.onnxruntime import onnxruntime_recipe
+from segrefine.engines.onnxruntime import built_recipe
 from segrefine.engines.openvino import openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_recipe, rebuild_command
+from segrefine.engines.tensorrt.runtime_cache import SUFFIX
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.storage import read_json_object
 
@@ -31,6 +33,7 @@ class BuiltEngine:
         state: `current` is what would be loaded here, or, for GPUs, on one that it was built for; `stale` was built
             from another graph, or for something else.
         problem: why it is damaged, with the rebuild command as its hint; None where it is not.
+        caches: size in bytes of each file with what TensorRT-RTX compiled for a kind of GPU and driver.
     """
 
     backend: str
@@ -39,6 +42,7 @@ class BuiltEngine:
     recipe: Mapping[str, Any]
     state: State
     problem: EngineError | None
+    caches: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """The engine as JSON values."""
@@ -48,6 +52,7 @@ class BuiltEngine:
             "state": self.state,
             "problem": self.problem and str(self.problem),
             "hint": self.problem and self.problem.hint,
+            "runtime_caches": dict(self.caches),
         }
 
 
@@ -74,6 +79,10 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
         recipe={name: said[name] for name in _TOLD if name in said},
         state=state,
         problem=problem,
+        caches={
+            path.name.removeprefix(f"{sidecar.stem}.").removesuffix(SUFFIX): path.stat().st_size
+            for path in sorted(sidecar.parent.glob(f"{escape(sidecar.stem)}.*{SUFFIX}"))
+        },
     )
 
 
@@ -105,7 +114,7 @@ def _recipe(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> EngineRec
             case "openvino":
                 return openvino_recipe(bundle, component, _device(sidecar))
             case "onnxruntime":
-                return onnxruntime_recipe(bundle, component, _device(sidecar))
+                return built_recipe(bundle, component, _device(sidecar))
             case _:
                 raise BackendError(f"{backend} builds for other machines")
     except (MissingDependencyError, BackendError):

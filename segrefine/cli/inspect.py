@@ -77,6 +77,7 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: S
     ]
     files = [(name, f"{r.size:,}", "damaged" if name in problems else "ok") for name, r in m.files.items()]
     built = [(e.backend, e.component, e.state, e.sidecar) for e in engines]
+    caches = [(e.component, machine, f"{size:,}") for e in engines for machine, size in e.caches.items()]
     return "\n\n".join(
         [
             f"{bundle.path}: {m.method}, {m.dtype}, opset {m.opset}, {m.prediction_type}\n"
@@ -85,6 +86,7 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: S
             table(("component", "", "tensor", "type", "shape"), tensors),
             table(("file", "bytes", ""), files),
             table(("backend", "component", "engine", "sidecar"), built) if built else "no engines built",
+            *([table(("compiled kernels of", "for", "bytes"), caches)] if caches else []),
         ]
     )
 

@@ -90,7 +90,7 @@ def parity(
 
 def _check_locating(backend: str) -> None:
     """Checks that `--locate` can build the engines that it takes: known now, not after everything was compared."""
-    from segrefine.engines.tensorrt import check_builder
+    from segrefine.engines.tensorrt.libraries import check_builder
 
     match backend:
         case "tensorrt" | "tensorrt-rtx":

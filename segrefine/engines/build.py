@@ -11,7 +11,8 @@ from segrefine.engines.engine import BACKENDS, parse_device, unknown_backend
 from segrefine.engines.onnxruntime import onnxruntime_recipe, optimize_graph
 from segrefine.engines.openvino import convert_graph, openvino_recipe
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
-from segrefine.engines.tensorrt import TensorRtOptions, build_tensorrt, tensorrt_recipe
+from segrefine.engines.tensorrt import TensorRtOptions
+from segrefine.engines.tensorrt.build import build_tensorrt, tensorrt_recipe
 from segrefine.errors import BackendError, EngineError, SettingsError
 from segrefine.storage import locked, output_errors, staging_folder, sync
 
@@ -66,8 +67,7 @@ def build_engine(
     if backend not in BACKENDS:
         raise unknown_backend(backend)
     tensorrt = backend.startswith("tensorrt")
-    if not tensorrt and options not in (None, TensorRtOptions()):
-        raise SettingsError(f"{backend} has no such options", hint="they are TensorRT's: add --backend tensorrt-rtx")
+    _check_options(backend, device, options or TensorRtOptions())
     if tensorrt and device != "cpu":
         _check_device(device)
     if isinstance(components, str):
@@ -80,6 +80,18 @@ def build_engine(
         recipe, make = _plan(bundle, component, backend, device, options or TensorRtOptions())
         engines.append(_build(bundle, recipe, make, overwrite=overwrite))
     return engines
+
+
+def _check_options(backend: str, device: str, options: TensorRtOptions) -> None:
+    """Raises SettingsError where the backend has no such options. ONNX Runtime has one, and only on a GPU."""
+    if backend.startswith("tensorrt"):
+        return
+    on_gpu = backend == "onnxruntime" and parse_device(device)[0] == "cuda"
+    if options != TensorRtOptions(tf32=on_gpu and options.tf32):
+        hint = "add --device cuda" if backend == "onnxruntime" and options == TensorRtOptions(tf32=True) else None
+        raise SettingsError(
+            f"{backend} has no such options", hint=hint or "they are TensorRT's: add --backend tensorrt-rtx"
+        )
 
 
 def _check_device(device: str) -> None:
@@ -102,7 +114,7 @@ def _plan(
             recipe = tensorrt_recipe(bundle, component, backend, options)
             return recipe, lambda path: build_tensorrt(bundle, recipe, path, options)
         case _:
-            recipe = onnxruntime_recipe(bundle, component, device)
+            recipe = onnxruntime_recipe(bundle, component, device, tf32=options.tf32)
             return recipe, lambda path: optimize_graph(bundle.graph(component), recipe, path, device)
 
 

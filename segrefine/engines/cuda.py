@@ -16,6 +16,16 @@ from numpy.typing import NDArray
 from segrefine.engines.resident import Resident
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 
+_NO_DRIVER = "install NVIDIA's driver; nvidia-smi shows whether there is one"
+_OLD = (
+    'install a newer driver (CUDA 13 needs R580 or later), or the packages for CUDA 12: "cuda-bindings<13" with '
+    "tensorrt_rtx_cu12_libs and tensorrt_rtx_cu12_bindings, or with tensorrt_cu12; nvidia-smi shows the driver"
+)
+_SHORTAGE = "use smaller images or batches, or close other programs on the GPU"
+
+MOST_POOLED = 1 << 28
+"""Bytes of freed device memory that are kept for the next tensors. Not measured."""
+
 
 def import_cuda() -> ModuleType:
     """The module of CUDA's runtime.
@@ -32,7 +42,7 @@ def import_cuda() -> ModuleType:
 
 
 def check_gpu(index: int) -> None:
-    """Checks that CUDA answers, and has this device.
+    """Check that CUDA answers, and has this device.
 
     TensorRT's libraries must not be called before: without CUDA some end the process with a segmentation fault.
 
@@ -41,16 +51,20 @@ def check_gpu(index: int) -> None:
         MissingDependencyError: cuda-bindings is not installed.
     """
     cuda = import_cuda()
-    status, count = cuda.cudaGetDeviceCount()
+    try:
+        status, count = cuda.cudaGetDeviceCount()
+        needed, driver = (_version(cuda, name) for name in ("cudaRuntimeGetVersion", "cudaDriverGetVersion"))
+    except RuntimeError as error:  # cuda-bindings before 12.9 does not return a code where there is no driver
+        raise BackendError(f"the NVIDIA driver is missing: {error}", hint=_NO_DRIVER) from error
     if status == cuda.cudaError_t.cudaSuccess and index < count:
         return
-    needed, driver = (_version(cuda, name) for name in ("cudaRuntimeGetVersion", "cudaDriverGetVersion"))
-    if status == cuda.cudaError_t.cudaErrorInsufficientDriver:
-        problem = f"serves CUDA {driver}" if driver else "is missing"
+    if status == cuda.cudaError_t.cudaErrorInsufficientDriver and driver:
         raise BackendError(
-            f"the NVIDIA driver {problem}, and the installed cuda-bindings need CUDA {needed}",
-            hint="install a newer driver, or a cuda-bindings of the driver's CUDA; nvidia-smi shows what there is",
+            f"the NVIDIA driver supports CUDA {driver}, but the installed cuda-bindings need CUDA {needed}", hint=_OLD
         )
+    if status == cuda.cudaError_t.cudaErrorInsufficientDriver:
+        message = f"the NVIDIA driver is missing, and the installed cuda-bindings need CUDA {needed}"
+        raise BackendError(message, hint=_NO_DRIVER)
     if status == cuda.cudaError_t.cudaSuccess:
         raise BackendError(f"there is no CUDA device {index}, there are {count}", hint="nvidia-smi lists them")
     raise BackendError(f"CUDA does not answer: {status.name}", hint="nvidia-smi shows what there is")
@@ -60,6 +74,12 @@ def _version(cuda: ModuleType, name: str) -> str | None:
     """A version such as "13.0"; None where there is none."""
     _, number = getattr(cuda, name)()
     return f"{number // 1000}.{number % 1000 // 10}" if number else None
+
+
+def driver_cuda() -> int:
+    """CUDA version that the driver supports, such as 13000 for 13.0; 0 where there is no driver."""
+    _, number = import_cuda().cudaDriverGetVersion()
+    return int(number or 0)
 
 
 @cache
@@ -75,15 +95,15 @@ def open_gpu(index: int) -> Gpu:
 
 
 class DeviceCopy:
-    """Memory of one tensor on a GPU, given back with this object.
+    """Memory of one tensor on a GPU, returned to the GPU's pool with this object.
 
     Attributes:
         address: of the memory.
     """
 
     def __init__(self, gpu: Gpu, size: int) -> None:
-        self.address = gpu.allocate(size)
-        weakref.finalize(self, gpu.discard, self.address).atexit = False
+        self.address = gpu.take(size)
+        weakref.finalize(self, gpu.discard, self.address, size).atexit = False
 
 
 class Gpu:
@@ -102,33 +122,69 @@ class Gpu:
         self._cuda: Any = import_cuda()
         self.index, self.lock, self.peak = index, RLock(), 0
         self.resident: Resident[DeviceCopy] = Resident()
-        self._discarded: list[int] = []
+        self._discarded: list[tuple[int, int]] = []
+        self._pool: dict[int, list[int]] = {}
+        self._pooled = 0
         self._scratch = self._scratch_size = 0
         self._free_at_first = self.free_memory()
-        self.stream: Any = self._call("cudaStreamCreate")
+        # A blocking stream would wait for all that other libraries queue, and their work would break a capture.
+        self.stream: Any = self._call("cudaStreamCreateWithFlags", int(self._cuda.cudaStreamNonBlocking))
 
     def select(self) -> None:
-        """Makes this the device of the calling thread."""
+        """Make this the device of the calling thread."""
         self._call("cudaSetDevice", self.index)
 
     def allocate(self, size: int) -> int:
-        """The address of new device memory."""
-        while self._discarded:
-            self.free(self._discarded.pop())
-        address = int(self._call("cudaMalloc", size))
+        """The address of new device memory. If there is too little, the pool is freed first."""
+        try:
+            address = int(self._call("cudaMalloc", size))
+        except EngineError:
+            if not self._empty_pool():
+                raise
+            address = int(self._call("cudaMalloc", size))
         self.note_memory()
         return address
 
     def free(self, address: int) -> None:
-        """Gives device memory back."""
+        """Free device memory."""
         self._call("cudaFree", address)
 
-    def discard(self, address: int) -> None:
-        """Gives device memory back when next some is allocated; may be called at any time, by any thread."""
-        self._discarded.append(address)
+    def take(self, size: int) -> int:
+        """The address of device memory from the pool, or of new memory. Give it back with `discard`."""
+        self._collect()
+        if addresses := self._pool.get(size):
+            self._pooled -= size
+            return addresses.pop()
+        return self.allocate(size)
+
+    def discard(self, address: int, size: int) -> None:
+        """Return memory to the pool, later and in the order of the stream. Any thread may call this at any time."""
+        self._discarded.append((address, size))
+
+    def _collect(self) -> None:
+        """Put what was discarded into the pool, as far as `MOST_POOLED` goes; free the rest."""
+        while self._discarded:
+            address, size = self._discarded.pop()
+            if self._pooled + size > MOST_POOLED:
+                self.free(address)
+            else:
+                self._pool.setdefault(size, []).append(address)
+                self._pooled += size
+
+    def _empty_pool(self) -> bool:
+        """Free all memory of the pool; whether there was any."""
+        self._collect()
+        found = [address for addresses in self._pool.values() for address in addresses]
+        self._pool.clear()
+        self._pooled = 0
+        if found:
+            self.synchronize()
+        for address in found:
+            self.free(address)
+        return bool(found)
 
     def note_memory(self) -> None:
-        """Counts what is taken now towards `peak`."""
+        """Raise `peak` to what is in use now, if that is more."""
         self.peak = max(self.peak, self._free_at_first - self.free_memory())
 
     def free_memory(self) -> int:
@@ -142,6 +198,7 @@ class Gpu:
             self.synchronize()
             if self._scratch:
                 self.free(self._scratch)
+                self._scratch = self._scratch_size = 0
             self._scratch, self._scratch_size = self.allocate(size), size
         return self._scratch, self._scratch_size
 
@@ -151,57 +208,67 @@ class Gpu:
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def unpin(self, memory: NDArray[np.uint8]) -> None:
-        """Gives back what `pinned` gave."""
+        """Free what `pinned` gave."""
         self._call("cudaFreeHost", memory.ctypes.data)
 
     def upload(self, address: int, memory: NDArray[np.uint8]) -> None:
-        """Queues a copy from pinned memory to the device."""
+        """Queue a copy from pinned memory to the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, memory.ctypes.data, memory.nbytes, kind, self.stream)
 
     def download(self, memory: NDArray[np.uint8], address: int) -> None:
-        """Queues a copy from the device to pinned memory."""
+        """Queue a copy from the device to pinned memory."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", memory.ctypes.data, address, memory.nbytes, kind, self.stream)
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Queues a copy from one place on the device to another."""
+        """Queue a copy from one place on the device to another."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call("cudaMemcpyAsync", target, source, size, kind, self.stream)
 
     def synchronize(self) -> None:
-        """Waits until all that was queued is done."""
+        """Wait until all that was queued is done."""
         self._call("cudaStreamSynchronize", self.stream)
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """What `work` queues, as a graph to `launch`; it does not run now."""
+        """Capture what `work` queues as a graph to `launch`; it does not run now.
+
+        Raises:
+            EngineError: it cannot be captured. The stream works as before.
+        """
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self.stream, mode)
         try:
             work()
+        except BaseException:  # its own error tells more than that of the capture that it broke
+            _, broken = self._cuda.cudaStreamEndCapture(self.stream)
+            if broken:
+                self._cuda.cudaGraphDestroy(broken)
+            raise
+        graph = self._call("cudaStreamEndCapture", self.stream)
+        try:
+            return self._call("cudaGraphInstantiate", graph, 0)
         finally:
-            graph = self._call("cudaStreamEndCapture", self.stream)
-        ready = self._call("cudaGraphInstantiate", graph, 0)
-        self._call("cudaGraphDestroy", graph)
-        return ready
+            self._call("cudaGraphDestroy", graph)
 
     def launch(self, graph: Any) -> None:
-        """Queues a graph."""
+        """Queue a graph."""
         self._call("cudaGraphLaunch", graph, self.stream)
 
     def drop(self, graph: Any) -> None:
-        """Gives a graph back."""
+        """Free a graph."""
         self._call("cudaGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """What a function of CUDA's runtime gives, once it said that all is well; a tuple where it is more than one.
+        """Call a function of CUDA's runtime; its result, as a tuple where there are several.
 
         Raises:
-            EngineError: it did not.
+            EngineError: the function failed.
         """
         status, *values = getattr(self._cuda, name)(*arguments)
         if status != self._cuda.cudaError_t.cudaSuccess:
+            self._cuda.cudaGetLastError()  # else the next library to ask would take this failure for its own
             short = status == self._cuda.cudaError_t.cudaErrorMemoryAllocation
-            hint = "smaller images or batches, or other programs off the GPU" if short else "nvidia-smi shows its state"
+            hint = _SHORTAGE if short else "nvidia-smi shows its state"
             raise EngineError(f"CUDA device {self.index}: {name} failed: {status.name}", hint=hint)
         return tuple(values) if len(values) > 1 else next(iter(values), None)

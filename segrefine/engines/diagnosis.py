@@ -1,4 +1,4 @@
-"""What this machine could build and run, found by trying, and why it could not do the rest."""
+"""What this machine can build and run, found by trying, and what keeps it from the rest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ from typing import Literal, get_args
 from segrefine.engines.hardware import gpu_identity
 from segrefine.engines.onnxruntime import check_provider
 from segrefine.engines.openvino import check_openvino
-from segrefine.engines.tensorrt import Library, check_builder
-from segrefine.engines.tensorrt_engine import import_runtime
+from segrefine.engines.tensorrt import Library
+from segrefine.engines.tensorrt.libraries import (
+    check_builder,
+    check_capability,
+    check_runtime,
+    import_library,
+    import_runtime,
+    load_nvrtc,
+)
 from segrefine.errors import SegrefineError
 
+_LIBRARIES, _CUDA = ("tensorrt", "tensorrt_lean", "tensorrt_rtx"), ("cu12", "cu13")
 PACKAGES = (
-    *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_lean_cu13_bindings"),
-    *("tensorrt_rtx_cu13_libs", "tensorrt_rtx_cu13_bindings", "polygraphy", "cuda-bindings"),
+    *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
+    *(f"{library}_{cuda}_bindings" for library in _LIBRARIES for cuda in _CUDA),
+    *("polygraphy", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13"),
     *("torch", "diffusers", "transformers", "onnx", "onnxscript"),
 )
 _CUDA_DRIVER = "libcuda.so.1"
@@ -56,12 +65,41 @@ def list_packages() -> dict[str, str]:
 
 def find_conflicts() -> list[str]:
     """What is installed together but must not be."""
-    if {"onnxruntime", "onnxruntime-gpu"} <= list_packages().keys():
-        return [
+    installed = list_packages().keys()
+    found = []
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+        found.append(
             "onnxruntime and onnxruntime-gpu overwrite each other's files, and CUDA is lost without a word: "
             "pip uninstall both, then install the one"
-        ]
-    return []
+        )
+    for library in _LIBRARIES:
+        both = [f"{library}_{cuda}_bindings" for cuda in _CUDA]
+        if installed >= {*both}:
+            found.append(f"{' and '.join(both)} overwrite each other's files: pip uninstall both, then install the one")
+    return found
+
+
+def find_gaps() -> list[str]:
+    """What an installed library may need on the GPU here and does not find."""
+    try:
+        check_runtime("tensorrt-rtx", 0)
+    except SegrefineError:  # it does not run here anyway, and `list_abilities` says why
+        return []
+    if load_nvrtc():
+        return []
+    return [
+        "NVRTC, NVIDIA's run-time compiler, is not found; TensorRT-RTX may need it to compile engines: "
+        "pip install nvidia-cuda-nvrtc (nvidia-cuda-nvrtc-cu12 for CUDA 12), or install the CUDA Toolkit"
+    ]
+
+
+def gpu_here() -> str | None:
+    """Compute capability of the first GPU, such as "8.9"; None without one that answers."""
+    try:
+        number = gpu_identity(0).removeprefix("sm")
+    except SegrefineError:
+        return None
+    return f"{number[:-1]}.{number[-1]}"
 
 
 def cuda_driver() -> str | None:
@@ -83,9 +121,14 @@ def list_abilities() -> Iterator[Ability]:
     yield _try("openvino", "run", "cpu, fp32", lambda: check_openvino("fp32"))
     yield _try("openvino", "run", "cpu, bf16", lambda: check_openvino("bf16"))
     for library in get_args(Library):
-        yield _try(library, "run", "cuda", partial(import_runtime, library), lambda: gpu_identity(0))
-    yield _try("tensorrt-rtx", "build", "any GPU", lambda: check_builder("tensorrt-rtx"))
-    yield _try("tensorrt", "build", "the GPU here", lambda: check_builder("tensorrt"), lambda: gpu_identity(0))
+        yield _try(library, "run", "cuda", partial(import_runtime, library), partial(check_runtime, library, 0))
+    yield _try("tensorrt-rtx", "build", "any GPU it supports", lambda: check_builder("tensorrt-rtx"))
+    for library in get_args(Library):
+        yield _try(library, "build", "the GPU here", partial(check_builder, library), partial(_check_gpu_here, library))
+
+
+def _check_gpu_here(library: Library) -> None:
+    check_capability(library, import_library(library), gpu_identity(0))
 
 
 def _try(backend: str, task: Literal["run", "build"], where: str, *attempts: Callable[[], object]) -> Ability:

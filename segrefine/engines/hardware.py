@@ -7,7 +7,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-from segrefine.engines.cuda import check_gpu, import_cuda
+from segrefine.engines.cuda import check_gpu, driver_cuda, import_cuda
 
 _INSTRUCTION_SETS = ("avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
@@ -27,7 +27,7 @@ def usable_cores() -> int:
 
 
 def gpu_identity(index: int) -> str:
-    """The compute capability of a CUDA device, such as "sm89".
+    """Compute capability of a CUDA device, such as "sm89".
 
     Raises:
         BackendError: CUDA does not answer, or there is no such device.
@@ -39,3 +39,14 @@ def gpu_identity(index: int) -> str:
     wanted = (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
     answers = [cuda.cudaDeviceGetAttribute(entry, index) for entry in wanted]
     return "sm" + "".join(str(value) for _, value in answers)
+
+
+def gpu_machine(index: int) -> str:
+    """Compute capability of a CUDA device, and the CUDA version that its driver supports, such as "sm89-cuda13.0".
+
+    Raises:
+        BackendError: see `gpu_identity`.
+        MissingDependencyError: cuda-bindings is not installed.
+    """
+    gpu, cuda = gpu_identity(index), driver_cuda()
+    return f"{gpu}-cuda{cuda // 1000}.{cuda % 1000 // 10}"

@@ -20,13 +20,15 @@ from segrefine.engines.engine import (
     parse_device,
     unknown_backend,
 )
-from segrefine.engines.hardware import gpu_identity, usable_cores
-from segrefine.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime_recipe
+from segrefine.engines.hardware import gpu_identity, gpu_machine, usable_cores
+from segrefine.engines.onnxruntime import OnnxRuntimeEngine, built_recipe
 from segrefine.engines.openvino import OpenVinoEngine, openvino_recipe, rounds_to_bfloat16
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine
 from segrefine.engines.tensorrt import Library, TensorRtOptions
-from segrefine.engines.tensorrt_engine import TensorRtEngine, TensorRtEngines, import_runtime
-from segrefine.engines.tensorrt_preflight import find_tensorrt_engines
+from segrefine.engines.tensorrt.engine import TensorRtEngine, TensorRtEngines
+from segrefine.engines.tensorrt.libraries import check_runtime, is_lean
+from segrefine.engines.tensorrt.preflight import find_tensorrt_engines
+from segrefine.engines.tensorrt.runtime import EnginePlan
 from segrefine.errors import SettingsError
 
 LARGE = 2**27
@@ -71,12 +73,13 @@ def load_engine(
     large = _graph_size(bundle, component) >= LARGE
     match backend:
         case "onnxruntime":
-            recipe = onnxruntime_recipe(bundle, component, device)
+            recipe = built_recipe(bundle, component, device)
             built = find_engine(bundle, recipe)
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
             flash = built is None and recipe.options.get("attention") == "flash" and large
-            return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None, flash=flash)
+            tf32 = recipe.options.get("tf32", False)
+            return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None, flash=flash, tf32=tf32)
         case "openvino":
             built = find_engine(bundle, openvino_recipe(bundle, component, device))
             reduced = precision == "bf16" and rounds_to_bfloat16(bundle, component, large=large)
@@ -170,18 +173,31 @@ def _graph_size(bundle: Bundle, component: str) -> int:
 
 
 def _load_tensorrt(bundle: Bundle, component: str, library: Library, device: str) -> TensorRtEngines:
-    """The TensorRT engines that were built for the GPU; checked for what must match before TensorRT sees them."""
-    _, index = parse_device(device)  # the CPU stands for the first GPU: TensorRT serves no other
-    spec = bundle.manifest.components[component]
-    return TensorRtEngines(
-        [
-            TensorRtEngine(path, spec, library, index, rebuild=recipe.rebuild_command(bundle))
-            for path, recipe in _find_tensorrt(bundle, component, library, index)
-        ]
-    )
+    """The TensorRT engines that were built for the GPU. What must match is checked before TensorRT reads a file."""
+    _, index = parse_device(device)  # "cpu" means the first GPU here: TensorRT runs on nothing else
+    found = _find_tensorrt(bundle, component, library, index)
+    with ExitStack() as stack:
+        engines = []
+        for path, recipe in found:
+            plan = EnginePlan(
+                path=path,
+                spec=bundle.manifest.components[component],
+                recipe=recipe,
+                rebuild=recipe.rebuild_command(bundle),
+                machine=gpu_machine(index),
+            )
+            engines.append(stack.enter_context(TensorRtEngine(plan, index)))
+        stack.pop_all()  # all of them loaded
+    return TensorRtEngines(engines)
 
 
 def _find_tensorrt(bundle: Bundle, component: str, library: Library, index: int) -> list[tuple[Path, EngineRecipe]]:
-    hardware = gpu_identity(index)
-    version = import_runtime(library).__version__
-    return find_tensorrt_engines(bundle, component, library, version=version, hardware=hardware)
+    module = check_runtime(library, index)
+    return find_tensorrt_engines(
+        bundle,
+        component,
+        library,
+        version=module.__version__,
+        hardware=gpu_identity(index),
+        lean=is_lean(module),
+    )

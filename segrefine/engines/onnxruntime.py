@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.engines.resident import LEAST_BYTES, Resident
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.spec import ComponentSpec
+from segrefine.storage import read_json_object
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _COSTLY_FUSIONS = ("GatherSliceToSplitFusion", "QuickGeluFusion", "TransposeOptimizer_CPUExecutionProvider")
@@ -35,6 +38,7 @@ class OnnxRuntimeEngine(Closing):
         threads: CPU threads for one operator; None lets ONNX Runtime take every core.
         optimized: the graph was optimised before (`optimize_graph`), so that this is not done again.
         flash: give masked attention ONNX Runtime's own body, see `cpu_attention`; for float32 on the CPU.
+        tf32: round float32 products to TensorFloat-32 on a GPU. ONNX Runtime does so by default; segrefine does not.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -51,6 +55,7 @@ class OnnxRuntimeEngine(Closing):
         *,
         optimized: bool = False,
         flash: bool = False,
+        tf32: bool = False,
     ) -> None:
         ort = _import_onnxruntime()
         options = _session_options(ort, optimized=optimized)
@@ -65,7 +70,7 @@ class OnnxRuntimeEngine(Closing):
             # UNet takes a quarter less time to load without them, and as long to run, alone or in a batch of 24.
             left_out = _COSTLY_FUSIONS if kind == "cpu" else ()
         source = _with_flash_attention(path, options) if flash else path
-        self._session: Any = _create_session(ort, source, path, device, options, left_out)
+        self._session: Any = _create_session(ort, source, path, device, options, left_out, tf32=tf32)
         if self._gpu:
             self._gpu.note_memory()
         self._outputs = [tensor.name for tensor in spec.outputs]
@@ -156,8 +161,14 @@ def _with_flash_attention(graph: Path, options: Any) -> bytes:
     return with_flash_attention(graph)
 
 
-def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRecipe:
+def onnxruntime_recipe(bundle: Bundle, component: str, device: str, *, tf32: bool = False) -> EngineRecipe:
     """What an engine of this component is made from, on this machine.
+
+    Args:
+        bundle: the bundle.
+        component: name of the graph.
+        device: as for `OnnxRuntimeEngine`.
+        tf32: whether a GPU may round float32 products to TensorFloat-32.
 
     Raises:
         BundleError: there is no such component.
@@ -165,6 +176,7 @@ def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRec
         MissingDependencyError: ONNX Runtime is not installed.
     """
     kind, index = parse_device(device)
+    flash = {"attention": "flash"} if (kind, bundle.manifest.dtype) == ("cpu", "fp32") else {}
     return EngineRecipe(
         component=component,
         graph=graph_hashes(bundle, component),
@@ -174,8 +186,23 @@ def onnxruntime_recipe(bundle: Bundle, component: str, device: str) -> EngineRec
         profile="dynamic",
         device=kind,
         hardware=cpu_identity() if kind == "cpu" else gpu_identity(index),
-        options={"attention": "flash"} if (kind, bundle.manifest.dtype) == ("cpu", "fp32") else {},
+        options=flash if kind == "cpu" else {"tf32": tf32},
     )
+
+
+def built_recipe(bundle: Bundle, component: str, device: str) -> EngineRecipe:
+    """The recipe of the engine that `load_engine` takes: with TF32 where the engine was built with it.
+
+    Raises:
+        SegrefineError: see `onnxruntime_recipe`.
+    """
+    recipe = onnxruntime_recipe(bundle, component, device)
+    sidecar = recipe.folder(bundle) / f"{recipe.stem}.json"
+    if recipe.device == "cpu" or not sidecar.exists():
+        return recipe
+    options = read_json_object(sidecar, EngineError, hint=recipe.rebuild_command(bundle)).get("options")
+    chosen = isinstance(options, Mapping) and options.get("tf32") is True
+    return onnxruntime_recipe(bundle, component, device, tf32=chosen)
 
 
 def _import_onnxruntime() -> ModuleType:
@@ -216,25 +243,48 @@ def check_provider(device: str) -> str:
 def _lacking(provider: str, device: str) -> BackendError:
     return BackendError(
         f"ONNX Runtime has no {provider} here, which device {device} needs",
-        hint='choose device cpu; or install CUDA, cuDNN and "segrefine[cuda]", and remove "segrefine[cpu]"',
+        hint="use device cpu; or pip uninstall onnxruntime, then pip install "
+        '"segrefine[cuda]", which brings CUDA 13 and cuDNN 9 (see docs/gpu.md)',
     )
 
 
 def _create_session(
-    ort: ModuleType, source: Path | bytes, path: Path, device: str, options: Any, left_out: Sequence[str] = ()
+    ort: ModuleType,
+    source: Path | bytes,
+    path: Path,
+    device: str,
+    options: Any,
+    left_out: Sequence[str] = (),
+    *,
+    tf32: bool = False,
 ) -> Any:
     """A session on a graph: a file, or what was made of the one at `path`; without the optimisers `left_out`."""
     kind, index = parse_device(device)
     provider = check_provider(device)
+    if kind == "cuda":
+        preload_cuda(ort)
     try:
-        settings = [{"device_id": str(index)} if kind == "cuda" else {}]
+        settings = [{"device_id": str(index), "use_tf32": str(int(tf32))} if kind == "cuda" else {}]
         session = ort.InferenceSession(source, options, [provider], settings, disabled_optimizers=list(left_out))
     except Exception as error:  # ONNX Runtime's errors have no common base but this
         raise EngineError(f"{path} does not load in ONNX Runtime: {error}") from error
     if session.get_providers()[0] != provider:  # it falls back to the CPU without an error
-        raise _lacking(provider, device)
+        raise _lacking(provider, device) from RuntimeError(preload_cuda(ort))
     session.disable_fallback()
     return session
+
+
+@cache
+def preload_cuda(ort: ModuleType) -> str:
+    """Load CUDA and cuDNN from NVIDIA's Python packages; what ONNX Runtime said about it.
+
+    Without this ONNX Runtime only finds libraries that the system knows.
+    """
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # it prints, and stdout may carry JSON
+        if preload := getattr(ort, "preload_dlls", None):
+            preload()
+    return said.getvalue().strip()
 
 
 def _check_graph(session: Any, spec: ComponentSpec, path: Path) -> None:

@@ -61,7 +61,7 @@ class EngineRecipe:
         machine = self.hardware if self.device == "cuda" else "cpu"
         profile = self.profile.replace("=", "").replace(":", "-").replace(",", "_")
         given = self._given_options() if self.suffix == ".engine" else {}
-        options = "".join(f"_{name}-{value}" for name, value in given.items())
+        options = "".join(f"_{name}" if value is True else f"_{name}-{value}" for name, value in given.items())
         return f"{self.precision}_{profile}_{self.version}{options}_{machine}"
 
     @property
@@ -96,12 +96,14 @@ class EngineRecipe:
             command += f" --{limit}-shapes {','.join(f'{symbol}={size}' for symbol, size in sizes.items())}"
         if self.backend == "tensorrt-rtx":
             command += "".join(f" --compute-capability {each}" for each in self.compute_capabilities)
-        given = self._given_options().items()
-        return command + "".join(f" --{shlex.quote(name)} {shlex.quote(str(value))}" for name, value in given)
+        for name, value in self._given_options().items():
+            command += f" --{shlex.quote(name)}" + ("" if value is True else f" {shlex.quote(str(value))}")
+        return command
 
     def _given_options(self) -> dict[str, Any]:
-        """The options that are not the builder's own choice, by their names on the command line."""
-        return {name.replace("_", "-"): value for name, value in self.options.items() if value is not None}
+        """The options that differ from the default, by their names on the command line. A flag's value is True."""
+        chosen = {name: value for name, value in self.options.items() if value is not None and value is not False}
+        return {name.replace("_", "-"): value for name, value in chosen.items()}
 
 
 def read_recipe(sidecar: Mapping[str, Any]) -> EngineRecipe:

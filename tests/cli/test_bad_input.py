@@ -11,8 +11,7 @@ from PIL import Image
 from segrefine.assets import demo_bundle
 from segrefine.bundle import Bundle
 from segrefine.runtime.pipeline import Refiner
-from tests.engines.cuda_stand_in import one_gpu
-from tests.engines.test_tensorrt_engine import build
+from tests.engines.cuda_stand_in import build, one_gpu
 
 
 @pytest.fixture

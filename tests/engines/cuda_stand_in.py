@@ -23,9 +23,10 @@ import pytest
 from cuda.bindings import runtime as real
 
 from segrefine.bundle import Bundle
-from segrefine.engines import TensorRtOptions, hardware, load, tensorrt, tensorrt_engine
+from segrefine.engines import TensorRtOptions, hardware
 from segrefine.engines import cuda as cuda_module
-from segrefine.engines.recipe import EngineRecipe
+from segrefine.engines.recipe import EngineRecipe, graph_hashes, write_sidecar
+from segrefine.engines.tensorrt import libraries, profile, runtime
 from tests.engines.real_parts import StandIn, checked_function, import_bindings
 
 OK = real.cudaError_t.cudaSuccess
@@ -36,7 +37,7 @@ class Cuda:
     """In place of `cuda.bindings.runtime`, one device of compute capability 8.9."""
 
     cudaError_t, cudaMemcpyKind, cudaDeviceAttr = real.cudaError_t, real.cudaMemcpyKind, real.cudaDeviceAttr
-    cudaStreamCaptureMode = real.cudaStreamCaptureMode
+    cudaStreamCaptureMode, cudaStreamNonBlocking = real.cudaStreamCaptureMode, real.cudaStreamNonBlocking
 
     def __init__(self) -> None:
         self.device: dict[int, Any] = {}
@@ -49,6 +50,7 @@ class Cuda:
         self.copied: dict[str, int] = {}
         self.driver, self.runtime, self.capability = 13000, 13000, (8, 9)
         self.failing: dict[str, Any] = {}
+        self.compiled = 0
         self.calls: Counter[str] = Counter()
         for name, ours in vars(type(self)).items():
             if name.startswith("cuda") and inspect.isfunction(ours):
@@ -60,7 +62,11 @@ class Cuda:
 
         def call(*arguments: Any) -> Any:
             self.calls[name] += 1
-            return (self.failing[name], None) if name in self.failing else ours(*arguments)
+            if name not in self.failing:
+                return ours(*arguments)
+            if name == "cudaStreamEndCapture":  # the capture is over, whatever became of it
+                self.recording = None
+            return self.failing[name], None
 
         return call
 
@@ -82,11 +88,15 @@ class Cuda:
     def cudaSetDevice(self, index: int) -> tuple[Any]:
         return (OK if index == 0 else real.cudaError_t.cudaErrorInvalidDevice,)
 
-    def cudaStreamCreate(self) -> tuple[Any, int]:
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, int]:
+        assert flags == real.cudaStreamNonBlocking, "a blocking stream waits for everything else, and breaks captures"
         return OK, STREAM
 
+    def cudaGetLastError(self) -> tuple[Any]:
+        return (OK,)
+
     def cudaMalloc(self, size: int) -> tuple[Any, int]:
-        if sum(map(len, self.device.values())) + size > self.capacity:
+        if self.weights + sum(map(len, self.device.values())) + size > self.capacity:
             return real.cudaError_t.cudaErrorMemoryAllocation, 0
         return OK, self._allocate(self.device, size)
 
@@ -168,18 +178,47 @@ def one_gpu() -> Iterator[Cuda]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (cuda_module, hardware):
             patch.setattr(module, "import_cuda", lambda: cuda)
-        for module in (load, tensorrt_engine):
-            patch.setattr(module, "import_runtime", lambda library: TensorRt(cuda, library))
+        patch.setattr(libraries, "import_runtime", lambda library: TensorRt(cuda, library))
+        patch.setattr(runtime, "load_nvrtc", lambda: True)
         cuda_module.open_gpu.cache_clear()
         yield cuda
         cuda_module.open_gpu.cache_clear()
 
 
+def build(bundle: Bundle, component: str, library: str, least: int = 1, most: int = 4, **changes: Any) -> Path:
+    """An engine as `build_engine` leaves it, for batches from `least` to `most` and all other sizes."""
+    values = {
+        "component": component,
+        "graph": graph_hashes(bundle, component),
+        "backend": library,
+        "version": version_of(library),
+        "precision": "fp32",
+        "profile": f"batch={least}:{most}:{most}",
+        "device": "cuda",
+        "hardware": "sm86-sm89" if library == "tensorrt-rtx" else "sm89",
+    }
+    recipe = EngineRecipe(**(values | changes))
+    limits = {
+        tensor.name: [[size if isinstance(size, int) else other[size == "batch"] for size in tensor.shape]
+                      for other in ((1, least), (1024, most), (1024, most))]
+        for tensor in bundle.manifest.components[component].inputs
+    }  # fmt: skip
+    folder = recipe.folder(bundle)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (recipe.stem + recipe.suffix)
+    job = {"graph": str(bundle.graph(component)), "limits": limits}
+    if recipe.options.get("version_compatible"):
+        job["host_code"] = "of the lean runtime"
+    path.write_text(json.dumps(job))
+    write_sidecar(recipe, folder)
+    return path
+
+
 def write_engine(bundle: Bundle, recipe: EngineRecipe, target: Path, options: TensorRtOptions) -> None:
     """In place of `build_tensorrt`: an engine for `TensorRt`, with the limits that the builder would be given."""
     spec = bundle.manifest.components[recipe.component]
-    profile = tensorrt._profile(bundle.manifest, spec, options)
-    limits = {tensor.name: tensorrt._shapes(bundle.manifest, tensor, profile) for tensor in spec.inputs}
+    sizes = profile.make_profile(bundle.manifest, spec, options)
+    limits = {tensor.name: profile.tensor_shapes(bundle.manifest, tensor, sizes) for tensor in spec.inputs}
     target.write_text(json.dumps({"graph": str(bundle.graph(recipe.component)), "limits": limits}))
 
 
@@ -196,13 +235,16 @@ class TensorRt:
     def __init__(self, cuda: Cuda, library: str) -> None:
         self.cuda, self.library, self.bindings = cuda, library, import_bindings(library)
         self.__name__ = library.replace("-", "_")
-        self.scratch = 4096
+        self.scratch, self.broken = 4096, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bindings, name)
 
     def Runtime(self, logger: Any) -> Any:
         assert isinstance(logger, self.bindings.ILogger)
+        if self.broken:  # the real bindings give an object around a null pointer
+            logger.log(self.ILogger.ERROR, self.broken)
+            return self.wrap("Runtime", None)
         return self.wrap("Runtime", _Runtime(self, logger))
 
     def wrap(self, name: str, ours: Any) -> Any:
@@ -229,6 +271,12 @@ class _Runtime:
             job = json.loads(content)
         except ValueError:
             self.log().log(self.module.ILogger.ERROR, "Magic tag does not match")
+            return None
+        if "host_code" in job and not self.engine_host_code_allowed:
+            self.log().log(self.module.ILogger.ERROR, "IRuntime::getEngineHostCodeAllowed() is false")
+            return None
+        if self.module.cuda.capacity - self.module.cuda.weights < len(content):
+            self.log().log(self.module.ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 1 bytes.)")
             return None
         self.module.cuda.weights += len(content)
         return self.module.wrap("ICudaEngine", _Engine(self.module, job))
@@ -265,17 +313,46 @@ class _Engine:
         ours = settings._ours if isinstance(settings, StandIn) else None
         strategy = ours.strategy if ours else settings
         assert strategy == self.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        needed = [weakref.ref(settings)] if ours else []  # the real context refers to it without owning it
+        needed = [weakref.ref(settings)] if ours else []  # the real context refers to these without owning them
+        if ours and ours.cache:
+            needed.append(ours.cache)
         return self.module.wrap("IExecutionContext", _Context(self, needed))
 
 
 class _Config:
     def __init__(self, module: TensorRt) -> None:
         self.strategy: Any = None
+        self.module = module
         self.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = module.DynamicShapesKernelSpecializationStrategy.LAZY
+        self.cache: weakref.ref[Any] | None = None
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
+
+    def create_runtime_cache(self) -> Any:
+        return self.module.wrap("IRuntimeCache", _Cache())
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self.cache = weakref.ref(cache)
+        return True
+
+
+class _Cache:
+    """The kernels that a context compiled: for each shape one."""
+
+    def __init__(self) -> None:
+        self.kernels: list[Any] = []
+
+    def deserialize(self, blob: bytes) -> bool:
+        try:
+            self.kernels = json.loads(blob)
+        except ValueError:
+            return False
+        return True
+
+    def serialize(self) -> bytes:
+        return json.dumps(self.kernels).encode() if self.kernels else b""
 
 
 class _Context:
@@ -310,6 +387,8 @@ class _Context:
         address, size = self.scratch
         assert size >= self.engine.device_memory_size_v2
         assert all(each() is not None for each in self.needed), "what the context refers to was freed before it"
+        if len(self.needed) > 1:
+            self._compile(self.needed[1]()._ours.kernels)
         shapes, addresses = dict(self.shapes), dict(self.addresses)
 
         def work() -> None:
@@ -322,6 +401,13 @@ class _Context:
 
         self.cuda.enqueue(work, stream)
         return True
+
+    def _compile(self, kernels: list[Any]) -> None:
+        """TensorRT-RTX compiles for each shape that its cache does not have."""
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        if shapes not in kernels:
+            self.cuda.compiled += 1
+            kernels.append(shapes)
 
     def _dtype(self, name: str) -> Any:
         return self.engine.module.nptype(self.engine.get_tensor_dtype(name))

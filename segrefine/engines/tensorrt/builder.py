@@ -1,6 +1,6 @@
-"""The process that builds one engine: reads a job as JSON from stdin, answers with one last line on stdout.
+"""The process that builds one engine. It reads a job as JSON from stdin and answers with one last line on stdout.
 
-The line is "built", or "disk: …" or "failed: …" with the exit status 1; all else goes to stderr.
+The line is "built", or "disk: …" or "failed: …" with the exit status 1. All else goes to stderr.
 """
 
 from __future__ import annotations
@@ -43,11 +43,34 @@ def _build(job: dict[str, Any]) -> None:
     rtx = job["library"] == "tensorrt_rtx"
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(rtx))
     from segrefine.engines.plugins.tensorrt_plugins import register_plugins
-    from segrefine.engines.tensorrt import import_library
+    from segrefine.engines.tensorrt.libraries import import_library
 
     library: Any = import_library("tensorrt-rtx" if rtx else "tensorrt")
+    from polygraphy.backend.trt import EngineBytesFromNetwork
+
+    if job["plugins"]:  # the plugins replace the graph's functions if they are known before it is read
+        register_plugins(library)
+    parsed = parse_graph(library, job["graph"])
+    engine = EngineBytesFromNetwork(parsed, _configure(library, job), save_timing_cache=job["timing_cache"])()
+    Path(job["engine"]).write_bytes(engine)
+
+
+def parse_graph(library: Any, graph: str) -> tuple[Any, Any, Any]:
+    """Builder, network and parser of a graph. Strong typing keeps the precision of each tensor in the graph.
+
+    TensorRT 11 and TensorRT-RTX type strongly by themselves. Older versions would compute in float32 unless asked.
+    """
+    from polygraphy.backend.trt import NetworkFromOnnxPath
+
+    builder, network, parser = NetworkFromOnnxPath(graph, strongly_typed=True)()
+    _let_attention_decompose(library, network)
+    return builder, network, parser
+
+
+def _configure(library: Any, job: dict[str, Any]) -> Any:
+    """What makes the builder's configuration, once it has builder and network."""
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
-    from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile
+    from polygraphy.backend.trt import CreateConfig, Profile
 
     profile = Profile()
     for name, (smallest, tuned, largest) in job["shapes"].items():
@@ -59,17 +82,24 @@ def _build(job: dict[str, Any]) -> None:
     if cache and Path(cache).exists():
         _check_timing_cache(library, Path(cache))
         options["load_timing_cache"] = cache
-    if rtx:
+    if job["library"] == "tensorrt_rtx":
         capabilities = [tuple(each) for each in job["compute_capabilities"]]
-        config = CreateConfigRTX(compute_capabilities=capabilities, **options)
+        make: Any = CreateConfigRTX(compute_capabilities=capabilities, **options)
     else:
-        config = CreateConfig(version_compatible=True, **options)
-    if job["plugins"]:  # known before the graph is read, they take the place of its functions
-        register_plugins(library)
-    parsed = NetworkFromOnnxPath(job["graph"])()
-    _let_attention_decompose(library, parsed[1])
-    engine = EngineBytesFromNetwork(parsed, config, save_timing_cache=cache)()
-    Path(job["engine"]).write_bytes(engine)
+        make = CreateConfig(version_compatible=job["version_compatible"], **options)
+
+    def create(builder: Any, network: Any) -> Any:
+        config = make(builder, network)
+        set_tf32(library, config, allowed=job["tf32"])
+        return config
+
+    return create
+
+
+def set_tf32(library: Any, config: Any, *, allowed: bool) -> None:
+    """Allow or forbid TensorFloat-32. The libraries allow it by default; Polygraphy forbids it for TensorRT only."""
+    change = config.set_flag if allowed else config.clear_flag
+    change(library.BuilderFlag.TF32)
 
 
 def _check_timing_cache(library: Any, path: Path) -> None:

@@ -17,8 +17,9 @@ import pytest
 from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import Bundle
 from segrefine.engines import EngineFile, TensorRtOptions, build_engine
-from segrefine.engines.tensorrt import tensorrt_recipe
-from segrefine.engines.tensorrt_messages import explain_failure
+from segrefine.engines.tensorrt import build as build_module
+from segrefine.engines.tensorrt.build import tensorrt_recipe
+from segrefine.engines.tensorrt.messages import explain_failure
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
 from tests.tiny_bundle import write_bundle
 
@@ -180,14 +181,12 @@ def test_a_graph_that_the_library_refuses(bundle: Bundle, monkeypatch: pytest.Mo
 
 
 def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segrefine.engines import tensorrt
-
     run = subprocess.run
 
     def limited(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         return run(["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command], **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(tensorrt.subprocess, "run", limited)
+    monkeypatch.setattr(build_module.subprocess, "run", limited)
     with pytest.raises((OutputError, EngineError), match="chain"):
         build(bundle, ADA, "chain")
     assert not list(bundle.path.glob("engines/**/*.*"))

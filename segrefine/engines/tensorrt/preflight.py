@@ -9,13 +9,13 @@ from pathlib import Path
 
 from segrefine.bundle import Bundle
 from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_recipe, rebuild_command
-from segrefine.engines.tensorrt import Library
+from segrefine.engines.tensorrt.options import Library
 from segrefine.errors import EngineError, EngineWarning
 from segrefine.storage import read_json_object
 
 
 def find_tensorrt_engines(
-    bundle: Bundle, component: str, library: Library, *, version: str, hardware: str
+    bundle: Bundle, component: str, library: Library, *, version: str, hardware: str, lean: bool = False
 ) -> list[tuple[Path, EngineRecipe]]:
     """The engines of a component that this machine can run, with their recipes; their files are checked.
 
@@ -27,6 +27,7 @@ def find_tensorrt_engines(
         library: what runs the engines.
         version: of the library here.
         hardware: the GPU here, such as "sm89".
+        lean: whether only TensorRT's lean runtime is installed.
 
     Raises:
         EngineError: there is none; the message says for each one why it does not fit, the hint how to build it.
@@ -44,7 +45,7 @@ def find_tensorrt_engines(
             command = _build_for(recipe, hardware).rebuild_command(bundle)
             if content.get("key") != recipe.key:
                 raise EngineError("its sidecar was altered, its key does not match")
-            if misfit := _find_misfit(recipe, hashes, version, hardware):
+            if misfit := _find_misfit(recipe, hashes, version, hardware, lean):
                 problems[sidecar.name] = misfit
                 continue
             path = check_files(bundle, sidecar, content, recipe, hint=command)
@@ -72,13 +73,17 @@ def _build_for(recipe: EngineRecipe, hardware: str) -> EngineRecipe:
     return recipe if hardware in named else replace(recipe, hardware="-".join([*named, hardware]))
 
 
-def _find_misfit(recipe: EngineRecipe, hashes: Mapping[str, str], version: str, hardware: str) -> str | None:
+def _find_misfit(
+    recipe: EngineRecipe, hashes: Mapping[str, str], version: str, hardware: str, lean: bool
+) -> str | None:
     """Why an engine does not fit: it was built from another graph, or for another library or GPU."""
     if dict(recipe.graph) != dict(hashes):
         return "the graph was exported anew since it was built"
     if hardware not in recipe.hardware.split("-"):
         return f"built for {recipe.hardware}"
-    if recipe.backend == "tensorrt-rtx":
+    if not recipe.options.get("version_compatible"):
+        if lean:
+            return "built without --version-compatible, which TensorRT's lean runtime needs"
         return None if recipe.version == version else f"built by version {recipe.version}"
     if _serves(version, recipe.version):
         return None
@@ -86,6 +91,6 @@ def _find_misfit(recipe: EngineRecipe, hashes: Mapping[str, str], version: str, 
 
 
 def _serves(runtime: str, built: str) -> bool:
-    """Whether a runtime of full TensorRT loads a version-compatible engine: same major version, not older."""
+    """Whether a TensorRT runtime loads a version-compatible engine: same major version, and not older."""
     here, there = ([int(part) for part in version.split(".")[:3]] for version in (runtime, built))
     return here[0] == there[0] and here >= there

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ import pytest
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import TensorRtOptions, load, load_engine, peak_memory, tensorrt_engine
+from segrefine.engines import TensorRtOptions, load, load_engine, peak_memory
 from segrefine.engines import cuda as cuda_module
-from segrefine.engines.recipe import EngineRecipe, graph_hashes, write_sidecar
-from segrefine.engines.tensorrt import _workspace
+from segrefine.engines.recipe import read_recipe
+from segrefine.engines.tensorrt import buffers, libraries
+from segrefine.engines.tensorrt.build import _workspace
+from segrefine.engines.tensorrt.engine import TensorRtEngine
+from segrefine.engines.tensorrt.runtime import EnginePlan
 from segrefine.errors import BackendError, EngineError, EngineWarning, ShapeError
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
-from tests.engines.cuda_stand_in import Cuda, TensorRt, one_gpu, version_of
+from tests.engines.cuda_stand_in import Cuda, TensorRt, build, one_gpu
 from tests.tiny_bundle import CHANNELS, chain, linear, write_bundle
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
@@ -41,32 +45,6 @@ def gpu() -> Iterator[Cuda]:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return write_bundle(tmp_path / "bundle")
-
-
-def build(bundle: Bundle, component: str, library: str, least: int = 1, most: int = 4, **changes: Any) -> Path:
-    """An engine as `build_engine` leaves it, for batches from `least` to `most` and all other sizes."""
-    values = {
-        "component": component,
-        "graph": graph_hashes(bundle, component),
-        "backend": library,
-        "version": version_of(library),
-        "precision": "fp32",
-        "profile": f"batch={least}:{most}:{most}",
-        "device": "cuda",
-        "hardware": "sm86-sm89" if library == "tensorrt-rtx" else "sm89",
-    }
-    recipe = EngineRecipe(**(values | changes))
-    limits = {
-        tensor.name: [[size if isinstance(size, int) else other[size == "batch"] for size in tensor.shape]
-                      for other in ((1, least), (1024, most), (1024, most))]
-        for tensor in bundle.manifest.components[component].inputs
-    }  # fmt: skip
-    folder = recipe.folder(bundle)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (recipe.stem + recipe.suffix)
-    path.write_text(json.dumps({"graph": str(bundle.graph(component)), "limits": limits}))
-    write_sidecar(recipe, folder)
-    return path
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -115,7 +93,7 @@ def test_engines_share_the_memory_for_intermediate_results(gpu: Cuda, bundle: Bu
 def test_what_one_engine_gave_is_not_sent_again_to_the_next(
     gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_engine, "LEAST_BYTES", 0)
+    monkeypatch.setattr(buffers, "LEAST_BYTES", 0)
     for component in ("linear", "chain"):
         build(bundle, component, "tensorrt")
     with load_engine(bundle, "linear", "tensorrt") as one, load_engine(bundle, "chain", "tensorrt") as other:
@@ -143,7 +121,7 @@ def test_features_stay_on_the_device(gpu: Cuda, tmp_path: Path, monkeypatch: pyt
     sent, masks = [], []
     with Refiner.from_bundle(bundle.path, backend="tensorrt") as refiner:
         for least in (1 << 40, 0):
-            monkeypatch.setattr(tensorrt_engine, "LEAST_BYTES", least)
+            monkeypatch.setattr(buffers, "LEAST_BYTES", least)
             gpu.copied.clear()
             masks.append(refiner(scene.image, scene.coarse, scene.label).probability)
             sent.append(gpu.copied["HostToDevice"])
@@ -161,7 +139,7 @@ def test_size_outside_of_the_profile(gpu: Cuda, bundle: Bundle) -> None:
     demo = Bundle.open(shutil.copytree(demo_bundle(), bundle.path.with_name("demo")))
     build(demo, "vae_encoder", "tensorrt", least=2)
     with load_engine(demo, "vae_encoder", "tensorrt") as engine:
-        message = r"'sample' is \(2, 3, 64, 1032\), and its engine serves \(2, 3, 1, 1\) to \(4, 3, 1024, 1024\)"
+        message = r"'sample' is \(2, 3, 64, 1032\), and its engine takes \(2, 3, 1, 1\) to \(4, 3, 1024, 1024\)"
         with pytest.raises(ShapeError, match=message) as caught:
             engine({"sample": np.zeros((2, 3, 64, 1032), np.float32)})
         assert "--min-shapes batch=2" in str(caught.value.hint)
@@ -184,10 +162,9 @@ def test_engine_of_one_size_is_a_graph(gpu: Cuda, bundle: Bundle, monkeypatch: p
             feeds = FEEDS | {"timestep": FEEDS["timestep"] + shift}
             np.testing.assert_allclose(engine(feeds)["out_sample"], linear(*feeds.values()), atol=1e-4)
         assert gpu.launched == 2
-        monkeypatch.setattr(load, "import_runtime", lambda library: TensorRt(gpu, "tensorrt"))
         larger = TensorRt(gpu, "tensorrt")
         larger.scratch = 1 << 20  # moves the memory that the captured graph wrote to
-        monkeypatch.setattr(tensorrt_engine, "import_runtime", lambda library: larger)
+        monkeypatch.setattr(libraries, "import_runtime", lambda library: larger)
         with load_engine(bundle, "chain", "tensorrt") as other:
             other({"sample": SAMPLE})
         np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
@@ -206,11 +183,26 @@ def test_workspace_is_at_most_what_is_free(gpu: Cuda) -> None:
 
 def test_full_memory(gpu: Cuda, bundle: Bundle) -> None:
     build(bundle, "linear", "tensorrt")
-    gpu.capacity = 1024
-    with load_engine(bundle, "linear", "tensorrt") as engine, pytest.raises(EngineError) as caught:
-        engine(FEEDS)
-    assert "cudaMalloc failed: cudaErrorMemoryAllocation" in str(caught.value)
-    assert "smaller images" in str(caught.value.hint)
+    with load_engine(bundle, "linear", "tensorrt") as engine:
+        gpu.capacity = gpu.weights + 4096
+        with pytest.raises(EngineError, match="cudaMalloc failed: cudaErrorMemoryAllocation") as caught:
+            engine(FEEDS)
+        assert "smaller images" in str(caught.value.hint) and not gpu.pinned
+        gpu.capacity = 1 << 30
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("capacity", [10, 4200])
+def test_full_memory_while_loading(gpu: Cuda, bundle: Bundle, library: str, capacity: int) -> None:
+    build(bundle, "linear", library)
+    gpu.capacity = capacity  # too little for the weights; then for the intermediate results
+    with pytest.raises(EngineError, match=r"OutOfMemory|cudaErrorMemoryAllocation") as caught:
+        load_engine(bundle, "linear", library)
+    assert "close other programs on the GPU" in str(caught.value.hint)
+    assert not gpu.device and not gpu.pinned
+    gpu.capacity = 1 << 30
+    load_engine(bundle, "linear", library).close()
 
 
 @pytest.mark.parametrize(
@@ -219,12 +211,13 @@ def test_full_memory(gpu: Cuda, bundle: Bundle) -> None:
         ({"hardware": "sm86"}, "tensorrt", "built for sm86"),
         ({"hardware": "sm86-sm120"}, "tensorrt-rtx", "built for sm86-sm120"),
         ({"version": "1.7.0"}, "tensorrt-rtx", r"built by version 1\.7\.0"),
+        ({"version": "11.2.3"}, "tensorrt", r"built by version 11\.2\.3"),
         (
-            {"version": "11.5.0"},
+            {"version": "11.5.0", "options": {"version_compatible": True}},
             "tensorrt",
             r"built by version 11\.5\.0, which needs a runtime of that version or a later",
         ),
-        ({"version": "10.9.0"}, "tensorrt", r"built by version 10\.9\.0"),
+        ({"version": "10.9.0", "options": {"version_compatible": True}}, "tensorrt", r"built by version 10\.9\.0"),
         ({"graph": {"linear/model.onnx": "0"}}, "tensorrt", "exported anew"),
     ],
 )
@@ -237,6 +230,7 @@ def test_engine_for_something_else(
     hint = str(caught.value.hint)
     assert f"segrefine build-engine {bundle.path} --backend {library} --components linear" in hint
     assert "--min-shapes batch=1 --opt-shapes batch=4 --max-shapes batch=4" in hint
+    assert hint.endswith(" --version-compatible") == bool(changes.get("options"))
     if library == "tensorrt-rtx":
         assert hint.endswith(
             " --compute-capability 8.6 --compute-capability 12.0 --compute-capability 8.9"
@@ -279,9 +273,24 @@ def test_of_two_for_the_same_sizes_the_last_one_built_runs(gpu: Cuda, bundle: Bu
     assert [options.workspace for options in load.built_options(bundle, "linear", "tensorrt", "cpu")] == [None]
 
 
-def test_older_minor_version_is_served(gpu: Cuda, bundle: Bundle) -> None:
-    build(bundle, "linear", "tensorrt", version="11.2.3")
+def test_version_compatible_engine_of_an_older_minor_version(gpu: Cuda, bundle: Bundle) -> None:
+    path = build(bundle, "linear", "tensorrt", version="11.2.3", options={"version_compatible": True, "tf32": False})
+    assert path.stem == "fp32_batch1-4-4_11.2.3_version-compatible_sm89"
     load_engine(bundle, "linear", "tensorrt").close()
+
+
+def test_lean_runtime_runs_version_compatible_engines_only(
+    gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean = TensorRt(gpu, "tensorrt")
+    lean.__name__ = "tensorrt_lean"
+    monkeypatch.setattr(libraries, "import_runtime", lambda library: lean)
+    build(bundle, "linear", "tensorrt")
+    with pytest.raises(EngineError, match="without --version-compatible, which TensorRT's lean runtime needs"):
+        load_engine(bundle, "linear", "tensorrt")
+    build(bundle, "linear", "tensorrt", options={"version_compatible": True})
+    with load_engine(bundle, "linear", "tensorrt") as engine:
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
 
 
 def test_among_several_the_one_that_fits_is_taken(gpu: Cuda, bundle: Bundle) -> None:
@@ -328,14 +337,17 @@ def test_altered_files(gpu: Cuda, bundle: Bundle) -> None:
 
 
 def test_engine_that_the_library_refuses(gpu: Cuda, bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "no.engine").write_bytes(b"no engine")
-    spec = bundle.manifest.components["linear"]
+    path, spec = build(bundle, "linear", "tensorrt"), bundle.manifest.components["linear"]
+    recipe = read_recipe(json.loads(path.with_suffix(".json").read_text()))
+    command = "segrefine build-engine x"
+    plan = EnginePlan(path=tmp_path / "no.engine", spec=spec, recipe=recipe, rebuild=command, machine="sm89")
+    plan.path.write_bytes(b"no engine")
     with pytest.raises(EngineError, match="does not load in tensorrt: Magic tag does not match") as caught:
-        tensorrt_engine.TensorRtEngine(tmp_path / "no.engine", spec, "tensorrt", 0, rebuild="segrefine build-engine x")
+        TensorRtEngine(plan, 0)
     assert caught.value.hint == "build it again: segrefine build-engine x"
-    path, other = build(bundle, "linear", "tensorrt"), bundle.manifest.components["chain"]
+    other = replace(plan, path=path, spec=bundle.manifest.components["chain"])
     with pytest.raises(EngineError, match=r"has inputs \{.*timestep.*\}, but chain should have"):
-        tensorrt_engine.TensorRtEngine(path, other, "tensorrt", 0, rebuild="")
+        TensorRtEngine(other, 0)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -370,5 +382,5 @@ def test_old_driver(gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     error = gpu.cudaError_t.cudaErrorInsufficientDriver
     monkeypatch.setattr(gpu, "cudaGetDeviceCount", lambda: (error, 0))
     monkeypatch.setattr(gpu, "cudaDriverGetVersion", lambda: (gpu.cudaError_t.cudaSuccess, 12040))
-    with pytest.raises(BackendError, match=r"the NVIDIA driver serves CUDA 12\.4, and .* need CUDA 13\.0"):
+    with pytest.raises(BackendError, match=r"the NVIDIA driver supports CUDA 12\.4, but .* need CUDA 13\.0"):
         load_engine(bundle, "linear", "tensorrt")
