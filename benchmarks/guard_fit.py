@@ -24,7 +24,7 @@ from segrefine.runtime.guard import (
     weigh,
 )
 from segrefine.runtime.metrics import iou
-from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.regions import Regions
 
 Array = NDArray[np.float64]

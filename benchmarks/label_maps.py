@@ -25,7 +25,8 @@ from segrefine.reference.demo.captions import NAMES
 from segrefine.reference.demo.scenes import Scene, compose_scene
 from segrefine.reference.demo.sources import load_sources
 from segrefine.runtime.metrics import iou
-from segrefine.runtime.pipeline import Refiner, label_map
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.refinement import label_map
 from segrefine.settings import G4SegSettings
 
 LABELS = 4

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from segrefine.client import AsyncClient, Client
     from segrefine.engines import build_engine, load_engine
     from segrefine.errors import SegrefineError
-    from segrefine.runtime.crop import refine_masks
     from segrefine.runtime.image import load_image
     from segrefine.runtime.marks import Marks, coarse_from_marks
     from segrefine.runtime.mask import load_mask
@@ -27,7 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncClient", "Bundle", "Client", "G4SegSettings", "GsSettings", "Marks", "Refiner", "SegrefineError",
     "Segmenter", "__version__", "build_engine", "coarse_from_marks", "load_engine", "load_image", "load_mask",
-    "refine_masks", "save_mask", "split_caption",
+    "save_mask", "split_caption",
 ]  # fmt: skip
 
 _HOMES = {
@@ -45,7 +44,6 @@ _HOMES = {
     "load_engine": "segrefine.engines",
     "load_image": "segrefine.runtime.image",
     "load_mask": "segrefine.runtime.mask",
-    "refine_masks": "segrefine.runtime.crop",
     "save_mask": "segrefine.runtime.output",
     "split_caption": "segrefine.runtime.narrative",
 }

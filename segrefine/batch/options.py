@@ -42,7 +42,7 @@ def describe_options(job: Job) -> dict[str, Any]:
         "backend": engines.get("backend", "onnxruntime"),
         **{name: engines.get(name) for name in ("precision", "resolution")},
         "settings": settings and settings.to_dict(),
-        **{"seed": job.seed, "guard": job.guarded, "crop": job.crop},
+        **{"seed": job.seed, "guard": job.guard, "crop": job.crop},
         **({"boxes": True} if job.boxes else {}),  # an output of a version that had no such option stays resumable
     }
 

@@ -79,7 +79,7 @@ def _conclude(job: Job, dataset: Dataset, entries: Sequence[Entry], facts: Mappi
     """Writes what belongs to the whole run, and gives what the manifest says, even where there is no place for it."""
     values = summarise(entries, facts) | asdict(dataset.pass_over()) | {"unwritten": []}
     steps = [partial(dataset.finish, job.output), partial(write_manifest, job.output, values)]
-    if job.guarded:
+    if job.guard:
         steps.insert(0, partial(write_judgements, job.output, entries))
     for step in steps:
         try:

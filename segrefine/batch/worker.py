@@ -20,8 +20,8 @@ from segrefine.datasets.folder import FolderDataset
 from segrefine.datasets.items import Dataset, Item, LabelledMask, Pixels, Reading, read_image
 from segrefine.engines import usable_cores
 from segrefine.errors import SegrefineError
-from segrefine.runtime.crop import refine_masks
-from segrefine.runtime.pipeline import Refinement, Refiner
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.refinement import Refinement
 
 Read = tuple[Pixels, Reading]
 
@@ -36,7 +36,7 @@ class Job:
         output: folder of the results.
         engines: arguments of `Refiner.from_bundle`; `threads` is of each process.
         seed: of the noise, of every image alike.
-        guarded: whether changes that cannot be trusted are put back.
+        guard: whether changes that cannot be trusted are undone.
         crop: whether small objects are refined in a crop around them.
         boxes: whether an annotation that has a box and no mask is refined from its box.
     """
@@ -46,7 +46,7 @@ class Job:
     output: Path
     engines: dict[str, Any]
     seed: int = 0
-    guarded: bool = False
+    guard: bool = True
     crop: bool = True
     boxes: bool = False
 
@@ -113,7 +113,7 @@ def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Futu
         results: Sequence[Refinement] = ()
         if reading.masks:
             masks = [(each.label, each.mask) for each in reading.masks]
-            results = refine_masks(refiner, image, masks, seed=job.seed, crop=job.crop, guarded=job.guarded)
+            results = refiner(image, masks, seed=job.seed, crop=job.crop, guard=job.guard)
         refined = {each.key: result for each, result in zip(reading.masks, results, strict=True)}
         dataset.write(item, refined, (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands

@@ -56,7 +56,7 @@ _UNREFINED = {
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    guarded: bool, crop: bool, boxes: bool, address: str | None, gpus: float | None, model: Model,
+    guard: bool, crop: bool, boxes: bool, address: str | None, gpus: float | None, model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
@@ -67,7 +67,7 @@ def batch(
     An annotation without a usable mask stays as it is, and is counted; --boxes refines it from its box.
 
     What fails is listed in OUTPUT/manifest.json with the reason, the rest goes on, and the exit code is 1.
-    OUTPUT/guard.csv lists every mask with --guard's confidence in it.
+    OUTPUT/guard.csv lists the guard's confidence in every mask.
     """
     from segrefine.batch.worker import Job
     from segrefine.engines import usable_cores
@@ -77,7 +77,7 @@ def batch(
         raise click.UsageError("--boxes is for a COCO JSON; other notations have no boxes")
     job = Job(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
-        engines=model.engines(), seed=seed, guarded=guarded, crop=crop, boxes=boxes,
+        engines=model.engines(), seed=seed, guard=guard, crop=crop, boxes=boxes,
     )  # fmt: skip
     with console.resumable():
         if address:

@@ -18,11 +18,8 @@ from segrefine.cli.segment import SPREAD_SAMPLES
 from segrefine.errors import OutputError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from segrefine.runtime.pictures import BeforeAfter
-    from segrefine.runtime.pipeline import Refinement, Refiner
+    from segrefine.runtime.refinement import Refinement
     from segrefine.runtime.segmenter import Segment
 
 Result = TypeVar("Result")
@@ -36,10 +33,10 @@ Result = TypeVar("Result")
 @model_options
 @with_console
 def demo(console: Console, output: Path, seed: int, model: Model) -> None:
-    """Refine the coarse masks of twelve scenes that the demo models never saw; then find the objects by name alone.
+    """Refine the coarse masks of twelve scenes that the demo models never saw. Then find the objects by name alone.
 
-    DIR/sheet.png shows all scenes before and after refining, and what --guard leaves of the change; DIR/segments.png
-    what "the fox" and so on name in them. DIR/masks and DIR/overlays hold the refined masks.
+    DIR/sheet.png shows all scenes before and after refining. DIR/segments.png shows what "the fox" and so on name in
+    them. DIR/masks and DIR/overlays hold the refined masks.
     """
     from segrefine.assets import demo_samples
     from segrefine.storage import output_errors
@@ -53,18 +50,16 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         started = time.perf_counter()
         results = _run_all(scenes, tell, lambda each: refiner(each.image, each.coarse, each.label, seed=seed))
         seconds = time.perf_counter() - started
-        guarded = {name: _guard(refiner, scene.image, results[name]) for name, scene in scenes.items()}
     with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
         segmenter.settings = replace(segmenter.settings, samples=SPREAD_SAMPLES)
         found = _run_all(scenes, tell, lambda each: segmenter(each.image, [f"the {each.label}"], seed=seed).segments[0])
-    rows = {name: _compare(scene, results[name], guarded[name]) for name, scene in scenes.items()}
+    rows = {name: _compare(scene, results[name]) for name, scene in scenes.items()}
     sheet = _write(output, results, rows)
     segments, segments_sheet = _write_segments(output, scenes, found)
     entries = [_entry(output, name, row, results[name]) for name, row in rows.items()]
     values = {
         "mean_iou_before": fmean(row.iou_before for row in rows.values()),
         "mean_iou_after": fmean(row.iou_after for row in rows.values()),
-        "mean_iou_guarded": fmean(row.iou_guarded for row in rows.values()),
         "seconds": seconds,
         "samples": entries,
         "sheet": str(sheet),
@@ -99,12 +94,6 @@ def _run_all(scenes: Mapping[str, Sample], tell: Tell, run: Callable[[Sample], R
     return results
 
 
-def _guard(refiner: Refiner, image: NDArray[np.uint8], result: Refinement) -> Refinement:
-    from segrefine.runtime.guard import guard
-
-    return guard(image, refiner.fit(image), [result.coarse], [result])[0]
-
-
 def _write_segments(
     output: Path, scenes: Mapping[str, Sample], found: Mapping[str, Segment]
 ) -> tuple[list[dict[str, Any]], Path]:
@@ -123,7 +112,7 @@ def _write_segments(
     return entries, sheet
 
 
-def _compare(scene: Sample, result: Refinement, guarded: Refinement) -> BeforeAfter:
+def _compare(scene: Sample, result: Refinement) -> BeforeAfter:
     from segrefine.runtime.metrics import iou
     from segrefine.runtime.pictures import BeforeAfter
 
@@ -132,11 +121,9 @@ def _compare(scene: Sample, result: Refinement, guarded: Refinement) -> BeforeAf
         image=scene.image,
         coarse=coarse,
         refined=result.mask,
-        guarded=guarded.mask,
         label=scene.label,
         iou_before=iou(coarse, scene.truth),
         iou_after=iou(result.mask, scene.truth),
-        iou_guarded=iou(guarded.mask, scene.truth),
     )
 
 
@@ -158,7 +145,6 @@ def _entry(output: Path, name: str, row: BeforeAfter, result: Refinement) -> dic
         "label": row.label,
         "iou_before": row.iou_before,
         "iou_after": row.iou_after,
-        "iou_guarded": row.iou_guarded,
         "seconds": sum(result.seconds.values()),
         "mask": str(output / "masks" / f"{name}.png"),
         "overlay": str(output / "overlays" / f"{name}.png"),
@@ -173,7 +159,7 @@ def _describe(values: Mapping[str, Any], model: Model) -> str:
     named = fmean(entry["iou"] for entry in values["segments"])
     return "\n".join(
         [
-            table(("scene", "label", "coarse IoU", "refined IoU", "points", "with --guard", "points"), rows),
+            table(("scene", "label", "coarse IoU", "refined IoU", "points"), rows),
             f"\n{len(entries)} masks in {values['seconds']:.1f} s, {each:.2f} s each, with {model.describe()}",
             f"without any mask, by their names alone, the objects are found with a mean IoU of {named:.3f}",
             f"look at {values['sheet']} and {values['segments_sheet']}",
@@ -182,7 +168,7 @@ def _describe(values: Mapping[str, Any], model: Model) -> str:
 
 
 def _cells(values: Mapping[str, Any], prefix: str) -> list[str]:
-    """The IoU before; after, and its gain; under the guard, and its gain."""
-    before, after, guarded = (values[f"{prefix}{name}"] for name in ("before", "after", "guarded"))
-    gains = [cell for overlap in (after, guarded) for cell in (f"{overlap:.3f}", f"{100 * (overlap - before):+.1f}")]
-    return [f"{before:.3f}", *gains]
+    """The IoU before, the IoU after, and the gain in points."""
+    before = values[f"{prefix}before"]
+    after = values[f"{prefix}after"]
+    return [f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f}"]

@@ -38,7 +38,10 @@ crop_option = click.option(
     help="Refine an object under 1 % of the image in a crop around it.",
 )
 guard_option = click.option(
-    "--guard", "guarded", is_flag=True, help="Put back what refining changed where the evidence is weak."
+    "--guard/--no-guard",
+    default=True,
+    show_default=True,
+    help="Undo changes that cannot be trusted.",
 )
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segrefine.runtime.mask import CoarseMask
-    from segrefine.runtime.pipeline import Refinement, Refiner
+    from segrefine.runtime.pipeline import Refiner
+    from segrefine.runtime.refinement import Refinement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class Outputs:
 @with_console
 def refine(
     console: Console, image: Path, mask: Path | None, label: str, output: Path, probability: Path | None,
-    overlay: Path | None, trace: Path | None, seed: int, guarded: bool, crop: bool, marks: MarkOptions,
+    overlay: Path | None, trace: Path | None, seed: int, guard: bool, crop: bool, marks: MarkOptions,
     model: Model,
 ) -> None:  # fmt: skip
     """Refine the coarse MASK of IMAGE, or one that boxes, points or strokes amount to.
@@ -105,7 +106,6 @@ def refine(
     palette, is foreground; or a .npy with probabilities. With --box, --point or --scribble there is no MASK: outside of
     all boxes is background, strokes and points stay as they are drawn, and the rest is found.
     """
-    from segrefine.runtime.crop import refine_masks
     from segrefine.runtime.image import load_image
 
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
@@ -125,9 +125,7 @@ def refine(
     with model.open() as refiner:
         loaded = time.perf_counter() - started
         with console.progress("refining") as tell:
-            [result] = refine_masks(
-                refiner, pixels, [(label, given)], seed=seed, crop=crop, guarded=guarded, progress=tell
-            )
+            result = refiner(pixels, given, label, seed=seed, crop=crop, guard=guard, progress=tell)
         outputs.write(pixels, coarse, label, result, refiner)
     seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
     values = {

@@ -59,7 +59,7 @@ class Vary(click.ParamType[tuple[str, tuple[float, ...]]]):
 @with_console
 def sweep(
     console: Console, source: Path, truth: Path, output: Path, wanted: Sequence[tuple[str, tuple[float, ...]]],
-    workers: int | None, resume: bool, seed: int, guarded: bool, crop: bool, model: Model,
+    workers: int | None, resume: bool, seed: int, guard: bool, crop: bool, model: Model,
 ) -> None:  # fmt: skip
     """Refine a data set with other settings, one at a time, and compare with the true masks.
 
@@ -83,7 +83,7 @@ def sweep(
             Refiner(refiner.bundle, refiner.engines, settings=variant.settings)  # what does not fit is told at once
     job = Job(
         source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(), seed=seed,
-        guarded=guarded, crop=crop,
+        guard=guard, crop=crop,
     ).share_cores(workers)  # fmt: skip
     with console.resumable(), console.progress("sweep", long=True) as tell:
         rows, before = run_sweep(

@@ -30,7 +30,7 @@ from segrefine.errors import MaskError
 from segrefine.runtime.marks import Box, Marks, coarse_from_marks
 from segrefine.runtime.mask import CoarseMask, has_border
 from segrefine.runtime.output import write_whole
-from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.rle import encode_rle
 from segrefine.storage import output_errors
 

@@ -16,7 +16,7 @@ from segrefine.datasets.items import Item, Kind, LabelledMask, PassedOver, Pixel
 from segrefine.errors import MaskError
 from segrefine.runtime.mask import check_mask, check_range, has_border, read_mask, read_stored
 from segrefine.runtime.output import save_label_map, save_mask, save_probability
-from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors, read_json
 
 IMAGES, MASKS, LABELS, CLASSES = "images", "masks", "labels.json", "classes.json"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import CoarseMask
-from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.refinement import Refinement
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

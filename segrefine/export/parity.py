@@ -121,7 +121,7 @@ def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mod
     for scene in scenes:
         ours_steps, their_steps = Steps(), Steps()
         try:
-            ours = engines(scene.image, scene.coarse, scene.label, observe=ours_steps)
+            ours = engines(scene.image, scene.coarse, scene.label, crop=False, guard=False, observe=ours_steps)
         except NumericalError as error:
             yield overflow_row(mode, watched, error, dtype)
             return

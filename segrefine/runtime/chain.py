@@ -21,9 +21,9 @@ def refine_segments(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Segmentation:
-    """A segmentation whose probabilities G4Seg took for coarse masks and refined, each under its phrase's label.
+    """Refine every mask of a segmentation with G4Seg, under the label of its phrase.
 
-    Segments that are empty or full stay as they are: there is no border to refine.
+    Segments that are empty or full stay as they are: they have no border to refine.
 
     Args:
         refine: the refiner.

@@ -15,14 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.errors import ImageError, MaskError, SettingsError
+from segrefine.errors import SettingsError
 from segrefine.runtime.edges import logit, sigmoid
-from segrefine.runtime.filters import Floats
-from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.image import check_image
-from segrefine.runtime.mask import check_mask, check_mask_size
 from segrefine.runtime.metrics import iou
-from segrefine.runtime.pipeline import Refinement, label_map
+from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.regions import REGION_FEATURES, Numbers, Regions, describe_regions
 
 MASK_FEATURES = (
@@ -130,97 +126,28 @@ class Judged:
         return np.where(self.regions.everywhere(self.accepted, False), self.regions.after, self.regions.before)
 
 
-def guard(
-    image: NDArray[np.uint8],
-    fit: FittedImage,
-    coarse: Sequence[Floats],
-    results: Sequence[Refinement],
-    settings: GuardSettings | None = None,
-) -> tuple[Refinement, ...]:
-    """The refinements with their confidences, less the changes that cannot be trusted, and they say so.
+def guard_changes(image: NDArray[np.uint8], result: Refinement, settings: GuardSettings | None = None) -> Refinement:
+    """Undo the changes of a refinement that cannot be trusted, and report how far the rest can be.
 
-    The confidence of a mask is the probability that refining, less what was put back, has not cost it more than 0.02 of
-    IoU; that of a pixel is the probability that it is on the right side. Both are calibrated for the demo model. An
+    The confidence of a mask is the probability that refining, less what was undone, has not cost it more than 0.02 of
+    IoU. That of a pixel is the probability that it is on the right side. Both are calibrated for the demo model. An
     image flatter than all that they were fitted on shows nothing to judge by: the confidence is 0.
 
-    The masks are disjoint but for those that are `kept_coarse`, see `divide_pixels`.
+    The mask of the result is not disjoint from others; see `divide_pixels`.
 
     Args:
-        image: uint8 (H, W, 3) RGB.
-        fit: the same on the model's grid, `Refiner.fit` of it.
-        coarse: float32 (H, W) of each label, the masks that were refined.
-        results: what became of them, in the same order; one of a crop is judged in its crop, by its own `fit`.
-        settings: weights; None for those that were fitted.
-
-    Raises:
-        ImageError: the image is no uint8 array (H, W, 3), or `fit` is of another one.
-        MaskError: another number of masks than of results, or one of them is of another size than the image.
+        image: uint8 (H, W, 3) RGB, the image that was refined: for a result of a crop, that crop.
+        result: what refining made of the mask in this image.
+        settings: weights.  [default: the fitted ones]
     """
-    check_image(image)
-    if len(coarse) != len(results):
-        raise MaskError(f"expected a coarse mask for each of {len(results)} results, got {len(coarse)}")
-    size = image.shape[0], image.shape[1]
-    if fit.size != size:
-        raise ImageError(f"expected `fit` of the image, {size}, got that of one {fit.size}", hint="refiner.fit(image)")
-    for before, result in zip(coarse, results, strict=True):
-        check_mask(before, size)
-        check_mask_size(result.probability, size)
     settings = settings or GuardSettings()
-    guarded = [_guard_in_place(image, fit, *each, settings) for each in zip(coarse, results, strict=True)]
-    return divide_pixels(guarded)
-
-
-def divide_pixels(results: Sequence[Refinement]) -> tuple[Refinement, ...]:
-    """The same with masks that share out the pixels by probability, see `label_map`.
-
-    A mask that the guard left coarse stays just that, all of it: it may overlap others, as coarse masks may.
-    """
-    numbers = label_map(each.probability for each in results)
-    return tuple(
-        replace(each, mask=each.probability > 0.5 if each.kept_coarse else numbers == i)
-        for i, each in enumerate(results, 1)
-    )
-
-
-def stitch(result: Refinement, coarse: Floats, part: tuple[slice, slice]) -> Refinement:
-    """What was refined in a part of the image, as a mask of all of it; outside, nothing was to be decided.
-
-    Args:
-        result: of the part.
-        coarse: float32 (H, W), the mask of the whole image.
-        part: rows and columns.
-    """
-    probability, confidence = coarse.copy(), result.pixel_confidence
-    probability[part] = result.probability
-    if confidence is not None:
-        confidence = np.ones(coarse.shape, np.float16)
-        confidence[part] = result.pixel_confidence
-    return replace(
-        result, mask=probability > 0.5, probability=probability, coarse=coarse, pixel_confidence=confidence, part=part
-    )
-
-
-def _guard_in_place(
-    image: NDArray[np.uint8], fit: FittedImage, coarse: Floats, result: Refinement, settings: GuardSettings
-) -> Refinement:
-    """What the guard makes of one result: in its crop, where it is of one."""
-    if (part := result.part) is None:
-        return _guard(image, fit, coarse, result, settings)
-    cut = replace(
-        result, mask=result.mask[part], probability=result.probability[part], coarse=coarse[part], part=None
-    )
-    return stitch(_guard(image[part], result.fit, coarse[part], cut, settings), coarse, part)
-
-
-def _guard(
-    image: NDArray[np.uint8], fit: FittedImage, coarse: Floats, result: Refinement, settings: GuardSettings
-) -> Refinement:
-    regions, features = describe_regions(image, fit, coarse, result)
+    coarse = result.coarse
+    regions, features = describe_regions(image, result)
     judged = Judged(regions=regions, odds=judge_regions(regions, features, settings))
     odds = float(weigh(describe_mask(judged).clip(*settings.mask_range), settings.weights))
-    seen = contrast(fit.image) >= settings.least_contrast
+    seen = contrast(result.fit.image) >= settings.least_contrast
     confidence = 0.5 + 0.5 * math.tanh(0.5 * odds) if seen else 0.0
-    trusted = seen and confidence >= settings.threshold and bool(judged.mask.any())  # one that went is no refined mask
+    trusted = seen and confidence >= settings.threshold and bool(judged.mask.any())  # an empty mask is no refined mask
     accepted = judged.accepted & trusted
     changed = int(regions.pixels.sum())
     probability = np.where(regions.everywhere(~accepted, False), coarse, result.probability)

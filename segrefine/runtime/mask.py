@@ -30,6 +30,21 @@ class CoarseMask:
     confusion: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedMask:
+    """A label with its coarse mask, checked against the image.
+
+    Attributes:
+        label: what the mask shows.
+        probability: of foreground, float32 (H, W) in [0, 1].
+        confusion: bool (H, W), where refinement may change the mask; None for everywhere.
+    """
+
+    label: str
+    probability: NDArray[np.float32]
+    confusion: NDArray[np.bool_] | None = None
+
+
 def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.float32]:
     """The foreground probability in `source`, float32 (H, W) in [0, 1].
 
@@ -164,8 +179,8 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
 
 def check_masks(
     masks: Sequence[tuple[str, NDArray[np.floating[Any]] | CoarseMask]], size: tuple[int, int]
-) -> list[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
-    """Coarse masks of several labels, float32 (H, W), each with its confusion area, bool (H, W); None for everywhere.
+) -> list[CheckedMask]:
+    """Check the coarse masks of several labels.
 
     Args:
         masks: labels and masks; one without a confusion area is in doubt everywhere.
@@ -196,5 +211,6 @@ def check_masks(
             if len(masks) == 1:
                 raise
             raise MaskError(f"{label}: {error}", hint=error.hint) from error
-        checked.append((probability.astype(np.float32, copy=False), doubt))
+        soft = probability.astype(np.float32, copy=False)
+        checked.append(CheckedMask(label=label, probability=soft, confusion=doubt))
     return checked

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segrefine.runtime.filters import erode
 from segrefine.runtime.output import voc_colours
-from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.segmenter import Segment
 
 Pixels = NDArray[np.uint8]
@@ -43,27 +43,23 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BeforeAfter:
-    """A mask before and after, and what the guard left of the change.
+    """A mask before and after refining.
 
     Attributes:
         image: uint8 (H, W, 3).
         coarse: bool (H, W).
         refined: bool (H, W).
-        guarded: bool (H, W).
         label: what the masks show.
         iou_before: of the coarse mask with the true one, in [0, 1].
         iou_after: of the refined mask.
-        iou_guarded: of the guarded mask.
     """
 
     image: Pixels
     coarse: NDArray[np.bool_]
     refined: NDArray[np.bool_]
-    guarded: NDArray[np.bool_]
     label: str
     iou_before: float
     iou_after: float
-    iou_guarded: float
 
 
 def overlay(image: Pixels, mask: NDArray[np.bool_], colour: Colour = ORANGE) -> Pixels:
@@ -178,8 +174,8 @@ def _segment_tiles(image: Pixels, segment: Segment, note: str) -> list[Tile]:
 
 
 def before_after_sheet(rows: Sequence[BeforeAfter], *, columns: int = 2) -> Pixels:
-    """Images, their coarse, refined and guarded masks with IoU, as one picture, uint8 (h, w, 3); `columns` in a row."""
-    return contact_sheet(_lines([_before_after_tiles(row) for row in rows], columns), group=4)
+    """Images, their coarse and refined masks with IoU, as one picture, uint8 (h, w, 3); `columns` in a row."""
+    return contact_sheet(_lines([_before_after_tiles(row) for row in rows], columns), group=3)
 
 
 def _lines(groups: Sequence[list[Tile]], columns: int) -> list[list[Tile]]:
@@ -189,21 +185,16 @@ def _lines(groups: Sequence[list[Tile]], columns: int) -> list[list[Tile]]:
 
 def _before_after_tiles(row: BeforeAfter) -> list[Tile]:
     large = magnify(row.image)
-
-    def changed(mask: NDArray[np.bool_], name: str, overlap: float) -> Tile:
-        gain = 100 * (overlap - row.iou_before)
-        return Tile(
-            picture=overlaid(large, mask),
-            caption=f"{name}: {overlap:.3f}",
-            note=f"{gain:+.1f} points",
-            colour=BETTER if gain >= 0 else WORSE,
-        )
-
+    gain = 100 * (row.iou_after - row.iou_before)
     return [
         Tile(picture=large, caption=row.label),
         Tile(picture=overlaid(large, row.coarse), caption=f"coarse: IoU {row.iou_before:.3f}"),
-        changed(row.refined, "refined", row.iou_after),
-        changed(row.guarded, "guarded", row.iou_guarded),
+        Tile(
+            picture=overlaid(large, row.refined),
+            caption=f"refined: {row.iou_after:.3f}",
+            note=f"{gain:+.1f} points",
+            colour=BETTER if gain >= 0 else WORSE,
+        ),
     ]
 
 

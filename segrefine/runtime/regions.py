@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from segrefine.runtime.edges import EdgeSettings, colour_index, colour_odds, logit, sharpen
 from segrefine.runtime.filters import Floats, pool
-from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.pipeline import Refinement
+from segrefine.runtime.refinement import Refinement
 
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
@@ -94,18 +93,17 @@ def label_regions(where: Mask) -> NDArray[np.intp]:
 
 
 def describe_regions(
-    image: NDArray[np.uint8], fit: FittedImage, coarse: Floats, result: Refinement
+    image: NDArray[np.uint8], result: Refinement
 ) -> tuple[Regions, Numbers]:
     """The regions that refining changed, and what speaks for each, float64 (n, len(REGION_FEATURES)).
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        fit: the same on the model's grid.
-        coarse: float32 (H, W) in [0, 1], the mask that was refined.
-        result: what became of it.
+        result: what refining made of a mask in this image.
     """
+    coarse = result.coarse
     regions = Regions.between(coarse > 0.5, result.probability > 0.5)
-    found = _evidence(image, fit, coarse, result, regions) | _borders(image, regions)
+    found = _evidence(image, result, regions) | _borders(image, regions)
     extent = np.sqrt(max(int(regions.before.sum()), 1))
     found["log_area"] = np.log(regions.pixels) - 2 * np.log(extent)
     found["thickness"] = regions.pixels / found["outline"] / extent
@@ -115,10 +113,9 @@ def describe_regions(
     return regions, np.stack([found[name] for name in REGION_FEATURES], 1)
 
 
-def _evidence(
-    image: NDArray[np.uint8], fit: FittedImage, coarse: Floats, result: Refinement, regions: Regions
-) -> dict[str, Numbers]:
+def _evidence(image: NDArray[np.uint8], result: Refinement, regions: Regions) -> dict[str, Numbers]:
     """Means over each region of all that was ever held for foreground or against it, signed for the change."""
+    fit, coarse = result.fit, result.coarse
     before, after = regions.before, regions.after
     kept, outside = before & after, ~before & ~after
     text = fit.restore(result.text_evidence)

@@ -24,8 +24,8 @@ from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finit
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import check_image
 from segrefine.runtime.label_codec import label_decoder
-from segrefine.runtime.pipeline import label_map
 from segrefine.runtime.prompt import MARKER, build_prompt
+from segrefine.runtime.refinement import label_map
 from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.text import Text, count_texts, join_texts, pick_texts, repeat_texts

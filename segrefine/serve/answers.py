@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pictures import overlay, overlay_labels
-from segrefine.runtime.pipeline import Refinement, Round, label_map
+from segrefine.runtime.refinement import Refinement, Round, label_map
 from segrefine.runtime.segmenter import Segment, Segmentation
 from segrefine.serve.encode import (
     label_map_png,

@@ -59,7 +59,7 @@ class RefineParameters(Parameters):
     """What refining takes besides pictures."""
 
     label: Text = Field(description="What the mask shows, such as fox.", examples=["fox"])
-    guard: bool = Field(False, description="Put back what refining changed where the evidence is weak.")
+    guard: bool = Field(True, description="Undo changes that cannot be trusted.")
     crop: bool = Field(True, description="Refine an object under 1 % of the image in a crop around it.")
     maps: list[Literal["probability", "paper_probability", "overlay", "rounds"]] = Field(
         [], description="What to give besides the mask."

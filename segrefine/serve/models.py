@@ -18,7 +18,6 @@ from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
 from segrefine.bundle import Method
 from segrefine.engines import Closing
 from segrefine.errors import SegrefineError
-from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
@@ -152,9 +151,9 @@ class RefineModel(Model[Refiner]):
         with telling_of("mask"):
             coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
         read = time.perf_counter() - began
-        (result,) = refine_masks(
-            self.pipeline, image, [(parameters.label, coarse)], seed=parameters.seed, crop=parameters.crop,
-            guarded=parameters.guard, progress=work.tell,
+        result = self.pipeline(
+            image, coarse, parameters.label, seed=parameters.seed, crop=parameters.crop, guard=parameters.guard,
+            progress=work.tell,
         )  # fmt: skip
         answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
         if self.served.demo and parameters.label.strip().casefold() not in DEMO_LABELS:

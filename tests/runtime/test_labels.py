@@ -17,7 +17,8 @@ from segrefine.runtime import denoiser, pipeline
 from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.evidence import against_others
 from segrefine.runtime.mask import CoarseMask
-from segrefine.runtime.pipeline import Refiner, label_map
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.refinement import label_map
 
 SCENE = load_samples(demo_samples())["08-cactus-two"]
 LEFT = np.zeros_like(SCENE.coarse)

@@ -1,0 +1,134 @@
+"""What refining gives: the mask of each label, and how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.runtime.grid import FittedImage
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round of refinement computed, on the latent grid (h, w).
+
+    Attributes:
+        timestep: noise level of the generation.
+        generated: float32 (1, c, h, w) latents of the mask-conditional image.
+        discrepancy: float32 (h, w); how much each pixel disagrees with the generation.
+        probability: float32 (h, w) foreground probability after the round, in [0, 1].
+    """
+
+    timestep: int
+    generated: Floats
+    discrepancy: Floats
+    probability: Floats
+
+    @classmethod
+    def of_label(cls, number: int, timestep: int, generated: Floats, discrepancy: Floats, probability: Floats) -> Self:
+        """One label's part of a round of several, whose arrays have the labels as their first axis."""
+        return cls(
+            timestep=timestep,
+            generated=generated[number : number + 1],
+            discrepancy=discrepancy[number],
+            probability=probability[number],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """A refined mask.
+
+    Attributes:
+        label: what the mask shows.
+        mask: bool (H, W), at the image's size.
+        probability: float32 (H, W) foreground probability in [0, 1], after the edge step (ours).
+        coarse: float32 (H, W), the mask that was refined.
+        fit: the image on the model's grid; of a crop that of the crop.
+        latents: float32 (1, c, h, w) of the image.
+        text_evidence: float32 (h, w); how much better the label explains each pixel than no label does.
+        rounds: the trace.
+        seconds: time of each stage.
+        confidence: of the mask, in [0, 1], where a guard looked at it; see `segrefine.runtime.guard`.
+        pixel_confidence: float16 (H, W) in [0, 1], of each pixel, likewise.
+        kept_coarse: the guard trusted nothing that refining changed, and this is the coarse mask, all of it: of several
+            labels it may overlap others.
+        kept_share: of the pixels that refining changed, the share that the guard put back; 0 where none looked at it,
+            1 where `kept_coarse`.
+        part: rows and columns of the crop that was refined, and that latents, evidence and rounds are of; None for the
+            whole image. See `segrefine.runtime.crop`.
+    """
+
+    label: str
+    mask: NDArray[np.bool_]
+    probability: Floats
+    coarse: Floats = field(repr=False)
+    fit: FittedImage = field(repr=False)
+    latents: Floats
+    text_evidence: Floats
+    rounds: tuple[Round, ...]
+    seconds: Mapping[str, float] = field(repr=False)
+    confidence: float | None = None
+    pixel_confidence: NDArray[np.float16] | None = field(default=None, repr=False)
+    kept_coarse: bool = False
+    kept_share: float = 0.0
+    part: tuple[slice, slice] | None = None
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The edges of `part` in pixels: left, top, right, bottom."""
+        if self.part is None:
+            return None
+        rows, columns = self.part
+        return columns.start, rows.start, columns.stop, rows.stop
+
+    @property
+    def distrust(self) -> str | None:
+        """A sentence that tells that the guard gave the coarse mask back; None where it did not."""
+        if not self.kept_coarse:
+            return None
+        return f"the guard does not trust the refined mask (confidence {self.confidence:.2f}): it is the coarse one"
+
+    @property
+    def paper_probability(self) -> Floats:
+        """Float32 (H, W), before the edge step (the paper's result): resized from the latent grid when asked for."""
+        found = self.fit.restore(self.rounds[-1].probability)
+        if self.part is None:
+            return found
+        whole = self.coarse.copy()
+        whole[self.part] = found
+        return whole
+
+
+def divide_pixels(results: Sequence[Refinement]) -> tuple[Refinement, ...]:
+    """The same with masks that share out the pixels by probability, see `label_map`.
+
+    A mask that the guard left coarse stays just that, all of it: it may overlap others, as coarse masks may.
+    """
+    numbers = label_map(each.probability for each in results)
+    return tuple(
+        replace(each, mask=each.probability > 0.5 if each.kept_coarse else numbers == i)
+        for i, each in enumerate(results, 1)
+    )
+
+
+def label_map(probability: Iterable[Floats]) -> NDArray[np.uint16]:
+    """The number of each pixel's most probable label, from 1, or 0 where none passes one half, uint16 (H, W).
+
+    Args:
+        probability: float32 (H, W), of each of L labels against all else; of equals the first wins.
+    """
+    numbers, best = np.zeros(0, np.uint16), np.zeros(0, np.float32)
+    for number, each in enumerate(probability, 1):
+        if number == 1:
+            numbers, best = np.zeros(each.shape, np.uint16), np.full(each.shape, 0.5, np.float32)
+        better = each > best
+        np.copyto(numbers, np.uint16(number), where=better)
+        np.copyto(best, each, where=better)
+    return numbers
