@@ -25,7 +25,6 @@ from segrefine.batch.journal import Entry, Journal
 from segrefine.batch.run import RefineAll, run_batch
 from segrefine.batch.worker import Job, read_item
 from segrefine.datasets.folder import FolderDataset
-from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.pipeline import Refiner
 
 PHOTO = (640, 480)
@@ -94,7 +93,7 @@ def _photos(folder: Path, count: int) -> dict[str, float]:
             moments = [time.perf_counter()]
             image, masks = read_item(dataset, item)
             moments.append(time.perf_counter())
-            results = refine_masks(refiner, image, masks)
+            results = refiner(image, masks)
             moments.append(time.perf_counter())
             dataset.write(item, [(masks[0][0], results[0])], (image.shape[0], image.shape[1]), output)
             moments.append(time.perf_counter())

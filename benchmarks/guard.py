@@ -20,7 +20,7 @@ from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
 from segrefine.reference.demo.scenes import compose_scene
 from segrefine.reference.demo.sources import load_sources
-from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, guard
+from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, guard_changes
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.regions import REGION_FEATURES, describe_regions
 
@@ -42,7 +42,7 @@ def main(scenes: int | None, fitting: bool, threads: int, cache: Path) -> None:
         if fitting:
             click.echo(fit_guard(samples))
             return
-        markdown, data = _judge(refiner, samples)
+    markdown, data = _judge(samples)
     click.echo(markdown)
     write_result("guard", data | {"scenes": scenes, "masks": len(samples)}, markdown)
 
@@ -51,14 +51,14 @@ def _collect(refiner: Refiner, count: int, first: int, cache: Path) -> list[Samp
     sources, samples = load_sources(cache, held_out=True), []
     for number in tqdm(range(first, first + count), desc="scenes"):
         for case in cases_of(compose_scene(np.random.default_rng(number), sources), number):
-            result = refiner(case.image, case.coarse, case.label)
-            regions, features = describe_regions(case.image, refiner.fit(case.image), case.coarse, result)
+            result = refiner(case.image, case.coarse, case.label, crop=False, guard=False)
+            regions, features = describe_regions(case.image, result)
             samples.append(Sample(case=case, result=result, regions=regions, features=features))
     return samples
 
 
-def _judge(refiner: Refiner, samples: list[Sample]) -> tuple[str, dict[str, object]]:
-    guarded = [guard(s.case.image, refiner.fit(s.case.image), [s.case.coarse], [s.result])[0] for s in samples]
+def _judge(samples: list[Sample]) -> tuple[str, dict[str, object]]:
+    guarded = [guard_changes(sample.case.image, sample.result) for sample in samples]
     gain = np.array([s.gain(s.regions.after) for s in samples])
     after = np.array([s.gain(g.mask) for s, g in zip(samples, guarded, strict=True)])
     kept = np.array([g.kept_coarse for g in guarded])

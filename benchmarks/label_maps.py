@@ -95,12 +95,13 @@ def _methods(refiner: Refiner) -> dict[str, Divide]:
         return label_map(np.stack([mask for _, mask in masks]))
 
     def alone(image: NDArray[np.uint8], masks: list[tuple[str, Floats]]) -> NDArray[np.uint16]:
-        return label_map(np.stack([refiner(image, mask, label).probability for label, mask in masks]))
+        results = [refiner(image, mask, label, crop=False, guard=False) for label, mask in masks]
+        return label_map(result.probability for result in results)
 
     def jointly(settings: G4SegSettings) -> Divide:
         changed = Refiner(refiner.bundle, refiner.engines, settings=settings)
         return lambda image, masks: label_map(
-            np.stack([result.probability for result in changed.refine_labels(image, masks)])
+            np.stack([result.probability for result in changed(image, masks, crop=False, guard=False)])
         )
 
     return {

@@ -43,6 +43,8 @@ from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
 Refiners = Mapping[str, Refiner]
+METHOD = {"crop": False, "guard": False}
+"""The call of a refiner that computes what PyTorch's reference does."""
 
 
 @click.command()
@@ -97,7 +99,8 @@ def _loop(refiners: Refiners, repeats: int) -> Times:
         G4Seg(load_checkpoint(demo_checkpoint()), any_of.settings, any_of.bundle.manifest.feature_taps) for _ in "ab"
     )
     compiled.model.unet.compile()
-    ours = {name: partial(refiner, scene.image, scene.coarse, scene.label) for name, refiner in refiners.items()}
+    given = scene.image, scene.coarse, scene.label
+    ours = {name: partial(refiner, *given, **METHOD) for name, refiner in refiners.items()}
     theirs = {
         "PyTorch eager": partial(run_reference, any_of, eager, scene),
         "torch.compile": partial(run_reference, any_of, compiled, scene),
@@ -113,7 +116,7 @@ def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
     for scene in sample_scenes():
         _, expected = run_reference(any_of, reference, scene)
         for name, refiner in refiners.items():
-            found = refiner(scene.image, scene.coarse, scene.label).mask
+            found = refiner(scene.image, scene.coarse, scene.label, **METHOD).mask
             least[name] = min(least[name], iou(found, expected))
     return least
 

@@ -70,7 +70,8 @@ def _open(job: dict[str, Any]) -> tuple[Run, Run]:
         backend, precision = OURS[peer]
         refiner = Refiner.from_bundle(bundle, backend=backend, precision=precision, threads=threads, settings=settings)
         engine = refiner.engines["unet"]
-        return lambda: refiner(scene.image, scene.coarse, scene.label).mask, partial(engine, feeds, only="out_sample")
+        run = partial(refiner, scene.image, scene.coarse, scene.label, crop=False, guard=False)
+        return lambda: run().mask, partial(engine, feeds, only="out_sample")
     taps = refiner.bundle.manifest.feature_taps
     if peer in SESSIONS:
         opened = partial(SESSIONS[peer], threads=threads)

@@ -47,6 +47,7 @@ from segrefine.settings import G4SegSettings
 
 TEST_SEED, VALIDATION_SEED = 100_000, 200_000
 BEFORE_EDGES, OURS, SEMANTIC = "G4Seg before edges", "G4Seg + edges", SEMANTIC_KINDS
+GUARDED = "G4Seg + edges + guard (default)"
 
 
 @click.command()
@@ -109,10 +110,10 @@ def _our_methods(bundle: Path) -> tuple[dict[str, Method], Callable[[], None]]:
 
     def refine(settings: G4SegSettings) -> Method:
         changed = Refiner(refiner.bundle, refiner.engines, settings=settings)
-        return lambda case: changed(case.image, case.coarse, case.label).mask
+        return lambda case: changed(case.image, case.coarse, case.label, crop=False, guard=False).mask
 
     def ours(case: Case) -> Mask:
-        result = refiner(case.image, case.coarse, case.label)
+        result = refiner(case.image, case.coarse, case.label, crop=False, guard=False)
         papers[id(case)] = result.paper_probability > 0.5
         return result.mask
 
@@ -124,6 +125,7 @@ def _our_methods(bundle: Path) -> tuple[dict[str, Method], Callable[[], None]]:
     methods = {
         "edges only": edges_only,
         OURS: ours,
+        GUARDED: lambda case: refiner(case.image, case.coarse, case.label).mask,
         BEFORE_EDGES: lambda case: papers[id(case)],  # of the call before: what it costs is in OURS
         "no injection + edges": refine(replace(base, self_strength=0.0, cross_strength=0.0, text_strengths=(0.0,))),
         "self only + edges": refine(replace(base, cross_strength=0.0, text_strengths=(0.0,))),

@@ -54,7 +54,7 @@ with Refiner.from_bundle(
     opened, seconds = peak(), []
     for _ in range(1 + job["repeats"]):
         began = time.perf_counter()
-        refiner.refine_labels(image, masks)
+        refiner(image, masks)
         seconds.append(time.perf_counter() - began)
 print(json.dumps({"seconds": seconds[1:] or seconds, "opened": opened, "peak": peak()}))
 """

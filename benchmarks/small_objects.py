@@ -20,7 +20,7 @@ from benchmarks.report import estimate, markdown_table, paired_difference, write
 from segrefine.assets import demo_bundle
 from segrefine.reference.demo.scenes import compose_scene
 from segrefine.reference.demo.sources import Sources, load_sources
-from segrefine.runtime.crop import SMALL, refine_small
+from segrefine.runtime.crop import SMALL
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
@@ -39,8 +39,9 @@ def main(scenes: int, threads: int, cache: Path) -> None:
     with Refiner.from_bundle(demo_bundle(), threads=threads) as refiner:
         for case in tqdm(cases):
             before.append(iou(case.coarse > 0.5, case.truth))
-            whole.append(iou(refiner(case.image, case.coarse, case.label).mask, case.truth))
-            crop.append(iou(refine_small(refiner, case.image, case.coarse, case.label).mask, case.truth))
+            given = case.image, case.coarse, case.label
+            whole.append(iou(refiner(*given, crop=False, guard=False).mask, case.truth))
+            crop.append(iou(refiner(*given, guard=False).mask, case.truth))
     groups = [case.scene for case in cases]
     rows = [
         [name, estimate(values, groups).mean, paired_difference(values, before, groups)]

@@ -58,7 +58,7 @@ class Client(Closing):
             seed: of the noise.
             model: one of `models()`; without, the first that can.
             maps: what else is wanted: probability, paper_probability, overlay, rounds.
-            settings: `guard=True` puts back what cannot be trusted; `crop=False` refines small objects in the whole.
+            settings: `guard=False` keeps all changes; `crop=False` refines small objects in the whole image.
 
         Raises:
             ImageError: a picture cannot be read.

@@ -178,20 +178,21 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
 
 
 def check_masks(
-    masks: Sequence[tuple[str, NDArray[np.floating[Any]] | CoarseMask]], size: tuple[int, int]
+    masks: Sequence[tuple[str, NDArray[np.floating[Any]] | CoarseMask]]
+    | Mapping[str, NDArray[np.floating[Any]] | CoarseMask],
+    size: tuple[int, int],
 ) -> list[CheckedMask]:
     """Check the coarse masks of several labels.
 
     Args:
-        masks: labels and masks; one without a confusion area is in doubt everywhere.
+        masks: pairs of label and mask, or a dict of them. A mask without a confusion area is in doubt everywhere.
         size: (H, W) of the image.
 
     Raises:
         MaskError: there is no mask, they are no pairs of label and mask, or one cannot be refined; see `check_mask`.
     """
     if isinstance(masks, Mapping):
-        hint = "list(masks.items()): a label may come twice, for two instances"
-        raise MaskError(f"expected pairs of label and mask, got {type(masks).__name__}", hint=hint)
+        masks = list(masks.items())
     pairs = isinstance(masks, Sequence) and all(isinstance(each, tuple | list) and len(each) == 2 for each in masks)
     if not pairs:
         found = f"a {type(masks).__name__} of something else" if isinstance(masks, Sequence) else type(masks).__name__

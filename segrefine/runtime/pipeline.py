@@ -36,7 +36,7 @@ from segrefine.settings import G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
 COMPONENTS = ("vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
-Masks = Sequence[tuple[str, Floats | CoarseMask]]
+Masks = Sequence[tuple[str, Floats | CoarseMask]] | Mapping[str, Floats | CoarseMask]
 """Labels, each with its coarse mask."""
 
 
@@ -116,9 +116,9 @@ class Refiner(EngineSet[G4SegSettings]):
 
         Args:
             image: uint8 (H, W, 3) RGB, any size.
-            masks: list of pairs (label, mask). A mask is float (H, W) coarse foreground probability in [0, 1], or a
-                `CoarseMask`, which may change only in its confusion area; `coarse_from_marks` makes one of boxes and
-                points. With `label`, the one mask that it names.
+            masks: list of pairs (label, mask), or a dict of them. A mask is float (H, W) coarse foreground probability
+                in [0, 1], or a `CoarseMask`, which may change only in its confusion area; `coarse_from_marks` makes one
+                of boxes and points. With `label`, the one mask that it names.
             label: what the one mask shows, such as "fox".
             crop: refine an object under 1 % of the image in a crop around it.
             guard: undo changes that cannot be trusted, and report a confidence; see `segrefine.runtime.guard`.

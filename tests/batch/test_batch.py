@@ -45,7 +45,7 @@ def test_the_guard_is_counted_and_what_it_made_of_every_mask_is_listed(scenes, t
     for path in sorted((scenes / "images").iterdir())[:2]:
         flat.save(path)
     output = tmp_path / "out"
-    values = refine(scenes, output, "--workers", 1, "--guard")
+    values = refine(scenes, output, "--workers", 1)
     assert values["kept_coarse"] >= 1 and values["done"] == 3
     pairs = {path.stem: (output / "masks" / path.name, path) for path in (scenes / "masks").iterdir()}
     same = {
@@ -62,7 +62,7 @@ def test_the_guard_is_counted_and_what_it_made_of_every_mask_is_listed(scenes, t
     assert sum(0 < float(row["kept_share"]) < 1 for row in rows) == values["kept_partly"]
 
     (output / JOURNAL).write_text((output / JOURNAL).read_text().split("\n", 1)[1])  # as if killed before it
-    refine(scenes, output, "--resume", "--guard")
+    refine(scenes, output, "--resume")
     again = judgements(output)
     assert again[0]["name"] and again[0]["confidence"] == "" and len(again) == 3
     assert [row for row in rows if row["name"] != again[0]["name"]] == again[1:]
@@ -83,14 +83,16 @@ def test_coco_in_and_out(scenes, tmp_path):
     categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "fox"}]
     file = scenes / "coco.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    values = refine(file, tmp_path / "out", "--workers", 1, fails=True)
+    values = refine(file, tmp_path / "loose", "--workers", 1, "--no-guard", fails=True)
+    assert not (tmp_path / "loose/guard.csv").exists()
+    written = json.loads((tmp_path / "loose/annotations.json").read_text())
+    first, second = (decode_rle(each["segmentation"]) for each in written["annotations"][:2])
+    assert first.any() and not (first & second).any()
+    refine(file, tmp_path / "out", "--workers", 1, fails=True)
     assert values["done"] == 4 and [each["name"] for each in values["failures"]] == ["unknown image 1234"]
     written = json.loads((tmp_path / "out/annotations.json").read_text())
     assert [each["id"] for each in written["annotations"]] == [0, 1, 2, 3, 4, 5]
-    first, second = (decode_rle(each["segmentation"]) for each in written["annotations"][:2])
-    assert first.any() and not (first & second).any()
-    refine(file, tmp_path / "guarded", "--workers", 1, "--guard", fails=True)
-    listed = {(row["name"], row["label"], row["annotation"]) for row in judgements(tmp_path / "guarded")}
+    listed = {(row["name"], row["label"], row["annotation"]) for row in judgements(tmp_path / "out")}
     assert listed == {(str(n), *pair) for n in range(3) for pair in (("car", str(2 * n)), ("fox", str(2 * n + 1)))}
 
 

@@ -25,7 +25,7 @@ def test_other_options_are_refused_and_the_same_are_not(scenes, begun, tmp_path)
     noted, before = (begun / OPTIONS).read_text(), results(begun)
     cases = [
         (["--seed", 1], "seed was 0 and is 1 now"),
-        (["--guard"], "guard was off and is on now"),
+        (["--no-guard"], "guard was on and is off now"),
         (["--no-crop", "--resolution", 128], "resolution was the default and is 128 now; crop was on and is off now"),
         (["--backend", "openvino"], "backend was onnxruntime and is openvino now"),
     ]

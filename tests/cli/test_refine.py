@@ -193,7 +193,7 @@ def test_marks_that_do_not_serve(run, scene, fails, tmp_path):
 
 def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
     image, mask, label = scene
-    words = ["--label", label, "--guard", "--json", "-o", tmp_path / "mask.png"]
+    words = ["--label", label, "--json", "-o", tmp_path / "mask.png"]
     right, wrong = (run("refine", image, mask, *words[:1], name, *words[2:]) for name in (label, "guitar"))
     assert right.exit_code == wrong.exit_code == 0, right.output
     trusted, other = (json.loads(result.stdout) for result in (right, wrong))
@@ -201,8 +201,10 @@ def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
     assert ("does not trust" in wrong.stderr) == other["kept_coarse"]
     assert 0 <= trusted["kept_share"] < other["kept_share"] <= 1  # the wrong label speaks for less of what changed
     assert other["kept_coarse"] == (other["kept_share"] == 1)
-    told = run("refine", image, mask, *words[:3], *words[4:]).stdout
+    told = run("refine", image, mask, *words[:2], *words[3:]).stdout
     assert f"confidence {trusted['confidence']:.2f}, {trusted['kept_share']:.0%} of the changed pixels put back" in told
+    loose = json.loads(run("refine", image, mask, *words, "--no-guard").stdout)
+    assert loose["confidence"] is None and loose["kept_share"] == 0 and not loose["kept_coarse"]
 
 
 def test_a_small_object_is_refined_in_a_crop(run, scene, tmp_path):
@@ -213,7 +215,7 @@ def test_a_small_object_is_refined_in_a_crop(run, scene, tmp_path):
             large.paste(picture.resize((64, 64), 0), (300, 200))
             large.save(tmp_path / f"{path.parent.name}.png")
     words = ("refine", tmp_path / "images.png", tmp_path / "masks.png", "--label", label, "-o", tmp_path / "out.png")
-    values = json.loads(run(*words, "--json", "--guard", "--trace", tmp_path / "trace.png").stdout)
+    values = json.loads(run(*words, "--json", "--trace", tmp_path / "trace.png").stdout)
     left, top, right, bottom = values["crop"]
     assert 250 < left < right < 420 and 150 < top < bottom < 320
     assert np.asarray(Image.open(tmp_path / "out.png")).shape == (480, 640) and values["confidence"] is not None

@@ -158,7 +158,7 @@ def test_masks_in_bfloat16_are_nearly_those_in_float32() -> None:
         Refiner.from_bundle(demo_bundle()) as exact,
         Refiner.from_bundle(demo_bundle(), backend="openvino", precision="bf16") as rounded,
     ):
-        pairs = [[refiner(s.image, s.coarse, s.label) for refiner in (exact, rounded)] for s in scenes]
+        pairs = [[refiner(s.image, s.coarse, s.label, guard=False) for refiner in (exact, rounded)] for s in scenes]
     assert any(np.any(ours.text_evidence != theirs.text_evidence) for ours, theirs in pairs)
     assert min(iou(ours.mask, theirs.mask) for ours, theirs in pairs) > 0.97
 

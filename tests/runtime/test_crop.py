@@ -8,8 +8,7 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError
-from segrefine.runtime.crop import find_crop, refine_masks, refine_small
-from segrefine.runtime.guard import guard
+from segrefine.runtime.crop import find_crop
 from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pictures import trace_sheet
@@ -36,7 +35,7 @@ def test_a_small_object_gains_by_the_crop(refiner):
     image = pasted(SCENE.image, 0) + (pasted(SCENE.image, 0) == 0) * rng.integers(90, 140, (640, 640, 3), np.uint8)
     coarse, truth = pasted(SCENE.coarse, 0), pasted(SCENE.truth, 0)
     assert truth.mean() < 0.01
-    cropped, plain = refine_small(refiner, image, coarse, "car"), refiner(image, coarse, "car")
+    cropped, plain = (refiner(image, coarse, "car", crop=crop, guard=False) for crop in (True, False))
     before = iou(coarse > 0.5, truth)
     assert iou(cropped.mask, truth) > max(before, iou(plain.mask, truth))
     rows, columns = find_crop(coarse)
@@ -46,7 +45,7 @@ def test_a_small_object_gains_by_the_crop(refiner):
 
 
 def test_a_large_object_is_refined_as_ever(refiner):
-    ours, plain = refine_small(refiner, SCENE.image, SCENE.coarse, "car"), refiner(SCENE.image, SCENE.coarse, "car")
+    ours, plain = (refiner(SCENE.image, SCENE.coarse, "car", crop=crop) for crop in (True, False))
     np.testing.assert_array_equal(ours.probability, plain.probability)
 
 
@@ -64,40 +63,28 @@ def mixed():
 def test_of_several_only_the_small_ones_are_cropped(refiner, mixed):
     image, large, small = mixed
     masks = [("car", large), ("fox", small)]
-    plain, cropped = refiner.refine_labels(image, masks), refine_masks(refiner, image, masks)
+    plain, cropped = (refiner(image, masks, crop=crop, guard=False) for crop in (False, True))
     assert cropped[0].part is None and cropped[1].part == find_crop(small)
     np.testing.assert_array_equal(cropped[0].probability, plain[0].probability)
     assert not np.array_equal(cropped[1].probability, plain[1].probability)
     assert not (cropped[0].mask & cropped[1].mask).any()
-    for ours, theirs in zip(refine_masks(refiner, image, masks, crop=False), plain, strict=True):
-        np.testing.assert_array_equal(ours.probability, theirs.probability)
 
 
 def test_the_guard_judges_the_crop(refiner, mixed):
     image, _, small = mixed
     part = find_crop(small)
-    [result] = refine_masks(refiner, image, [("fox", small)], guarded=True)
-    [alone] = refine_masks(refiner, np.ascontiguousarray(image[part]), [("fox", small[part])], guarded=True)
+    result = refiner(image, small, "fox")
+    alone = refiner(np.ascontiguousarray(image[part]), small[part], "fox")
     assert result.confidence == pytest.approx(alone.confidence)
     assert result.pixel_confidence.shape == small.shape and result.kept_coarse == alone.kept_coarse
     np.testing.assert_array_equal(result.mask[part], alone.mask)
-
-
-def test_a_crop_may_be_judged_later(refiner, mixed):
-    image, _, small = mixed
-    [plain], [guarded] = (refine_masks(refiner, image, [("fox", small)], guarded=each) for each in (False, True))
-    [later] = guard(image, refiner.fit(image), [small], [plain])
-    assert later.confidence == guarded.confidence > 0 and later.part == guarded.part is not None
-    np.testing.assert_array_equal(later.probability, guarded.probability)
-    np.testing.assert_array_equal(later.pixel_confidence, guarded.pixel_confidence)
-    np.testing.assert_array_equal(later.mask, guarded.mask)
 
 
 def test_a_mask_that_the_guard_keeps_loses_no_pixel_to_others(refiner, mixed):
     _, large, small = mixed
     flat = np.full((*large.shape, 3), 128, np.uint8)  # the guard trusts nothing there
     overlapping = np.maximum(large, small)
-    results = refine_masks(refiner, flat, [("car", overlapping), ("fox", small)], guarded=True)
+    results = refiner(flat, [("car", overlapping), ("fox", small)])
     for result, coarse in zip(results, (overlapping, small), strict=True):
         assert result.kept_coarse
         np.testing.assert_array_equal(result.mask, coarse > 0.5)
@@ -108,7 +95,7 @@ def test_all_that_is_in_doubt_is_in_the_crop(refiner, mixed):
     image, _, small = mixed
     doubt = np.zeros(small.shape, bool)
     doubt[130:200, 10:60] = True
-    [result] = refine_masks(refiner, image, [("car", CoarseMask(probability=small, confusion=doubt))])
+    result = refiner(image, CoarseMask(probability=small, confusion=doubt), "car", guard=False)
     inside = np.zeros(small.shape, bool)
     inside[result.part] = True
     assert (inside | ~doubt).all() and not inside.all()
@@ -117,10 +104,11 @@ def test_all_that_is_in_doubt_is_in_the_crop(refiner, mixed):
 
 def test_the_trace_shows_the_crop(refiner, mixed):
     image, _, small = mixed
-    [result] = refine_masks(refiner, image, [("fox", small)])
+    result = refiner(image, small, "fox", guard=False)
     sheet = trace_sheet(image, small, "fox", result, refiner.decode)
     part = find_crop(small)
-    of_part = trace_sheet(image[part], small[part], "fox", refiner(image[part], small[part], "fox"), refiner.decode)
+    alone = refiner(image[part], small[part], "fox", guard=False)
+    of_part = trace_sheet(image[part], small[part], "fox", alone, refiner.decode)
     np.testing.assert_array_equal(sheet, of_part)
 
 
@@ -135,4 +123,4 @@ def test_one_pixel_anywhere(place):
 
 def test_an_empty_mask_is_refused(refiner):
     with pytest.raises(MaskError, match="empty"):
-        refine_small(refiner, SCENE.image, SCENE.coarse * 0, "car")
+        refiner(SCENE.image, SCENE.coarse * 0, "car")

@@ -9,9 +9,10 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.errors import ImageError, MaskError, SettingsError
-from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard, judge_regions
+from segrefine.errors import SettingsError
+from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard_changes, judge_regions
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.refinement import divide_pixels
 from segrefine.runtime.regions import REGION_FEATURES, Regions
 
 SCENE = load_samples(demo_samples())["03-cactus-shift"]
@@ -27,26 +28,23 @@ def settings(added: float, removed: float, threshold: float = 0.0) -> GuardSetti
 @pytest.fixture(scope="module")
 def refined():
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        return refiner.fit(SCENE.image), refiner(SCENE.image, SCENE.coarse, SCENE.label)
+        return refiner(SCENE.image, SCENE.coarse, SCENE.label, guard=False)
 
 
 @pytest.fixture(scope="module")
 def run(refined):
-    fit, result = refined
-
-    def run(settings=None, result=result):
-        [guarded] = guard(SCENE.image, fit, [SCENE.coarse], [result], settings)
-        return guarded
+    def run(settings=None, result=refined):
+        return divide_pixels([guard_changes(SCENE.image, result, settings)])[0]
 
     return run
 
 
 def test_what_is_trusted_stays(run, refined):
     guarded = run(settings(1, 1))
-    np.testing.assert_array_equal(guarded.mask, refined[1].mask)
-    np.testing.assert_array_equal(guarded.probability, refined[1].probability)
+    np.testing.assert_array_equal(guarded.mask, refined.mask)
+    np.testing.assert_array_equal(guarded.probability, refined.probability)
     assert not guarded.kept_coarse and guarded.kept_share == 0 and 0 < guarded.confidence < 1
-    assert refined[1].confidence is None and refined[1].kept_share == 0
+    assert refined.confidence is None and refined.kept_share == 0
 
 
 def test_the_coarse_mask_stays_where_trust_is_not_reached(run):
@@ -59,7 +57,7 @@ def test_the_coarse_mask_stays_where_trust_is_not_reached(run):
 
 
 def test_changes_are_put_back_region_by_region(run, refined):
-    after = refined[1].mask
+    after = refined.mask
     only_added, only_removed = run(settings(1, -1)), run(settings(-1, 1))
     np.testing.assert_array_equal(only_added.mask, COARSE | after)
     np.testing.assert_array_equal(only_removed.mask, COARSE & after)
@@ -73,7 +71,7 @@ def test_each_region_is_judged_for_itself(run, refined):
     bars = np.zeros(len(REGION_FEATURES) + 1)
     bars[REGION_FEATURES.index("log_area")], bars[-1] = 1, 2.0  # right are those above e⁻² of the mask's area
     guarded = run(replace(settings(1, 1), added=tuple(bars), removed=tuple(bars)))
-    regions = Regions.between(COARSE, refined[1].mask)
+    regions = Regions.between(COARSE, refined.mask)
     large = regions.pixels > np.exp(-2) * COARSE.sum()
     assert large.any() and not large.all()
     changed = regions.numbers[guarded.mask != COARSE]
@@ -82,10 +80,10 @@ def test_each_region_is_judged_for_itself(run, refined):
 
 def test_a_change_that_nothing_speaks_for_is_put_back(run, refined):
     corners = (np.s_[:24, :24], np.s_[:24, -24:], np.s_[-24:, :24], np.s_[-24:, -24:])
-    corner = next(part for part in corners if not (COARSE | refined[1].mask)[part].any())
-    probability = refined[1].probability.copy()
+    corner = next(part for part in corners if not (COARSE | refined.mask)[part].any())
+    probability = refined.probability.copy()
     probability[corner] = 0.9
-    guarded, usual = run(result=replace(refined[1], probability=probability)), run()
+    guarded, usual = run(result=replace(refined, probability=probability)), run()
     assert not usual.kept_coarse and not guarded.mask[corner].any()
     assert guarded.kept_share > usual.kept_share
     assert guarded.pixel_confidence.shape == COARSE.shape and guarded.pixel_confidence.dtype == np.float16
@@ -93,15 +91,14 @@ def test_a_change_that_nothing_speaks_for_is_put_back(run, refined):
 
 
 def test_masks_of_several_labels_stay_disjoint(refined):
-    fit, result = refined
-    both = guard(SCENE.image, fit, [SCENE.coarse] * 2, [result] * 2, settings(1, 1))
+    both = divide_pixels([guard_changes(SCENE.image, refined, settings(1, 1))] * 2)
     assert not (both[0].mask & both[1].mask).any() and both[0].mask.any() and not both[0].kept_coarse
 
 
 def test_a_mask_that_is_kept_loses_no_pixel_to_others(refined):
-    fit, result = refined
     less = SCENE.coarse * np.float32(0.9)
-    both = guard(SCENE.image, fit, [SCENE.coarse, less], [result] * 2, settings(1, 1, threshold=1.01))
+    given = refined, replace(refined, coarse=less)
+    both = divide_pixels([guard_changes(SCENE.image, each, settings(1, 1, threshold=1.01)) for each in given])
     for each, coarse in zip(both, (SCENE.coarse, less), strict=True):
         assert each.kept_coarse
         np.testing.assert_array_equal(each.mask, coarse > 0.5)
@@ -109,14 +106,14 @@ def test_a_mask_that_is_kept_loses_no_pixel_to_others(refined):
 
 
 def test_a_mask_that_did_not_change_is_the_coarse_one(run, refined):
-    guarded = run(result=replace(refined[1], probability=SCENE.coarse, mask=COARSE))
+    guarded = run(result=replace(refined, probability=SCENE.coarse, mask=COARSE))
     assert guarded.kept_coarse and guarded.kept_share == 1 and np.isfinite(guarded.confidence)
     np.testing.assert_array_equal(guarded.mask, COARSE)
 
 
 def test_a_mask_that_went_as_a_whole_is_the_coarse_one(run, refined):
     nothing = np.zeros_like(SCENE.coarse)
-    guarded = run(settings(1, 1), replace(refined[1], probability=nothing, mask=nothing > 0.5))
+    guarded = run(settings(1, 1), replace(refined, probability=nothing, mask=nothing > 0.5))
     assert guarded.kept_coarse and guarded.kept_share == 1
     np.testing.assert_array_equal(guarded.mask, COARSE)
 
@@ -140,10 +137,10 @@ def test_an_image_that_shows_nothing_keeps_the_coarse_mask(colour):
     flat = np.clip(colour + rng.integers(-2, 3, SCENE.image.shape), 0, 255).astype(np.uint8)
     moved = np.roll(SCENE.coarse, 9, 1)
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        result, fit = refiner(flat, SCENE.coarse, SCENE.label), refiner.fit(flat)
+        result = refiner(flat, SCENE.coarse, SCENE.label, guard=False)
         for each in (result, replace(result, probability=moved, mask=moved > 0.5)):
             for numbers in (None, settings(1, 1)):
-                [guarded] = guard(flat, fit, [SCENE.coarse], [each], numbers)
+                guarded = guard_changes(flat, each, numbers)
                 np.testing.assert_array_equal(guarded.mask, COARSE)
                 np.testing.assert_array_equal(guarded.probability, SCENE.coarse)
                 assert guarded.kept_coarse and guarded.kept_share == 1 and guarded.confidence == 0
@@ -171,17 +168,9 @@ def test_weights_are_as_many_as_features():
         GuardSettings(removed=(1.0, 2.0, 3.0))
 
 
-def test_every_result_needs_its_coarse_mask(refined):
-    with pytest.raises(MaskError, match="each of 1 results, got 2"):
-        guard(SCENE.image, refined[0], [SCENE.coarse] * 2, [refined[1]])
-
-
-def test_what_is_not_of_the_image_is_refused(refined):
-    fit, result = refined
-    smaller, other = SCENE.image[:-1], replace(fit, size=(9, 9))
-    with pytest.raises(MaskError, match="expected a mask of 128×128 pixels, as the image, got 128×127"):
-        guard(SCENE.image, fit, [SCENE.coarse[:-1]], [result])
-    with pytest.raises(MaskError, match="expected a mask of 128×127 pixels, as the image, got 128×128"):
-        guard(smaller, replace(fit, size=(127, 128)), [SCENE.coarse[:-1]], [result])
-    with pytest.raises(ImageError, match="expected `fit` of the image"):
-        guard(SCENE.image, other, [SCENE.coarse], [result])
+def test_the_guard_is_on_unless_it_is_left_out(run, refined):
+    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+        usual = refiner(SCENE.image, SCENE.coarse, SCENE.label)
+    np.testing.assert_array_equal(usual.probability, run().probability)
+    np.testing.assert_array_equal(usual.mask, run().mask)
+    assert usual.confidence == run().confidence and refined.confidence is None

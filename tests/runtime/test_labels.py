@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS
 from segrefine.errors import MaskError, PromptError
 from segrefine.runtime import denoiser, pipeline
-from segrefine.runtime.crop import refine_masks
 from segrefine.runtime.evidence import against_others
 from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.pipeline import Refiner
@@ -33,13 +31,13 @@ def refiner():
 
 
 def test_one_label_is_the_same_as_its_mask_alone(refiner):
-    [joint], alone = refiner.refine_labels(SCENE.image, MASKS[:1]), refiner(SCENE.image, SCENE.coarse, "cactus")
+    [joint], alone = refiner(SCENE.image, MASKS[:1]), refiner(SCENE.image, SCENE.coarse, "cactus")
     np.testing.assert_array_equal(joint.probability, alone.probability)
     np.testing.assert_array_equal(joint.mask, alone.mask)
 
 
 def test_masks_are_disjoint_and_their_order_does_not_matter(refiner):
-    first, second = refiner.refine_labels(SCENE.image, MASKS), refiner.refine_labels(SCENE.image, MASKS[::-1])
+    first, second = (refiner(SCENE.image, masks, guard=False) for masks in (MASKS, MASKS[::-1]))
     for here, there in zip(first, second[::-1], strict=True):
         np.testing.assert_allclose(here.probability, there.probability, atol=1e-4)
     assert not (first[0].mask & first[1].mask).any() and first[0].mask.any()
@@ -47,9 +45,16 @@ def test_masks_are_disjoint_and_their_order_does_not_matter(refiner):
     assert first[0].rounds[0].generated.shape == first[0].latents.shape
 
 
+def test_a_dict_of_masks_is_the_list_of_its_pairs(refiner):
+    given = {"cactus": SCENE.coarse, "fox": LEFT}
+    for ours, theirs in zip(refiner(SCENE.image, given), refiner(SCENE.image, list(given.items())), strict=True):
+        assert ours.label == theirs.label
+        np.testing.assert_array_equal(ours.mask, theirs.mask)
+
+
 def test_labels_know_of_each_other(refiner):
-    joint = refiner.refine_labels(SCENE.image, MASKS)[0]
-    other = refiner.refine_labels(SCENE.image, [MASKS[0], ("car", LEFT)])[0]
+    joint = refiner(SCENE.image, MASKS, guard=False)[0]
+    other = refiner(SCENE.image, [MASKS[0], ("car", LEFT)], guard=False)[0]
     assert np.abs(joint.probability - other.probability).max() > 1e-3
 
 
@@ -66,7 +71,7 @@ def test_the_image_is_encoded_once_and_steps_are_batches(refiner, monkeypatch):
 
     engines = {name: Counting(name, engine) for name, engine in refiner.engines.items()}
     counted = Refiner(refiner.bundle, engines)
-    counted.refine_labels(SCENE.image, MASKS)
+    counted(SCENE.image, MASKS)
     levels, noises = len(counted.settings.text_timesteps), counted.settings.noises
     trials = len(counted.settings.joint_strengths)
     assert calls["vae_encoder"] == [1] and calls["text_encoder"] == [3]
@@ -77,16 +82,15 @@ def test_the_image_is_encoded_once_and_steps_are_batches(refiner, monkeypatch):
 def test_instances_of_one_label(refiner):
     halves = np.zeros_like(SCENE.coarse), np.zeros_like(SCENE.coarse)
     halves[0][:, :64], halves[1][:, 64:] = SCENE.coarse[:, :64], SCENE.coarse[:, 64:]
-    results = refiner.refine_labels(SCENE.image, [("cactus", half) for half in halves])
+    results = refiner(SCENE.image, [("cactus", half) for half in halves], guard=False)
     assert not (results[0].mask & results[1].mask).any()
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_backends_agree(refiner, backend):
     with Refiner.from_bundle(demo_bundle(), backend=backend) as other:
-        for ours, theirs in zip(
-            refiner.refine_labels(SCENE.image, MASKS), other.refine_labels(SCENE.image, MASKS), strict=True
-        ):
+        both = (run(SCENE.image, MASKS, guard=False) for run in (refiner, other))
+        for ours, theirs in zip(*both, strict=True):
             assert np.abs(ours.rounds[-1].probability - theirs.rounds[-1].probability).max() < 2e-3
             assert (ours.mask != theirs.mask).mean() < 0.002
 
@@ -94,7 +98,8 @@ def test_backends_agree(refiner, backend):
 def test_what_is_certain_stays(refiner):
     confusion = np.zeros(LEFT.shape, bool)
     confusion[30:100, :50] = True
-    fox = refiner.refine_labels(SCENE.image, [MASKS[0], ("fox", CoarseMask(probability=LEFT, confusion=confusion))])[1]
+    masks = [MASKS[0], ("fox", CoarseMask(probability=LEFT, confusion=confusion))]
+    fox = refiner(SCENE.image, masks, guard=False)[1]
     np.testing.assert_array_equal(fox.probability[~confusion], LEFT[~confusion])
 
 
@@ -110,14 +115,13 @@ def test_what_is_certain_stays(refiner):
 )
 def test_masks_that_cannot_be_refined_are_named(refiner, masks, error, message):
     with pytest.raises(error, match=message) as caught:
-        refiner.refine_labels(SCENE.image, masks)
+        refiner(SCENE.image, masks)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("masks", "message", "hint"),
     [
-        (dict(MASKS), "expected pairs of label and mask, got dict", "list(masks.items())"),
         (zip(*MASKS, strict=True), "expected a list of pairs of label and mask, got zip", "such as"),
         ([LEFT, LEFT], "expected a list of pairs of label and mask, got a list of something else", "such as"),
         ("fox", "expected a list of pairs of label and mask, got a str of something else", "such as"),
@@ -125,19 +129,19 @@ def test_masks_that_cannot_be_refined_are_named(refiner, masks, error, message):
     ],
 )
 def test_what_is_no_list_of_labels_and_masks_is_named(refiner, masks, message, hint):
-    for run in (refiner.refine_labels, partial(refine_masks, refiner)):
-        with pytest.raises(MaskError) as caught:
-            run(SCENE.image, masks)
-        assert message in str(caught.value) and hint in caught.value.hint
+    with pytest.raises(MaskError) as caught:
+        refiner(SCENE.image, masks)
+    assert message in str(caught.value) and hint in caught.value.hint
 
 
 def test_many_labels_go_in_parts(refiner, monkeypatch):
     """Features of as many labels as a batch takes are there at a time; their results stay the same."""
-    whole = refiner.refine_labels(SCENE.image, [*MASKS, ("car", LEFT)])
+    masks = [*MASKS, ("car", LEFT)]
+    whole = refiner(SCENE.image, masks, guard=False)
     cells = whole[0].rounds[0].probability.size
     for module in (pipeline, denoiser):
         monkeypatch.setattr(module, "MAX_PIXELS", 2 * cells)
-    for ours, wanted in zip(refiner.refine_labels(SCENE.image, [*MASKS, ("car", LEFT)]), whole, strict=True):
+    for ours, wanted in zip(refiner(SCENE.image, masks, guard=False), whole, strict=True):
         np.testing.assert_allclose(ours.probability, wanted.probability, atol=1e-5)
         np.testing.assert_allclose(ours.rounds[0].discrepancy, wanted.rounds[0].discrepancy, atol=1e-5)
 
@@ -154,7 +158,7 @@ def test_labels_take_no_memory_besides_their_results(refiner, crop):
         masks.append(("cactus", mask))
     size = masks[0][1].nbytes
     tracemalloc.start()
-    results = refine_masks(refiner, image, masks, crop=crop)
+    results = refiner(image, masks, crop=crop, guard=False)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (results[0].part is not None) == crop

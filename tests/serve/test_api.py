@@ -71,7 +71,7 @@ def test_guard_and_crop_are_those_of_the_command_line(http: httpx.Client) -> Non
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    plain, guarded = ask(coarse), ask(coarse, guard="true")
+    plain, guarded = ask(coarse, guard="false"), ask(coarse)
     np.testing.assert_array_equal(picture(guarded["mask"]) > 0, picture(coarse) > 127)
     assert guarded["kept_coarse"] and guarded["kept_share"] == 1 and 0 < guarded["confidence"] < 1
     assert any("does not trust" in warning for warning in guarded["warnings"])
