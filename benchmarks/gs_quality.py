@@ -91,7 +91,6 @@ def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path | None, 
             name: _mean_iou(segment_all(segmenter, changed, *few, name), NAMED)
             for name, changed in _variants(settings).items()
         }
-        segmenter.settings = settings
         chain = _refine(segmenter, refiner, *few)
     summary = _summary(answers) | {"without_edge_step": _named(plain)}
     markdown = _report(summary, curves, chain, answers, settings, (len(composed), len(few[0])))
@@ -104,9 +103,9 @@ def segment_all(
     segmenter: Segmenter, settings: GsSettings, scenes: Sequence[Scene], asked: Sequence[list[Phrase]], title: str
 ) -> list[Answer]:
     """What is found for every phrase of every scene."""
-    segmenter.settings, answers = settings, []
+    answers: list[Answer] = []
     for number, (scene, phrases) in enumerate(zip(tqdm(scenes, desc=title, leave=False), asked, strict=True)):
-        found = segmenter(scene.image, [phrase.text for phrase in phrases]).segments
+        found = segmenter(scene.image, [phrase.text for phrase in phrases], settings=settings).segments
         answers += [_judge(number, scene, *pair) for pair in zip(phrases, found, strict=True)]
     return answers
 

@@ -48,9 +48,9 @@ image = np.asarray(Image.fromarray(scene.image).resize(size, Image.Resampling.BI
 coarse = np.asarray(Image.fromarray(scene.coarse).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
 masks = [("fox", np.roll(coarse, number * job["side"] // 8, 1)) for number in range(job["labels"])]
 with Refiner.from_bundle(
-    job["bundle"], backend=backend, precision=precision, threads=job["threads"], resolution=job["side"]
+    job["bundle"], backend=backend, precision=precision, threads=job["threads"], resolution=job["side"],
+    settings=job["settings"],
 ) as refiner:
-    refiner.settings = G4SegSettings.from_dict(refiner.settings.to_dict() | job["settings"])
     opened, seconds = peak(), []
     for _ in range(1 + job["repeats"]):
         began = time.perf_counter()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from dataclasses import Field, asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from segrefine.errors import SettingsError
+from segrefine.presets import PRESETS
 
+Changes = Mapping[str, Any] | str
+"""Other values for some settings by their names, or the name of a preset."""
 Mode = Literal["one-step", "loop"]
+Comparison = Literal["original", "unmasked"]
 Sampler = Literal["ddim", "dpm-solver", "lcm"]
 MOST_SAMPLES = 256
 """Of 1024×1024 pixels, these take 1 GB."""
@@ -17,16 +22,86 @@ MOST_SAMPLES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the settings of both methods can do: check their values' kinds, become JSON and be read from it."""
+    """What the settings of both methods can do: check their values, be changed, become JSON and be read from it.
+
+    Attributes:
+        method: the method's name, as bundles have it.
+        title: the method's name and its command, for messages.
+    """
+
+    method: ClassVar[str]
+    title: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Raises SettingsError where a value is of another kind than its default, or outside its range."""
         for entry in fields(self):
-            if not _is_like(getattr(self, entry.name), entry.default):
-                raise SettingsError(
-                    f"{entry.name}: expected the like of {entry.default!r}, got {getattr(self, entry.name)!r}"
-                )
+            value = getattr(self, entry.name)
+            if not _is_like(value, entry.default):
+                raise SettingsError(f"{entry.name}: expected {_describe_kind(entry.default)}; got {_show(value)}")
         self._check_ranges()
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The default settings with a preset's changes.
+
+        Raises:
+            SettingsError: the method has no such preset.
+        """
+        return cls().with_preset(name)
+
+    def with_preset(self, name: str) -> Self:
+        """These settings with a preset's changes.
+
+        Raises:
+            SettingsError: the method has no such preset.
+        """
+        presets = PRESETS[self.method]
+        if name not in presets:
+            raise SettingsError(f"{self.title} has no preset {name!r}", hint=f"there are: {', '.join(presets)}")
+        return self.with_changes(presets[name])
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """These settings with other values for some, by their names; lists count as tuples.
+
+        Raises:
+            SettingsError: an unknown name, or a value of another kind or outside its range.
+        """
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+    def change(self, wanted: Self | Changes | None) -> Self:
+        """Other settings, as calls name them.
+
+        Args:
+            wanted: settings, which replace these; a dict of changes; the name of a preset; or None for these settings.
+
+        Raises:
+            SettingsError: an unknown name, a wrong value, or settings of the other method.
+        """
+        if wanted is None or isinstance(wanted, type(self)):
+            return wanted or self
+        if isinstance(wanted, str):
+            return self.with_preset(wanted)
+        if isinstance(wanted, Mapping):
+            return self.with_changes(wanted)
+        expected = f"{type(self).__name__}, a dict of changes or the name of a preset"
+        raise SettingsError(f"settings: expected {expected}; got {type(wanted).__name__}")
+
+    @classmethod
+    def read_value(cls, name: str, text: str) -> Any:
+        """The value of a setting that is given as text: JSON, a plain word, or numbers separated by commas.
+
+        The value is not checked yet; `with_changes` does that.
+
+        Raises:
+            SettingsError: there is no such setting.
+        """
+        default = cls._entry(name).default
+        if isinstance(default, str):
+            return text
+        try:
+            return json.loads(f"[{text}]" if isinstance(default, tuple) and not text.startswith("[") else text)
+        except ValueError:
+            return text
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; `from_dict` reads them back."""
@@ -39,13 +114,28 @@ class Settings:
         Raises:
             SettingsError: an unknown name, or a value outside its range.
         """
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(raw.keys() - known):
-            raise SettingsError(f"unknown setting {unknown[0]!r}", hint=f"there are: {', '.join(sorted(known))}")
+        for name in raw:
+            cls._entry(name)
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
         }
         return cls(**values)
+
+    @classmethod
+    def _entry(cls, name: str) -> Field[Any]:
+        """The field of a setting.
+
+        Raises:
+            SettingsError: there is no such setting; the message says whether the other method has it.
+        """
+        known = {entry.name: entry for entry in fields(cls)}
+        if name in known:
+            return known[name]
+        hint = f"there are: {', '.join(sorted(known))}"
+        for other in Settings.__subclasses__():
+            if other is not cls and name in {entry.name for entry in fields(other)}:
+                raise SettingsError(f"{name!r} is a setting of {other.title}, not of {cls.title}", hint=hint)
+        raise SettingsError(f"{cls.title} has no setting {name!r}", hint=hint)
 
     def _check_ranges(self) -> None:
         """Raises SettingsError where a value, of the right kind, is outside its range."""
@@ -72,6 +162,8 @@ class G4SegSettings(Settings):
     Attributes:
         mode: how the mask-conditional image is made: "one-step" adds noise and removes it in one step (the paper's
             way), "loop" inverts the image by DDIM and samples it back.
+        comparison: what the mask-conditional image is compared with: the "original" image, or an "unmasked" image that
+            was generated from the same noise without the mask.
         timesteps: noise level of each round, in training timesteps, coarse to fine.
         confusion: for each round the largest |P − ½| of a pixel that may change.
         noises: noises that are averaged over, in the generation and in the evidence of the text.
@@ -93,12 +185,19 @@ class G4SegSettings(Settings):
             of the ninth decile of the evidence within the coarse mask.
         text_rivalry: of several labels, how much the others' mean evidence counts against each.
         bias: log-odds of foreground where nothing speaks for it or against it.
+        discrepancy_weight: log-odds against a pixel's side, per unit of its discrepancy relative to the mean; 0 leaves
+            the discrepancy out of the update.
         mixing: share of the new estimate in the updated probability.
         prior_weight: weight of the coarse mask's own log-odds in every estimate.
+        edges: whether the border moves to the edges of the image at the end.
         template: the prompt; `{label}` stands for the label.
     """
 
+    method = "g4seg"
+    title = "G4Seg (refine)"
+
     mode: Mode = "one-step"
+    comparison: Comparison = "original"
     timesteps: tuple[int, ...] = (350,)
     confusion: tuple[float, ...] = (1.0,)
     noises: int = 2
@@ -119,12 +218,36 @@ class G4SegSettings(Settings):
     text_threshold: float = 0.43
     text_rivalry: float = 0.5
     bias: float = -0.5
+    discrepancy_weight: float = 0.0
     mixing: float = 1.0
     prior_weight: float = 0.38
+    edges: bool = True
     template: str = "a photo of a {label}"
+
+    @property
+    def asks_text(self) -> bool:
+        """Whether evidence of the text is computed; where it counts for nothing, it costs nothing."""
+        return bool(self.text_timesteps) and self.text_weight != 0
+
+    def count_passes(self, labels: int = 1) -> int:
+        """The most passes of the UNet that a refinement of so many labels takes; feature passes count."""
+        text = 0
+        if self.asks_text:
+            noises, strengths = (self.noises, self.text_strengths) if labels == 1 else (1, self.joint_strengths)
+            text = len(self.text_timesteps) * noises * (1 + labels * len(strengths))
+        each = self.noises if self.mode == "one-step" else 2 * self.loop_steps
+        each = each * (1 + (self.guidance_scale != 1)) + 1  # generated, and its features
+        unmasked = self.comparison == "unmasked"
+        return text + len(self.timesteps) * labels * each * (1 + unmasked) + (not unmasked)
 
     def _check_ranges(self) -> None:
         self._check_choice("mode", get_args(Mode))
+        self._check_choice("comparison", get_args(Comparison))
+        if self.asks_text and not (self.text_strengths and self.joint_strengths):
+            raise SettingsError(
+                "text_strengths and joint_strengths: expected one strength or more each, for there are text_timesteps"
+            )
+        self._check_positive("discrepancy_weight")
         if min(*self.timesteps, *self.text_timesteps, self.feature_timestep, 0) < 0:
             raise SettingsError("expected timesteps of 0 or more, got a negative one")
         if not self.timesteps or len(self.timesteps) != len(self.confusion):
@@ -151,6 +274,9 @@ class GsSettings(Settings):
         image_guidance_scale: classifier-free guidance by the image; 1 is none.
         edges: whether the border of the samples' mean is moved to the image's edges, as G4Seg's last step does it.
     """
+
+    method = "gs"
+    title = "GS (segment)"
 
     sampler: Sampler = "ddim"
     steps: int = 1
@@ -181,3 +307,23 @@ def _is_like(value: object, default: object) -> bool:
     if not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
         return False
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _describe_kind(default: object) -> str:
+    """A kind of value in words, with an example."""
+    match default:
+        case bool():
+            return "true or false"
+        case int():
+            return f"a whole number, such as {default}"
+        case float():
+            return f"a float, such as {default}"
+        case tuple():
+            kind = "whole numbers" if isinstance(default[0], int) else "floats"
+            return f"a list of {kind}, such as {json.dumps(default)}"
+        case _:
+            return f"a text, such as {default!r}"
+
+
+def _show(value: object) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)

@@ -15,6 +15,7 @@ from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.folder import FolderDataset
 from segrefine.errors import OutputError
 from segrefine.runtime.output import write_whole
+from segrefine.settings import Changes, G4SegSettings
 from segrefine.storage import FileRecord, output_errors
 
 OPTIONS = "options.json"
@@ -33,7 +34,7 @@ def describe_options(job: Job) -> dict[str, Any]:
         MaskError: there is no data set.
     """
     engines, dataset = job.engines, job.open_dataset()
-    bundle, settings, is_folder = Bundle.open(engines["path"]), engines.get("settings"), job.source.is_dir()
+    bundle, is_folder = Bundle.open(engines["path"]), job.source.is_dir()
     return {
         "source": os.path.realpath(job.source),
         "images": None if is_folder else os.path.realpath(job.images or images_of(job.source)),
@@ -41,10 +42,18 @@ def describe_options(job: Job) -> dict[str, Any]:
         "bundle": FileRecord.of(bundle.path / MANIFEST).sha256,  # it lists the hashes of all other files
         "backend": engines.get("backend", "onnxruntime"),
         **{name: engines.get(name) for name in ("precision", "resolution")},
-        "settings": settings and settings.to_dict(),
+        "settings": _changed_settings(bundle, engines.get("settings")),
         **{"seed": job.seed, "guard": job.guard, "crop": job.crop},
         **({"boxes": True} if job.boxes else {}),  # an output of a version that had no such option stays resumable
     }
+
+
+def _changed_settings(bundle: Bundle, wanted: G4SegSettings | Changes | None) -> dict[str, Any] | None:
+    """The settings that are not the bundle's own; None where all are."""
+    own = G4SegSettings.from_dict(bundle.manifest.settings)
+    theirs = own.to_dict()
+    changed = {name: value for name, value in own.change(wanted).to_dict().items() if value != theirs[name]}
+    return changed or None
 
 
 def agree_on_options(job: Job, options: Mapping[str, Any], *, begun: bool) -> None:

@@ -127,7 +127,7 @@ def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Futu
         masks=len(reading.masks), left=reading.left, unusable=tuple(reading.unusable),
         kept_coarse=sum(result.kept_coarse for result in results),
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
-        judged=tuple(_judgements(reading.masks, results)) if job.guarded else (),
+        judged=tuple(_judgements(reading.masks, results)) if job.guard else (),
     )  # fmt: skip
 
 

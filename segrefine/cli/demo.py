@@ -51,8 +51,12 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         results = _run_all(scenes, tell, lambda each: refiner(each.image, each.coarse, each.label, seed=seed))
         seconds = time.perf_counter() - started
     with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
-        segmenter.settings = replace(segmenter.settings, samples=SPREAD_SAMPLES)
-        found = _run_all(scenes, tell, lambda each: segmenter(each.image, [f"the {each.label}"], seed=seed).segments[0])
+
+        def find(scene: Sample) -> Segment:
+            spread = {"samples": SPREAD_SAMPLES}
+            return segmenter(scene.image, [f"the {scene.label}"], settings=spread, seed=seed).segments[0]
+
+        found = _run_all(scenes, tell, find)
     rows = {name: _compare(scene, results[name]) for name, scene in scenes.items()}
     sheet = _write(output, results, rows)
     segments, segments_sheet = _write_segments(output, scenes, found)

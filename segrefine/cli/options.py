@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.segmenter import Segmenter
+    from segrefine.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 backend_option = click.option(
     "--backend",
@@ -66,6 +69,111 @@ def name_of_bundle(folder: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SettingsChoice:
+    """Changes to a bundle's settings, in the order in which they count.
+
+    Attributes:
+        preset: name of a preset.
+        file: JSON file with values by name.
+        values: names of settings, each with its value as text.
+        edges: whether the edge step runs; None for what the settings say.
+    """
+
+    preset: str | None = None
+    file: Path | None = None
+    values: tuple[tuple[str, str], ...] = ()
+    edges: bool | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed."""
+        return self != SettingsChoice()
+
+    def names(self, setting: str) -> bool:
+        """Whether a setting may have been chosen: by its name, or among others by a preset or a file."""
+        return bool(self.preset or self.file) or setting in dict(self.values)
+
+    def apply_to(self, bundle: Path, kind: type[SettingsT]) -> SettingsT:
+        """The settings of a bundle with the changes.
+
+        Args:
+            bundle: its folder.
+            kind: the settings of the command's method.
+
+        Raises:
+            BundleError: there is no such bundle.
+            SettingsError: there is no such preset or setting, or a value is wrong.
+        """
+        from segrefine.bundle import Bundle
+
+        opened = Bundle.open(bundle)
+        opened.check_method(kind.method)
+        return self.apply(kind.from_dict(opened.manifest.settings))
+
+    def apply(self, base: SettingsT) -> SettingsT:
+        """Other settings: first the preset counts, then the file, then single values.
+
+        Raises:
+            SettingsError: there is no such preset or setting, or a value is wrong.
+        """
+        from segrefine.errors import SettingsError
+        from segrefine.storage import read_json_object
+
+        changed = base.with_preset(self.preset) if self.preset else base
+        if self.file:
+            hint = 'write an object in JSON, such as {"noises": 1}'
+            changed = changed.with_changes(read_json_object(self.file, SettingsError, hint=hint))
+        single = {name: base.read_value(name, text) for name, text in self.values}
+        return changed.with_changes(single if self.edges is None else single | {"edges": self.edges})
+
+
+def _split_values(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Names and values of `NAME=VALUE`, given any number of times."""
+    for text in texts:
+        if not text.partition("=")[0].strip() or "=" not in text:
+            raise click.BadParameter(f"expected NAME=VALUE, such as noises=1; got {text!r}")
+    parts = (text.partition("=") for text in texts)
+    return tuple((name.strip(), value.strip()) for name, _, value in parts)
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that change the method's settings, and an argument `choice` for them."""
+
+    @click.option("--preset", metavar="NAME", help="Preset of the settings: default, fast or paper.")
+    @click.option(
+        "--settings",
+        "file",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="JSON file with values of settings. They win over the preset's.",
+    )
+    @click.option(
+        "--set",
+        "values",
+        metavar="NAME=VALUE",
+        multiple=True,
+        callback=_split_values,
+        help="Value of one setting, such as noises=1. Can be repeated, and wins over the file's.",
+    )
+    @click.option(
+        "--edges/--no-edges", default=None, help="Move the mask's border to the image's edges.  [default: edges]"
+    )
+    @wraps(command)
+    def gathered(
+        *args: Any,
+        preset: str | None,
+        file: Path | None,
+        values: tuple[tuple[str, str], ...],
+        edges: bool | None,
+        **rest: Any,
+    ) -> None:
+        command(*args, choice=SettingsChoice(preset=preset, file=file, values=values, edges=edges), **rest)
+
+    return gathered
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """The bundle that serves, and how it runs.
 
@@ -92,33 +200,51 @@ class Model:
 
         return self.bundle is None or self.bundle.absolute() in {path.absolute() for path in DEMO_BUNDLES.values()}
 
-    def open(self) -> Refiner:
-        """The refiner; the caller closes it.
+    def open(self, choice: SettingsChoice | None = None) -> Refiner:
+        """Open the refiner; the caller closes it.
+
+        Args:
+            choice: changes to the bundle's settings.
 
         Raises:
-            SegrefineError: see `Refiner.from_bundle`.
+            SegrefineError: see `Refiner.from_bundle` and `SettingsChoice.apply`.
         """
-        from segrefine.assets import demo_bundle
         from segrefine.runtime.pipeline import Refiner
 
-        return Refiner.from_bundle(self.bundle or demo_bundle(), **self._engines())
+        return Refiner.from_bundle(**self.engines(choice))
 
-    def engines(self) -> dict[str, Any]:
-        """The arguments of `Refiner.from_bundle`, for another process to open it."""
-        from segrefine.assets import demo_bundle
+    def engines(self, choice: SettingsChoice | None = None) -> dict[str, Any]:
+        """The arguments of `Refiner.from_bundle`, for another process to open it.
 
-        return {"path": self.bundle or demo_bundle(), **self._engines()}
-
-    def open_segmenter(self) -> Segmenter:
-        """The segmenter; the caller closes it.
+        Args:
+            choice: changes to the bundle's settings.
 
         Raises:
-            SegrefineError: see `Segmenter.from_bundle`.
+            SegrefineError: see `SettingsChoice.apply`.
+        """
+        from segrefine.assets import demo_bundle
+        from segrefine.settings import G4SegSettings
+
+        folder = self.bundle or demo_bundle()
+        settings = choice.apply_to(folder, G4SegSettings) if choice else None
+        return {"path": folder, **self._engines(), "settings": settings}
+
+    def open_segmenter(self, choice: SettingsChoice | None = None) -> Segmenter:
+        """Open the segmenter; the caller closes it.
+
+        Args:
+            choice: changes to the bundle's settings.
+
+        Raises:
+            SegrefineError: see `Segmenter.from_bundle` and `SettingsChoice.apply`.
         """
         from segrefine.assets import demo_gs_bundle
         from segrefine.runtime.segmenter import Segmenter
+        from segrefine.settings import GsSettings
 
-        return Segmenter.from_bundle(self.bundle or demo_gs_bundle(), **self._engines())
+        folder = self.bundle or demo_gs_bundle()
+        settings = choice.apply_to(folder, GsSettings) if choice else None
+        return Segmenter.from_bundle(folder, **self._engines(), settings=settings)
 
     def _engines(self) -> dict[str, Any]:
         return {

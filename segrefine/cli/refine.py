@@ -13,7 +13,14 @@ import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
 from segrefine.cli.marks import MarkOptions, mark_options
-from segrefine.cli.options import Model, crop_option, guard_option, model_options
+from segrefine.cli.options import (
+    Model,
+    SettingsChoice,
+    crop_option,
+    guard_option,
+    model_options,
+    settings_options,
+)
 from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
 
 if TYPE_CHECKING:
@@ -92,13 +99,14 @@ class Outputs:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
+@settings_options
 @mark_options
 @model_options
 @with_console
 def refine(
     console: Console, image: Path, mask: Path | None, label: str, output: Path, probability: Path | None,
-    overlay: Path | None, trace: Path | None, seed: int, guard: bool, crop: bool, marks: MarkOptions,
-    model: Model,
+    overlay: Path | None, trace: Path | None, seed: int, guard: bool, crop: bool, choice: SettingsChoice,
+    marks: MarkOptions, model: Model,
 ) -> None:  # fmt: skip
     """Refine the coarse MASK of IMAGE, or one that boxes, points or strokes amount to.
 
@@ -122,7 +130,7 @@ def refine(
     given = _read_coarse(pixels, mask, marks)
     coarse = given.probability
     started = time.perf_counter()
-    with model.open() as refiner:
+    with model.open(choice) as refiner:
         loaded = time.perf_counter() - started
         with console.progress("refining") as tell:
             result = refiner(pixels, given, label, seed=seed, crop=crop, guard=guard, progress=tell)
@@ -132,6 +140,7 @@ def refine(
         "label": label,
         "image": str(image),
         **_summary(pixels, coarse, result),
+        "settings": refiner.settings.to_dict(),
         "seconds": seconds,
         "peak_gpu_memory": model.peak_memory(),
         "model": model.to_dict(),

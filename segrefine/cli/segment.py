@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.options import BundleFolder, Model, model_options
+from segrefine.cli.options import BundleFolder, Model, SettingsChoice, model_options, settings_options
 from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
 
 if TYPE_CHECKING:
@@ -139,9 +139,7 @@ class Outputs:
 @click.option("--sampler", type=click.Choice(["ddim", "dpm-solver", "lcm"]), help="How noise is taken away.")
 @click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none.")
 @click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
-@click.option(
-    "--edges/--no-edges", default=None, help="Move the masks' borders to the image's edges.  [default: edges]"
-)
+@settings_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--refine", is_flag=True, help="Refine the masks by G4Seg, the generated ones as coarse masks.")
 @click.option("--refine-bundle", metavar="PATH", type=BundleFolder(), help="With --refine: its model.  [default: demo]")
@@ -151,7 +149,7 @@ def segment(
     console: Console, image: Path, phrases: tuple[str, ...], caption: str | None, output: Path, overlay: Path | None,
     sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int, refine: bool, refine_bundle: Path | None,
     model: Model, samples: int | None, steps: int | None, sampler: str | None, guidance: float | None,
-    image_guidance: float | None, edges: bool | None,
+    image_guidance: float | None, choice: SettingsChoice,
 ) -> None:  # fmt: skip
     """Segment what each PHRASE names in IMAGE.
 
@@ -167,14 +165,15 @@ def segment(
     outputs = Outputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
     outputs.check(image, [span.text for span in spans])
     changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
-               "image_guidance_scale": image_guidance, "edges": edges}  # fmt: skip
+               "image_guidance_scale": image_guidance}  # fmt: skip
     pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
     started = time.perf_counter()
-    with model.open_segmenter() as segmenter:
-        segmenter.settings = _change(segmenter.settings, changed, spread=uncertainty or sheet is not None)
+    with model.open_segmenter(choice) as segmenter:
+        spread = (uncertainty or sheet is not None) and not choice.names("samples")
+        settings = _change(segmenter.settings, changed, spread=spread)
         loaded = time.perf_counter() - started
         with console.progress("segmenting") as tell:
-            result = segmenter(pixels, [span.text for span in spans], seed=seed, progress=tell)
+            result = segmenter(pixels, [span.text for span in spans], settings=settings, seed=seed, progress=tell)
     if refine:
         result = _refine(console, pixels, result, seed, replace(model, bundle=refine_bundle))
     values: dict[str, Any] = {
@@ -182,7 +181,7 @@ def segment(
         "size": [pixels.shape[1], pixels.shape[0]],
         "caption": caption,
         "segments": list(_entries(spans, result)),
-        "settings": segmenter.settings.to_dict(),
+        "settings": settings.to_dict(),
         "refined": refine,
         "outputs": outputs.write(pixels, result),
         "seconds": {"load": loaded, **result.seconds, "total": time.perf_counter() - started},

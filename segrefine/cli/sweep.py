@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import FAILED, Console, table, with_console
-from segrefine.cli.options import Model, crop_option, guard_option, model_options
+from segrefine.cli.options import (
+    Model,
+    SettingsChoice,
+    crop_option,
+    guard_option,
+    model_options,
+    settings_options,
+)
 from segrefine.cli.outputs import check_output_folder
 
 if TYPE_CHECKING:
@@ -55,11 +62,12 @@ class Vary(click.ParamType[tuple[str, tuple[float, ...]]]):
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
+@settings_options
 @model_options
 @with_console
 def sweep(
     console: Console, source: Path, truth: Path, output: Path, wanted: Sequence[tuple[str, tuple[float, ...]]],
-    workers: int | None, resume: bool, seed: int, guard: bool, crop: bool, model: Model,
+    workers: int | None, resume: bool, seed: int, guard: bool, crop: bool, choice: SettingsChoice, model: Model,
 ) -> None:  # fmt: skip
     """Refine a data set with other settings, one at a time, and compare with the true masks.
 
@@ -77,12 +85,12 @@ def sweep(
 
     check_output_folder(output, {"the data set": source, "the truth": truth})
     workers = workers or usable_cores()
-    with model.open() as refiner:
+    with model.open(choice) as refiner:
         variants = plan_variants(refiner.settings, wanted or [(name, ()) for name in AXES])
         for variant in variants:
             Refiner(refiner.bundle, refiner.engines, settings=variant.settings)  # what does not fit is told at once
     job = Job(
-        source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(), seed=seed,
+        source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(choice), seed=seed,
         guard=guard, crop=crop,
     ).share_cores(workers)  # fmt: skip
     with console.resumable(), console.progress("sweep", long=True) as tell:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ from segrefine.reference.weight_files import Model
 from segrefine.runtime.edges import logit, sharpen
 from segrefine.runtime.filters import pool
 from segrefine.runtime.pipeline import Refiner
-from segrefine.settings import Mode
+from segrefine.runtime.upsampling import upsample
+from segrefine.settings import G4SegSettings, Mode
 
 
 def check_parity(
@@ -54,7 +56,7 @@ def check_parity(
     Args:
         bundle: folder that `segrefine export` wrote.
         checkpoint: what it was made from: a diffusers folder or a single file.
-        scenes: what the loop is run on, in both modes.
+        scenes: what the loop is run on: in both modes, and with the preset "paper".
         backend: what runs the graphs.
         device: where it runs them.
 
@@ -68,8 +70,8 @@ def check_parity(
     with Refiner.from_bundle(bundle, backend=backend, device=device) as refiner:
         refiner.resolution = served_resolution(refiner, "unet")
         yield from compare_components(refiner, _modules(reference, refiner.bundle.manifest))
-        for mode in ("one-step", "loop"):
-            yield from _loop(refiner, reference, scenes, mode)
+        for name, settings in _runs(refiner.settings).items():
+            yield from compare_loop(refiner, reference, scenes, name, settings)
 
 
 def locate_divergences(
@@ -112,9 +114,26 @@ def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], Grap
     return lambda name: GRAPHS[name](source)
 
 
-def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mode: Mode) -> Iterator[ParityRow]:
-    settings, dtype = replace(refiner.settings, mode=mode), refiner.bundle.manifest.dtype
-    watched = {name: Watched(engine) for name, engine in refiner.engines.items()}
+def _runs(settings: G4SegSettings) -> dict[str, G4SegSettings]:
+    """The settings that the loop is run with, by the name of their rows."""
+    modes: tuple[Mode, ...] = get_args(Mode)
+    return {mode: replace(settings, mode=mode) for mode in modes} | {"paper": settings.with_preset("paper")}
+
+
+def compare_loop(
+    refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], name: str, settings: G4SegSettings
+) -> Iterator[ParityRow]:
+    """Compare every step of the loop and the final mask, under one choice of settings.
+
+    Args:
+        refiner: the engines.
+        checkpoint: what their bundle was exported from.
+        scenes: what the loop is run on.
+        name: what the rows call the settings.
+        settings: the method's numbers.
+    """
+    dtype = refiner.bundle.manifest.dtype
+    watched = {component: Watched(engine) for component, engine in refiner.engines.items()}
     engines = Refiner(refiner.bundle, watched, settings=settings)
     engines.resolution = refiner.resolution
     errors = LoopErrors()
@@ -123,14 +142,14 @@ def _loop(refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], mod
         try:
             ours = engines(scene.image, scene.coarse, scene.label, crop=False, guard=False, observe=ours_steps)
         except NumericalError as error:
-            yield overflow_row(mode, watched, error, dtype)
+            yield overflow_row(name, watched, error, dtype)
             return
         reference = G4Seg(checkpoint, settings, refiner.bundle.manifest.feature_taps, their_steps)
         theirs, their_mask = run_reference(refiner, reference, scene)
         errors.add_steps(ours_steps, their_steps)
         probabilities = ours.rounds[-1].probability, theirs.probability.numpy()[0, 0]
         errors.add_result(probabilities, (ours.mask, their_mask))
-    yield from errors.rows(mode, dtype)
+    yield from errors.rows(name, dtype)
 
 
 def run_reference(
@@ -138,7 +157,7 @@ def run_reference(
 ) -> tuple[ReferenceResult, NDArray[np.bool_]]:
     """What the reference, whose model is on `device`, makes of a scene, and its mask, bool (H, W).
 
-    It gets the refiner's pixels, coarse mask and noise, and its probability goes through the refiner's edge step.
+    It gets the refiner's pixels, coarse mask and noise, and its probability comes to full size as the refiner's does.
     """
     manifest = refiner.bundle.manifest
     fit = refiner.fit(scene.image)
@@ -149,5 +168,8 @@ def run_reference(
     mask = torch.from_numpy(coarse)[None, None]
     with torch.device(device):  # where the reference makes its own tensors
         result = reference.refine(image.to(device), mask.to(device), scene.label, noise.to(device))
-    gain = logit(result.probability.cpu().numpy()[0, 0]) - logit(coarse)
+    probability = result.probability.cpu().numpy()[0, 0]
+    if not reference.settings.edges:
+        return result, upsample(fit, scene.coarse, coarse, probability) > 0.5
+    gain = logit(probability) - logit(coarse)
     return result, sharpen(scene.image, scene.coarse, fit.restore(gain), refiner.edges) > 0.5

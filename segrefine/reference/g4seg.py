@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
@@ -103,8 +104,14 @@ class G4Seg:
         p, rounds = coarse, []
         for t, width in zip(s.timesteps, s.confusion, strict=True):
             generated = self.generate(z0, p, t, noise)
+            if s.comparison == "unmasked":
+                original = self.features(self.generate(z0, p, t, noise, masked=False), noise)
             parameters = torch.tensor([[s.temperature, s.mixing, width, s.position_weight]])
-            discrepancy, estimate, p = align(original, self.features(generated, noise), p, evidence, parameters)
+            compare = partial(align, original, self.features(generated, noise), p, parameters=parameters)
+            discrepancy, estimate, updated = compare(evidence)
+            if s.discrepancy_weight:
+                _, estimate, updated = compare(evidence + self.doubt_sides(discrepancy, p))
+            p = updated
             rounds.append(
                 ReferenceRound(generated=generated, discrepancy=discrepancy, estimate=estimate, probability=p)
             )
@@ -128,6 +135,8 @@ class G4Seg:
         the strengths with which the coarse mask hands the label to its pixels.
         """
         s, total = self.settings, torch.zeros(z0.shape[2:])
+        if not s.asks_text:
+            return total
         for t in s.text_timesteps:
             noisy, noise_share = self.add_noise(z0, t, noise), 1 - float(self.scheduler.alphas_cumprod[t])
             plain = self.denoise(noisy, t, self.unconditional)
@@ -145,12 +154,19 @@ class G4Seg:
         )
         return torch.from_numpy(evidence).to(image.device)[None, None]
 
-    def generate(self, z0: Tensor, p: Tensor, t: int, noise: Tensor) -> Tensor:
-        """The mask-conditional image's latents (1, c, h, w)."""
-        if self.settings.mode == "loop":
-            return self.sample(self.invert(z0, t), t, p)
+    def doubt_sides(self, discrepancy: Tensor, p: Tensor) -> Tensor:
+        """Log-odds (1, 1, h, w) against each pixel's side: w (1 − 2 P) (h / mean of h − 1), h the discrepancy."""
+        return self.settings.discrepancy_weight * (1 - 2 * p) * (discrepancy / discrepancy.mean() - 1)
+
+    def generate(self, z0: Tensor, p: Tensor, t: int, noise: Tensor, *, masked: bool = True) -> Tensor:
+        """The latents (1, c, h, w) of the mask-conditional image, or of that without the mask's injection."""
+        s = self.settings
+        strengths = (s.self_strength, s.cross_strength) if masked else (0.0, 0.0)
+        if s.mode == "loop":
+            return self.sample(self.invert(z0, t), t, p, strengths)
         start = self.add_noise(z0, t, noise)
-        clean: Tensor = self.scheduler.step(self.predict_guided(start, t, p), t, start).pred_original_sample
+        output = self.predict_guided(start, t, p, strengths)
+        clean: Tensor = self.scheduler.step(output, t, start).pred_original_sample
         self.observe("one-step", t, clean)
         return clean.mean(0, keepdim=True)
 
@@ -189,14 +205,14 @@ class G4Seg:
         with self.injector.apply(injection):
             return predict(self.model.unet, *inputs)
 
-    def predict_guided(self, sample: Tensor, t: int, p: Tensor) -> Tensor:
+    def predict_guided(self, sample: Tensor, t: int, p: Tensor, strengths: Strengths) -> Tensor:
         """The UNet's output (B, c, h, w) for the prompt under the masks p, with classifier-free guidance."""
-        s = self.settings
-        output = self.predict(sample, t, self.prompt, p, (s.self_strength, s.cross_strength))
-        if s.guidance_scale == 1:
+        scale = self.settings.guidance_scale
+        output = self.predict(sample, t, self.prompt, p, strengths)
+        if scale == 1:
             return output
         plain = self.predict(sample, t, self.unconditional)
-        return plain + s.guidance_scale * (output - plain)
+        return plain + scale * (output - plain)
 
     def invert(self, z0: Tensor, t: int) -> Tensor:
         """The noisy latents at level t from which DDIM comes (nearly) back to z0, (1, c, h, w)."""
@@ -206,10 +222,11 @@ class G4Seg:
             self.observe("inversion", int(step), sample)
         return sample
 
-    def sample(self, start: Tensor, t: int, p: Tensor) -> Tensor:
+    def sample(self, start: Tensor, t: int, p: Tensor, strengths: Strengths) -> Tensor:
         """Clean latents (B, c, h, w), sampled by DDIM from `start` at level t under the masks p (B, 1, h, w)."""
         sample = start
         for step in self.scheduler.timesteps[self.scheduler.timesteps <= t]:
-            sample = self.scheduler.step(self.predict_guided(sample, int(step), p), int(step), sample).prev_sample
+            output = self.predict_guided(sample, int(step), p, strengths)
+            sample = self.scheduler.step(output, int(step), sample).prev_sample
             self.observe("sampling", int(step), sample)
         return sample

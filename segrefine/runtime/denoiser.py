@@ -19,6 +19,8 @@ from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
+Strengths = tuple[float, float]
+"""Of the masks' injection into self-attention and into cross-attention."""
 Observe = Callable[[str, int, Floats], None]
 """Called with the stage, the timestep and the latents (B, c, h, w) that each step of generation gave."""
 
@@ -71,9 +73,12 @@ class Denoiser:
 
         The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
         arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over levels, noises and
-        the strengths with which the coarse masks (L, h, w) hand their labels to their pixels.
+        the strengths with which the coarse masks (L, h, w) hand their labels to their pixels. Zeros, at no cost, where
+        the settings do not ask for it.
         """
         s, count = self.settings, len(coarse)
+        if not s.asks_text:
+            return np.zeros_like(coarse)
         tried, each_noise = (s.text_strengths, len(noise)) if count == 1 else (s.joint_strengths, 1)
         levels = np.repeat(np.array(s.text_timesteps, np.int64), each_noise)
         drawn = noise[np.arange(len(levels)) % len(noise)]  # of several labels, each level has one of the noises
@@ -94,7 +99,7 @@ class Denoiser:
         noise_share = (1 - self.schedule.alphas_cumprod[levels])[:, None, None]
         return np.asarray((gained.mean(3) / noise_share).mean((1, 2)), np.float32)
 
-    def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats) -> Floats:
+    def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats, *, masked: bool = True) -> Floats:
         """Latents (L, c, h, w) of the mask-conditional images: z0 noised to level t, and denoised under each mask.
 
         Args:
@@ -102,13 +107,16 @@ class Denoiser:
             probability: float32 (L, h, w) of each label.
             t: timestep.
             noise: float32 (K, c, h, w); the mean over them is given.
+            masked: whether the masks are injected; without them, only their number counts.
         """
         count = len(probability)
+        strengths = (self.settings.self_strength, self.settings.cross_strength) if masked else (0.0, 0.0)
         if self.settings.mode == "loop":
-            return self._generate_by_loop(np.repeat(z0, count, 0), probability, t)
+            return self._generate_by_loop(np.repeat(z0, count, 0), probability, t, strengths)
         noisy = np.tile(self.schedule.add_noise(z0, noise, t), (count, 1, 1, 1))
         prompts, masks = np.repeat(np.arange(count), len(noise)), np.repeat(probability, len(noise), 0)
-        clean = self.schedule.predict_clean(self._predict_masked(noisy, t, prompts, masks, f"t={t}"), noisy, t)
+        output = self._predict_masked(noisy, t, prompts, masks, strengths, f"t={t}")
+        clean = self.schedule.predict_clean(output, noisy, t)
         self._tell("one-step", t, clean)
         return np.asarray(clean.reshape(count, len(noise), *z0.shape[1:]).mean(1), np.float32)
 
@@ -119,7 +127,7 @@ class Denoiser:
         feeds = self._feeds(sample, np.full(count, t, np.int64), np.full(count, prompt))
         return self._run("unet_features", feeds, "features", f"t={t}")
 
-    def _generate_by_loop(self, z0: Floats, masks: Floats, t: int) -> Floats:
+    def _generate_by_loop(self, z0: Floats, masks: Floats, t: int, strengths: Strengths) -> Floats:
         """Clean latents (L, c, h, w): inverted to level t without a mask, sampled back under masks (L, h, w)."""
         steps, prompts = self.settings.loop_steps, np.arange(len(masks))
 
@@ -128,7 +136,7 @@ class Denoiser:
             return self._predict(sample, timesteps, prompts, step=f"inversion, t={timestep}")
 
         def masked(sample: Floats, timestep: int) -> Floats:
-            return self._predict_masked(sample, timestep, prompts, masks, f"sampling, t={timestep}")
+            return self._predict_masked(sample, timestep, prompts, masks, strengths, f"sampling, t={timestep}")
 
         def watch(stage: str) -> Callable[[int, int, Floats], None]:
             return lambda _, timestep, latents: self._tell(stage, timestep, latents)
@@ -140,14 +148,13 @@ class Denoiser:
         if self.observe:
             self.observe(stage, timestep, latents)
 
-    def _predict_masked(self, sample: Floats, t: int, prompts: Indices, masks: Floats, step: str) -> Floats:
+    def _predict_masked(
+        self, sample: Floats, t: int, prompts: Indices, masks: Floats, strengths: Strengths, step: str
+    ) -> Floats:
         """The UNet's output with masks (B, h, w) injected, guided."""
         batch, scale = len(sample), self.settings.guidance_scale
         timestep = np.full(batch, t, np.int64)
-        strengths = np.tile(
-            np.array([self.settings.self_strength, self.settings.cross_strength], np.float32), (batch, 1)
-        )
-        injected = _Injection(masks=masks, strengths=strengths)
+        injected = _Injection(masks=masks, strengths=np.tile(np.array(strengths, np.float32), (batch, 1)))
         output = self._predict(sample, timestep, prompts, step=step, injected=injected)
         if scale == 1:
             return output

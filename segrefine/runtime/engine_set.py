@@ -20,7 +20,7 @@ from segrefine.runtime.grid import FittedImage, fit_to_grid, size_on_grid
 from segrefine.runtime.text import Text, size_condition
 from segrefine.runtime.tiling import map_tiles
 from segrefine.runtime.tokenizer import ClipTokenizer
-from segrefine.settings import Settings
+from segrefine.settings import Changes, Settings
 
 Floats = NDArray[np.float32]
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -44,7 +44,9 @@ class EngineSet(Closing, Generic[SettingsT]):
     method: ClassVar[Method]
 
     @abstractmethod
-    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: SettingsT | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: SettingsT | Changes | None = None
+    ) -> None:
         self.bundle, self.engines = bundle, engines
         self.resolution = bundle.manifest.sample_size * bundle.manifest.vae_scale_factor
         self._tokenizers = _read_tokenizers(bundle)
@@ -64,7 +66,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         precision: EnginePrecision | None = None,
         threads: int | None = None,
         resolution: int | None = None,
-        settings: SettingsT | None = None,
+        settings: SettingsT | Changes | None = None,
     ) -> Self:
         """The pipeline on the bundle at `path`.
 
@@ -75,7 +77,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             precision: None for the graphs' own; ``"bf16"`` for a faster denoiser on OpenVINO.
             threads: of the CPU; None for all cores.
             resolution: pixels on the longer side of an image as the model sees it; None for what it was trained on.
-            settings: other settings than the bundle's own.
+            settings: other settings than the bundle's; a dict changes some of them, a text names a preset.
 
         Raises:
             BundleError: no bundle there, a damaged one, or one of the other method.

@@ -26,10 +26,27 @@ def gather_evidence(image: NDArray[np.uint8], coarse: Floats, text: Floats, sett
         settings: weights.
     """
     s = settings
+    if not s.asks_text:
+        return np.asarray(s.prior_weight * logit(coarse) + s.bias, np.float32)
     even = spread(image, text, smoothness=s.text_spread, contrast=s.text_contrast)
     inside = coarse >= min(0.5, float(coarse.max()))
     threshold = s.text_threshold * float(np.quantile(even[inside], 0.9))
     return np.asarray(s.prior_weight * logit(coarse) + s.text_weight * (even - threshold) + s.bias, np.float32)
+
+
+def doubt_sides(discrepancy: Floats, probability: Floats, weight: float) -> Floats:
+    """Log-odds against the side that each pixel is on, float32 (L, h, w), where it disagrees with the generation.
+
+    Only the discrepancy relative to its mean over the image counts, so that the scale of a model's features does not.
+
+    Args:
+        discrepancy: float32 (L, h, w), 0 or more.
+        probability: float32 (L, h, w) in [0, 1], under which the image was generated.
+        weight: log-odds of a certain pixel whose discrepancy is twice the mean.
+    """
+    mean = discrepancy.mean((1, 2), keepdims=True)
+    excess = discrepancy / np.maximum(mean, np.finfo(np.float32).tiny) - 1
+    return np.asarray(weight * (1 - 2 * probability) * excess, np.float32)
 
 
 def against_others(text: Floats, labels: Sequence[str], rivalry: float) -> Floats:

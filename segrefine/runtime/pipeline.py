@@ -23,7 +23,7 @@ from segrefine.runtime.crop import cut_mask, find_part, stitch
 from segrefine.runtime.denoiser import NOTHING, Conditions, Denoiser, Observe
 from segrefine.runtime.edges import EdgeSettings, logit, sharpen
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
-from segrefine.runtime.evidence import against_others, gather_evidence
+from segrefine.runtime.evidence import against_others, doubt_sides, gather_evidence
 from segrefine.runtime.filters import pool
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.guard import guard_changes
@@ -32,7 +32,8 @@ from segrefine.runtime.mask import CheckedMask, CoarseMask, check_masks, has_bor
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.refinement import Floats, Refinement, Round, divide_pixels, label_map
 from segrefine.runtime.schedule import NoiseSchedule
-from segrefine.settings import G4SegSettings
+from segrefine.runtime.upsampling import upsample
+from segrefine.settings import Changes, G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
 COMPONENTS = ("vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
@@ -67,11 +68,11 @@ class Refiner(EngineSet[G4SegSettings]):
         bundle: Bundle,
         engines: Mapping[str, Engine],
         *,
-        settings: G4SegSettings | None = None,
+        settings: G4SegSettings | Changes | None = None,
         edges: EdgeSettings | None = None,
     ) -> None:
         super().__init__(bundle, engines)
-        self.settings = settings or G4SegSettings.from_dict(bundle.manifest.settings)
+        self.settings = G4SegSettings.from_dict(bundle.manifest.settings).change(settings)
         self.edges = edges or EdgeSettings()
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
         self._check_settings(self.settings)
@@ -84,14 +85,14 @@ class Refiner(EngineSet[G4SegSettings]):
     @overload
     def __call__(
         self, image: NDArray[np.uint8], masks: Floats | CoarseMask, label: str, *, crop: bool = True,
-        guard: bool = True, settings: G4SegSettings | None = None, seed: int = 0,
+        guard: bool = True, settings: G4SegSettings | Changes | None = None, seed: int = 0,
         progress: Progress | None = None, observe: Observe | None = None,
     ) -> Refinement: ...  # fmt: skip
 
     @overload
     def __call__(
         self, image: NDArray[np.uint8], masks: Masks, label: None = None, *, crop: bool = True,
-        guard: bool = True, settings: G4SegSettings | None = None, seed: int = 0,
+        guard: bool = True, settings: G4SegSettings | Changes | None = None, seed: int = 0,
         progress: Progress | None = None, observe: Observe | None = None,
     ) -> tuple[Refinement, ...]: ...  # fmt: skip
 
@@ -103,7 +104,7 @@ class Refiner(EngineSet[G4SegSettings]):
         *,
         crop: bool = True,
         guard: bool = True,
-        settings: G4SegSettings | None = None,
+        settings: G4SegSettings | Changes | None = None,
         seed: int = 0,
         progress: Progress | None = None,
         observe: Observe | None = None,
@@ -122,7 +123,8 @@ class Refiner(EngineSet[G4SegSettings]):
             label: what the one mask shows, such as "fox".
             crop: refine an object under 1 % of the image in a crop around it.
             guard: undo changes that cannot be trusted, and report a confidence; see `segrefine.runtime.guard`.
-            settings: the method's numbers for this call.  [default: `self.settings`]
+            settings: the method's numbers for this call; a dict changes some of `self.settings`, a text names a preset,
+                such as "fast".  [default: `self.settings`]
             seed: random seed of the noise. One seed gives one mask on every backend, up to rounding.
             progress: called after every stage.
             observe: called with the latents of every step of generation.
@@ -136,7 +138,8 @@ class Refiner(EngineSet[G4SegSettings]):
             MaskError: there is no mask, a mask is no float array, has another size than the image, or has nothing to
                 refine. With several masks the message names the label.
             PromptError: a label is empty or too long.
-            SettingsError: a noise level is outside the model's schedule.
+            SettingsError: a setting or preset does not exist, a value is wrong, or a noise level is outside the model's
+                schedule.
             NumericalError: an engine gave a value that is not finite.
         """
         if label is not None:
@@ -144,9 +147,9 @@ class Refiner(EngineSet[G4SegSettings]):
                 image, [(label, masks)], crop=crop, guard=guard, settings=settings, seed=seed,  # type: ignore[list-item]
                 progress=progress, observe=observe,
             )[0]  # fmt: skip
-        if settings is not None:
-            self._check_settings(settings)
-        call = _Call(settings=settings or self.settings, guard=guard, seed=seed, progress=progress, observe=observe)
+        changed = self.settings.change(settings)
+        self._check_settings(changed)
+        call = _Call(settings=changed, guard=guard, seed=seed, progress=progress, observe=observe)
         check_image(image)
         given = check_masks(masks, (image.shape[0], image.shape[1]))  # type: ignore[arg-type]
         parts = [find_part(each) if crop else None for each in given]
@@ -204,29 +207,36 @@ class Refiner(EngineSet[G4SegSettings]):
         watch.step("text evidence")
 
         # Generate under the mask, compare with the original, and move the mask where the two disagree.
-        original = denoiser.features(z0, noise, prompt)
+        original = denoiser.features(z0, noise, prompt) if s.comparison == "original" else None
         watch.step("features")
         probability = start
         rounds = []
         for t, width in zip(s.timesteps, s.confusion, strict=True):
             generated = denoiser.generate(z0, probability, t, noise)
+            unmasked = generated if original is not None else denoiser.generate(z0, probability, t, noise, masked=False)
             watch.step("generate")
             discrepancy = np.empty_like(probability)
             updated = np.empty_like(probability)
             for part in _parts_of(probability):  # features are large: those of hundreds of labels take gigabytes
                 features = denoiser.features(generated[part], noise, prompt)
-                discrepancy[part], updated[part] = self._align(
-                    original, features, probability[part], evidence[part], width, s
-                )
+                compared = original if original is not None else denoiser.features(unmasked[part], noise, prompt)
+                given_part = compared, features, probability[part]
+                discrepancy[part], updated[part] = self._align(*given_part, evidence[part], width, s)
+                if s.discrepancy_weight:  # it is known only now: update once more with it among the evidence
+                    doubt = doubt_sides(discrepancy[part], probability[part], s.discrepancy_weight)
+                    _, updated[part] = self._align(*given_part, evidence[part] + doubt, width, s)
             probability = np.where(changeable, updated, probability)
             watch.step("align")
             rounds.append((t, generated, discrepancy, probability))
 
-        # Carry the evidence that was gained to full size, and move the border to the edges of the image.
+        # Carry what was gained to full size, and move the border to the edges of the image.
         gain = logit(probability) - logit(start)
         sharp = []
-        for each, gained in zip(given, gain, strict=True):
-            found = sharpen(image, each.probability, fit.restore(gained), self.edges)
+        for number, (each, gained) in enumerate(zip(given, gain, strict=True)):
+            if s.edges:
+                found = sharpen(image, each.probability, fit.restore(gained), self.edges)
+            else:
+                found = upsample(fit, each.probability, start[number], probability[number])
             sharp.append(found if each.confusion is None else np.where(each.confusion, found, each.probability))
         watch.step("edges")
         numbers = label_map(sharp)

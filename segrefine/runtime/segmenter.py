@@ -29,7 +29,7 @@ from segrefine.runtime.refinement import label_map
 from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.text import Text, count_texts, join_texts, pick_texts, repeat_texts
-from segrefine.settings import GsSettings
+from segrefine.settings import Changes, GsSettings
 from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
@@ -116,14 +116,16 @@ class Segmenter(EngineSet[GsSettings]):
 
     Attributes:
         bundle: where the engines come from.
-        settings: the method's numbers; may be replaced between calls.
+        settings: the method's numbers, for calls that give none.
     """
 
     method = "gs"
 
-    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: GsSettings | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: GsSettings | Changes | None = None
+    ) -> None:
         super().__init__(bundle, engines)
-        self.settings = settings or GsSettings.from_dict(bundle.manifest.settings)
+        self.settings = GsSettings.from_dict(bundle.manifest.settings).change(settings)
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
         self._empty: dict[tuple[int, int], Text] = {}
         self._decode = label_decoder(bundle.manifest.label_codec, self.decode_image)
@@ -140,6 +142,7 @@ class Segmenter(EngineSet[GsSettings]):
         image: NDArray[np.uint8],
         phrases: Sequence[str],
         *,
+        settings: GsSettings | Changes | None = None,
         seed: int = 0,
         progress: Progress | None = None,
         observe: Observe | None = None,
@@ -151,22 +154,25 @@ class Segmenter(EngineSet[GsSettings]):
         Args:
             image: uint8 (H, W, 3) RGB, any size.
             phrases: what to look for; one or more.
-            seed: of the noise.
-            progress: told of every stage.
-            observe: told of every step of every batch of phrases.
+            settings: the method's numbers for this call; a dict changes some of `self.settings`, a text names a preset.
+            seed: random seed of the noise.
+            progress: called after every stage.
+            observe: called with every step of every batch of phrases.
 
         Raises:
             ImageError: the image is of another shape or type.
             PromptError: no phrase, or one that is empty or too long.
-            SettingsError: the seed is no number, or negative.
+            SettingsError: a setting or preset does not exist, or a value is wrong; so is a seed below 0.
             NumericalError: an engine gave a value that is not finite.
         """
-        return self.segment_images([(image, phrases)], seed=seed, progress=progress, observe=observe)[0]
+        asked = [(image, phrases)]
+        return self.segment_images(asked, settings=settings, seed=seed, progress=progress, observe=observe)[0]
 
     def segment_images(
         self,
         asked: Sequence[Asked],
         *,
+        settings: GsSettings | Changes | None = None,
         seed: int = 0,
         progress: Progress | None = None,
         observe: Observe | None = None,
@@ -177,9 +183,10 @@ class Segmenter(EngineSet[GsSettings]):
 
         Args:
             asked: images, uint8 (H, W, 3) RGB, of one shape on the model's grid (`fit`), each with its phrases.
-            seed: of the noise.
-            progress: told of every stage.
-            observe: told of every step of every batch of phrases.
+            settings: see `__call__`.
+            seed: random seed of the noise.
+            progress: called after every stage.
+            observe: called with every step of every batch of phrases.
 
         Raises:
             ImageError: an image is of another shape or type, or the images are not of one shape on the grid.
@@ -187,15 +194,16 @@ class Segmenter(EngineSet[GsSettings]):
         """
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise SettingsError(f"seed: expected a whole number of 0 or more, got {seed!r}")
+        s = self.settings.change(settings)
         if not asked:
             return ()
         ids = np.concatenate([self._tokenize(phrases) for _, phrases in asked])
         fits = self._fit_alike([image for image, _ in asked])
         wanted = [(number, phrase) for number, (_, phrases) in enumerate(asked) for phrase in phrases]
         owners = np.array([number for number, _ in wanted])
-        batch = max(1, self.most_samples(fits[0].grid) // self.settings.samples)
+        batch = max(1, self.most_samples(fits[0].grid, s) // s.samples)
         watch = Watch(progress, steps=2 + 2 * -(-len(wanted) // batch))
-        beside = self._beside.submit(self._read_beside, ids, fits)
+        beside = self._beside.submit(self._read_beside, ids, fits, s)
         try:
             z = self._encode(fits)
         finally:
@@ -206,7 +214,8 @@ class Segmenter(EngineSet[GsSettings]):
         segments: list[list[Segment]] = [[] for _ in asked]
         for first in range(0, len(wanted), batch):
             part = np.s_[first : first + batch]
-            masks = self._sample(z, owners[part], pick_texts(texts, part), np.random.default_rng(seed), observe)
+            rng = np.random.default_rng(seed)
+            masks = self._sample(z, owners[part], pick_texts(texts, part), s, rng, observe)
             watch.step("sample")
             for number in dict.fromkeys(owners[part].tolist()):
                 rows = np.flatnonzero(owners[part] == number)
@@ -215,10 +224,10 @@ class Segmenter(EngineSet[GsSettings]):
             watch.step("edges")
         return tuple(Segmentation(segments=tuple(each), seconds=watch.seconds) for each in segments)
 
-    def most_samples(self, grid: tuple[int, int]) -> int:
-        """Masks that are drawn at once, at most, on a grid (height, width) in pixels; one or more."""
+    def most_samples(self, grid: tuple[int, int], settings: GsSettings) -> int:
+        """Most masks that are drawn at once on a grid (height, width) in pixels; one or more."""
         latents = grid[0] * grid[1] // self.bundle.manifest.vae_scale_factor**2
-        return max(1, MAX_PIXELS // (self.settings.predictions * latents))
+        return max(1, MAX_PIXELS // (settings.predictions * latents))
 
     def _fit_alike(self, images: Sequence[NDArray[np.uint8]]) -> list[FittedImage]:
         for image in images:
@@ -230,11 +239,11 @@ class Segmenter(EngineSet[GsSettings]):
         return fits
 
     def _read_beside(
-        self, ids: NDArray[np.int64], fits: Sequence[FittedImage]
+        self, ids: NDArray[np.int64], fits: Sequence[FittedImage], settings: GsSettings
     ) -> tuple[Text, list[EdgeGuide | None]]:
         """What does not wait for the images' latents: the texts of token ids (P, tokens), and the images' edges."""
         parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
-        return join_texts(parts), [guide_edges(fit, self.settings) for fit in fits]
+        return join_texts(parts), [guide_edges(fit, settings) for fit in fits]
 
     def _encode(self, fits: Sequence[FittedImage]) -> Floats:
         """Latents (I, c, h, w) of the images, several at once where they are small: the codec's memory is large."""
@@ -267,10 +276,17 @@ class Segmenter(EngineSet[GsSettings]):
         return self._empty[height, width]
 
     def _sample(
-        self, z: Floats, owners: NDArray[np.intp], named: Text, rng: Generator, observe: Observe | None
+        self,
+        z: Floats,
+        owners: NDArray[np.intp],
+        named: Text,
+        settings: GsSettings,
+        rng: Generator,
+        observe: Observe | None,
     ) -> Floats:
         """Masks, float32 (P, K, h, w) in [0, 1], of P phrases in the images `owners` (P,) of latents z (I, c, h, w)."""
-        s, count = self.settings, count_texts(named)
+        s = settings
+        count = count_texts(named)
         channels = int(self.bundle.manifest.components["label_denoiser"].outputs[0].shape[1])
         shape = (s.samples, channels, *z.shape[2:])
         start = np.tile(rng.standard_normal(shape, np.float32), (count, 1, 1, 1))
@@ -304,9 +320,7 @@ def guide_edges(fit: FittedImage, settings: GsSettings) -> EdgeGuide | None:
     return EdgeGuide(fit.image, EDGES) if settings.edges else None
 
 
-def read_samples(
-    phrases: Sequence[str], samples: Floats, fit: FittedImage, guide: EdgeGuide | None
-) -> list[Segment]:
+def read_samples(phrases: Sequence[str], samples: Floats, fit: FittedImage, guide: EdgeGuide | None) -> list[Segment]:
     """What the samples of each phrase say together; a mask that is empty has no border to move.
 
     Args:

@@ -38,7 +38,7 @@ _PROBLEMS = {
 _MASK = {"format": "png", "data": _PIXELS}
 _ANSWERS = {
     "refine": {"request_id": "6f1ed002ab559585", "model": "demo", "label": "fox", "size": [2, 2], "mask": _MASK,
-               "changed": 0.25, "iou_with_coarse": 0.71, "confidence": None, "kept_coarse": False, "kept_share": 0.0,
+               "changed": 0.25, "iou_with_coarse": 0.71, "confidence": 0.97, "kept_coarse": False, "kept_share": 0.0,
                "crop": None, "warnings": [], "seconds": {"read": 0.001, "write": 0.001}},
     "segment": {"request_id": "6f1ed002ab559585", "model": "demo-gs", "size": [2, 2], "warnings": [],
                 "segments": [{"phrase": "the fox", "mask": _MASK, "area": 0.5, "confidence": 0.97}],
@@ -82,7 +82,8 @@ def _success(method: str) -> dict[str, Any]:
         "description": "The masks.",
         "headers": {
             "X-Segrefine-Warnings": {
-                "schema": {"type": "string"}, "example": '["nothing was taken for \'the fox\'"]',
+                "schema": {"type": "string"},
+                "example": "[\"nothing was taken for 'the fox'\"]",
                 "description": "Of an answer that is a PNG: its warnings, where there are any, as an array in JSON.",
             }  # fmt: skip
         },

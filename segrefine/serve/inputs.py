@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 import math
 import types
 from abc import ABC, abstractmethod
@@ -15,17 +16,23 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from segrefine.errors import ImageError, MaskError
+from segrefine.errors import ImageError, MaskError, SettingsError
 from segrefine.runtime.image import FORMATS, load_image, name_of
 from segrefine.runtime.narrative import split_caption
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.problem import Problem
+from segrefine.settings import G4SegSettings, GsSettings, Settings
 
+SettingsT = TypeVar("SettingsT", bound=Settings)
 LONGEST_TEXT = 4096
 MOST_PHRASES = 256
+MOST_SAMPLES = 16
+MOST_STEPS = 100
+MOST_PASSES = 256
+"""Of the UNet, in the refinement of one mask."""
 _PICTURES = ("image", "mask")
 _BYTES = {"png": 2, "npy": 4, "overlay": 3, "label_map": 1, "rounds": 0}
 """Of a pixel: of soft maps by their format, of pictures by their name; those of rounds are small."""
@@ -40,6 +47,16 @@ def _check_text(text: str) -> str:
 Text = Annotated[str, AfterValidator(_check_text)]
 
 
+def _read_settings(given: object) -> object:
+    """The object that a form's text holds as JSON; what came in a JSON body stays as it is."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise ValueError(f'expected an object in JSON, such as {{"noises": 1}}: {error}') from None
+
+
 class Parameters(BaseModel, ABC):
     """What both methods take besides pictures."""
 
@@ -50,9 +67,46 @@ class Parameters(BaseModel, ABC):
     format: Literal["png", "rle"] = Field("png", description="Of masks: PNG of 0 and 255, or COCO run lengths.")
     soft_format: Literal["png", "npy"] = Field("png", description="Of soft maps: 16-bit PNG, or float32 .npy.")
 
+    preset: str | None = Field(None, description="Preset of the settings, such as fast.", max_length=200)
+    settings: Annotated[dict[str, Any], BeforeValidator(_read_settings)] = Field(
+        {}, description="Other values for settings, by name. /v1/models lists them.", examples=[{}]
+    )
+
     @abstractmethod
     def pixel_bytes(self) -> int:
         """Bytes that maps take for a pixel of the image, at most."""
+
+    def change(self, base: SettingsT) -> SettingsT:
+        """The settings of a model with this request's changes: first the preset, then single values.
+
+        Raises:
+            SettingsError: there is no such preset or setting, or a value is wrong or costs too much.
+        """
+        changed = (base.with_preset(self.preset) if self.preset else base).with_changes(self.changes())
+        check_cost(changed, base)
+        return changed
+
+    def changes(self) -> dict[str, Any]:
+        """Single values that were given, by the names of the settings."""
+        return self.settings
+
+
+def check_cost(settings: Settings, base: Settings) -> None:
+    """Check that a request's settings are no way to occupy the service; the model's own may cost more.
+
+    Raises:
+        SettingsError: a bound is passed.
+    """
+    bounds: dict[str, tuple[float, float, float]] = {}
+    if isinstance(settings, G4SegSettings) and isinstance(base, G4SegSettings):
+        bounds["passes of the UNet"] = (settings.count_passes(), base.count_passes(), MOST_PASSES)
+        bounds["bytes of template"] = (len(settings.template), len(base.template), LONGEST_TEXT)
+    elif isinstance(settings, GsSettings) and isinstance(base, GsSettings):
+        bounds["samples"] = (settings.samples, base.samples, MOST_SAMPLES)
+        bounds["steps"] = (settings.steps, base.steps, MOST_STEPS)
+    for name, (value, own, most) in bounds.items():
+        if value > max(own, most):
+            raise SettingsError(f"expected settings with at most {max(own, most)} {name}; got {value}")
 
 
 class RefineParameters(Parameters):
@@ -75,8 +129,10 @@ class SegmentParameters(Parameters):
 
     phrases: list[Text] = Field([], max_length=MOST_PHRASES, description="What to look for.", examples=[["the fox"]])
     caption: Text | None = Field(None, description="Instead of phrases: a sentence, whose noun phrases they are.")
-    samples: int | None = Field(None, ge=1, le=16, description="Masks drawn for each phrase; the model's, if none.")
-    steps: int | None = Field(None, ge=1, le=100, description="Of the sampler; the model's, if none.")
+    samples: int | None = Field(
+        None, ge=1, le=MOST_SAMPLES, description="Masks drawn for each phrase.  [default: the model's]"
+    )
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Of the sampler; the model's, if none.")
     sampler: Literal["ddim", "dpm-solver", "lcm"] | None = Field(None, description="The model's, if none.")
     guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the phrase; 1 is none.")
     image_guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the image; 1 is none.")
@@ -101,9 +157,9 @@ class SegmentParameters(Parameters):
         return sum(_BYTES.get(name, soft) for name in self.maps)
 
     def changes(self) -> dict[str, Any]:
-        """The settings that were given, by their names in `GsSettings`."""
+        """See `Parameters`; fields of their own win over `settings`."""
         names = ("samples", "steps", "sampler", "guidance_scale", "image_guidance_scale", "edges")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return self.settings | {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 ParametersT = TypeVar("ParametersT", bound=Parameters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 from abc import abstractmethod
@@ -27,6 +26,7 @@ from segrefine.serve.answers import refine_answer, segment_answer
 from segrefine.serve.inputs import RefineParameters, SegmentParameters, telling_of
 from segrefine.serve.stopping import StoppableEngine, Stopped, stoppable
 from segrefine.serve.work import Answer, Work
+from segrefine.settings import G4SegSettings, GsSettings
 
 PipelineT = TypeVar("PipelineT", bound=EngineSet[Any])
 ItemT = TypeVar("ItemT")
@@ -152,8 +152,8 @@ class RefineModel(Model[Refiner]):
             coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
         read = time.perf_counter() - began
         result = self.pipeline(
-            image, coarse, parameters.label, seed=parameters.seed, crop=parameters.crop, guard=parameters.guard,
-            progress=work.tell,
+            image, coarse, parameters.label, crop=parameters.crop, guard=parameters.guard,
+            settings=cast(G4SegSettings, work.settings), seed=parameters.seed, progress=work.tell,
         )  # fmt: skip
         answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
         if self.served.demo and parameters.label.strip().casefold() not in DEMO_LABELS:
@@ -169,11 +169,11 @@ class SegmentModel(Model[Segmenter]):
         parameters, (height, width) = _parameters(work), work.pictures.size
         if not height * width:  # no picture, which is told when it is read
             return None
-        pipeline, grid = self._with_settings(parameters), self.pipeline.grid_of((height, width))
-        samples = pipeline.settings.samples * len(parameters.named())
+        settings, grid = _gs_settings(work), self.pipeline.grid_of((height, width))
+        samples = settings.samples * len(parameters.named())
         return Company(
-            key=(grid, parameters.seed, pipeline.settings),
-            share=max(samples / pipeline.most_samples(grid), height * width / MOST_PIXELS),
+            key=(grid, parameters.seed, settings),
+            share=max(samples / self.pipeline.most_samples(grid, settings), height * width / MOST_PIXELS),
         )
 
     def warm_up(self) -> None:
@@ -199,8 +199,9 @@ class SegmentModel(Model[Segmenter]):
             for each in tells:
                 each(stage, share)
 
-        results = self._with_settings(first).segment_images(
-            [(each.image, each.phrases) for each in asked], seed=first.seed, progress=tell
+        settings = _gs_settings(asked[0].works[0])
+        results = self.pipeline.segment_images(
+            [(each.image, each.phrases) for each in asked], settings=settings, seed=first.seed, progress=tell
         )
         answers = {}
         for each, result in zip(asked, results, strict=True):
@@ -218,12 +219,6 @@ class SegmentModel(Model[Segmenter]):
         if self.served.demo and (unknown := _unknown_words(_parameters(work).named())):
             answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
         return replace(answer, seconds={"read": read, **answer.seconds})
-
-    def _with_settings(self, parameters: SegmentParameters) -> Segmenter:
-        """The pipeline with a request's settings; the engines are shared."""
-        pipeline = copy.copy(self.pipeline)
-        pipeline.settings = replace(pipeline.settings, **parameters.changes())
-        return pipeline
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -273,6 +268,10 @@ def _grouped(items: Sequence[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT,
 
 def _parameters(work: Work) -> SegmentParameters:
     return cast(SegmentParameters, work.parameters)
+
+
+def _gs_settings(work: Work) -> GsSettings:
+    return cast(GsSettings, work.settings)
 
 
 def _unknown_words(phrases: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from segrefine.errors import ImageError, MaskError, NumericalError, PromptError, SegrefineError, SettingsError
 
 MEDIA_TYPE = "application/problem+json"
-_EXPECTED_GOT = re.compile(r"expected (?P<expected>.+?),? got (?P<got>.+)", re.DOTALL)
+_EXPECTED_GOT = re.compile(r"expected (?P<expected>.+?)[,;]? got (?P<got>.+)", re.DOTALL)
 _INPUT_ERRORS: Mapping[type[SegrefineError], tuple[str, str]] = {
     ImageError: ("bad_image", "a readable image"),
     MaskError: ("bad_mask", "a mask that fits the image and has foreground and background"),

@@ -68,7 +68,10 @@ class Replier:
             pictures, asked = parse() if len(body) <= _SMALL else await self.read(parse)
             del body, parse
             model = _choose(self.models, kind, asked.model)
-            work = Work(pictures=pictures, parameters=asked, media=media, deadline=began + self.limits.timeout)
+            work = Work(
+                pictures=pictures, parameters=asked, settings=asked.change(model.pipeline.settings), media=media,
+                deadline=began + self.limits.timeout,
+            )  # fmt: skip
             if kind_of_reply == EVENTS:
                 streaming = True  # the place is the stream's from here on
                 return EventReply(self.dispatcher, model, work, place, request.state.request_id)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from segrefine.serve.inputs import Parameters, Pictures
+from segrefine.settings import Settings
 
 Media = Literal["json", "png"]
 Tell = Callable[[str, float], None]
@@ -37,6 +38,7 @@ class Work:
     Attributes:
         pictures: as they came.
         parameters: of the method.
+        settings: the model's settings with the request's changes.
         media: what the answer is written as.
         deadline: on `time.monotonic`'s clock.
         tell: told of every stage.
@@ -46,6 +48,7 @@ class Work:
 
     pictures: Pictures
     parameters: Parameters
+    settings: Settings
     media: Media
     deadline: float
     tell: Tell | None = None

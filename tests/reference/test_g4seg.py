@@ -52,5 +52,5 @@ def test_loop_without_a_mask_comes_back_to_the_image_as_steps_grow(g4seg, inputs
     for steps in (10, 200):
         for scheduler in (g4seg.scheduler, g4seg.inverse):
             scheduler.set_timesteps(steps)
-        errors.append((g4seg.sample(g4seg.invert(z0, 300), 300, inputs[1]) - z0).abs().max())
+        errors.append((g4seg.sample(g4seg.invert(z0, 300), 300, inputs[1], (0.0, 0.0)) - z0).abs().max())
     assert errors[1] < 0.3 * errors[0]

@@ -15,6 +15,7 @@ from segrefine.serve.answers import segment_answer
 from segrefine.serve.inputs import Pictures, SegmentParameters
 from segrefine.serve.stopping import Stopped
 from segrefine.serve.work import Media, Work
+from segrefine.settings import GsSettings
 
 IMAGE = np.full((16, 16, 3), 128, np.uint8)
 PHRASES = ["the car", "the fox", "the tree", "all apples"]
@@ -40,7 +41,7 @@ def test_nothing_is_drawn_for_nobody(media: Media) -> None:
     drawn: list[str] = []
     work = Work(
         pictures=Pictures(image=b"", mask=None, size=IMAGE.shape[:2]), media=media, deadline=time.monotonic() + 60,
-        parameters=SegmentParameters.model_validate({"phrases": PHRASES}),
+        parameters=SegmentParameters.model_validate({"phrases": PHRASES}), settings=GsSettings(),
     )  # fmt: skip
     grid, samples = fit_to_grid(IMAGE, side=16, multiple=8), np.ones((1, 8, 8), np.float32)
     segments = [

@@ -149,8 +149,7 @@ def test_segment_is_the_segmenter(http: httpx.Client, scene: tuple[bytes, bytes,
     data = {"phrases": phrases, "maps": "probability, uncertainty,label_map,overlay", "samples": "3", "seed": "2"}
     values = http.post("/v1/segment", files={"image": scene[0]}, data=data).json()
     with Segmenter.from_bundle(demo_gs_bundle()) as segment:
-        segment.settings = type(segment.settings)(samples=3)
-        expected = segment(load_image(scene[0]), phrases, seed=2)
+        expected = segment(load_image(scene[0]), phrases, settings={"samples": 3}, seed=2)
     for each, theirs in zip(values["segments"], expected.segments, strict=True):
         assert each["phrase"] == theirs.phrase
         np.testing.assert_array_equal(picture(each["mask"]) > 0, theirs.mask)
