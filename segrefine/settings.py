@@ -29,7 +29,7 @@ class Settings:
         title: the method's name and its command, for messages.
     """
 
-    method: ClassVar[str]
+    method: ClassVar[Literal["g4seg", "gs"]]
     title: ClassVar[str]
 
     def __post_init__(self) -> None:

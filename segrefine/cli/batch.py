@@ -49,11 +49,8 @@ _UNREFINED = {
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
-<<<<<<< HEAD
 @click.option("--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box.")
-=======
 @settings_options
->>>>>>> a727672 (Presets and settings: paper, default and fast on every surface; the switches that the paper's reading needs, in the runtime and in the reference)
 @click.option(
     "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
     help="Refine on a Ray cluster: at ADDRESS; without, that of this machine or RAY_ADDRESS; local starts one here.",
@@ -67,11 +64,8 @@ _UNREFINED = {
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-<<<<<<< HEAD
-    guard: bool, crop: bool, boxes: bool, address: str | None, gpus: float | None, model: Model,
-=======
-    guard: bool, crop: bool, choice: SettingsChoice, address: str | None, gpus: float | None, model: Model,
->>>>>>> a727672 (Presets and settings: paper, default and fast on every surface; the switches that the paper's reading needs, in the runtime and in the reference)
+    guard: bool, crop: bool, boxes: bool, choice: SettingsChoice, address: str | None, gpus: float | None,
+    model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
@@ -92,11 +86,7 @@ def batch(
         raise click.UsageError("--boxes is for a COCO JSON; other notations have no boxes")
     job = Job(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
-<<<<<<< HEAD
-        engines=model.engines(), seed=seed, guard=guard, crop=crop, boxes=boxes,
-=======
-        engines=model.engines(choice), seed=seed, guard=guard, crop=crop,
->>>>>>> a727672 (Presets and settings: paper, default and fast on every surface; the switches that the paper's reading needs, in the runtime and in the reference)
+        engines=model.engines(choice), seed=seed, guard=guard, crop=crop, boxes=boxes,
     )  # fmt: skip
     with console.resumable():
         if address:

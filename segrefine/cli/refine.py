@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,21 +47,23 @@ class Outputs:
             if (path := getattr(self, name)) not in (None, STREAM):
                 yield name, path
 
-    def write(
-        self,
-        image: NDArray[np.uint8],
-        coarse: NDArray[np.float32],
-        label: str,
-        result: Refinement,
-        refiner: Refiner,
-    ) -> None:
-        """Writes them, each as a whole."""
-        from segrefine.runtime.output import save_image, save_mask, save_probability
+    def write(self, image: NDArray[np.uint8], results: Sequence[Refinement], refiner: Refiner) -> None:
+        """Write the files, each as a whole: of one mask, or of several as a label map."""
+        from segrefine.runtime.output import save_image, save_label_map, save_mask, save_probability
 
         if self.trace or self.overlay:
-            from segrefine.runtime.pictures import overlay, trace_sheet
+            from segrefine.runtime.pictures import overlay, overlay_labels, trace_sheet
+        if len(results) > 1:
+            from segrefine.runtime.refinement import label_map
+
+            labels = label_map(each.probability for each in results)
+            if self.overlay:
+                save_image(self.overlay, overlay_labels(image, labels))
+            save_label_map(self.mask, labels)
+            return
+        [result] = results
         if self.trace:
-            save_image(self.trace, trace_sheet(image, coarse, label, result, refiner.decode))
+            save_image(self.trace, trace_sheet(image, result.coarse, result.label, result, refiner.decode))
         if self.overlay:
             save_image(self.overlay, overlay(image, result.mask))
         if self.probability:
@@ -75,8 +77,11 @@ class Outputs:
 
 @click.command(short_help="Refine the coarse mask of an image.")
 @click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("mask", metavar="[MASK]", required=False, type=click.Path(path_type=Path))
-@click.option("--label", required=True, help="What the mask shows, such as fox.")
+@click.argument("masks", metavar="[MASK …]", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--label", "labels", required=True, multiple=True,
+    help="What the mask shows, such as fox. Give it once for each MASK, in their order.",
+)  # fmt: skip
 @click.option(
     "-o",
     "--output",
@@ -84,7 +89,7 @@ class Outputs:
     type=PictureFile(".png", stream=True),
     default="refined.png",
     show_default=True,
-    help="The refined mask, 0 and 255; - is stdout.",
+    help="The refined mask, 0 and 255; - is stdout. Of several masks a label map: 1 for the first label, and so on.",
 )
 @click.option(
     "--probability",
@@ -104,71 +109,89 @@ class Outputs:
 @model_options
 @with_console
 def refine(
-    console: Console, image: Path, mask: Path | None, label: str, output: Path, probability: Path | None,
+    console: Console, image: Path, masks: tuple[Path, ...], labels: tuple[str, ...], output: Path,
+    probability: Path | None,
     overlay: Path | None, trace: Path | None, seed: int, guard: bool, crop: bool, choice: SettingsChoice,
     marks: MarkOptions, model: Model,
 ) -> None:  # fmt: skip
     """Refine the coarse MASK of IMAGE, or one that boxes, points or strokes amount to.
 
     IMAGE is a picture of any size, - is stdin. MASK is a picture of the same size: white, or an index above 0 of a
-    palette, is foreground; or a .npy with probabilities. With --box, --point or --scribble there is no MASK: outside of
-    all boxes is background, strokes and points stay as they are drawn, and the rest is found.
+    palette, is foreground; or a .npy with probabilities. Several masks are refined jointly: they compete for pixels.
+    With --box, --point or --scribble there is no MASK: outside of all boxes is background, strokes and points stay as
+    they are drawn, and the rest is found.
     """
     from segrefine.runtime.image import load_image
 
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
     if console.json and output == STREAM:
         raise click.UsageError("--json and -o - both want stdout")
-    if (mask is None) == (not marks):
-        raise click.UsageError("give MASK, or mark the object with --box, --point or --scribble; not both")
-    if STREAM in (mask, marks.scribble):
-        raise click.UsageError("only IMAGE can be -, which is stdin; MASK and --scribble are files")
+    _check_masks(masks, labels, marks, outputs)
     options = {"--output" if name == "mask" else f"--{name}": path for name, path in outputs.files()}
-    inputs = {"the mask to refine": mask, "the image to refine": image, "the strokes": marks.scribble}
+    inputs = {"the image to refine": image, "the strokes": marks.scribble}
+    inputs |= {
+        "the mask to refine" if len(masks) == 1 else f"mask {n} to refine": path for n, path in enumerate(masks, 1)
+    }
     check_outputs(options, {name: path for name, path in inputs.items() if path})
     pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
-    given = _read_coarse(pixels, mask, marks)
-    coarse = given.probability
+    given = list(zip(labels, _read_coarse(pixels, masks, marks), strict=True))
     started = time.perf_counter()
     with model.open(choice) as refiner:
         loaded = time.perf_counter() - started
         with console.progress("refining") as tell:
-            result = refiner(pixels, given, label, seed=seed, crop=crop, guard=guard, progress=tell)
-        outputs.write(pixels, coarse, label, result, refiner)
-    seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - started}
+            results = refiner(pixels, given, seed=seed, crop=crop, guard=guard, progress=tell)
+        outputs.write(pixels, results, refiner)
+    seconds = {"load": loaded, **results[0].seconds, "total": time.perf_counter() - started}
+    summaries = [_summary(each) for each in results]
     values = {
-        "label": label,
         "image": str(image),
-        **_summary(pixels, coarse, result),
+        "size": [pixels.shape[1], pixels.shape[0]],
+        **(summaries[0] if len(summaries) == 1 else {"masks": summaries}),
         "settings": refiner.settings.to_dict(),
         "seconds": seconds,
         "peak_gpu_memory": model.peak_memory(),
         "model": model.to_dict(),
         "outputs": {name: str(path) for name, path in outputs.files()},
     }
-    for warning in _warnings(label, coarse, result, model):
-        console.warn(warning)
-    console.result(values, _describe(values, model), stdout=output != STREAM)
+    for each in results:
+        for warning in _warnings(each, model):
+            console.warn(warning)
+    console.result(values, _describe(values, summaries, model), stdout=output != STREAM)
 
 
-def _read_coarse(image: NDArray[np.uint8], mask: Path | None, marks: MarkOptions) -> CoarseMask:
-    import numpy as np
+def _check_masks(masks: Sequence[Path], labels: Sequence[str], marks: MarkOptions, outputs: Outputs) -> None:
+    """Check that there is one mask for each label, or marks of one object, and that the outputs fit them.
 
-    from segrefine.runtime.mask import CoarseMask, load_mask
+    Raises:
+        click.UsageError: it is otherwise.
+    """
+    if bool(masks) == bool(marks):
+        raise click.UsageError("give MASK, or mark the object with --box, --point or --scribble; not both")
+    if STREAM in (*masks, marks.scribble):
+        raise click.UsageError("only IMAGE can be -, which is stdin; MASK and --scribble are files")
+    if len(labels) != max(len(masks), 1):
+        raise click.UsageError(f"give --label once for each MASK: expected {max(len(masks), 1)}, got {len(labels)}")
+    single = {"--probability": outputs.probability, "--trace": outputs.trace, "-o -": outputs.mask == STREAM}
+    if len(masks) > 1 and (given := [name for name, value in single.items() if value]):
+        raise click.UsageError(f"{given[0]} is for one mask; refine each MASK alone for it")
 
-    if mask is None:
-        return marks.draw(image)
-    size = image.shape[0], image.shape[1]
-    return CoarseMask(probability=load_mask(mask, size), confusion=np.ones(size, np.bool_))
+
+def _read_coarse(
+    image: NDArray[np.uint8], masks: Sequence[Path], marks: MarkOptions
+) -> Sequence[NDArray[np.float32] | CoarseMask]:
+    from segrefine.runtime.mask import load_mask
+
+    return [load_mask(mask, (image.shape[0], image.shape[1])) for mask in masks] or [marks.draw(image)]
 
 
-def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refinement) -> dict[str, Any]:
+def _summary(result: Refinement) -> dict[str, Any]:
     from segrefine.runtime.metrics import iou
 
+    coarse = result.coarse > 0.5
     return {
-        "size": [image.shape[1], image.shape[0]],
-        "iou_with_coarse": iou(coarse > 0.5, result.mask),
-        "changed": float(((coarse > 0.5) != result.mask).mean()),
+        "label": result.label,
+        "iou_with_coarse": iou(coarse, result.mask),
+        "changed": float((coarse != result.mask).mean()),
         "empty": not result.mask.any(),
         "confidence": result.confidence,
         "kept_coarse": result.kept_coarse,
@@ -177,35 +200,44 @@ def _summary(image: NDArray[np.uint8], coarse: NDArray[np.float32], result: Refi
     }
 
 
-def _warnings(label: str, coarse: NDArray[np.float32], result: Refinement, model: Model) -> Iterator[str]:
+def _warnings(result: Refinement, model: Model) -> Iterator[str]:
     from segrefine.assets import DEMO_LABELS
 
+    label = result.label
     if result.distrust:
         yield result.distrust
     if model.is_demo and label.strip().casefold() not in DEMO_LABELS:
         known = ", ".join(DEMO_LABELS)
         yield f"the demo model does not know {label!r}; it knows {known}; --bundle chooses another model"
-    if not result.mask.any() and (coarse > 0.5).any():
+    if not result.mask.any() and (result.coarse > 0.5).any():
         yield f"the refined mask is empty: the model found no {label} under the coarse mask; check --label and MASK"
 
 
-def _describe(values: dict[str, Any], model: Model) -> str:
+def _describe(values: dict[str, Any], summaries: Sequence[dict[str, Any]], model: Model) -> str:
     seconds = dict(values["seconds"])
     total = seconds.pop("total")
-    lines = {
-        "image": "{} ({}×{}), label {}".format(values["image"], *values["size"], values["label"]),
-        "model": model.describe(),
-        "mask": "{changed:.1%} of the pixels changed, IoU {iou_with_coarse:.3f} with the coarse mask".format(**values),
-        "time": f"{total:.2f} s: " + ", ".join(f"{stage} {spent:.2f}" for stage, spent in seconds.items()),
-        "wrote": ", ".join(values["outputs"].values()) or "stdout",
-    }
+    lines = [
+        ("image", "{} ({}×{}), label {}".format(
+            values["image"], *values["size"], ", ".join(each["label"] for each in summaries)
+        )),
+        ("model", model.describe()),
+        *(line for each in summaries for line in _describe_mask(each)),
+        ("time", f"{total:.2f} s: " + ", ".join(f"{stage} {spent:.2f}" for stage, spent in seconds.items())),
+        ("wrote", ", ".join(values["outputs"].values()) or "stdout"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:7}{text}" for name, text in lines)
+
+
+def _describe_mask(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lines on one mask, by their names."""
+    mask = "{changed:.1%} of the pixels changed, IoU {iou_with_coarse:.3f} with the coarse mask"
+    yield "mask", mask.format(**values)
     if values["confidence"] is not None:
         guarded = "confidence {confidence:.2f}, {kept_share:.0%} of the changed pixels put back"
-        lines["guard"] = guarded.format(**values)
+        yield "guard", guarded.format(**values)
     if values["crop"]:
         left, top, right, bottom = values["crop"]
-        lines["crop"] = f"a small object: refined in {right - left}×{bottom - top} pixels around it (--no-crop: in all)"
-    return "\n".join(f"{name:7}{text}" for name, text in lines.items())
+        yield "crop", f"a small object: refined in {right - left}×{bottom - top} pixels around it (--no-crop: in all)"
 
 
 def _stream(mask: NDArray[np.bool_]) -> None:

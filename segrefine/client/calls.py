@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.errors import ImageError, MaskError, PromptError, ServiceError, SettingsError
-from segrefine.runtime.image import check_image, read_bytes
-
-ImageSource = str | Path | bytes | NDArray[np.uint8]
-"""A file, its bytes, or uint8 (H, W, 3) RGB."""
-
-MaskSource = str | Path | bytes | NDArray[Any]
-"""A file, its bytes, or bool or float (H, W) in [0, 1]."""
+from segrefine.errors import ImageError, PromptError, ServiceError, SettingsError
+from segrefine.runtime.image import ImageLike, as_image, read_bytes
+from segrefine.runtime.mask import MaskLike, as_mask
 
 _RETRIED = (429, 503)
 
@@ -31,7 +26,7 @@ class Call:
 
     path: str
     fields: Mapping[str, Any]
-    files: Mapping[str, bytes]
+    files: Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +57,24 @@ class Patience:
 
 
 def refine_call(
-    image: ImageSource, mask: MaskSource, label: str, seed: int, model: str | None, maps: Sequence[str],
+    image: ImageLike, masks: Sequence[tuple[str, MaskLike | None]], seed: int, model: str | None, maps: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Call:  # fmt: skip
-    """The request that refines a mask."""
-    fields = {"label": label, "seed": seed, "model": model, "maps": list(maps), "soft_format": "npy", **settings}
-    return Call(path="/v1/refine", fields=_given(fields), files={"image": _image_file(image), "mask": _mask_file(mask)})
+    """The request that refines masks, each with its label; None where marks among the settings take a mask's place."""
+    fields = {"label": [label for label, _ in masks], "seed": seed, "model": model, "maps": list(maps)}
+    files = [("image", _image_file(image)), *(("mask", _mask_file(mask)) for _, mask in masks if mask is not None)]
+    return Call(path="/v1/refine", fields=_given({**fields, "soft_format": "npy", **settings}), files=files)
 
 
 def segment_call(
-    image: ImageSource, phrases: Sequence[str], seed: int, model: str | None, maps: Sequence[str],
+    image: ImageLike, phrases: Sequence[str], seed: int, model: str | None, maps: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Call:  # fmt: skip
     """The request for the masks of phrases."""
     if isinstance(phrases, str):
         raise PromptError(f"expected a list of phrases, got the text {phrases!r}", hint='such as ["the red car"]')
     fields = {"phrases": list(phrases), "seed": seed, "model": model, "maps": list(maps), "soft_format": "npy"}
-    return Call(path="/v1/segment", fields=_given({**fields, **settings}), files={"image": _image_file(image)})
+    return Call(path="/v1/segment", fields=_given({**fields, **settings}), files=[("image", _image_file(image))])
 
 
 def refusal(status: int, document: object) -> ServiceError:
@@ -103,25 +99,36 @@ def key_header(api_key: str | None) -> dict[str, str]:
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value not in (None, [])}
+    """The fields of a form: objects as JSON, and marks as texts with commas."""
+    return {name: _as_field(name, value) for name, value in fields.items() if value not in (None, [])}
 
 
-def _image_file(image: ImageSource) -> bytes:
-    if not isinstance(image, np.ndarray):
+def _as_field(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if name in ("box", "point") and not isinstance(value, str):
+        groups = [value] if isinstance(value[0], int | float) else value
+        return [each if isinstance(each, str) else ",".join(f"{float(number):g}" for number in each) for each in groups]
+    return value
+
+
+def _image_file(image: ImageLike) -> bytes:
+    """The file of a picture: its own where it is one, else a PNG."""
+    if isinstance(image, str | Path | bytes):
         return read_bytes(image)
-    check_image(image)
-    return _png(Image.fromarray(image))
+    return _png(Image.fromarray(as_image(image)))
 
 
-def _mask_file(mask: MaskSource) -> bytes:
-    if not isinstance(mask, np.ndarray):
+def _mask_file(mask: MaskLike) -> bytes:
+    """The file of a mask: its own where it is one, else a PNG of a hard mask or a .npy of a soft one."""
+    if isinstance(mask, str | Path | bytes):
         return read_bytes(mask)
-    if mask.ndim != 2 or mask.dtype.kind not in "bf" or not mask.size:
-        raise MaskError(f"expected a mask bool or float (H, W), got {mask.dtype} {mask.shape}")
-    if mask.dtype == bool:
-        return _png(Image.fromarray(mask.astype(np.uint8) * 255))
+    probability = as_mask(mask)
+    hard = probability > 0.5
+    if (probability == hard).all():
+        return _png(Image.fromarray(hard.astype(np.uint8) * 255))
     buffer = io.BytesIO()
-    np.save(buffer, mask.astype(np.float32))
+    np.save(buffer, probability)
     return buffer.getvalue()
 
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from segrefine.client.calls import (
     Call,
-    ImageSource,
-    MaskSource,
     Patience,
     key_header,
     refine_call,
     refusal,
     segment_call,
 )
-from segrefine.client.replies import RefineReply, SegmentReply, read_refine_reply, read_segment_reply
+from segrefine.client.replies import (
+    RefineReply,
+    SegmentReply,
+    read_refine_replies,
+    read_refine_reply,
+    read_segment_reply,
+)
 from segrefine.engines import Closing
 from segrefine.errors import MissingDependencyError, ServiceError
+from segrefine.runtime.image import ImageLike
+from segrefine.runtime.mask import MaskLike
 
 if TYPE_CHECKING:
     import httpx
@@ -46,39 +52,63 @@ class Client(Closing):
         self._http = self._httpx.Client(base_url=url, timeout=timeout, headers=key_header(api_key))
 
     def refine(
-        self, image: ImageSource, mask: MaskSource, label: str, *,
+        self, image: ImageLike, mask: MaskLike | None, label: str, *,
         seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
     ) -> RefineReply:  # fmt: skip
         """The refined mask.
 
         Args:
-            image: a file, its bytes, or uint8 (H, W, 3) RGB.
-            mask: a file, its bytes, or bool or float (H, W) in [0, 1], at the image's size.
+            image: a file, its bytes, a PIL image or an array; see `segrefine.runtime.image.as_image`.
+            mask: the same at the image's size; see `segrefine.runtime.mask.as_mask`. None with a `box` or a `point`.
             label: what the mask shows, such as "fox".
             seed: of the noise.
             model: one of `models()`; without, the first that can.
             maps: what else is wanted: probability, paper_probability, overlay, rounds.
-            settings: `guard=False` keeps all changes; `crop=False` refines small objects in the whole image.
+            settings: `guard=False` keeps all changes; `crop=False` refines small objects in the whole image;
+                `preset="fast"` and `settings={"noises": 1}` change the method's numbers; `box=(40, 20, 180, 160)` and
+                `point=(90, 75)`, or lists of them, mark the object where there is no mask.
 
         Raises:
             ImageError: a picture cannot be read.
             ServiceError: no service there, or it refuses; `code` says why.
         """
-        return read_refine_reply(self._call(refine_call(image, mask, label, seed, model, maps, settings)))
+        return read_refine_reply(self._call(refine_call(image, [(label, mask)], seed, model, maps, settings)))
+
+    def refine_all(
+        self, image: ImageLike, masks: Mapping[str, MaskLike] | Sequence[tuple[str, MaskLike]], *,
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
+    ) -> tuple[RefineReply, ...]:  # fmt: skip
+        """The refined masks of several labels, which compete for pixels; one reply for each, in order.
+
+        Args:
+            image: see `refine`.
+            masks: labels with their masks.
+            seed: of the noise.
+            model: see `refine`.
+            maps: see `refine`.
+            settings: see `refine`.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            ServiceError: no service there, or it refuses; `code` says why.
+        """
+        pairs = list(masks.items()) if isinstance(masks, Mapping) else masks
+        return read_refine_replies(self._call(refine_call(image, pairs, seed, model, maps, settings)))
 
     def segment(
-        self, image: ImageSource, phrases: Sequence[str], *,
+        self, image: ImageLike, phrases: Sequence[str], *,
         seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
     ) -> SegmentReply:  # fmt: skip
         """The masks of what the phrases name.
 
         Args:
-            image: a file, its bytes, or uint8 (H, W, 3) RGB.
+            image: a file, its bytes, a PIL image or an array; see `segrefine.runtime.image.as_image`.
             phrases: what to look for.
             seed: of the noise.
             model: one of `models()`; without, the first that can.
             maps: what else is wanted: probability, uncertainty, label_map, overlay.
-            settings: others than the model's: samples, steps, sampler, guidance_scale, image_guidance_scale, edges.
+            settings: others than the model's: samples, steps, sampler, guidance_scale, image_guidance_scale, edges;
+                or `preset` and `settings`, as in `refine`.
 
         Raises:
             ImageError: the picture cannot be read.
@@ -121,15 +151,24 @@ class AsyncClient:
         self._http = self._httpx.AsyncClient(base_url=url, timeout=timeout, headers=key_header(api_key))
 
     async def refine(
-        self, image: ImageSource, mask: MaskSource, label: str, *,
+        self, image: ImageLike, mask: MaskLike | None, label: str, *,
         seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
     ) -> RefineReply:  # fmt: skip
         """The refined mask; see `Client.refine`."""
-        call = await asyncio.to_thread(refine_call, image, mask, label, seed, model, maps, settings)
+        call = await asyncio.to_thread(refine_call, image, [(label, mask)], seed, model, maps, settings)
         return await asyncio.to_thread(read_refine_reply, await self._call(call))
 
+    async def refine_all(
+        self, image: ImageLike, masks: Mapping[str, MaskLike] | Sequence[tuple[str, MaskLike]], *,
+        seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
+    ) -> tuple[RefineReply, ...]:  # fmt: skip
+        """The refined masks of several labels; see `Client.refine_all`."""
+        pairs = list(masks.items()) if isinstance(masks, Mapping) else masks
+        call = await asyncio.to_thread(refine_call, image, pairs, seed, model, maps, settings)
+        return await asyncio.to_thread(read_refine_replies, await self._call(call))
+
     async def segment(
-        self, image: ImageSource, phrases: Sequence[str], *,
+        self, image: ImageLike, phrases: Sequence[str], *,
         seed: int = 0, model: str | None = None, maps: Sequence[str] = (), **settings: Any,
     ) -> SegmentReply:  # fmt: skip
         """The masks of what the phrases name; see `Client.segment`."""
@@ -178,7 +217,7 @@ def _import_httpx() -> ModuleType:
 def _request(call: Call | str) -> dict[str, Any]:
     if isinstance(call, str):
         return {"method": "GET", "url": call}
-    files = {name: (name, content) for name, content in call.files.items()}  # no name of this machine is sent
+    files = [(name, (name, content)) for name, content in call.files]  # no name of this machine is sent
     return {"method": "POST", "url": call.path, "data": call.fields, "files": files}
 
 

@@ -81,6 +81,19 @@ def read_refine_reply(values: Mapping[str, Any]) -> RefineReply:
         raise _malformed(error) from error
 
 
+def read_refine_replies(values: Mapping[str, Any]) -> tuple[RefineReply, ...]:
+    """The reply of /v1/refine, by mask; the warnings, of all masks, are with each.
+
+    Raises:
+        ServiceError: it is malformed.
+    """
+    whole = {name: value for name, value in values.items() if name != "masks"}
+    try:
+        return tuple(read_refine_reply({**whole, **each}) for each in values.get("masks", [values]))
+    except TypeError as error:
+        raise _malformed(error) from error
+
+
 def read_segment_reply(values: Mapping[str, Any]) -> SegmentReply:
     """The reply of /v1/segment.
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segrefine.errors import ImageError, SegrefineError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+ImageLike = ArrayLike | Path | Image.Image
+"""A file's path or bytes, a PIL image, an array, or what has `__array__`: what `as_image` takes."""
 MEGAPIXELS = 40
 
 _DECODER_ERRORS = (
@@ -43,7 +45,7 @@ def load_image(source: str | Path | bytes) -> NDArray[np.uint8]:
         raise ImageError(f"{name} cannot be turned into RGB: {error}", hint="save it as an 8-bit RGB PNG") from error
 
 
-def as_image(image: Any) -> NDArray[np.uint8]:
+def as_image(image: ImageLike) -> NDArray[np.uint8]:
     """Any picture that Python has, as RGB, uint8 (H, W, 3); transparent parts show white.
 
     Args:

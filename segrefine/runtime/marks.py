@@ -15,7 +15,7 @@ from PIL import Image
 from segrefine.errors import MaskError
 from segrefine.runtime.affinity import spread
 from segrefine.runtime.filters import Floats, gaussian_blur
-from segrefine.runtime.image import check_image, name_of
+from segrefine.runtime.image import ImageLike, as_image, name_of
 from segrefine.runtime.mask import CoarseMask, read_stored
 
 BOX_SLACK = 0.08
@@ -63,7 +63,7 @@ class Marks:
     scribble: NDArray[np.int8] | None = field(default=None, repr=False)
 
 
-def coarse_from_marks(image: NDArray[np.uint8], marks: Marks) -> CoarseMask:
+def coarse_from_marks(image: ImageLike, marks: Marks) -> CoarseMask:
     """The coarse mask that marks amount to.
 
     Certain are the strokes, the points (a disc of a two-hundredth of the image's diagonal around each), and that what
@@ -72,17 +72,17 @@ def coarse_from_marks(image: NDArray[np.uint8], marks: Marks) -> CoarseMask:
     that is certain held fast (a random walk with a prior, Grady 2005).
 
     Args:
-        image: uint8 (H, W, 3) RGB.
+        image: a picture, as `as_image` takes it.
         marks: at least one box, or a foreground point or stroke.
 
     Raises:
-        ImageError: the image is of another shape or type.
+        ImageError: the image cannot be read.
         MaskError: there are no such marks, one is of another type or lies outside of the image, or they leave no pixel
             open; or they contradict each other: a pixel is marked on and off the object, or one on it lies outside of
             all boxes.
     """
-    check_image(image)
-    size = image.shape[0], image.shape[1]
+    pixels = as_image(image)
+    size = pixels.shape[0], pixels.shape[1]
     boxes, points, strokes = _named(Box, marks.boxes), _named(Point, marks.points), _check_strokes(marks.scribble, size)
     seeds = _draw_seeds(points, strokes)
     if not boxes and not (seeds > 0).any():
@@ -95,7 +95,7 @@ def coarse_from_marks(image: NDArray[np.uint8], marks: Marks) -> CoarseMask:
     confusion = seeds == 0
     if not confusion.any():
         raise MaskError("the marks leave no pixel open", hint="strokes and points should cover parts, not everything")
-    walked = _walk(image, prior, seeds)
+    walked = _walk(pixels, prior, seeds)
     if not (seeds > 0).any():  # on even ground all of it goes to what is around; the object is in the box, though
         walked = walked / max(float(walked[confusion].max()), 1e-6)
     walked = walked.clip(1 - _MOST_CERTAIN, _MOST_CERTAIN)

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import MaskError
-from segrefine.runtime.image import array_of, name_of, open_image, read_bytes
+from segrefine.runtime.image import ImageLike, array_of, name_of, open_image, read_bytes
 from segrefine.runtime.mask_values import to_probability
 from segrefine.runtime.stored import NPY_MAGIC, decode, of_array, of_picture, read_npy
+
+MaskLike = ImageLike
+"""A file's path or bytes, a PIL image, an array, or what has `__array__`: what `as_mask` takes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +88,7 @@ def read_mask(source: str | Path | bytes) -> NDArray[np.float32]:
         raise MaskError(f"{name}: {error}", hint=error.hint) from error
 
 
-def as_mask(mask: Any, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+def as_mask(mask: MaskLike, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
     """Any mask that Python has, as a foreground probability, float32 (H, W) in [0, 1].
 
     Args:
@@ -178,8 +181,7 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
 
 
 def check_masks(
-    masks: Sequence[tuple[str, NDArray[np.floating[Any]] | CoarseMask]]
-    | Mapping[str, NDArray[np.floating[Any]] | CoarseMask],
+    masks: Sequence[tuple[str, MaskLike | CoarseMask]] | Mapping[str, MaskLike | CoarseMask],
     size: tuple[int, int],
 ) -> list[CheckedMask]:
     """Check the coarse masks of several labels.
@@ -202,8 +204,9 @@ def check_masks(
         raise MaskError("there is no mask to refine", hint="give one coarse mask or more, each with its label")
     checked = []
     for label, mask in masks:
-        probability, doubt = (mask.probability, mask.confusion) if isinstance(mask, CoarseMask) else (mask, None)
+        given, doubt = (mask.probability, mask.confusion) if isinstance(mask, CoarseMask) else (mask, None)
         try:
+            probability = as_mask(given)
             check_mask(probability, size)
             if doubt is not None and (doubt.shape != size or doubt.dtype != np.bool_):
                 message = f"expected a confusion area bool {size}, got {doubt.dtype} {doubt.shape}"
@@ -212,6 +215,5 @@ def check_masks(
             if len(masks) == 1:
                 raise
             raise MaskError(f"{label}: {error}", hint=error.hint) from error
-        soft = probability.astype(np.float32, copy=False)
-        checked.append(CheckedMask(label=label, probability=soft, confusion=doubt))
+        checked.append(CheckedMask(label=label, probability=probability, confusion=doubt))
     return checked

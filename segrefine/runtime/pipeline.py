@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,8 @@ from segrefine.runtime.evidence import against_others, doubt_sides, gather_evide
 from segrefine.runtime.filters import pool
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.guard import guard_changes
-from segrefine.runtime.image import check_image
-from segrefine.runtime.mask import CheckedMask, CoarseMask, check_masks, has_border
+from segrefine.runtime.image import ImageLike, as_image
+from segrefine.runtime.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.refinement import Floats, Refinement, Round, divide_pixels, label_map
 from segrefine.runtime.schedule import NoiseSchedule
@@ -37,7 +37,7 @@ from segrefine.settings import Changes, G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
 COMPONENTS = ("vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
-Masks = Sequence[tuple[str, Floats | CoarseMask]] | Mapping[str, Floats | CoarseMask]
+Masks = Sequence[tuple[str, MaskLike | CoarseMask]] | Mapping[str, MaskLike | CoarseMask]
 """Labels, each with its coarse mask."""
 
 
@@ -84,22 +84,22 @@ class Refiner(EngineSet[G4SegSettings]):
 
     @overload
     def __call__(
-        self, image: NDArray[np.uint8], masks: Floats | CoarseMask, label: str, *, crop: bool = True,
+        self, image: ImageLike, masks: MaskLike | CoarseMask, label: str, *, crop: bool = True,
         guard: bool = True, settings: G4SegSettings | Changes | None = None, seed: int = 0,
         progress: Progress | None = None, observe: Observe | None = None,
     ) -> Refinement: ...  # fmt: skip
 
     @overload
     def __call__(
-        self, image: NDArray[np.uint8], masks: Masks, label: None = None, *, crop: bool = True,
+        self, image: ImageLike, masks: Masks, label: None = None, *, crop: bool = True,
         guard: bool = True, settings: G4SegSettings | Changes | None = None, seed: int = 0,
         progress: Progress | None = None, observe: Observe | None = None,
     ) -> tuple[Refinement, ...]: ...  # fmt: skip
 
     def __call__(
         self,
-        image: NDArray[np.uint8],
-        masks: Floats | CoarseMask | Masks,
+        image: ImageLike,
+        masks: MaskLike | CoarseMask | Masks,
         label: str | None = None,
         *,
         crop: bool = True,
@@ -116,10 +116,11 @@ class Refiner(EngineSet[G4SegSettings]):
         instances of one class compete just the same.
 
         Args:
-            image: uint8 (H, W, 3) RGB, any size.
-            masks: list of pairs (label, mask), or a dict of them. A mask is float (H, W) coarse foreground probability
-                in [0, 1], or a `CoarseMask`, which may change only in its confusion area; `coarse_from_marks` makes one
-                of boxes and points. With `label`, the one mask that it names.
+            image: a picture of any size, as `as_image` takes it: a path, a PIL image or an array (H, W, 3).
+            masks: list of pairs (label, mask), or a dict of them. A mask is what `as_mask` takes: a path, a PIL image,
+                or an array (H, W) of bool, of 0 and 255, or of foreground probabilities. It may also be a
+                `CoarseMask`, which may change only in its confusion area; `coarse_from_marks` makes one of boxes and
+                points. With `label`, the one mask that it names.
             label: what the one mask shows, such as "fox".
             crop: refine an object under 1 % of the image in a crop around it.
             guard: undo changes that cannot be trusted, and report a confidence; see `segrefine.runtime.guard`.
@@ -134,26 +135,22 @@ class Refiner(EngineSet[G4SegSettings]):
             except those that the guard left coarse.
 
         Raises:
-            ImageError: the image is no uint8 array (H, W, 3).
-            MaskError: there is no mask, a mask is no float array, has another size than the image, or has nothing to
+            ImageError: the image cannot be read.
+            MaskError: there is no mask, a mask cannot be read, has another size than the image, or has nothing to
                 refine. With several masks the message names the label.
             PromptError: a label is empty or too long.
             SettingsError: a setting or preset does not exist, a value is wrong, or a noise level is outside the model's
                 schedule.
             NumericalError: an engine gave a value that is not finite.
         """
-        if label is not None:
-            return self(
-                image, [(label, masks)], crop=crop, guard=guard, settings=settings, seed=seed,  # type: ignore[list-item]
-                progress=progress, observe=observe,
-            )[0]  # fmt: skip
         changed = self.settings.change(settings)
         self._check_settings(changed)
         call = _Call(settings=changed, guard=guard, seed=seed, progress=progress, observe=observe)
-        check_image(image)
-        given = check_masks(masks, (image.shape[0], image.shape[1]))  # type: ignore[arg-type]
+        pixels = as_image(image)
+        pairs: Any = masks if label is None else [(label, masks)]
+        given = check_masks(pairs, (pixels.shape[0], pixels.shape[1]))
         parts = [find_part(each) if crop else None for each in given]
-        whole = self._refine_part(image, given, call) if None in parts else ()
+        whole = self._refine_part(pixels, given, call) if None in parts else ()
         results = []
         for number, (mask, part) in enumerate(zip(given, parts, strict=True)):
             if part is None:
@@ -161,9 +158,10 @@ class Refiner(EngineSet[G4SegSettings]):
                 continue
             rivals = [other for other in given if other is not mask and has_border(other.probability[part] > 0.5)]
             cuts = [cut_mask(each, part) for each in (mask, *rivals)]
-            own, *_ = self._refine_part(np.ascontiguousarray(image[part]), cuts, call)
+            own, *_ = self._refine_part(np.ascontiguousarray(pixels[part]), cuts, call)
             results.append(stitch(own, mask.probability, part))
-        return divide_pixels(results)
+        divided = divide_pixels(results)
+        return divided if label is None else divided[0]
 
     def _refine_part(
         self, image: NDArray[np.uint8], masks: Sequence[CheckedMask], call: _Call

@@ -92,9 +92,7 @@ def label_regions(where: Mask) -> NDArray[np.intp]:
     return numbers
 
 
-def describe_regions(
-    image: NDArray[np.uint8], result: Refinement
-) -> tuple[Regions, Numbers]:
+def describe_regions(image: NDArray[np.uint8], result: Refinement) -> tuple[Regions, Numbers]:
     """The regions that refining changed, and what speaks for each, float64 (n, len(REGION_FEATURES)).
 
     Args:

@@ -22,7 +22,7 @@ from segrefine.runtime.denoiser import Observe
 from segrefine.runtime.edges import EdgeGuide, EdgeSettings, follow_edges, logit
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
 from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.image import check_image
+from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.label_codec import label_decoder
 from segrefine.runtime.prompt import MARKER, build_prompt
 from segrefine.runtime.refinement import label_map
@@ -34,8 +34,8 @@ from segrefine.spec import MAX_PIXELS
 
 Floats = NDArray[np.float32]
 COMPONENTS = ("vae_encoder", "label_denoiser")
-Asked = tuple[NDArray[np.uint8], Sequence[str]]
-"""An image, uint8 (H, W, 3) RGB, and the phrases that are looked for in it."""
+Asked = tuple[ImageLike, Sequence[str]]
+"""An image, as `as_image` takes it, and the phrases that are looked for in it."""
 
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
@@ -139,7 +139,7 @@ class Segmenter(EngineSet[GsSettings]):
 
     def __call__(
         self,
-        image: NDArray[np.uint8],
+        image: ImageLike,
         phrases: Sequence[str],
         *,
         settings: GsSettings | Changes | None = None,
@@ -152,7 +152,7 @@ class Segmenter(EngineSet[GsSettings]):
         Every phrase is sampled from the same noises, so that its mask depends on no other phrase.
 
         Args:
-            image: uint8 (H, W, 3) RGB, any size.
+            image: a picture of any size, as `as_image` takes it: a path, a PIL image or an array (H, W, 3).
             phrases: what to look for; one or more.
             settings: the method's numbers for this call; a dict changes some of `self.settings`, a text names a preset.
             seed: random seed of the noise.
@@ -160,7 +160,7 @@ class Segmenter(EngineSet[GsSettings]):
             observe: called with every step of every batch of phrases.
 
         Raises:
-            ImageError: the image is of another shape or type.
+            ImageError: the image cannot be read.
             PromptError: no phrase, or one that is empty or too long.
             SettingsError: a setting or preset does not exist, or a value is wrong; so is a seed below 0.
             NumericalError: an engine gave a value that is not finite.
@@ -182,14 +182,14 @@ class Segmenter(EngineSet[GsSettings]):
         Every mask is what it would be if its image and its phrase were alone, up to rounding.
 
         Args:
-            asked: images, uint8 (H, W, 3) RGB, of one shape on the model's grid (`fit`), each with its phrases.
+            asked: images, as `as_image` takes them, of one shape on the model's grid (`fit`), each with its phrases.
             settings: see `__call__`.
             seed: random seed of the noise.
             progress: called after every stage.
             observe: called with every step of every batch of phrases.
 
         Raises:
-            ImageError: an image is of another shape or type, or the images are not of one shape on the grid.
+            ImageError: an image cannot be read, or the images are not of one shape on the grid.
             SegrefineError: see `__call__`.
         """
         if not isinstance(seed, int | np.integer) or seed < 0:
@@ -229,10 +229,8 @@ class Segmenter(EngineSet[GsSettings]):
         latents = grid[0] * grid[1] // self.bundle.manifest.vae_scale_factor**2
         return max(1, MAX_PIXELS // (settings.predictions * latents))
 
-    def _fit_alike(self, images: Sequence[NDArray[np.uint8]]) -> list[FittedImage]:
-        for image in images:
-            check_image(image)
-        fits = [self.fit(image) for image in images]
+    def _fit_alike(self, images: Sequence[ImageLike]) -> list[FittedImage]:
+        fits = [self.fit(as_image(image)) for image in images]
         if len(grids := {fit.grid for fit in fits}) > 1:
             raise ImageError(f"expected images of one shape on the model's grid, got {sorted(grids)}",
                              hint="segment images of other shapes apart")  # fmt: skip

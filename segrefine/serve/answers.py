@@ -21,7 +21,7 @@ from segrefine.serve.encode import (
     picture_value,
     soft_value,
 )
-from segrefine.serve.inputs import RefineParameters, SegmentParameters
+from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.stopping import Stopped
 from segrefine.serve.work import Answer, Work
 
@@ -30,43 +30,55 @@ Pixels = NDArray[np.uint8]
 Decode = Callable[[Floats], Pixels]
 
 
-def refine_answer(image: Pixels, coarse: Floats, result: Refinement, decode: Decode, work: Work) -> Answer:
-    """The answer for a refined mask.
+def refine_answer(image: Pixels, results: Sequence[Refinement], decode: Decode, work: Work) -> Answer:
+    """The answer for refined masks: for one its values, for several a list of them.
 
     Args:
         image: uint8 (H, W, 3).
-        coarse: float32 (H, W).
-        result: what was made of them.
+        results: what was made of each mask.
         decode: latents → picture, such as `Refiner.decode`.
         work: what was asked.
     """
     began = time.perf_counter()
-    warnings = list(_doubts(result))
+    several = len(results) > 1
+    warnings = [f"{each.label}: {doubt}" if several else doubt for each in results for doubt in _doubts(each)]
+    labels = label_map(each.probability for each in results)
+    seconds = results[0].seconds
     if work.media == "png":
-        return _picture_answer(mask_png(result.mask), warnings, result.seconds, began)
+        picture = label_map_png(labels) if several else mask_png(results[0].mask)
+        return _picture_answer(picture, warnings, seconds, began)
     asked = cast(RefineParameters, work.parameters)
+    entries = [_refined_value(each, decode, asked) for each in results]
+    values: dict[str, Any] = {"masks": entries} if several else {**entries[0]}
+    values |= {"size": [image.shape[1], image.shape[0]], "warnings": warnings}
+    if "overlay" in asked.maps:
+        values["overlay"] = picture_value(overlay_labels(image, labels) if several else overlay(image, results[0].mask))
+    if "label_map" in asked.maps:
+        values["label_map"] = label_map_value(labels)
+    return Answer(values=values, picture=None, seconds={**seconds, "write": time.perf_counter() - began})
+
+
+def _refined_value(result: Refinement, decode: Decode, asked: RefineParameters) -> dict[str, Any]:
+    """What is told of one mask."""
+    coarse = result.coarse > 0.5
     values: dict[str, Any] = {
-        "label": asked.label,
-        "size": [image.shape[1], image.shape[0]],
+        "label": result.label,
         "mask": mask_value(result.mask, asked.format),
-        "changed": float(((coarse > 0.5) != result.mask).mean()),
-        "iou_with_coarse": iou(coarse > 0.5, result.mask),
+        "changed": float((coarse != result.mask).mean()),
+        "iou_with_coarse": iou(coarse, result.mask),
         "confidence": result.confidence,
         "kept_coarse": result.kept_coarse,
         "kept_share": result.kept_share,
         "crop": result.box,
-        "warnings": warnings,
     }
     if "probability" in asked.maps:
         values["probability"] = soft_value(result.probability, asked.soft_format)
     if "paper_probability" in asked.maps:
         values["paper_probability"] = soft_value(result.paper_probability, asked.soft_format)
-    if "overlay" in asked.maps:
-        values["overlay"] = picture_value(overlay(image, result.mask))
     if "rounds" in asked.maps:
         size = result.fit.size  # of the crop, where it is of one
         values["rounds"] = [_round_value(each, decode, size) for each in result.rounds]
-    return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
+    return values
 
 
 def _doubts(result: Refinement) -> Iterator[str]:

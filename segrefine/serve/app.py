@@ -16,13 +16,13 @@ from starlette.exceptions import HTTPException
 from segrefine import __version__
 from segrefine.serve.describe import OPENAPI, describe_route
 from segrefine.serve.dispatcher import Dispatcher
-from segrefine.serve.inputs import RefineParameters, SegmentParameters
 from segrefine.serve.journal import log
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import MEDIA_TYPE, Metrics
 from segrefine.serve.middleware import Envelope
 from segrefine.serve.models import Model, RefineModel, SegmentModel
 from segrefine.serve.pages import add_pages
+from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem
 from segrefine.serve.reply import Replier
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,12 @@ class Form:
 
     Attributes:
         values: fields by name: of JSON any value, of a form the list of the texts sent under that name.
-        files: parts of a form that have a file name, by their field's name. The file names themselves are not kept.
+        files: parts of a form that have a file name, by their field's name, in order. File names are not kept.
         multipart: whether it was a form, else JSON.
     """
 
     values: Mapping[str, Any]
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     multipart: bool = False
 
 
@@ -110,7 +110,7 @@ def _refuse_constant(name: str) -> None:
 
 def _parse_multipart(content_type: str, boundary: bytes, body: bytes) -> Form:
     values: dict[str, list[str]] = {}
-    files: dict[str, bytes] = {}
+    files: dict[str, list[bytes]] = {}
     count, ended = 0, False
 
     def check(name: bytes | None) -> str:
@@ -126,10 +126,8 @@ def _parse_multipart(content_type: str, boundary: bytes, body: bytes) -> Form:
 
     def on_file(part: File) -> None:
         name = check(part.field_name)
-        if name in files:
-            raise Problem(400, "bad_multipart", f"one file {name}", "several", "send each picture in a request")
         part.file_object.seek(0)
-        files[name] = part.file_object.read()
+        files.setdefault(name, []).append(part.file_object.read())
         part.close()
 
     def on_end() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from segrefine.runtime.image import FORMATS
-from segrefine.serve.inputs import Parameters, RefineParameters, SegmentParameters
+from segrefine.serve.inputs import PICTURES
+from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters
 from segrefine.serve.problem import MEDIA_TYPE, Problem
 
 OPENAPI: dict[str, Any] = {
@@ -17,7 +18,8 @@ _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "fo
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _PICTURES = {
     "image": f"{', '.join(FORMATS)}.",
-    "mask": "Of the image's size: grey, what is white is the object; or .npy of probabilities.",
+    "mask": "Of the image's size: grey, white is the object; or .npy of probabilities. Repeat it for several labels.",
+    "scribble": "Instead of a mask: strokes, white on the object, black on background, the rest grey or transparent.",
 }
 _PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR42mP8z8DAwAAABQcBAcLx+BkAAAAASUVORK5CYII="
 """Two white pixels above two black ones, which pass as an image and as a mask."""
@@ -54,9 +56,8 @@ def describe_route(method: str) -> dict[str, Any]:
     """Keywords of the route of a method, `refine` or `segment`."""
     refine = method == "refine"
     kind: type[Parameters] = RefineParameters if refine else SegmentParameters
-    pictures = ("image", "mask") if refine else ("image",)
     body = {
-        media: {"schema": _schema(kind, {name: {**picture, "description": _PICTURES[name]} for name in pictures})}
+        media: {"schema": _schema(kind, {name: _describe_picture(name, picture) for name in PICTURES[kind]})}
         for media, picture in (("multipart/form-data", _BINARY), ("application/json", _BASE64))
     }
     body["application/json"]["example"] = _EXAMPLES[method]
@@ -70,10 +71,16 @@ def describe_route(method: str) -> dict[str, Any]:
     }
 
 
+def _describe_picture(name: str, picture: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field that holds a picture; masks may be several."""
+    several = {"anyOf": [picture, {"type": "array", "items": picture}]} if name == "mask" else picture
+    return {**several, "description": _PICTURES[name]}
+
+
 def _schema(kind: type[Parameters], pictures: dict[str, Any]) -> dict[str, Any]:
     schema = kind.model_json_schema()
     return {**schema, "properties": {**pictures, **schema["properties"]},
-            "required": [*pictures, *schema.get("required", [])]}  # fmt: skip
+            "required": ["image", *schema.get("required", [])]}  # fmt: skip
 
 
 def _success(method: str) -> dict[str, Any]:

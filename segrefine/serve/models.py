@@ -17,13 +17,16 @@ from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
 from segrefine.bundle import Method
 from segrefine.engines import Closing
 from segrefine.errors import SegrefineError
+from segrefine.presets import PRESETS
 from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.marks import Marks, coarse_from_marks, read_scribble
+from segrefine.runtime.mask import CoarseMask, load_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmentation, Segmenter
 from segrefine.serve.answers import refine_answer, segment_answer
-from segrefine.serve.inputs import RefineParameters, SegmentParameters, telling_of
+from segrefine.serve.inputs import Pictures, telling_of
+from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.stopping import StoppableEngine, Stopped, stoppable
 from segrefine.serve.work import Answer, Work
 from segrefine.settings import G4SegSettings, GsSettings
@@ -119,6 +122,7 @@ class Model(Closing, Generic[PipelineT]):
             "precision": self.served.precision,
             "image_side": manifest.sample_size * manifest.vae_scale_factor,
             "settings": self.pipeline.settings.to_dict() if hasattr(self.pipeline, "settings") else {},
+            "presets": list(PRESETS[manifest.method]),
             "words": list(DEMO_LABELS) if self.served.demo else None,
         }
 
@@ -148,15 +152,14 @@ class RefineModel(Model[Refiner]):
         began, parameters = time.perf_counter(), cast(RefineParameters, work.parameters)
         with telling_of("image"):
             image = load_image(work.pictures.image)
-        with telling_of("mask"):
-            coarse = load_mask(work.pictures.mask or b"", (image.shape[0], image.shape[1]))
+        coarse = _read_coarse(image, work.pictures, parameters)
         read = time.perf_counter() - began
-        result = self.pipeline(
-            image, coarse, parameters.label, crop=parameters.crop, guard=parameters.guard,
+        results = self.pipeline(
+            image, list(zip(parameters.label, coarse, strict=True)), crop=parameters.crop, guard=parameters.guard,
             settings=cast(G4SegSettings, work.settings), seed=parameters.seed, progress=work.tell,
         )  # fmt: skip
-        answer = refine_answer(image, coarse, result, self.pipeline.decode, work)
-        if self.served.demo and parameters.label.strip().casefold() not in DEMO_LABELS:
+        answer = refine_answer(image, results, self.pipeline.decode, work)
+        if self.served.demo and not {label.strip().casefold() for label in parameters.label} <= set(DEMO_LABELS):
             answer = _warned(answer, f"the demo model knows only {', '.join(DEMO_LABELS)}")
         return replace(answer, seconds={"read": read, **answer.seconds})
 
@@ -257,6 +260,24 @@ class Offer:
         if self.method == "g4seg":
             return RefineModel(Refiner.from_bundle(**self.engines), self.served)
         return SegmentModel(Segmenter.from_bundle(**self.engines), self.served)
+
+
+def _read_coarse(
+    image: NDArray[np.uint8], pictures: Pictures, parameters: RefineParameters
+) -> Sequence[NDArray[np.float32] | CoarseMask]:
+    """The coarse masks of a request, one for each label; or that which its marks amount to."""
+    size = image.shape[0], image.shape[1]
+    if not pictures.masks:
+        strokes = None
+        if pictures.scribble:
+            with telling_of("scribble"):
+                strokes = read_scribble(pictures.scribble, size)
+        return [coarse_from_marks(image, Marks(boxes=parameters.box, points=parameters.point, scribble=strokes))]
+    coarse = []
+    for number, content in enumerate(pictures.masks, 1):
+        with telling_of("mask" if len(pictures.masks) == 1 else f"mask {number}"):
+            coarse.append(load_mask(content, size))
+    return coarse
 
 
 def _grouped(items: Sequence[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT, list[ItemT]]:

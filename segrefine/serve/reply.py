@@ -17,10 +17,11 @@ from starlette.types import Receive, Scope, Send
 
 from segrefine.serve.body import HungUp, parse_body, read_body
 from segrefine.serve.dispatcher import Dispatcher, Place
-from segrefine.serve.inputs import Parameters, read_inputs
+from segrefine.serve.inputs import read_inputs
 from segrefine.serve.journal import log_failure
 from segrefine.serve.limits import Limits
 from segrefine.serve.models import Model, RefineModel
+from segrefine.serve.parameters import Parameters
 from segrefine.serve.problem import STOPPED, Problem, problem_of
 from segrefine.serve.work import Answer, Media, Work
 
@@ -63,8 +64,7 @@ class Replier:
         place, streaming = self.dispatcher.admit(), False
         try:
             body = await read_body(request, self.limits)
-            parse = partial(_parse, request.headers.get("content-type", ""), body, parameters, self.limits,
-                            kind is RefineModel)  # fmt: skip
+            parse = partial(_parse, request.headers.get("content-type", ""), body, parameters, self.limits)
             pictures, asked = parse() if len(body) <= _SMALL else await self.read(parse)
             del body, parse
             model = _choose(self.models, kind, asked.model)
@@ -186,8 +186,8 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
-def _parse(content_type: str, body: bytes, kind: type[Parameters], limits: Limits, mask: bool) -> Any:
-    return read_inputs(parse_body(content_type, body), kind, limits, mask=mask)
+def _parse(content_type: str, body: bytes, kind: type[Parameters], limits: Limits) -> Any:
+    return read_inputs(parse_body(content_type, body), kind, limits)
 
 
 def _media(request: Request) -> tuple[str, Media]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from segrefine.serve.inputs import Parameters, Pictures
+from segrefine.serve.inputs import Pictures
+from segrefine.serve.parameters import Parameters
 from segrefine.settings import Settings
 
 Media = Literal["json", "png"]

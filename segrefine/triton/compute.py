@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.errors import PromptError, SegrefineError
+from segrefine.errors import MaskError, PromptError, SegrefineError
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segment, Segmenter
 
@@ -52,11 +52,18 @@ class _Row:
 def _attempt(refine: Refiner, request: Arrays) -> Outcome:
     try:
         rows = zip(request["image"], request["mask"], _texts(request["label"]), _seeds(request), strict=True)
-        found = [refine(image, mask, label, seed=seed) for image, mask, (label,), seed in rows]
+        found = [refine(image, _pair(labels, masks), seed=seed) for image, masks, labels, seed in rows]
     except Exception as error:  # whatever it is, it is the answer to this request, and to it only
         return error
-    return {"mask": np.stack([each.mask for each in found]),
-            "probability": np.stack([each.probability for each in found])}  # fmt: skip
+    return {"mask": np.stack([[each.mask for each in row] for row in found]),
+            "probability": np.stack([[each.probability for each in row] for row in found])}  # fmt: skip
+
+
+def _pair(labels: Sequence[str], masks: NDArray[np.float32]) -> list[tuple[str, NDArray[np.float32]]]:
+    if len(labels) != len(masks):
+        message = f"expected one label for each mask, got {len(labels)} labels and {len(masks)} masks"
+        raise MaskError(message, hint="mask is (rows, labels, H, W), label is (rows, labels)")
+    return list(zip(labels, masks, strict=True))
 
 
 def _read_rows(request: Arrays) -> list[_Row] | Exception:

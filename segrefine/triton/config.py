@@ -110,7 +110,7 @@ def warm_up_files(manifest: Manifest) -> dict[str, bytes]:
 
 def _warm_up_inputs(manifest: Manifest) -> Iterator[dict[str, Any]]:
     side, files = _side(manifest), warm_up_files(manifest)
-    sizes = {"image": (side, side, 3), "mask": (side, side)}
+    sizes = {"image": (side, side, 3), "mask": (1, side, side)}
     for tensor in SIGNATURES[manifest.method].inputs:
         if tensor.optional:
             continue

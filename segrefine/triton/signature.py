@@ -40,8 +40,8 @@ _SEED = Tensor("seed", "INT64", (1,), optional=True)
 
 SIGNATURES: Mapping[Method, Signature] = {
     "g4seg": Signature(
-        (_IMAGE, Tensor("mask", "FP32", (-1, -1)), Tensor("label", "STRING", (1,)), _SEED),
-        (Tensor("mask", "BOOL", (-1, -1)), Tensor("probability", "FP32", (-1, -1))),
+        (_IMAGE, Tensor("mask", "FP32", (-1, -1, -1)), Tensor("label", "STRING", (-1,)), _SEED),
+        (Tensor("mask", "BOOL", (-1, -1, -1)), Tensor("probability", "FP32", (-1, -1, -1))),
     ),
     "gs": Signature(
         (_IMAGE, Tensor("phrases", "STRING", (-1,), ragged=True), _SEED),
@@ -52,4 +52,4 @@ SIGNATURES: Mapping[Method, Signature] = {
         ),
     ),
 }
-"""By method. image: RGB (H, W, 3). Masks and maps are at the image's size; those of gs have the phrases in front."""
+"""By method. image: RGB (H, W, 3). Masks and maps are at the image's size, with the labels or phrases in front."""

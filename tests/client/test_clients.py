@@ -13,9 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.serve.process import Service
-from segrefine import AsyncClient, Client, Refiner
+from segrefine import AsyncClient, Client, Marks, Refiner, coarse_from_marks
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.client.calls import Patience
 from segrefine.client.replies import read_refine_reply, read_segment_reply
@@ -38,12 +39,41 @@ def test_refine(client: Client) -> None:
     with Refiner.from_bundle(demo_bundle()) as refine:
         expected = refine(image, coarse, "car", seed=5)
     as_bytes, as_arrays = (IMAGE.read_bytes(), MASK.read_bytes()), (image, coarse)
-    for picture, mask in ((IMAGE, MASK), as_bytes, as_arrays, (image, coarse > 0.5)):
+    as_pictures = Image.fromarray(image), Image.fromarray((coarse * 255).astype(np.uint8))
+    for picture, mask in ((IMAGE, MASK), as_bytes, as_arrays, as_pictures, (image, coarse > 0.5)):
         reply = client.refine(picture, mask, "car", seed=5, maps=["probability"])
         np.testing.assert_array_equal(reply.mask, expected.mask)
         assert reply.probability is not None
         np.testing.assert_allclose(reply.probability, expected.probability, atol=1e-4)
     assert reply.warnings == () and reply.values["model"] == "demo"
+
+
+def test_several_labels_and_marks(client: Client) -> None:
+    image = load_image(IMAGE)
+    masks = {"car": load_mask(MASK, image.shape[:2]), "fox": np.zeros(image.shape[:2], bool)}
+    masks["fox"][10:40, 10:40] = True
+    marks = Marks(boxes=[(30, 40, 110, 100)], points=[(85, 72), (10, 10, False)])
+    with Refiner.from_bundle(demo_bundle()) as refine:
+        expected, marked = refine(image, masks), refine(image, coarse_from_marks(image, marks), "car")
+    replies = client.refine_all(image, masks, maps=["probability"])
+    for reply, wanted in zip(replies, expected, strict=True):
+        np.testing.assert_array_equal(reply.mask, wanted.mask)
+        np.testing.assert_allclose(reply.probability, wanted.probability, atol=1e-4)
+    reply = client.refine(image, None, "car", box=(30, 40, 110, 100), point=[(85, 72), (10, 10, 0)])
+    np.testing.assert_array_equal(reply.mask, marked.mask)
+
+
+def test_settings(client: Client) -> None:
+    image = load_image(IMAGE)
+    changes = {"noises": 1, "text_timesteps": [500]}
+    with Refiner.from_bundle(demo_bundle(), settings="fast") as refine:
+        expected = refine(image, MASK, "car", settings=changes)
+        assert (refine(image, MASK, "car").probability != expected.probability).any()
+    reply = client.refine(IMAGE, MASK, "car", maps=["probability"], preset="fast", settings=changes)
+    np.testing.assert_allclose(reply.probability, expected.probability, atol=1e-4)
+    with pytest.raises(ServiceError, match="bad_setting: .*no setting 'noise'") as caught:
+        client.refine(IMAGE, MASK, "car", settings={"noise": 1})
+    assert caught.value.hint and "noises" in caught.value.hint
 
 
 def test_segment(client: Client) -> None:
@@ -82,8 +112,8 @@ def test_refusal(client: Client) -> None:
 def test_input_that_cannot_be_sent(client: Client) -> None:
     with pytest.raises(ImageError, match="no such file"):
         client.refine("nowhere.png", MASK, "car")
-    with pytest.raises(MaskError, match="got uint8"):
-        client.refine(IMAGE, np.zeros((2, 2), np.uint8), "car")
+    with pytest.raises(MaskError, match="expected a mask, got list"):
+        client.refine(IMAGE, [[0, 1]], "car")
 
 
 def test_one_text_is_no_list_of_phrases(client: Client) -> None:

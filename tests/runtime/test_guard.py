@@ -150,8 +150,12 @@ def test_features_beyond_what_was_seen_count_as_the_last_that_was():
     before, after = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
     before[:, :5], after[:, 2:6] = True, True
     regions, numbers = Regions.between(before, after), GuardSettings()
-    lows, highs = (np.stack([np.array(side) for side in ends]) for ends in zip(
-        *((numbers.added_range if added else numbers.removed_range) for added in regions.added), strict=True))
+    lows, highs = (
+        np.stack([np.array(side) for side in ends])
+        for ends in zip(
+            *((numbers.added_range if added else numbers.removed_range) for added in regions.added), strict=True
+        )
+    )
     far = judge_regions(regions, highs + 100, numbers)
     np.testing.assert_array_equal(far, judge_regions(regions, highs, numbers))
     np.testing.assert_array_equal(judge_regions(regions, lows - 100, numbers), judge_regions(regions, lows, numbers))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from segrefine.runtime.grid import fit_to_grid
 from segrefine.runtime.segmenter import Segment, Segmentation
 from segrefine.serve.answers import segment_answer
-from segrefine.serve.inputs import Pictures, SegmentParameters
+from segrefine.serve.inputs import Pictures
+from segrefine.serve.parameters import SegmentParameters
 from segrefine.serve.stopping import Stopped
 from segrefine.serve.work import Media, Work
 from segrefine.settings import GsSettings
@@ -40,7 +41,7 @@ class Noted(Segment):
 def test_nothing_is_drawn_for_nobody(media: Media) -> None:
     drawn: list[str] = []
     work = Work(
-        pictures=Pictures(image=b"", mask=None, size=IMAGE.shape[:2]), media=media, deadline=time.monotonic() + 60,
+        pictures=Pictures(image=b"", size=IMAGE.shape[:2]), media=media, deadline=time.monotonic() + 60,
         parameters=SegmentParameters.model_validate({"phrases": PHRASES}), settings=GsSettings(),
     )  # fmt: skip
     grid, samples = fit_to_grid(IMAGE, side=16, multiple=8), np.ones((1, 8, 8), np.float32)

@@ -12,21 +12,25 @@ from hypothesis import strategies as st
 from benchmarks.serve.fuzz import hostile_request
 from segrefine.errors import SegrefineError
 from segrefine.serve.body import Form, parse_body
-from segrefine.serve.inputs import RefineParameters, SegmentParameters, read_inputs
+from segrefine.serve.inputs import read_inputs
 from segrefine.serve.limits import Limits
+from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem, problem_of
 
 LATIN = st.text(st.characters(max_codepoint=255))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=8
 )
-NAMES = st.sampled_from([*SegmentParameters.model_fields, *RefineParameters.model_fields, "image", "mask"]) | st.text()
+NAMES = (
+    st.sampled_from([*SegmentParameters.model_fields, *RefineParameters.model_fields, "image", "mask", "scribble"])
+    | st.text()
+)
 
 
 def check(form: Form) -> None:
-    for kind, mask in ((RefineParameters, True), (SegmentParameters, False)):
+    for kind in (RefineParameters, SegmentParameters):
         try:
-            read_inputs(form, kind, Limits(), mask=mask)
+            read_inputs(form, kind, Limits())
         except (Problem, SegrefineError) as error:
             problem = problem_of(error)
             assert problem.status in (404, 413, 422)
@@ -47,9 +51,12 @@ def test_json_of_any_kind(values: dict[str, object]) -> None:
     check(Form(values=values))
 
 
-@given(st.dictionaries(NAMES, st.lists(st.text(), min_size=1)), st.dictionaries(NAMES, st.binary(max_size=40)))
+@given(
+    st.dictionaries(NAMES, st.lists(st.text(), min_size=1)),
+    st.dictionaries(NAMES, st.lists(st.binary(max_size=40), min_size=1)),
+)
 @settings(max_examples=300)
-def test_forms_of_any_kind(values: dict[str, list[str]], files: dict[str, bytes]) -> None:
+def test_forms_of_any_kind(values: dict[str, list[str]], files: dict[str, list[bytes]]) -> None:
     check(Form(values=values, files=files, multipart=True))
 
 

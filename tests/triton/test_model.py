@@ -50,7 +50,7 @@ def open_model(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
 def refine_request(*scenes: Sample, **changes: Any) -> Request:
     tensors = {
         "image": np.stack([each.image for each in scenes]),
-        "mask": np.stack([each.coarse for each in scenes]),
+        "mask": np.stack([each.coarse[None] for each in scenes]),
         "label": as_texts([[each.label] for each in scenes]),
     }
     return Request({**tensors, **changes})
@@ -66,8 +66,22 @@ def test_refines_as_the_refiner_does(open_model: Open, scenes: list[Sample], ref
     answers = open_model("demo").execute([refine_request(first), refine_request(second, seed=seed)])
     for answer, scene, number in zip(answers, (first, second), (0, 7), strict=True):
         direct = refiner(scene.image, scene.coarse, scene.label, seed=number)
-        assert np.array_equal(answer["mask"], direct.mask[None])
-        assert np.array_equal(answer["probability"], direct.probability[None])
+        assert np.array_equal(answer["mask"], direct.mask[None, None])
+        assert np.array_equal(answer["probability"], direct.probability[None, None])
+
+
+def test_several_labels_of_a_row_are_refined_jointly(
+    open_model: Open, scenes: list[Sample], refiner: Refiner
+) -> None:  # fmt: skip
+    scene, other = scenes[0], np.roll(scenes[0].coarse, 40, 1)
+    labels = [scene.label, "fox"]
+    request = refine_request(scene, mask=np.stack([scene.coarse, other])[None], label=as_texts([labels]))
+    (answer,) = open_model("demo").execute([request])
+    direct = refiner(scene.image, [(scene.label, scene.coarse), ("fox", other)])
+    assert np.array_equal(answer["mask"], np.stack([[each.mask for each in direct]]))
+    uneven = refine_request(scene, label=as_texts([labels]))
+    good, bad = open_model("demo").execute([refine_request(scene), uneven])
+    assert good["mask"].any() and "got 2 labels and 1 masks" in str(bad.error)
 
 
 def test_rows_of_a_request_keep_their_order(open_model: Open, scenes: list[Sample], segmenter: Segmenter) -> None:
@@ -120,10 +134,10 @@ def test_only_what_was_asked_for_is_given(open_model: Open, scenes: list[Sample]
 def test_bad_refining_takes_nothing_else_along(open_model: Open, scenes: list[Sample]) -> None:
     scene = scenes[0]
     bad = [
-        refine_request(scene, mask=np.zeros((1, 64, 64), np.float32)),
+        refine_request(scene, mask=np.zeros((1, 1, 64, 64), np.float32)),
         refine_request(scene, label=as_texts([[" "]])),
         refine_request(scene, label=as_texts([[b"\xff"]])),
-        refine_request(scene, mask=np.full_like(scene.coarse, np.nan)[None]),
+        refine_request(scene, mask=np.full_like(scene.coarse, np.nan)[None, None]),
     ]
     *failed, good = open_model("demo").execute([*bad, refine_request(scene)])
     assert [each.error.code for each in failed] == [TritonError.INVALID_ARG] * 4

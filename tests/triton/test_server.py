@@ -48,7 +48,7 @@ def read(answer: httpx.Response) -> dict[str, Any]:
 
 
 def refine_inputs(scene: Sample) -> dict[str, tuple[str, Any]]:
-    image, mask = scene.image[None], scene.coarse[None]
+    image, mask = scene.image[None], scene.coarse[None, None]
     return {"image": ("UINT8", image), "mask": ("FP32", mask), "label": ("BYTES", [[scene.label]])}
 
 
@@ -72,7 +72,7 @@ def test_refines_as_the_refiner_does(triton: Triton, scenes: list[Sample], refin
     found = read(ask(triton, "demo", refine_inputs(scene)))
     direct = refiner(scene.image, scene.coarse, scene.label)
     assert np.abs(found["probability"][0] - direct.probability).max() < 1e-3
-    assert (found["mask"][0] != direct.mask).mean() < 1e-3
+    assert (found["mask"][0, 0] != direct.mask).mean() < 1e-3
     seeded = read(ask(triton, "demo", {**refine_inputs(scene), "seed": ("INT64", [[5]])}))
     assert not np.array_equal(seeded["probability"], found["probability"])
 
@@ -95,7 +95,7 @@ def test_requests_with_other_phrases_are_batched(triton: Triton, scenes: list[Sa
 
 def test_errors_are_told_and_harm_nothing(triton: Triton, scenes: list[Sample]) -> None:
     scene = scenes[0]
-    empty = {**refine_inputs(scene), "mask": ("FP32", np.zeros_like(scene.coarse)[None])}
+    empty = {**refine_inputs(scene), "mask": ("FP32", np.zeros_like(scene.coarse)[None, None])}
     answer = ask(triton, "demo", empty)
     assert answer.status_code == 400 and "the mask is empty" in answer.json()["error"]
     assert ask(triton, "demo-gs", segment_inputs(scene, " ")).status_code == 400

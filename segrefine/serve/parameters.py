@@ -1,0 +1,193 @@
+"""The fields of a request besides its pictures: what each method takes, and what it may cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from segrefine.errors import SettingsError
+from segrefine.runtime.marks import Box, Point
+from segrefine.runtime.narrative import split_caption
+from segrefine.settings import G4SegSettings, GsSettings, Settings
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+LONGEST_TEXT = 4096
+MOST_PHRASES = 256
+MOST_LABELS = 256
+MOST_SAMPLES = 16
+MOST_STEPS = 100
+MOST_PASSES = 256
+"""Of the UNet, in the refinement of one mask."""
+_BYTES = {"png": 2, "npy": 4, "overlay": 3, "label_map": 1, "rounds": 0}
+"""Of a pixel: of soft maps by their format, of pictures by their name; those of rounds are small."""
+
+
+def _check_text(text: str) -> str:
+    if len(text.encode("utf-8", "replace")) > LONGEST_TEXT:
+        raise ValueError(f"at most {LONGEST_TEXT} bytes")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+
+
+def _read_settings(given: object) -> object:
+    """The object that a form's text holds as JSON; what came in a JSON body stays as it is."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise ValueError(f'expected an object in JSON, such as {{"noises": 1}}: {error}') from None
+
+
+def _as_list(given: object) -> object:
+    """One text as a list of one; what is none stays as it is."""
+    return [given] if isinstance(given, str) else given
+
+
+def _read_numbers(given: object, counts: tuple[int, ...], example: str) -> list[list[float]]:
+    """Groups of numbers, each as a text with commas or as a list; one group may stand alone."""
+    lone = isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], int | float))
+    groups: list[list[float]] = []
+    given_groups: list[Any] = given if isinstance(given, list) and not lone else [given]
+    for group in given_groups:
+        parts = group.split(",") if isinstance(group, str) else group
+        try:
+            numbers = [float(part) for part in parts]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
+            raise ValueError(f"expected numbers of pixels, such as {example}")
+        groups.append(numbers)
+    return groups
+
+
+def _read_boxes(given: object) -> list[Box]:
+    return [Box(*numbers) for numbers in _read_numbers(given, (4,), "40,20,180,160")]
+
+
+def _read_points(given: object) -> list[Point]:
+    groups = _read_numbers(given, (2, 3), "90,75, or 10,10,0 off the object")
+    return [Point(x, y, not on or on[0] != 0) for x, y, *on in groups]
+
+
+class Parameters(BaseModel, ABC):
+    """What both methods take besides pictures."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    model: str | None = Field(None, description="A name of /v1/models; without, the first that can.", max_length=200)
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the noise; the same seed gives the same mask.")
+    format: Literal["png", "rle"] = Field("png", description="Of masks: PNG of 0 and 255, or COCO run lengths.")
+    soft_format: Literal["png", "npy"] = Field("png", description="Of soft maps: 16-bit PNG, or float32 .npy.")
+
+    preset: str | None = Field(None, description="Preset of the settings, such as fast.", max_length=200)
+    settings: Annotated[dict[str, Any], BeforeValidator(_read_settings)] = Field(
+        {}, description="Other values for settings, by name. /v1/models lists them.", examples=[{}]
+    )
+
+    @abstractmethod
+    def pixel_bytes(self) -> int:
+        """Bytes that maps take for a pixel of the image, at most."""
+
+    def change(self, base: SettingsT) -> SettingsT:
+        """The settings of a model with this request's changes: first the preset, then single values.
+
+        Raises:
+            SettingsError: there is no such preset or setting, or a value is wrong or costs too much.
+        """
+        changed = (base.with_preset(self.preset) if self.preset else base).with_changes(self.changes())
+        check_cost(changed, base)
+        return changed
+
+    def changes(self) -> dict[str, Any]:
+        """Single values that were given, by the names of the settings."""
+        return self.settings
+
+
+def check_cost(settings: Settings, base: Settings) -> None:
+    """Check that a request's settings are no way to occupy the service; the model's own may cost more.
+
+    Raises:
+        SettingsError: a bound is passed.
+    """
+    bounds: dict[str, tuple[float, float, float]] = {}
+    if isinstance(settings, G4SegSettings) and isinstance(base, G4SegSettings):
+        bounds["passes of the UNet"] = (settings.count_passes(), base.count_passes(), MOST_PASSES)
+        bounds["bytes of template"] = (len(settings.template), len(base.template), LONGEST_TEXT)
+    elif isinstance(settings, GsSettings) and isinstance(base, GsSettings):
+        bounds["samples"] = (settings.samples, base.samples, MOST_SAMPLES)
+        bounds["steps"] = (settings.steps, base.steps, MOST_STEPS)
+    for name, (value, own, most) in bounds.items():
+        if value > max(own, most):
+            raise SettingsError(f"expected settings with at most {max(own, most)} {name}; got {value}")
+
+
+class RefineParameters(Parameters):
+    """What refining takes besides pictures."""
+
+    label: Annotated[list[Text], BeforeValidator(_as_list), Field(min_length=1, max_length=MOST_LABELS)] = Field(
+        description="What the mask shows, such as fox. Once for each mask, in their order.", examples=["fox"]
+    )
+    box: Annotated[list[Box], BeforeValidator(_read_boxes)] = Field(
+        [], description="Instead of a mask: a box around the object, left,top,right,bottom in pixels. Can be repeated."
+    )
+    point: Annotated[list[Point], BeforeValidator(_read_points)] = Field(
+        [], description="Instead of a mask: a point on the object, x,y in pixels, or x,y,0 off it. Can be repeated."
+    )
+    guard: bool = Field(True, description="Undo changes that cannot be trusted.")
+    crop: bool = Field(True, description="Refine an object under 1 % of the image in a crop around it.")
+    maps: list[Literal["probability", "paper_probability", "overlay", "rounds", "label_map"]] = Field(
+        [], description="What to give besides the mask. All but overlay and label_map come once for each mask."
+    )
+
+    def pixel_bytes(self) -> int:
+        """See `Parameters`."""
+        soft = len(self.label) * _BYTES[self.soft_format]
+        return sum(_BYTES.get(name, soft) for name in self.maps)
+
+
+class SegmentParameters(Parameters):
+    """What segmenting takes besides the picture."""
+
+    phrases: list[Text] = Field([], max_length=MOST_PHRASES, description="What to look for.", examples=[["the fox"]])
+    caption: Text | None = Field(None, description="Instead of phrases: a sentence, whose noun phrases they are.")
+    samples: int | None = Field(
+        None, ge=1, le=MOST_SAMPLES, description="Masks drawn for each phrase.  [default: the model's]"
+    )
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Of the sampler; the model's, if none.")
+    sampler: Literal["ddim", "dpm-solver", "lcm"] | None = Field(None, description="The model's, if none.")
+    guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the phrase; 1 is none.")
+    image_guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the image; 1 is none.")
+    edges: bool | None = Field(None, description="Whether borders are moved to the image's edges.")
+    maps: list[Literal["probability", "uncertainty", "label_map", "overlay"]] = Field(
+        [], description="What to give besides the masks; uncertainty takes two samples or more."
+    )
+
+    @model_validator(mode="after")
+    def _check_phrases(self) -> SegmentParameters:
+        if bool(self.phrases) == (self.caption is not None):
+            raise ValueError("phrases or a caption, and not both")
+        return self
+
+    def named(self) -> list[str]:
+        """The phrases, or those of the caption."""
+        return self.phrases if self.caption is None else [span.text for span in split_caption(self.caption)[1]]
+
+    def pixel_bytes(self) -> int:
+        """See `Parameters`."""
+        soft = len(self.named()) * _BYTES[self.soft_format]
+        return sum(_BYTES.get(name, soft) for name in self.maps)
+
+    def changes(self) -> dict[str, Any]:
+        """See `Parameters`; fields of their own win over `settings`."""
+        names = ("samples", "steps", "sampler", "guidance_scale", "image_guidance_scale", "edges")
+        return self.settings | {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+ParametersT = TypeVar("ParametersT", bound=Parameters)
