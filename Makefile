@@ -69,8 +69,8 @@ GPU_STAMP := $(if $(filter .venv-gpu,$(GPU_ENV)),.venv-gpu/.stamp,.venv/.stamp-d
 
 # Every part runs, whatever became of those before it; the target fails at the end where one did.
 gpu: $(GPU_STAMP) ## kernels and engines on a GPU, into benchmarks/results/; says so where there is none
-	@failed=; for part in "pytest tests/engines/test_kernels.py" "benchmarks.gpu.kernels" \
-		"benchmarks.gpu.engines --full-size"; do \
+	@failed=; for part in "benchmarks.gpu.smoke" "pytest tests/engines/test_kernels.py tests/engines/test_launches.py" \
+		"benchmarks.gpu.kernels" "benchmarks.gpu.engines --full-size"; do \
 		echo "python -m $$part"; $(GPU_ENV)/bin/python -m $$part || failed="$$failed$${failed:+, }$$part"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed: $$failed" >&2; exit 1; fi
