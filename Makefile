@@ -8,7 +8,7 @@ TRAIN_LOG := runs/demo/train.log
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-full lint bench gpu train-demo clean
+.PHONY: help demo test test-all test-full lint bench gpu train-demo train-photo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -79,6 +79,14 @@ train-demo: .venv/.stamp-train ## train the demo model in the background; resume
 	@mkdir -p $(dir $(TRAIN_LOG))
 	@nohup $(BIN)/python -m segrefine.reference.demo.train >> $(TRAIN_LOG) 2>&1 & \
 	echo "training in the background as process $$!; follow it with: tail -f $(TRAIN_LOG)"
+
+PHOTOS ?= photos
+PHOTO_RUN ?= runs/photo
+
+train-photo: .venv/.stamp-train ## train `photo` on the photographs in PHOTOS in the background; resumes where it stopped
+	@mkdir -p $(PHOTO_RUN)
+	@nohup $(BIN)/python -m training.photos.train $(PHOTOS) --run $(PHOTO_RUN) >> $(PHOTO_RUN)/train.log 2>&1 & \
+	echo "training in the background as process $$!; follow it with: tail -f $(PHOTO_RUN)/train.log"
 
 clean: ## remove the environment and what the tools left
 	rm -rf .venv .venv-gpu demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -35,6 +35,10 @@ class TrainingLoop:
         learning_rate: of AdamW, before it falls.
         seed: of the batches.
         state_file: where the state is kept between runs.
+        decay: weight of the past in the moving averages.
+        log_every: steps between two lines of progress.
+        save_every: steps between two writes of the state file.
+        gate_every: steps between two gates.
         averages: the moving averages of `networks`: what is judged and shipped.
         samples: seen so far, over all runs that shared the state file.
     """
@@ -46,6 +50,10 @@ class TrainingLoop:
     learning_rate: float
     seed: int
     state_file: Path
+    decay: float = 0.999
+    log_every: int = 100
+    save_every: int = SAVE_EVERY
+    gate_every: int = GATE_EVERY
 
     def __post_init__(self) -> None:
         self.averages: dict[str, Any] = {name: copy.deepcopy(network) for name, network in self.networks.items()}
@@ -68,7 +76,7 @@ class TrainingLoop:
             total: samples, counted over all runs that shared the state file.
             log: takes a line of progress.
         """
-        average = WeightAverage(self.networks.values(), self.averages.values(), 0.999)
+        average = WeightAverage(self.networks.values(), self.averages.values(), self.decay)
         began, first, losses = time.time(), self.samples, []
         while self.samples < total:
             step = self.samples // self.batch
@@ -79,12 +87,12 @@ class TrainingLoop:
             losses.append(self._descend(self.step(np.random.default_rng([self.seed, step]))))
             average.update(step)
             self.samples += self.batch
-            if (step + 1) % 100 == 0:
+            if (step + 1) % self.log_every == 0:
                 rate = (self.samples - first) / (time.time() - began)
-                log(f"{self.samples} samples, loss {np.mean(losses[-100:]):.4f}, {rate:.1f} samples/s")
-            if (step + 1) % SAVE_EVERY == 0:
+                log(f"{self.samples} samples, loss {np.mean(losses[-self.log_every:]):.4f}, {rate:.1f} samples/s")
+            if (step + 1) % self.save_every == 0:
                 self.save()
-            if (step + 1) % GATE_EVERY == 0 or self.samples >= total:
+            if (step + 1) % self.gate_every == 0 or self.samples >= total:
                 log(f"GATE {self.samples} samples: {self.gate()}")
         self.save()
 

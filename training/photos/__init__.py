@@ -1,0 +1,1 @@
+"""The text-to-image model `photo`: its photographs, its words, its training."""
