@@ -71,7 +71,6 @@ def _square(photo: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
     return photo[top : top + short, left : left + short]
 
 
-@torch.no_grad()
 def photo_gate(
     networks: dict[str, torch.nn.Module],
     vae: torch.nn.Module,
@@ -79,13 +78,32 @@ def photo_gate(
     alphas_cumprod: Tensor,
     cases: PhotoCases,
     timesteps: Sequence[int] = TIMESTEPS,
-    *,
-    noises: int = 1,
-    batch: int = 32,
 ) -> dict[str, float]:
     """Share of cases with less error in the object's region under the right word, over all and for each class.
 
-    "ratio" is the mean of wrong ÷ right error; "error" that under the right word.
+    "ratio" is the mean of wrong ÷ right error; "error" that under the right word. Arguments as in `gate_errors`.
+    """
+    errors = gate_errors(networks, vae, encode, alphas_cumprod, cases, timesteps)
+    passed, numbers = (errors[0] < errors[1]).float(), torch.tensor(cases.right)
+    figures = {
+        "gate": float(passed.mean()),
+        "ratio": float((errors[1] / errors[0]).mean()),
+        "error": float(errors[0].mean()),
+    }
+    return figures | {name: float(passed[numbers == n + 1].mean()) for n, name in enumerate(SEVEN)}
+
+
+@torch.no_grad()
+def gate_errors(
+    networks: dict[str, torch.nn.Module],
+    vae: torch.nn.Module,
+    encode: CaptionEncoder,
+    alphas_cumprod: Tensor,
+    cases: PhotoCases,
+    timesteps: Sequence[int],
+    batch: int = 32,
+) -> Tensor:
+    """Mean squared error in each object's region under the right and under the wrong word, float32 (2, n).
 
     Args:
         networks: "denoiser" (see `PhotoDenoiser`) and "text_encoder".
@@ -93,8 +111,7 @@ def photo_gate(
         encode: captions → token ids.
         alphas_cumprod: (1000,) of the noise schedule.
         cases: what to test on.
-        timesteps: noise levels.
-        noises: noises of each level.
+        timesteps: noise levels; the error is the mean over them.
         batch: cases at a time.
     """
     parts = [cases.images[i : i + 64] for i in range(0, len(cases.images), 64)]
@@ -106,20 +123,13 @@ def photo_gate(
     generator = torch.Generator().manual_seed(9)
     for timestep in timesteps:
         alpha = alphas_cumprod[timestep]
-        for _ in range(noises):
-            noise = torch.randn(latents.shape, generator=generator)
-            noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-            target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-            for which, state in enumerate(states):
-                for part in torch.arange(len(noisy)).split(batch):
-                    output, _ = networks["denoiser"](noisy[part], torch.full((len(part),), timestep), state[part])
-                    error = (output - target[part]).square().mean(1)
-                    errors[which, part] += (error * cases.region[part]).sum((1, 2)) / cases.region[part].sum((1, 2))
-    passed = (errors[0] < errors[1]).float()
-    numbers = torch.tensor(cases.right)
-    figures = {
-        "gate": float(passed.mean()),
-        "ratio": float((errors[1] / errors[0]).mean()),
-        "error": float(errors[0].mean()) / len(timesteps) / noises,
-    }
-    return figures | {name: float(passed[numbers == n + 1].mean()) for n, name in enumerate(SEVEN)}
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        for which, state in enumerate(states):
+            for part in torch.arange(len(noisy)).split(batch):
+                output, _ = networks["denoiser"](noisy[part], torch.full((len(part),), timestep), state[part])
+                region = cases.region[part]
+                error = (output - target[part]).square().mean(1)
+                errors[which, part] += (error * region).sum((1, 2)) / region.sum((1, 2)) / len(timesteps)
+    return errors

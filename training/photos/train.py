@@ -33,7 +33,7 @@ from training.photos.words import WORDS
 
 IMAGES, LEARNING_RATE = 8, 1e-3
 """Images of a step. Each is seen under its right caption and under a second one."""
-MARGIN, MARGIN_WEIGHT, CLASS_WEIGHT = 0.2, 1.0, 0.3
+MARGIN, MARGIN_WEIGHT, CLASS_WEIGHT = 0.2, 2.0, 0.3
 
 
 class PhotoTraining:
