@@ -11,6 +11,7 @@ from segrefine.errors import ExportError, SettingsError
 from segrefine.reference.families import FAMILIES, Family, find_family
 from segrefine.reference.weight_files import Model, SingleFile, count_weights
 from segrefine.runtime.schedule import NoiseSchedule
+from segrefine.runtime.schedule_config import complete_schedule
 from segrefine.storage import read_json_object
 
 CLASSES = {
@@ -95,25 +96,18 @@ def _check_pipeline(folder: Path, model_index: Mapping[str, Any]) -> None:
 
 
 def _read_schedule(folder: Path) -> dict[str, Any]:
-    """The noise schedule, in which what its class leaves out is as that has it.
+    """Read the noise schedule; settings that it leaves out have its class's defaults.
 
     Raises:
-        ExportError: it is missing, or is of a kind that the runtime does not know.
+        ExportError: the file is missing, or is of a kind that the runtime does not know.
     """
-    config, file = _read_json(folder, _SCHEDULE), folder / _SCHEDULE
-    kind = str(config.get("_class_name", "DDIMScheduler"))
-    if kind.startswith(("FlowMatch", "EDM")) or config.get("use_flow_sigmas"):
-        message = f"{file} is of {kind}, whose noise levels are no DDPM's: the model was trained in another way"
-        raise ExportError(message, hint=HINT)
-    if not kind.startswith(("DDIM", "DDPM")):
-        config = {"clip_sample": False} | config  # the other classes never clip, and most have no such setting
+    file = folder / _SCHEDULE
+    config = _read_json(folder, _SCHEDULE)
     try:
         NoiseSchedule.from_config(config)
     except SettingsError as error:
-        raise ExportError(f"{file}: {error}", hint=error.hint) from error
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"{file} is no noise schedule: {error}", hint=HINT) from error
-    return config
+        raise ExportError(f"{file}: {error}", hint=error.hint or HINT) from error
+    return complete_schedule(config)
 
 
 def _read_part(folder: Path, part: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import SettingsError
+from segrefine.runtime.schedule_config import complete_schedule
 
 Array = NDArray[np.floating[Any]]
 Timestep = int | NDArray[np.int64]
@@ -49,6 +51,8 @@ class NoiseSchedule:
         """Checks the fields against each other."""
         _check_choice("prediction_type", self.prediction_type, get_args(PredictionType))
         _check_choice("timestep_spacing", self.timestep_spacing, get_args(TimestepSpacing))
+        if not self.alphas_cumprod.size or not ((self.alphas_cumprod >= 0) & (self.alphas_cumprod <= 1)).all():
+            raise SettingsError("the betas are not shares of noise from 0 to 1", hint="check the scheduler config")
         if self.prediction_type == "epsilon" and not self.alphas_cumprod.all():
             raise SettingsError(
                 "the schedule ends without any signal (rescale_betas_zero_snr), where noise says nothing of the image",
@@ -68,25 +72,32 @@ class NoiseSchedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
-        """The schedule that a `scheduler_config.json` describes; what it leaves out is as in diffusers' DDIMScheduler.
+        """Read the schedule of a `scheduler_config.json`. Settings that it leaves out have its class's defaults.
 
         Raises:
-            SettingsError: the configuration asks for something that this schedule has not.
+            SettingsError: the configuration is malformed, or asks for something that this schedule does not have.
         """
-        if config.get("thresholding"):
-            raise SettingsError(
-                "dynamic thresholding is for pixel models", hint="set thresholding to false in the scheduler config"
-            )
-        alphas_cumprod: Array = np.cumprod(1 - _read_betas(config))
-        if config.get("rescale_betas_zero_snr", False):
+        settings = complete_schedule(config)
+        try:
+            return cls._from_settings(settings)
+        except (TypeError, ValueError, OverflowError, MemoryError) as error:
+            if isinstance(error, SettingsError):
+                raise
+            message = f"the scheduler config is malformed: {error}"
+            raise SettingsError(message, hint="take scheduler_config.json again from where it came from") from error
+
+    @classmethod
+    def _from_settings(cls, settings: Mapping[str, Any]) -> NoiseSchedule:
+        alphas_cumprod: Array = np.cumprod(1 - _read_betas(settings))
+        if settings["rescale_betas_zero_snr"]:
             alphas_cumprod = _end_without_signal(alphas_cumprod)
         return cls(
             alphas_cumprod=alphas_cumprod,
-            final_alpha=1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0]),
-            prediction_type=config.get("prediction_type", "epsilon"),
-            timestep_spacing=config.get("timestep_spacing", "leading"),
-            steps_offset=config.get("steps_offset", 0),
-            clip_range=config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None,
+            final_alpha=1.0 if settings["set_alpha_to_one"] else float(alphas_cumprod[0]),
+            prediction_type=settings["prediction_type"],
+            timestep_spacing=settings["timestep_spacing"],
+            steps_offset=operator.index(settings["steps_offset"]),
+            clip_range=float(settings["clip_sample_range"]) if settings["clip_sample"] else None,
         )
 
     def add_noise(self, clean: Array, noise: Array, timestep: Timestep) -> Array:
@@ -189,13 +200,16 @@ class NoiseSchedule:
         return np.sqrt(alpha).astype(sample.dtype), np.sqrt(1 - alpha).astype(sample.dtype)
 
 
-def _read_betas(config: Mapping[str, Any]) -> Array:
+def _read_betas(settings: Mapping[str, Any]) -> Array:
     """The share of noise added at each timestep, float64 (T,)."""
-    if config.get("trained_betas") is not None:
-        return np.asarray(config["trained_betas"], np.float64)
-    length = config.get("num_train_timesteps", 1000)
-    first, last = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
-    kind = config.get("beta_schedule", "linear")
+    length = operator.index(settings["num_train_timesteps"])
+    if settings["trained_betas"] is not None:
+        betas = np.asarray(settings["trained_betas"], np.float64)
+        if betas.shape != (length,):
+            message = f"trained_betas: expected {length} numbers, as num_train_timesteps says; got {betas.size}"
+            raise SettingsError(message, hint="correct num_train_timesteps in the scheduler config")
+        return betas
+    first, last, kind = settings["beta_start"], settings["beta_end"], settings["beta_schedule"]
     _check_choice("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2"))
     match kind:
         case "linear":

@@ -43,7 +43,7 @@ def test_it_takes_no_torch(tiny_xl_checkpoint: Path) -> None:
     [
         ({"prediction_type": "flow_prediction"}, "prediction_type: expected one of epsilon, .* got 'flow_prediction'"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule: expected one of"),
-        ({"beta_start": "small"}, "is no noise schedule"),
+        ({"beta_start": "small"}, "is malformed"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler, whose noise levels"),
         ({"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}, "EDMEulerScheduler, whose noise levels"),
         ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "UniPCMultistepScheduler, whose noise"),

@@ -22,7 +22,7 @@ CONFIGS: list[dict[str, Any]] = [
     STABLE_DIFFUSION,
     STABLE_DIFFUSION | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
     {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 400},
-    {"trained_betas": [0.01, 0.02, 0.05, 0.3]},
+    {"trained_betas": [0.01, 0.02, 0.05, 0.3], "num_train_timesteps": 4},
 ]
 SPACINGS = ("leading", "trailing", "linspace")
 TIMESTEPS = torch.tensor([3, 100, 640])
@@ -96,6 +96,16 @@ def test_start_keeps_the_lower_timesteps() -> None:
         ({"timestep_spacing": "even"}, "timestep_spacing: expected one of leading"),
         ({"thresholding": True}, "dynamic thresholding"),
         ({"rescale_betas_zero_snr": True}, "without any signal"),
+        ({"trained_betas": [0.01, 0.02]}, "trained_betas: expected 1000 numbers, .* got 2"),
+        ({"beta_end": 2}, "not shares of noise"),
+        ({"beta_end": float("nan")}, "not shares of noise"),
+        ({"num_train_timesteps": 0}, "not shares of noise"),
+        ({"num_train_timesteps": 10.5}, "malformed"),
+        ({"beta_start": None}, "malformed"),
+        ({"steps_offset": "1"}, "malformed"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "whose noise levels"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "whose noise levels"),
+        ({"_class_name": "IPNDMScheduler"}, "_class_name: expected one of DDIMScheduler, .* got 'IPNDMScheduler'"),
     ],
 )
 def test_refused_configs(config: dict[str, Any], message: str) -> None:
