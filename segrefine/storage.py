@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import glob
 import hashlib
@@ -9,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.errors import IntegrityError, OutputError, SegrefineError
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,30 @@ def read_json(path: Path, error_class: type[SegrefineError], *, hint: str) -> An
         return json.loads(content.decode(json.detect_encoding(content)))  # programs on Windows write the marks
     except (OSError, ValueError, RecursionError) as error:
         raise error_class(f"cannot read {path} as JSON: {error}", hint=hint) from error
+
+
+@contextmanager
+def readable_texts(folder: Path) -> Iterator[Path]:
+    """A context with the folder, or a copy of it whose JSON and text files lack byte order marks.
+
+    Libraries that read a folder themselves refuse these marks. The copy links to all other files.
+    """
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    texts = [each for each in files if each.suffix in (".json", ".txt") and each.is_file()]
+    marked = [each for each in texts if each.read_bytes()[:4].startswith(_MARKS)]
+    if not marked:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="segrefine-") as name:
+        copy = Path(name)
+        for each in files:
+            if each in marked:
+                content = each.read_bytes()
+                text = content.decode(json.detect_encoding(content))
+                (copy / each.name).write_text(text, encoding="utf-8", newline="")
+            else:
+                (copy / each.name).symlink_to(each.resolve())
+        yield copy
 
 
 def read_json_object(path: Path, error_class: type[SegrefineError], *, hint: str) -> dict[str, Any]:

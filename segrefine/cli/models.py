@@ -82,13 +82,14 @@ def _single_file(file: Path, revision: str | None, config: str | None) -> Single
         return SingleFile(file, Path(config))
     if config and not _HUB_ID.fullmatch(config):
         raise ExportError(f"there is no configuration {config!r}: neither a folder nor a hub id", hint=_HINT)
+    guessed = not config
     if not config:
         with torch_imports("telling a single file's family"):
             from segrefine.reference.single_file import configuration_of
 
         config = configuration_of(file)
     try:
-        return SingleFile(file, _fetch(config, revision, _TEXTS))
+        return SingleFile(file, _fetch(config, revision, _TEXTS), guessed)
     except ExportError as error:
         message = f"{file} holds weights alone; its configuration and tokenizers are those of {config}. {error}"
         raise ExportError(message, hint="give --config a diffusers folder of the same architecture") from error

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from segrefine.errors import ExportError
 from segrefine.reference.configs import CLASSES, HINT, read_configs
@@ -23,11 +23,14 @@ from segrefine.reference.single_file import load_part
 from segrefine.reference.text import Text, encode_ids, size_condition
 from segrefine.reference.weight_files import Model, SingleFile
 from segrefine.reference.weights import load_weights
+from segrefine.storage import readable_texts
 
 _CLASSES: dict[str, Any] = {
-    each.__name__: each
-    for each in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
+    each.__name__: each for each in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
 }
+
+_UNKNOWN_LENGTH = 10**6
+"""Above this, transformers means that a tokenizer does not say its length."""
 
 Load = Callable[[str], Any]
 """Name of a part, such as "vae" → the part, in evaluation mode, without gradients; the same one each time."""
@@ -186,13 +189,18 @@ def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[
         ExportError: something is missing, or of another kind than it should be.
     """
     read = read_configs(model, denoiser)
-    tokenizers = {kind.tokenizer: _read_tokenizer(read.folder / kind.tokenizer) for kind in read.family.text_encoders}
+    configs = {part: _complete(part, config) for part, config in read.parts.items()}
+    _check_size(read.folder / denoiser, configs[denoiser])
+    tokenizers = {
+        kind.tokenizer: _read_tokenizer(read.folder / kind.tokenizer, configs[kind.part]["max_position_embeddings"])
+        for kind in read.family.text_encoders
+    }
     if len({json.dumps(tokenizer.get_vocab(), sort_keys=True) for tokenizer in tokenizers.values()}) > 1:
-        raise ExportError(f"the tokenizers of {read.folder} have other words", hint=HINT)
+        raise ExportError(f"the tokenizers in {read.folder} have different vocabularies", hint=HINT)
     return {
         "model": model,
         "load": _loader(model, dtype),
-        "configs": {part: _complete(part, config) for part, config in read.parts.items()},
+        "configs": configs,
         "scheduler_config": read.scheduler_config,
         "model_index": read.model_index,
         "family": read.family,
@@ -214,16 +222,45 @@ def _loader(model: Model, dtype: torch.dtype | None) -> Load:
 
 
 def _complete(part: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a part, with what it leaves out as in diffusers."""
+    """The configuration of a part, with its class's defaults for what it leaves out."""
     if part.startswith("text_encoder"):
-        return config
+        return CLIPTextConfig().to_dict() | config
     whole, *_ = _CLASSES[CLASSES[part]].extract_init_dict(config)
     return dict(whole)
 
 
-def _read_tokenizer(folder: Path) -> CLIPTokenizer:
+def _check_size(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ExportError where a denoiser does not say what size of latents it was trained on."""
+    size = config["sample_size"]
+    if not isinstance(size, int) or size < 1:
+        message = (
+            f"{folder / 'config.json'}: expected a sample_size of one side of the latents in numbers, got {size!r}"
+        )
+        raise ExportError(message, hint="set sample_size: 64 for a model of 512 pixels, 96 for 768, 128 for 1024")
+
+
+def _read_tokenizer(folder: Path, positions: int) -> CLIPTokenizer:
+    """Read a tokenizer.
+
+    Args:
+        folder: its files.
+        positions: how many tokens its text encoder has a place for; the length where the files do not say one.
+
+    Raises:
+        ExportError: it cannot be read, or writes longer texts.
+    """
     try:
-        return cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+        with readable_texts(folder) as clean:
+            tokenizer = cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(clean, local_files_only=True))
     except Exception as error:  # tokenizers' own errors have no other base
         message = f"{folder} holds no CLIP tokenizer (vocab.json and merges.txt) that can be read: {error}"
         raise ExportError(message, hint=HINT) from error
+    if tokenizer.model_max_length > _UNKNOWN_LENGTH:
+        tokenizer.model_max_length = positions
+    if not isinstance(positions, int) or not 2 <= tokenizer.model_max_length <= positions:
+        message = (
+            f"{folder} has a model_max_length of {tokenizer.model_max_length}, "
+            f"and its text encoder has max_position_embeddings {positions}"
+        )
+        raise ExportError(message, hint="correct model_max_length in tokenizer_config.json")
+    return tokenizer

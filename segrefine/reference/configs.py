@@ -9,7 +9,9 @@ from typing import Any
 
 from segrefine.errors import ExportError, SettingsError
 from segrefine.reference.families import FAMILIES, Family, find_family
-from segrefine.reference.weight_files import Model, SingleFile, count_weights
+from segrefine.reference.prediction import apply_prediction, check_levels
+from segrefine.reference.scales import check_quantization, find_scales, is_quantized, is_scale
+from segrefine.reference.weight_files import Model, SingleFile, find_strangers, read_part_header
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.schedule_config import complete_schedule
 from segrefine.storage import read_json_object
@@ -29,6 +31,7 @@ _OTHER_PARTS = {
 _TYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64"}
 """What weights are stored in, in safetensors' words; integers are the positions that older text encoders hold."""
 
+_NOT_QUANTIZED = "give the model as it was before, in float16 or float32"
 _SCHEDULE = "scheduler/scheduler_config.json"
 
 
@@ -65,11 +68,14 @@ def read_configs(model: Model, denoiser: str | None = None) -> Configs:
     denoiser = denoiser or ("label_denoiser" if is_label_checkpoint(model) else "unet")
     model_index = _read_json(folder, "model_index.json")
     _check_pipeline(folder, model_index)
-    scheduler_config = _read_schedule(folder)
+    scheduler_config = _read_schedule(model, folder)
     parts = {denoiser: _read_part(folder, denoiser)}
     family = find_family(parts[denoiser], model_index)
     for part in (*(kind.part for kind in family.text_encoders), "vae"):
         parts[part] = _read_part(folder, part)
+    if isinstance(model, SingleFile) and (strange := find_strangers(model.file, parts)):
+        message = f"{model.file} holds the tensor {strange[0]}, which is of no part of {family.name}"
+        raise ExportError(message, hint="it would be left out: take it out of the file if the model works without it")
     for part, config in parts.items():
         _check_weights(model, part, config)  # what is missing is better known now than when the part is read
     return Configs(
@@ -95,19 +101,25 @@ def _check_pipeline(folder: Path, model_index: Mapping[str, Any]) -> None:
     raise ExportError(message, hint=f"segrefine takes {', '.join(family.name for family in FAMILIES)}")
 
 
-def _read_schedule(folder: Path) -> dict[str, Any]:
+def _read_schedule(model: Model, folder: Path) -> dict[str, Any]:
     """Read the noise schedule; settings that it leaves out have its class's defaults.
 
     Raises:
-        ExportError: the file is missing, or is of a kind that the runtime does not know.
+        ExportError: the file is missing, or is of a kind that the runtime does not know. Or a single file says
+            something else of itself.
     """
     file = folder / _SCHEDULE
     config = _read_json(folder, _SCHEDULE)
     try:
-        NoiseSchedule.from_config(config)
+        config = complete_schedule(config)
+        if isinstance(model, SingleFile):
+            config = apply_prediction(model, config)
+        schedule = NoiseSchedule.from_config(config)
     except SettingsError as error:
         raise ExportError(f"{file}: {error}", hint=error.hint or HINT) from error
-    return complete_schedule(config)
+    if isinstance(model, SingleFile):
+        check_levels(model, file, schedule.alphas_cumprod)
+    return config
 
 
 def _read_part(folder: Path, part: str) -> dict[str, Any]:
@@ -124,14 +136,26 @@ def _read_part(folder: Path, part: str) -> dict[str, Any]:
 
 
 def _check_weights(model: Model, part: str, config: Mapping[str, Any]) -> None:
-    """Raises ExportError where a part's weights are missing, cut short, or mean little without scales."""
-    counts = count_weights(model, part)
-    quantized = sorted(counts.keys() - _TYPES)
-    if config.get("quantization_config") or quantized:
-        place = model.file if isinstance(model, SingleFile) else Path(model) / part
-        how = f"stored as {quantized[0]}" if quantized else "its config.json has a quantization_config"
-        message = f"{place} holds quantized weights of the {part}: {how}, expected floating-point numbers"
-        raise ExportError(message, hint="give the model as it was before, in float16 or float32")
+    """Check that a part's weights are there, whole, and numbers that mean what they say.
+
+    Raises:
+        ExportError: they are not.
+    """
+    place = model.file if isinstance(model, SingleFile) else Path(model) / part
+    header = read_part_header(model, part)
+    if config.get("quantization_config"):
+        message = f"{place} holds quantized weights of the {part}: its config.json has a quantization_config"
+        raise ExportError(message, hint=_NOT_QUANTIZED)
+    if isinstance(model, SingleFile):
+        check_quantization(model.file, header)
+        find_scales(header)
+    elif scale := next(filter(is_quantized, header), None):
+        message = f"{place} holds quantized weights of the {part}: {scale} beside them"
+        raise ExportError(message, hint=_NOT_QUANTIZED)
+    for name, stored in header.items():
+        if stored.dtype not in _TYPES and not is_scale(name):
+            message = f"{place} holds quantized weights of the {part}: {name} is stored as {stored.dtype}"
+            raise ExportError(f"{message}, expected floating-point numbers", hint=_NOT_QUANTIZED)
 
 
 def _read_json(folder: Path, relative: str) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,33 @@ PREFIXES = {
 }
 """In a single file, what the names of a part's tensors begin with."""
 
+_IDLE = {
+    "unet": (),
+    "label_denoiser": (),
+    "vae": (r"loss\.", r"model_ema\."),
+    "text_encoder": (
+        *(r".*position_ids$", r".*logit_scale$", r".*attn_mask$", r"(.*\.)?text_projection(\.weight)?$"),
+        *(r".*transformer\.resblocks\.23\.", r"vision_model\.", r"visual_projection\."),
+    ),
+    "text_encoder_2": (r".*position_ids$", r".*logit_scale$", r".*attn_mask$"),
+}
+"""Tensors that files have beside a part's weights, and that its output does not depend on: what training took (losses,
+averages, the scale of CLIP's logits), positions and causal masks that are computed anyway, CLIP's image side and
+projection, and the last layer of OpenCLIP's ViT-H, which Stable Diffusion 2.x does not run."""
+
+_BESIDE = re.compile(
+    r"model_ema\.|(sqrt_(one_minus_|recip_|recipm1_)?)?alphas_cumprod(_prev)?$|sqrt_recip(m1)?_alphas_cumprod$|betas$"
+    r"|log_one_minus_alphas_cumprod$|posterior_|lvlb_weights$|logvar$|scale_factor$|(log_)?sigmas$|denoiser\."
+    r"|v_pred$|ztsnr$|(.*\.)?scaled_fp8$|loss\.|safety_checker\."
+)
+"""Tensors beside the parts of a single file that no part needs: averages of weights, noise levels (they are checked
+against the schedule), marks that are read by name, and the safety checker."""
+
+VARIANTS = (None, "fp32", "fp16", "bf16")
+"""Names of variants in a folder, the preferred first: `model.safetensors`, `model.fp32.safetensors`, …"""
+
 _LONGEST_HEADER = 100 << 20
+_METADATA = "__metadata__"
 _AGAIN = "fetch it again from where it came from"
 _WHOLE = "take the whole folder again from where it came from"
 
@@ -33,10 +60,12 @@ class SingleFile:
     Attributes:
         file: the weights, in safetensors.
         config: a diffusers folder of the same architecture: configurations, tokenizers and schedule are read from it.
+        guessed: nobody chose the configuration: it is that of the model whose weights have the same shapes.
     """
 
     file: Path
     config: Path
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,18 +74,31 @@ class Stored:
 
     Attributes:
         dtype: in the file's words, such as "F16".
-        count: how many numbers it has.
-        end: where it ends, in bytes after the header.
+        shape: its sides.
+        start: where it begins, in bytes from the start of the file.
+        end: where it ends.
     """
 
     dtype: str
-    count: int
+    shape: tuple[int, ...]
+    start: int
     end: int
 
+    @property
+    def count(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
     @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Stored:
-        """What a header's entry describes; raises what Python does where it is malformed."""
-        return cls(str(entry["dtype"]), math.prod(map(int, entry["shape"])), int(entry["data_offsets"][1]))
+    def of(cls, entry: Mapping[str, Any], after: int) -> Stored:
+        """What a header's entry describes; raises what Python does where it is malformed.
+
+        Args:
+            entry: such as `{"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}`.
+            after: where the header ends.
+        """
+        start, end = (after + int(offset) for offset in entry["data_offsets"])
+        return cls(str(entry["dtype"]), tuple(map(int, entry["shape"])), start, end)
 
 
 Model = str | Path | SingleFile
@@ -69,6 +111,38 @@ def read_header(file: Path) -> dict[str, Stored]:
     Raises:
         ExportError: it is no such file, or not as long as its header says.
     """
+    content, after = _read_entries(file)
+    try:
+        header = {name: Stored.of(entry, after) for name, entry in content.items() if name != _METADATA}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_weights(file, json.dumps(content).encode()) from error
+    there, whole = file.stat().st_size, max((stored.end for stored in header.values()), default=after)
+    if there < whole:
+        raise _cut_short(file, str(whole), there)
+    if there > whole:
+        raise ExportError(f"{file} is damaged: {whole} bytes expected, {there} there", hint=_AGAIN)
+    return header
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, text by name.
+
+    Raises:
+        ExportError: it is no such file.
+    """
+    metadata = _read_entries(file)[0].get(_METADATA)
+    return {name: str(text) for name, text in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def read_tensor_bytes(file: Path, stored: Stored) -> bytes:
+    """The bytes of one tensor, which should be a small one."""
+    with file.open("rb") as stream:
+        stream.seek(stored.start)
+        return stream.read(stored.end - stored.start)
+
+
+def _read_entries(file: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where it ends."""
     try:
         with file.open("rb") as stream:
             there, start = file.stat().st_size, stream.read(8)
@@ -83,19 +157,13 @@ def read_header(file: Path) -> dict[str, Stored]:
     if len(content) < size:
         raise _cut_short(file, f"more than {8 + size}", there)
     try:
-        header = {name: Stored.of(entry) for name, entry in json.loads(content).items() if name != "__metadata__"}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        return dict(json.loads(content)), 8 + size
+    except (ValueError, TypeError, RecursionError) as error:
         raise _no_weights(file, start + content) from error
-    whole = 8 + size + max((stored.end for stored in header.values()), default=0)
-    if there < whole:
-        raise _cut_short(file, str(whole), there)
-    if there > whole:
-        raise ExportError(f"{file} is damaged: {whole} bytes expected, {there} there", hint=_AGAIN)
-    return header
 
 
 def find_weights(folder: Path, part: str) -> tuple[str | None, tuple[Path, ...]]:
-    """The variant of a part's weights, None or "fp16", and its files; the whole ones are preferred.
+    """The variant of a part's weights, one of `VARIANTS`, and its files; the whole ones are preferred.
 
     Args:
         folder: the model.
@@ -106,18 +174,62 @@ def find_weights(folder: Path, part: str) -> tuple[str | None, tuple[Path, ...]]
     """
     # as transformers or diffusers names them
     stem = folder / part / ("model" if part.startswith("text_encoder") else "diffusion_pytorch_model")
-    for variant in (None, "fp16"):
+    for variant in VARIANTS:
         middle = "" if variant is None else f".{variant}"
         index = stem.with_name(f"{stem.name}.safetensors.index{middle}.json")
         if (single := stem.with_name(f"{stem.name}{middle}.safetensors")).is_file():
             return variant, (single,)
         if index.is_file():
             return variant, _check_shards(index)
+    others = sorted(file.name for file in stem.parent.glob("*.safetensors"))
     pickled = [file.name for file in stem.parent.glob("*.bin")]
     hint = "weights are read from safetensors only"
-    if pickled:
+    if others:
+        hint = f"{others[0]} is there: to export it, rename it to {stem.name}.safetensors"
+    elif pickled:
         hint += f"; {pickled[0]} is a pickle: load it with diffusers, if you trust it, and save_pretrained it"
     raise ExportError(f"{stem}.safetensors is missing", hint=hint)
+
+
+def read_part_header(model: Model, part: str) -> dict[str, Stored]:
+    """What the files of a model say of one part's tensors, by name.
+
+    Raises:
+        ExportError: they are missing, or a file is not whole.
+    """
+    if isinstance(model, SingleFile):
+        header = read_header(model.file)
+        return {name: stored for name, stored in header.items() if name.startswith(PREFIXES[part])}
+    header = {}
+    for file in find_weights(Path(model), part)[1]:
+        header |= read_header(file)
+    return header
+
+
+def find_strangers(file: Path, parts: Collection[str]) -> list[str]:
+    """Tensors of a single file that belong to no part of its model, and that are not known to be unneeded.
+
+    Args:
+        file: the single file.
+        parts: of the model, such as "unet".
+
+    Raises:
+        ExportError: the file is not whole.
+    """
+    known = tuple(prefix for part in parts for prefix in PREFIXES.get(part, ()))
+    return sorted(name for name in read_header(file) if not name.startswith(known) and not _BESIDE.match(name))
+
+
+def is_idle(part: str, name: str) -> bool:
+    """Whether a tensor that a part has no place for can be left out without a change of what the part computes.
+
+    Args:
+        part: its name, such as "unet".
+        name: of the tensor, with or without the part's prefix in a single file.
+    """
+    for prefix in PREFIXES.get(part, ()):
+        name = name.removeprefix(prefix)
+    return any(re.match(pattern, name) for pattern in _IDLE[part])
 
 
 def count_weights(model: Model, part: str) -> Counter[str]:
@@ -126,16 +238,9 @@ def count_weights(model: Model, part: str) -> Counter[str]:
     Raises:
         ExportError: they are missing, or a file is not whole.
     """
-    prefixes: tuple[str, ...] = ("",)
-    if isinstance(model, SingleFile):
-        files, prefixes = [model.file], PREFIXES[part]
-    else:
-        files = [*find_weights(Path(model), part)[1]]
     counts = Counter[str]()
-    for file in files:
-        for name, stored in read_header(file).items():
-            if name.startswith(prefixes):
-                counts[stored.dtype] += stored.count
+    for stored in read_part_header(model, part).values():
+        counts[stored.dtype] += stored.count
     return counts
 
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from segrefine.errors import ExportError
-from segrefine.reference.weight_files import find_weights, read_header
+from segrefine.reference.weight_files import find_weights, is_idle, read_header
+from segrefine.storage import readable_texts
 
 _TYPES = {"F64": torch.float32, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HINT = "take the part's config.json and weights again, both from where they came from"
@@ -42,9 +43,9 @@ def load_weights(kind: Any, model: Path, part: str, dtype: torch.dtype | None) -
         options["ignore_mismatched_sizes"] = True  # so that they are in the report, and not in the library's words
     try:
         # "low CPU memory" is what maps the files and makes no random weights first
-        with _quiet():
+        with _quiet(), readable_texts(folder) as clean:
             loaded, report = kind.from_pretrained(
-                folder, torch_dtype=dtype, low_cpu_mem_usage=True, output_loading_info=True, **options
+                clean, torch_dtype=dtype, low_cpu_mem_usage=True, output_loading_info=True, **options
             )
     except (OSError, ValueError, RuntimeError, TypeError, StrictDataclassError) as error:
         raise ExportError(f"cannot load {folder} as {kind.__name__}: {error}", hint=_HINT) from error
@@ -55,6 +56,9 @@ def load_weights(kind: Any, model: Path, part: str, dtype: torch.dtype | None) -
         name, stored, wanted = mismatched[0]
         message = f"{folder}: {name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"
         raise ExportError(message, hint=_HINT)
+    if unexpected := sorted(name for name in report["unexpected_keys"] if not is_idle(part, name)):
+        message = f"{folder}: {kind.__name__} has no place for the tensor {unexpected[0]}"
+        raise ExportError(message, hint="it would be left out: take it out of the file if the model works without it")
     return cast(nn.Module, loaded.eval().requires_grad_(False))
 
 

@@ -171,7 +171,7 @@ def _read_tokenizers(bundle: Bundle) -> dict[str, ClipTokenizer]:
     """The tokenizer of each text encoder."""
     folders = {name: name.replace("text_encoder", "tokenizer") for name in text_encoders(bundle) or ("text_encoder",)}
     return {
-        name: ClipTokenizer.from_folder(bundle.file(f"{folder}/tokenizer.json").parent)
+        name: ClipTokenizer.from_folder(bundle.file(f"{folder}/tokenizer.json").parent, bundle.manifest.tokens)
         for name, folder in folders.items()
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from segrefine.errors import BundleError, PromptError
+from segrefine.storage import read_json_object
+
+_HINT = "export the bundle again"
+_UNKNOWN_LENGTH = 10**6
+"""Above this, transformers means that a tokenizer does not say its length."""
 
 
 class Token(NamedTuple):
@@ -42,22 +46,29 @@ class ClipTokenizer:
         self._tokenizer = tokenizer
         pad_id = tokenizer.token_to_id(pad_token)
         if pad_id is None:
-            raise BundleError(f"the tokenizer has no token {pad_token!r} to pad with", hint="export the bundle again")
+            raise BundleError(f"the tokenizer has no token {pad_token!r} to pad with", hint=_HINT)
         self._pad_id: int = pad_id
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ClipTokenizer:
-        """The tokenizer in a `tokenizer/` folder: `tokenizer.json`, and `tokenizer_config.json` for length and padding.
+    def from_folder(cls, folder: Path, length: int | None = None) -> ClipTokenizer:
+        """Read a `tokenizer/` folder: `tokenizer.json`, and `tokenizer_config.json` for length and padding.
+
+        Args:
+            folder: holds the two files.
+            length: tokens of every encoded text, where the files do not say it.
 
         Raises:
             BundleError: one of the files is missing or is not what its name says.
         """
         try:
-            tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8-sig"))
         except Exception as error:  # what `tokenizers` raises on a bad file is a plain Exception
-            raise BundleError(f"no tokenizer in {folder}: {error}", hint="export the bundle again") from error
-        return cls(tokenizer, length=_length_of(config), pad_token=_content_of(config.get("pad_token")))
+            raise BundleError(f"no tokenizer in {folder}: {error}", hint=_HINT) from error
+        config = read_json_object(folder / "tokenizer_config.json", BundleError, hint=_HINT)
+        said = config.get("model_max_length")
+        if length is not None and (said is None or (isinstance(said, int) and said > _UNKNOWN_LENGTH)):
+            said = length
+        return cls(tokenizer, length=_check_length(said), pad_token=_content_of(config.get("pad_token")))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         """The ids of `text`, int64 (1, length): start, its tokens as far as they fit, end, padding.
@@ -95,9 +106,12 @@ class ClipTokenizer:
         return np.where(after, self._pad_id, ids)
 
 
-def _length_of(config: dict[str, Any]) -> int:
-    """The number of tokens, which transformers writes as 10³⁰ where it is not known."""
-    length = config.get("model_max_length")
+def _check_length(length: Any) -> int:
+    """The number of tokens of a text, once it can be one.
+
+    Raises:
+        BundleError: it is not. transformers writes 10³⁰ where it does not know.
+    """
     if not isinstance(length, int) or not 2 <= length <= 4096:
         raise BundleError(
             f"tokenizer_config.json: expected a model_max_length of 2 to 4096, got {length!r}",

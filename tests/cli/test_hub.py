@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.single_file import write_single_file
 
@@ -65,6 +67,9 @@ def test_a_single_file_takes_its_configuration_from_the_cache(
     given = export(home, file, tmp_path / "given", "--config", "someone/tiny")
     assert given.returncode == 0, given.stderr
     lay_out(home, SD15, NEW, tiny_checkpoint, "*.safetensors")
+    *_, error, hint = export(home, file, tmp_path / "bundle").stderr.splitlines()
+    assert "does not say what it predicts" in error and "stable-diffusion-2-1-base" in hint
+    save_file(load_file(file) | {"v_pred": torch.tensor([])}, file)
     found = export(home, file, tmp_path / "bundle")
     assert found.returncode == 0, found.stderr
 

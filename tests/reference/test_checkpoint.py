@@ -13,6 +13,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from segrefine.errors import ExportError
 from segrefine.reference.checkpoint import load_checkpoint
+from segrefine.runtime.tokenizer import ClipTokenizer
+from tests.tiny_checkpoint import TOKENS
 
 
 def test_parts_are_ready_for_inference(tiny_checkpoint: Path) -> None:
@@ -38,6 +40,56 @@ def test_a_half_precision_variant_is_found(tiny_checkpoint: Path, tmp_path: Path
         weights.rename(weights.with_suffix(".fp16.safetensors"))
     expected = load_checkpoint(tiny_checkpoint).unet.state_dict()
     assert all(torch.equal(each, expected[name]) for name, each in load_checkpoint(folder).unet.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", ["fp32", "bf16"])
+def test_any_variant_of_whole_numbers_is_found(tiny_checkpoint: Path, tmp_path: Path, variant: str) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "variant")
+    for weights in folder.glob("*/*.safetensors"):
+        weights.rename(weights.with_suffix(f".{variant}.safetensors"))
+    expected = load_checkpoint(tiny_checkpoint).unet.state_dict()
+    assert all(torch.equal(each, expected[name]) for name, each in load_checkpoint(folder).unet.state_dict().items())
+
+
+def test_other_variants_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "variant")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".non_ema.safetensors"))
+    with pytest.raises(ExportError, match=r"diffusion_pytorch_model\.safetensors is missing") as refused:
+        load_checkpoint(folder)
+    assert "rename it" in str(refused.value.hint) and "model.non_ema.safetensors" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_texts_with_byte_order_marks(tiny_checkpoint: Path, tmp_path: Path, encoding: str) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "marked")
+    for text in (*folder.rglob("*.json"), *folder.rglob("*.txt")):
+        text.write_bytes(text.read_text(encoding="utf-8").encode(encoding))
+    found, expected = load_checkpoint(folder), load_checkpoint(tiny_checkpoint)
+    assert found.scheduler_config == expected.scheduler_config
+    assert found.tokenizer("a Fox!").input_ids == expected.tokenizer("a Fox!").input_ids
+    for part in ("unet", "vae", "text_encoder"):
+        weights = found.load(part).state_dict()
+        assert all(torch.equal(weights[name], each) for name, each in expected.load(part).state_dict().items())
+
+
+@pytest.mark.parametrize("settings", [{}, {"model_max_length": 10**30}, None])
+def test_a_tokenizer_without_a_length_has_its_encoder_s(
+    tiny_checkpoint: Path, tmp_path: Path, settings: dict[str, int] | None
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    file = folder / "tokenizer/tokenizer_config.json"
+    content = json.loads(file.read_text())
+    del content["model_max_length"]
+    file.unlink()
+    if settings is not None:
+        file.write_text(json.dumps(content | settings))
+    found, expected = load_checkpoint(folder), load_checkpoint(tiny_checkpoint)
+    assert found.tokenizer.model_max_length == found.text_encoder.config.max_position_embeddings == TOKENS
+    ids = [each.tokenizer("ab", padding="max_length", truncation=True).input_ids for each in (found, expected)]
+    assert ids[0] == ids[1] and len(ids[0]) == TOKENS
+    found.tokenizer.save_pretrained(tmp_path / "bundle")
+    assert ClipTokenizer.from_folder(tmp_path / "bundle").length == TOKENS
 
 
 def edit(file: str, **values: object) -> Callable[[Path], None]:
@@ -76,6 +128,12 @@ def cut(file: str) -> Callable[[Path], None]:
         (edit("unet/config.json", class_embed_type="timestep"), "unknown architecture: .* class_embed_type 'timestep'"),
         (drop_tensor("unet/diffusion_pytorch_model.safetensors", "conv_out.bias"), "conv_out.bias is missing"),
         (remove("scheduler"), "scheduler/scheduler_config.json is missing"),
+        (edit("unet/config.json", sample_size=None), "expected a sample_size .* got None"),
+        (edit("unet/config.json", sample_size=[64, 96]), r"expected a sample_size .* got \[64, 96\]"),
+        (
+            edit("tokenizer/tokenizer_config.json", model_max_length=77),
+            "has a model_max_length of 77, and its text encoder has max_position_embeddings 16",
+        ),
         (remove("vae"), "vae/config.json is missing"),
         (remove("tokenizer"), "no CLIP tokenizer .vocab.json and merges.txt"),
         (cut("tokenizer/vocab.json"), "no CLIP tokenizer"),

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from segrefine.errors import ExportError
 from segrefine.reference.checkpoint import load_checkpoint
@@ -50,6 +53,45 @@ def test_text_encoders_of_open_clip(
         expected = load_checkpoint(folder).load(part).state_dict()
         assert loaded.keys() == expected.keys()
         assert all(torch.equal(loaded[name], each) for name, each in expected.items())
+
+
+@pytest.mark.parametrize("name", ["cond_stage_model.transformer.", "conditioner.embedders.0.transformer."])
+def test_text_encoders_without_their_wrapper_s_name(
+    tiny_checkpoint: Path, tiny_xl_checkpoint: Path, name: str, tmp_path: Path
+) -> None:
+    """Some programs leave `text_model.` out. The weights are those that diffusers reads from the file that has it."""
+    folder = tiny_xl_checkpoint if name.startswith("conditioner") else tiny_checkpoint
+    texts = load_file(next((folder / "text_encoder").glob("*.safetensors")))
+    bare = {key.removeprefix("text_model."): each for key, each in texts.items()}
+    others = (
+        load_file(write_text_encoders(tiny_xl_checkpoint, tmp_path / "xl.safetensors"))
+        if folder != tiny_checkpoint
+        else {}
+    )
+    others = {key: each for key, each in others.items() if not key.startswith(name)}
+    save_file(others | {f"{name}{key}": each for key, each in bare.items()}, tmp_path / "bare.safetensors")
+    whole = others | {f"{name}text_model.{key}": each for key, each in bare.items()}
+    theirs = single_file_utils.create_diffusers_clip_model_from_ldm(
+        CLIPTextModel,
+        whole,
+        config=str(folder),
+        subfolder="text_encoder",
+        torch_dtype=torch.float32,
+        local_files_only=True,
+    ).state_dict()
+    found = load_checkpoint(SingleFile(tmp_path / "bare.safetensors", folder)).text_encoder.state_dict()
+    assert found.keys() == theirs.keys()
+    assert all(torch.equal(found[key], each) for key, each in theirs.items())
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_parts_are_those_of_diffusers_own_loader(file: Path, config: Path, part: str) -> None:
+    kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+    options = {"config": str(config), "subfolder": part, "torch_dtype": torch.float32, "local_files_only": True}
+    theirs = kind.from_single_file(load_file(file), **options).state_dict()
+    found = load_checkpoint(SingleFile(file, config)).load(part).state_dict()
+    assert found.keys() == theirs.keys()
+    assert all(torch.equal(found[name], each) for name, each in theirs.items())
 
 
 def test_a_file_names_whose_configuration_it_has(file: Path) -> None:

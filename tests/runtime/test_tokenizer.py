@@ -136,7 +136,7 @@ def test_bad_files_are_named(folder: Path, name: str, content: bytes | None) -> 
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    with pytest.raises(BundleError, match="no tokenizer in") as caught:
+    with pytest.raises(BundleError, match=r"no tokenizer in|cannot read .*tokenizer_config\.json") as caught:
         ClipTokenizer.from_folder(folder)
     assert caught.value.hint
 
@@ -154,6 +154,13 @@ def test_bad_settings_are_named(folder: Path, change: dict[str, object], message
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(BundleError, match=message):
         ClipTokenizer.from_folder(folder)
+
+
+@pytest.mark.parametrize("said", [None, 10**30, 12])
+def test_a_length_that_the_files_lack_is_the_bundle_s(folder: Path, said: int | None) -> None:
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": said}))
+    assert ClipTokenizer.from_folder(folder, 9).length == (12 if said == 12 else 9)
 
 
 def test_pad_token_may_be_written_with_its_properties(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
