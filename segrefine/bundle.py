@@ -163,7 +163,11 @@ class Bundle:
         manifest_file = path / MANIFEST
         if not path.is_dir():
             raise BundleError(f"there is no folder {path}", hint=MAKE_HINT)
-        if manifest_file.is_symlink() or not manifest_file.is_file():
+        if manifest_file.is_symlink() and not manifest_file.exists():
+            target = manifest_file.readlink()
+            message = f"{path} is not a whole bundle: {MANIFEST} is a link to {target}, which is missing"
+            raise BundleError(message, hint="copy what the links lead to as well: cp -rL, or hf download --local-dir")
+        if not manifest_file.is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", hint=MAKE_HINT)
         content = read_json_object(manifest_file, BundleError, hint=EXPORT_HINT)
         try:
@@ -186,7 +190,9 @@ class Bundle:
             )
 
     def file(self, relative: str) -> Path:
-        """The path of one file of the bundle, checked once: listed, inside the bundle, no link, size and SHA-256 right.
+        """The path of one file of the bundle, checked once: listed, with the recorded size and SHA-256.
+
+        It may be a link, as in the cache of a model hub.
 
         Raises:
             IntegrityError: one of these does not hold; the message names the file.
@@ -195,7 +201,7 @@ class Bundle:
         if record is None:
             raise IntegrityError(f"{self.path / relative} is not listed in {MANIFEST}", hint=EXPORT_HINT)
         if relative not in self._checked:
-            record.check(self.path, relative, hint=EXPORT_HINT)
+            record.check(self.path, relative, hint=EXPORT_HINT, links=True)
             self._checked.add(relative)
         return self.path / relative
 

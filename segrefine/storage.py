@@ -35,14 +35,22 @@ class FileRecord:
         with path.open("rb") as file:
             return cls(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
 
-    def check(self, root: Path, relative: str, *, hint: str) -> Path:
-        """The path of `root / relative`, once it is known to be that file: inside `root`, no link, and unaltered.
+    def check(self, root: Path, relative: str, *, hint: str, links: bool = False) -> Path:
+        """Check that `root / relative` is that file, and return its path.
+
+        Args:
+            root: the folder.
+            relative: the path below it, with forward slashes.
+            hint: what to do if the file is another one.
+            links: whether the file may be a link, or lie behind one, as in the cache of a model hub. The content must
+                still be the recorded one.
 
         Raises:
-            IntegrityError: it is not; the message names the file.
+            IntegrityError: the file is missing, altered, or behind a link that is not allowed; the message names it.
         """
         path = root / relative
-        if os.path.realpath(path) != os.path.join(os.path.realpath(root), relative):
+        plain = os.path.normpath(os.path.join(os.path.realpath(root), relative))
+        if not links and os.path.realpath(path) != plain:
             raise IntegrityError(f"{path} is reached through a link; only files inside of {root} are read", hint=hint)
         if not path.is_file():
             raise IntegrityError(f"{path} is missing", hint=hint)
