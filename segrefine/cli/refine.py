@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
+from segrefine.cli.inputs import read_picture
 from segrefine.cli.marks import MarkOptions, mark_options
 from segrefine.cli.options import (
     Model,
@@ -121,8 +122,6 @@ def refine(
     With --box, --point or --scribble there is no MASK: outside of all boxes is background, strokes and points stay as
     they are drawn, and the rest is found.
     """
-    from segrefine.runtime.image import load_image
-
     outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
     if console.json and output == STREAM:
         raise click.UsageError("--json and -o - both want stdout")
@@ -133,7 +132,7 @@ def refine(
         "the mask to refine" if len(masks) == 1 else f"mask {n} to refine": path for n, path in enumerate(masks, 1)
     }
     check_outputs(options, {name: path for name, path in inputs.items() if path})
-    pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
+    pixels = read_picture(console, image)
     given = list(zip(labels, _read_coarse(pixels, masks, marks), strict=True))
     started = time.perf_counter()
     with model.open(choice) as refiner:

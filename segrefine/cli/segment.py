@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, table, with_console
+from segrefine.cli.inputs import read_picture
 from segrefine.cli.options import BundleFolder, Model, SettingsChoice, model_options, settings_options
-from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
+from segrefine.cli.outputs import PictureFile, check_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,8 +155,6 @@ def segment(
 
     IMAGE is a picture of any size, - is stdin. A phrase names one object or several: "the red car", "all apples".
     """
-    from segrefine.runtime.image import load_image
-
     caption, spans = _find_spans(phrases, caption)
     if refine_bundle and not refine:
         raise click.UsageError("--refine-bundle says what refines: add --refine")
@@ -166,7 +164,7 @@ def segment(
     outputs.check(image, [span.text for span in spans])
     changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
                "image_guidance_scale": image_guidance}  # fmt: skip
-    pixels = load_image(sys.stdin.buffer.read() if image == STREAM else image)
+    pixels = read_picture(console, image)
     started = time.perf_counter()
     with model.open_segmenter(choice) as segmenter:
         spread = (uncertainty or sheet is not None) and not choice.names("samples")

@@ -16,10 +16,12 @@ from segrefine.errors import MissingDependencyError, SegrefineError, SettingsErr
 
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
-    from segrefine.serve.limits import Limits
     from segrefine.serve.models import Model as ServedModel
     from segrefine.serve.models import Offer
     from segrefine.serve.server import Address
+
+
+_OWN_PATHS = ("v1", "v2", "docs", "page", "samples", "metrics", "openapi.json")
 
 
 def _replicas(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
@@ -30,10 +32,24 @@ def _replicas(context: click.Context, parameter: click.Parameter, text: str) -> 
         raise click.BadParameter(f"expected a number or MIN:MAX, got {text!r}") from None
 
 
+def _root_path(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    path = text.rstrip("/")
+    if path and (not path.startswith("/") or "//" in path or not path.isprintable() or set(path) & set("?#%\\ ")):
+        raise click.BadParameter(f"expected a path that begins with /, such as /masks; got {text!r}")
+    if path and path.split("/")[1] in _OWN_PATHS:
+        raise click.BadParameter(f"expected a path that is not one of the service's own, got {text!r}")
+    return path
+
+
 @click.command(short_help="Serve bundles over HTTP, with a page to try them.")
 @click.argument("bundles", metavar="BUNDLE…", nargs=-1, required=True, type=BundleFolder())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is every interface.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--root-path", metavar="PATH", callback=_root_path, default="",
+              help="Path below which a proxy shows the service, such as /masks.")  # fmt: skip
+@click.option("--forwarded-allow-ips", "trusted", metavar="ADDRESSES",
+              help="Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto count, separated by commas; "
+              "* is every address.  [default: $FORWARDED_ALLOW_IPS, or 127.0.0.1]")  # fmt: skip
 @click.option(
     "--api-key", metavar="KEY", help="What requests must carry; better set as SEGREFINE_SERVE_API_KEY than here."
 )
@@ -61,9 +77,9 @@ def _replicas(context: click.Context, parameter: click.Parameter, text: str) -> 
               "Without, a cluster on this machine.")  # fmt: skip
 @with_console
 def serve(
-    console: Console, /, bundles: tuple[Path, ...], host: str, port: int, api_key: str | None, backend: str,
-    device: str, precision: EnginePrecision | None, threads: int | None, on_ray: bool, replicas: tuple[int, int],
-    ray_address: str | None, **bounds: Any,
+    console: Console, /, bundles: tuple[Path, ...], host: str, port: int, root_path: str, trusted: str | None,
+    api_key: str | None, backend: str, device: str, precision: EnginePrecision | None, threads: int | None,
+    on_ray: bool, replicas: tuple[int, int], ray_address: str | None, **bounds: Any,
 ) -> None:  # fmt: skip
     """Serve each BUNDLE over HTTP, with a page to try it at /.
 
@@ -86,11 +102,14 @@ def serve(
     if not on_ray:
         if replicas != (1, 1) or ray_address:
             raise click.UsageError("--replicas and --ray-address are for a cluster, with --ray")
-        _serve_here(console, offers, limits, key, address)
+        _serve_here(console, offers, address, trusted=trusted, limits=limits, api_key=key, root_path=root_path)
         return
+    if trusted is not None:
+        raise click.UsageError("--forwarded-allow-ips is not for --ray: there Ray's proxies are what clients reach")
     with _needed_packages("ray", "Ray Serve"):
         import ray.serve  # noqa: F401
-    _serve_on_ray(console, offers, limits, key, address, replicas, ray_address)
+    application = {"limits": limits, "api_key": key, "root_path": root_path}
+    _serve_on_ray(console, offers, address, replicas, ray_address, application)
 
 
 def _offers(models: Sequence[Model]) -> list[Offer]:
@@ -112,7 +131,7 @@ def _offers(models: Sequence[Model]) -> list[Offer]:
 
 
 def _serve_here(
-    console: Console, offers: Sequence[Offer], limits: Limits, api_key: str | None, address: Address
+    console: Console, offers: Sequence[Offer], address: Address, *, trusted: str | None, **application: Any
 ) -> None:
     from segrefine.serve.app import create_app
     from segrefine.serve.server import run_server, url_of
@@ -121,18 +140,18 @@ def _serve_here(
         with _bad_options():
             listening = stack.enter_context(address.bind())
         served: list[ServedModel[Any]] = [stack.enter_context(offer.open()) for offer in offers]
-        app = create_app(served, limits=limits, api_key=api_key)
+        app = create_app(served, **application)
         url = url_of(address.host, listening.getsockname()[1])
         values = {"url": url, "models": [model.describe() for model in served]}
         console.result(values, f"serving {_names(offers)} at {url}  (page: {url}/  API: {url}/docs)")
-        went_well = run_server(app, listening)
+        went_well = run_server(app, listening, trusted=trusted)
     if not went_well:
         raise SegrefineError("the service did not end as it should", hint="its log, above, says why")
 
 
 def _serve_on_ray(
-    console: Console, offers: Sequence[Offer], limits: Limits, api_key: str | None, address: Address,
-    scale: tuple[int, int], cluster: str | None,
+    console: Console, offers: Sequence[Offer], address: Address, scale: tuple[int, int], cluster: str | None,
+    application: dict[str, Any],
 ) -> None:  # fmt: skip
     from segrefine.engines import needs_gpu
     from segrefine.serve.cluster import Scale, build_application, deploy, join_cluster, wait_and_end
@@ -147,7 +166,7 @@ def _serve_on_ray(
         with _bad_options(), address.bind() as free:  # told now; Ray's proxies would only try again and again
             port = free.getsockname()[1]
     joined = join_cluster(cluster, wanted, host=address.host, port=port)
-    deploy(build_application(offers, wanted, limits=limits, api_key=api_key))
+    deploy(build_application(offers, wanted, **application))
     url = url_of(joined.host, joined.port)
     values = {"url": url, "models": [offer.served.name for offer in offers], "cluster": joined.cluster}
     text = f"serving {_names(offers)} at {url}, {scale[0]} to {scale[1]} replicas on the Ray cluster {joined.cluster}"

@@ -10,14 +10,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from segrefine.errors import ImageError, SegrefineError
+from segrefine.runtime.png_metadata import drop_metadata
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 ImageLike = ArrayLike | Path | Image.Image
 """A file's path or bytes, a PIL image, an array, or what has `__array__`: what `as_image` takes."""
 MEGAPIXELS = 40
+
+_TURNS = {
+    2: "mirrored", 3: "turned by 180°", 4: "mirrored upside down", 5: "mirrored and turned by 90°",
+    6: "turned by 90° to the right", 7: "mirrored and turned by 90°", 8: "turned by 90° to the left",
+}  # fmt: skip
+"""What EXIF's orientations mean."""
 
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, struct.error, zlib.error,
@@ -165,10 +172,12 @@ def open_image(encoded: bytes, name: str) -> Image.Image:
         ImageError: see `load_image`.
     """
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        if image.width * image.height > MEGAPIXELS * 1_000_000:
-            raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
-        return ImageOps.exif_transpose(image)
+        try:
+            return _decode(encoded)
+        except ValueError:  # which is also how Pillow refuses large metadata
+            if (plain := drop_metadata(encoded)) is None:
+                raise
+            return _decode(plain)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         message = f"{name} is too large: expected at most {MEGAPIXELS} megapixels, got {error}"
         raise ImageError(message, hint="scale it down") from error
@@ -177,6 +186,26 @@ def open_image(encoded: bytes, name: str) -> Image.Image:
         raise ImageError(message, hint="convert it to PNG") from error
     except _DECODER_ERRORS as error:
         raise ImageError(f"{name} is damaged: {error}", hint="write or download it again") from error
+
+
+def _decode(encoded: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    if image.width * image.height > MEGAPIXELS * 1_000_000:
+        raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
+    return ImageOps.exif_transpose(image)
+
+
+def describe_turn(encoded: bytes) -> str | None:
+    """How a picture is turned when it is read, such as "turned by 180°"; None where it is shown as it is stored.
+
+    Args:
+        encoded: the file.
+    """
+    try:
+        exif = Image.open(io.BytesIO(encoded), formats=FORMATS).getexif()
+    except Exception:  # whoever reads the picture says what is wrong
+        return None
+    return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -149,10 +149,10 @@ def check_mask_size(mask: NDArray[Any], size: tuple[int, int]) -> None:
     """
     if mask.shape != size:
         expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, mask.shape))
-        raise MaskError(
-            f"expected a mask of {expected} pixels, as the image, got {got}",
-            hint="resize the mask, or give the image that it was drawn on",
-        )
+        hint = "resize the mask, or give the image that it was drawn on"
+        if mask.shape == size[::-1]:
+            hint = "the image may be turned by its EXIF orientation: turn the mask as well, or remove the orientation"
+        raise MaskError(f"expected a mask of {expected} pixels, as the image, got {got}", hint=hint)
 
 
 def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) -> None:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from segrefine import __version__
-from segrefine.serve.describe import OPENAPI, describe_route
+from segrefine.serve.describe import OPENAPI, describe_mask_route, describe_route
 from segrefine.serve.dispatcher import Dispatcher
 from segrefine.serve.journal import log
 from segrefine.serve.limits import Limits
@@ -30,8 +30,9 @@ Drain = Callable[[], Any]
 
 
 def create_app(
-    models: Sequence[Model[Any]], *, limits: Limits | None = None, api_key: str | None = None, answers_id: bool = True
-) -> FastAPI:
+    models: Sequence[Model[Any]], *, limits: Limits | None = None, api_key: str | None = None, answers_id: bool = True,
+    root_path: str = "",
+) -> FastAPI:  # fmt: skip
     """The application that serves `models`, which the caller closes after it.
 
     `app.state.drain()` turns requests away and waits for the accepted ones; `app.state.warm` is a task that ends when
@@ -42,6 +43,7 @@ def create_app(
         limits: of the service.
         api_key: what /v1 and /metrics take; None lets everyone in.
         answers_id: whether answers carry X-Request-ID; False where a proxy adds it to each by itself.
+        root_path: the path below which a proxy shows the service, such as /masks. Requests may come with it or without.
     """
     limits, metrics = limits or Limits(), Metrics()
     for model in models:
@@ -68,7 +70,7 @@ def create_app(
     _add_methods(app, models)
     _add_probes(app, metrics)
     add_pages(app)
-    app.add_middleware(Envelope, metrics=metrics, api_key=api_key, answers_id=answers_id)
+    app.add_middleware(Envelope, metrics=metrics, api_key=api_key, answers_id=answers_id, root_path=root_path)
     return app
 
 
@@ -82,6 +84,11 @@ def _add_methods(app: FastAPI, models: Sequence[Model[Any]]) -> None:
     async def segment(request: Request) -> Response:
         replier: Replier = request.app.state.replier
         return await replier.reply(request, SegmentParameters, SegmentModel)
+
+    @app.post("/v1/mask", **describe_mask_route())
+    async def show_mask(request: Request) -> Response:
+        replier: Replier = request.app.state.replier
+        return await replier.show_mask(request)
 
     @app.get("/v1/models", summary="What is served", tags=["masks"])
     async def list_models() -> dict[str, Any]:
@@ -120,5 +127,5 @@ async def _unknown_route(request: Request, error: Exception) -> NoReturn:
     if error.status_code == 405:
         allowed = headers.get("Allow", headers.get("allow", "another method"))
         raise Problem(405, "bad_method", allowed, request.method[:16], "see /docs", headers) from None
-    expected = "/v1/refine, /v1/segment, /v1/models, /v2/health/…, /metrics, / or /docs"
+    expected = "/v1/refine, /v1/segment, /v1/mask, /v1/models, /v2/health/…, /metrics, / or /docs"
     raise Problem(error.status_code, "not_found", expected, request.url.path[:200], "see /docs", headers) from None

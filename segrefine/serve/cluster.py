@@ -55,7 +55,7 @@ class Scale:
 
 
 def build_application(
-    offers: Sequence[Offer], scale: Scale, *, limits: Limits, api_key: str | None
+    offers: Sequence[Offer], scale: Scale, *, limits: Limits, api_key: str | None, root_path: str = ""
 ) -> serve.Application:
     """The application for Ray Serve: every replica opens the models and serves them all.
 
@@ -71,12 +71,14 @@ def build_application(
         scale: of the replicas.
         limits: of each replica.
         api_key: see `create_app`.
+        root_path: see `create_app`.
     """
 
     def build() -> FastAPI:
         start_log()
         models = [offer.open() for offer in offers]
-        return create_app(models, limits=limits, api_key=api_key, answers_id=False)  # Ray's proxies answer it
+        # Ray's proxies answer the request's id.
+        return create_app(models, limits=limits, api_key=api_key, answers_id=False, root_path=root_path)
 
     accepted = limits.workers + limits.queue
     autoscaling = {"min_replicas": scale.fewest, "max_replicas": scale.most,

@@ -18,7 +18,8 @@ _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "fo
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _PICTURES = {
     "image": f"{', '.join(FORMATS)}.",
-    "mask": "Of the image's size: grey, white is the object; or .npy of probabilities. Repeat it for several labels.",
+    "mask": "As large as the image, in any format: white or an index above 0 is the object, transparent is background; "
+    "or .npy of probabilities. Repeat it for several labels.",
     "scribble": "Instead of a mask: strokes, white on the object, black on background, the rest grey or transparent.",
 }
 _PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR42mP8z8DAwAAABQcBAcLx+BkAAAAASUVORK5CYII="
@@ -75,6 +76,26 @@ def _describe_picture(name: str, picture: dict[str, Any]) -> dict[str, Any]:
     """The schema of a field that holds a picture; masks may be several."""
     several = {"anyOf": [picture, {"type": "array", "items": picture}]} if name == "mask" else picture
     return {**several, "description": _PICTURES[name]}
+
+
+def describe_mask_route() -> dict[str, Any]:
+    """Keywords of the route that shows how a mask is read."""
+    body = {
+        media: {"schema": {"type": "object", "properties": {"mask": {**picture, "description": _PICTURES["mask"]}},
+                           "required": ["mask"]}}
+        for media, picture in (("multipart/form-data", _BINARY), ("application/json", _BASE64))
+    }  # fmt: skip
+    body["application/json"]["example"] = {"mask": _PIXELS}
+    return {
+        "summary": "Show how a mask is read",
+        "description": "The probability of each pixel, as a grey PNG: black is 0, white is 1. Nothing is refined.",
+        "tags": ["masks"],
+        "openapi_extra": {"requestBody": {"required": True, "content": body}},
+        "responses": {
+            200: {"description": "The mask.", "content": {"image/png": {"schema": _BINARY}}},
+            **{status: _failure(each) for status, each in _PROBLEMS.items() if status not in (404, 406, 504)},
+        },
+    }
 
 
 def _schema(kind: type[Parameters], pictures: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +23,8 @@ from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem
 
+_BASE64 = str.maketrans("-_", "+/", " \t\r\n")
+_NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 PICTURES: Mapping[type[Parameters], tuple[str, ...]] = {
     RefineParameters: ("image", "mask", "scribble"),
@@ -113,6 +115,23 @@ def _check_counts(files: Mapping[str, Sequence[bytes]], parameters: Parameters) 
         raise Problem(422, "bad_field", expected, f"{labels} labels", "send label once for each mask, in their order")
 
 
+def read_mask_file(form: Form, limits: Limits) -> bytes:
+    """The one picture of a form that holds a mask, checked as far as that goes without decoding.
+
+    Raises:
+        Problem: it is missing or too large, or there are other fields.
+        ImageError: it is no picture.
+    """
+    if stray := sorted((form.files.keys() | form.values.keys()) - {"mask"}):
+        raise Problem(422, "bad_field", "one field mask", repr(stray[0]), "leave it out")
+    masks = _pictures(form, "mask")
+    if len(masks) != 1:
+        raise _no_picture("mask", f"{len(masks)} of them" if masks else "none", "")
+    with telling_of("mask"):
+        _check_size(masks[0], limits)
+    return masks[0]
+
+
 @contextmanager
 def telling_of(name: str) -> Iterator[None]:
     """A context in which errors on a file's bytes tell which of the pictures it is; to the library bytes have no name.
@@ -148,11 +167,27 @@ def _no_picture(name: str, got: str, instead: str) -> Problem:
 def _decode_picture(text: object, name: str) -> bytes:
     if not isinstance(text, str):
         raise _no_picture(name, type(text).__name__, "")
-    encoded = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Problem(422, "bad_field", f"{name} in base64", str(error), "encode the file's bytes in base64") from None
+    return decode_base64(text.partition(",")[2] if text.startswith("data:") else text, name)
+
+
+def decode_base64(text: str, name: str) -> bytes:
+    """The bytes of a text in base64, in any of its spellings: with line breaks, URL-safe, or without padding.
+
+    Args:
+        text: such as `base64 file`, `encodebytes` or `urlsafe_b64encode` write it.
+        name: of the field, for the problem.
+
+    Raises:
+        Problem: it is no base64; the problem names the first character that is wrong.
+    """
+    plain = text.translate(_BASE64).rstrip("=")
+    if stray := _NO_BASE64.search(plain):
+        got = f"the character {stray[0]!r}"
+    elif len(plain) % 4 == 1:
+        got = f"{len(plain)} characters, which no bytes encode to"
+    else:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4))
+    raise Problem(422, "bad_field", f"{name} in base64", got, "encode the file's bytes in base64")
 
 
 def _of_form(kind: type[Parameters], name: str, texts: list[str]) -> object:

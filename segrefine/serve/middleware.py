@@ -47,14 +47,19 @@ class _Sender:
 class Envelope:
     """The outermost layer of the application; see `create_app` for its arguments."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None, answers_id: bool) -> None:
-        self._app, self._metrics, self._api_key, self._answers_id = app, metrics, api_key, answers_id
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, api_key: str | None, answers_id: bool, root_path: str
+    ) -> None:
+        self._app, self._metrics = app, metrics
+        self._api_key, self._answers_id, self._root_path = api_key, answers_id, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, whatever happens in it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._root_path:
+            scope["root_path"] = self._root_path
         began, asked = time.perf_counter(), Headers(scope=scope).get("x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
@@ -63,13 +68,14 @@ class Envelope:
         seconds, route = time.perf_counter() - began, getattr(scope.get("route"), "path", "none")
         self._metrics.saw_request(route, sender.status, seconds)
         if route not in _UNLOGGED:
-            log("request", request_id=request_id, method=scope["method"][:16], route=route, status=sender.status,
-                ms=round(1e3 * seconds, 1), **({"code": code} if code else {}))  # fmt: skip
+            client = (scope.get("client") or ("unknown",))[0]
+            log("request", request_id=request_id, client=client, method=scope["method"][:16], route=route,
+                status=sender.status, ms=round(1e3 * seconds, 1), **({"code": code} if code else {}))  # fmt: skip
 
     async def _answer(self, scope: Scope, receive: Receive, sender: _Sender, request_id: str) -> str | None:
         """Answers; gives the code of what went wrong."""
         try:
-            self._check_key(scope["path"], Headers(scope=scope))
+            self._check_key(_route_path(scope), Headers(scope=scope))
             # The server leaves the body of an answer to HEAD out, by its own scope; the route is noted in ours.
             inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
             try:
@@ -102,6 +108,12 @@ class Envelope:
                 401, "unauthorized", "the service's key in Authorization: Bearer …", "another" if sent else "none",
                 "ask who runs the service for its key", {"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
+
+
+def _route_path(scope: Scope) -> str:
+    """The path that a request's route is chosen by: without the prefix of a proxy, as Starlette takes it off."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:

@@ -19,7 +19,7 @@ from segrefine.engines import Closing
 from segrefine.errors import SegrefineError
 from segrefine.presets import PRESETS
 from segrefine.runtime.engine_set import EngineSet
-from segrefine.runtime.image import load_image
+from segrefine.runtime.image import describe_turn, load_image
 from segrefine.runtime.marks import Marks, coarse_from_marks, read_scribble
 from segrefine.runtime.mask import CoarseMask, load_mask
 from segrefine.runtime.pipeline import Refiner
@@ -150,15 +150,13 @@ class RefineModel(Model[Refiner]):
 
     def _refine(self, work: Work) -> Answer:
         began, parameters = time.perf_counter(), cast(RefineParameters, work.parameters)
-        with telling_of("image"):
-            image = load_image(work.pictures.image)
-        coarse = _read_coarse(image, work.pictures, parameters)
+        image, coarse = read_pictures(work.pictures, parameters)
         read = time.perf_counter() - began
         results = self.pipeline(
             image, list(zip(parameters.label, coarse, strict=True)), crop=parameters.crop, guard=parameters.guard,
             settings=cast(G4SegSettings, work.settings), seed=parameters.seed, progress=work.tell,
         )  # fmt: skip
-        answer = refine_answer(image, results, self.pipeline.decode, work)
+        answer = _told_of_turn(refine_answer(image, results, self.pipeline.decode, work), work, image)
         if self.served.demo and not {label.strip().casefold() for label in parameters.label} <= set(DEMO_LABELS):
             answer = _warned(answer, f"the demo model knows only {', '.join(DEMO_LABELS)}")
         return replace(answer, seconds={"read": read, **answer.seconds})
@@ -218,7 +216,7 @@ class SegmentModel(Model[Segmenter]):
         return answers
 
     def _answer(self, image: NDArray[np.uint8], result: Segmentation, work: Work, read: float) -> Answer:
-        answer = segment_answer(image, result, work)
+        answer = _told_of_turn(segment_answer(image, result, work), work, image)
         if self.served.demo and (unknown := _unknown_words(_parameters(work).named())):
             answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
         return replace(answer, seconds={"read": read, **answer.seconds})
@@ -262,6 +260,20 @@ class Offer:
         return SegmentModel(Segmenter.from_bundle(**self.engines), self.served)
 
 
+def read_pictures(
+    pictures: Pictures, parameters: RefineParameters
+) -> tuple[NDArray[np.uint8], Sequence[NDArray[np.float32] | CoarseMask]]:
+    """The image of a request to refine, uint8 (H, W, 3), and its coarse masks, one for each label.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        MaskError: a mask is none, or does not fit the image.
+    """
+    with telling_of("image"):
+        image = load_image(pictures.image)
+    return image, _read_coarse(image, pictures, parameters)
+
+
 def _read_coarse(
     image: NDArray[np.uint8], pictures: Pictures, parameters: RefineParameters
 ) -> Sequence[NDArray[np.float32] | CoarseMask]:
@@ -298,6 +310,14 @@ def _gs_settings(work: Work) -> GsSettings:
 def _unknown_words(phrases: Sequence[str]) -> list[str]:
     words = {word for phrase in phrases for word in re.findall(r"\w+", phrase.casefold())}
     return sorted(words - DEMO_PHRASE_WORDS)
+
+
+def _told_of_turn(answer: Answer, work: Work, image: NDArray[np.uint8]) -> Answer:
+    """The answer with a word on an EXIF orientation that the image's size does not show."""
+    turn = describe_turn(work.pictures.image)
+    if turn is None or work.pictures.size != image.shape[:2]:
+        return answer
+    return _warned(answer, f"the image is {turn}, as its EXIF orientation says; masks are of the turned picture")
 
 
 def _warned(answer: Answer, warning: str) -> Answer:

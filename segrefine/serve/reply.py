@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,13 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from segrefine.runtime.mask import read_mask
 from segrefine.serve.body import HungUp, parse_body, read_body
 from segrefine.serve.dispatcher import Dispatcher, Place
-from segrefine.serve.inputs import read_inputs
+from segrefine.serve.inputs import read_inputs, read_mask_file, telling_of
 from segrefine.serve.journal import log_failure
 from segrefine.serve.limits import Limits
 from segrefine.serve.models import Model, RefineModel
@@ -80,6 +84,21 @@ class Replier:
         finally:
             if not streaming:
                 place.leave()
+
+    async def show_mask(self, request: Request) -> Response:
+        """The mask of a request as the service reads it, as an 8-bit grey PNG; nothing is computed.
+
+        Raises:
+            Problem: the request cannot be answered; so do the errors of the library.
+            HungUp: the client went away.
+        """
+        place = self.dispatcher.admit()
+        try:
+            body = await read_body(request, self.limits)
+            content = await self.read(_draw_mask, request.headers.get("content-type", ""), body, self.limits)
+        finally:
+            place.leave()
+        return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 class EventReply(Response):
@@ -188,6 +207,15 @@ async def _hang_up(request: Request) -> None:
 
 def _parse(content_type: str, body: bytes, kind: type[Parameters], limits: Limits) -> Any:
     return read_inputs(parse_body(content_type, body), kind, limits)
+
+
+def _draw_mask(content_type: str, body: bytes, limits: Limits) -> bytes:
+    mask = read_mask_file(parse_body(content_type, body), limits)
+    with telling_of("mask"):
+        probability = read_mask(mask)
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(probability * 255).astype(np.uint8)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _media(request: Request) -> tuple[str, Media]:

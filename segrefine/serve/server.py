@@ -61,8 +61,14 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run_server(app: FastAPI, listening: socket.socket) -> bool:
-    """Serves until SIGTERM or SIGINT; then drains. A second signal ends it at once.
+def run_server(app: FastAPI, listening: socket.socket, *, trusted: str | None = None) -> bool:
+    """Serve until SIGTERM or SIGINT; then drain. A second signal ends the service at once.
+
+    Args:
+        app: the application.
+        listening: the socket.
+        trusted: addresses or networks, separated by commas, whose X-Forwarded-For and -Proto headers count; `*` is
+            every address. None is uvicorn's default: the variable FORWARDED_ALLOW_IPS, or else 127.0.0.1.
 
     Returns:
         Whether all went well: the models were warmed up, and every accepted request was answered.
@@ -71,6 +77,7 @@ def run_server(app: FastAPI, listening: socket.socket) -> bool:
     config = uvicorn.Config(
         app, http=Protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=10, h11_max_incomplete_event_size=HEADER_BYTES,
+        proxy_headers=True, forwarded_allow_ips=trusted,
     )  # fmt: skip
     server = _Server(config)
     asyncio.run(server.serve([listening]))

@@ -32,6 +32,8 @@ def test_every_kind_of_picture_works(run, scene, tmp_path, name):
     picture.save(tmp_path / name, **options)
     result = run("refine", tmp_path / name, mask, "--label", label, "-o", tmp_path / "mask.png")
     assert result.exit_code == 0, result.output
+    turned = "exif.jpg is turned by 90° to the right, as its EXIF orientation says; masks are of the turned picture"
+    assert result.stderr.count(turned) == (name == "exif.jpg")
     written = Image.open(tmp_path / "mask.png")
     assert written.size == (128, 128) and set(np.unique(np.asarray(written))) == {0, 255}
 

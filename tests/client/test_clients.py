@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from PIL import Image
 from benchmarks.serve.process import Service
 from segrefine import AsyncClient, Client, Marks, Refiner, coarse_from_marks
 from segrefine.assets import demo_bundle, demo_samples
-from segrefine.client.calls import Patience
+from segrefine.client.calls import Patience, refine_call
 from segrefine.client.replies import read_refine_reply, read_segment_reply
 from segrefine.errors import ImageError, MaskError, PromptError, ServiceError, SettingsError
 from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.mask import as_mask, load_mask
 
 IMAGE, MASK = (demo_samples() / kind / "02-car-erode.png" for kind in ("images", "masks"))
 
@@ -114,6 +115,22 @@ def test_input_that_cannot_be_sent(client: Client) -> None:
         client.refine("nowhere.png", MASK, "car")
     with pytest.raises(MaskError, match="expected a mask, got list"):
         client.refine(IMAGE, [[0, 1]], "car")
+    with pytest.raises(MaskError, match="got 0, 1 and 2"):
+        client.refine(IMAGE, np.array([[0, 1], [2, 0]], np.uint8), "car")
+    with pytest.raises(ImageError, match="expected an image, got list"):
+        client.refine([[1]], MASK, "car")
+
+
+MASKS = [np.eye(7, dtype=bool), np.eye(7, dtype=np.uint8) * 255, np.eye(7) * 0.7, Image.fromarray(np.eye(7) > 0)]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=["bool", "0 and 255", "float", "picture"])
+def test_masks_are_sent_as_the_service_reads_them(mask: Any) -> None:
+    pixels = np.arange(147, dtype=np.uint8).reshape(7, 7, 3)
+    for image in (pixels, Image.fromarray(pixels), (pixels / 255)):
+        sent = dict(refine_call(image, [("car", mask)], 0, None, [], {}).files)
+        np.testing.assert_array_equal(load_image(sent["image"]), pixels)
+        np.testing.assert_array_equal(load_mask(sent["mask"], (7, 7)), as_mask(mask))
 
 
 def test_one_text_is_no_list_of_phrases(client: Client) -> None:

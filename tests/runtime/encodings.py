@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Truth = NDArray[np.float32]
+ALWAYS_READ = ("grey", "palette of greys", "palette,", "opaque", "npy", "transparent PNG,", "transparent GIF",
+               "transparent TIFF", "transparent WEBP", "transparent BMP", "soft f", "soft TIFF")  # fmt: skip
+"""Encodings that leave no doubt, so that an error would be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

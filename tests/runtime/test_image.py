@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from segrefine.errors import ImageError
-from segrefine.runtime.image import FORMATS, as_image, load_image
+from segrefine.runtime.image import FORMATS, as_image, describe_turn, load_image
 
 RNG = np.random.default_rng(8)
 RGB = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -229,3 +229,51 @@ def test_what_python_has_that_is_no_picture(given: object, message: str, hint: s
     with pytest.raises(ImageError, match=message) as caught:
         as_image(given)
     assert hint in str(caught.value.hint)
+
+
+def png_with(*chunks: tuple[bytes, bytes], orientation: int | None = None) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    for name, data in chunks:
+        info.add(name, data)
+    if orientation:
+        xmp = f'<x tiff:Orientation="{orientation}">{"x" * 1_500_000}'
+        info.add_itxt("XML:com.adobe.xmp", xmp, zip=True)
+    return encode(Image.fromarray(RGB), pnginfo=info)
+
+
+BOMB = zlib.compress(bytes(1_500_000))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        png_with((b"zTXt", b"Comment\0\0" + BOMB)),
+        png_with((b"iTXt", b"Comment\0\1\0\0\0" + BOMB)),
+        png_with((b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BOMB)),
+        png_with((b"iCCP", b"profile\0\0" + BOMB)),
+        encode(Image.fromarray(RGB), icc_profile=bytes(1_500_000)),
+    ],
+    ids=["text", "international text", "XMP", "profile", "Pillow's profile"],
+)
+def test_pngs_with_large_metadata_are_read(encoded: bytes) -> None:
+    np.testing.assert_array_equal(load_image(encoded), RGB)
+
+
+def test_an_orientation_in_large_metadata_counts() -> None:
+    np.testing.assert_array_equal(load_image(png_with(orientation=3)), RGB[::-1, ::-1])
+
+
+def test_metadata_does_not_hide_damage() -> None:
+    with pytest.raises(ImageError, match="is damaged"):
+        load_image(png_with((b"zTXt", b"Comment\0\0" + BOMB))[:-40])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turn_is_described(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    word = describe_turn(encode(Image.fromarray(RGB), "JPEG", exif=exif))
+    assert (word is None) == (orientation == 1)
+    if orientation in (3, 6):
+        assert word == {3: "turned by 180°", 6: "turned by 90° to the right"}[orientation]
+    assert describe_turn(b"no picture") is None

@@ -14,13 +14,9 @@ from PIL import Image
 from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.mask import as_mask, check_mask, load_mask, read_mask
 from segrefine.runtime.output import voc_colours
-from tests.runtime.encodings import Encoded, agrees, encoded_masks, raw_png
+from tests.runtime.encodings import ALWAYS_READ, Encoded, agrees, encoded_masks, raw_png
 from tests.runtime.encodings import encode as png
 from tests.runtime.encodings import encode_npy as npy
-
-ALWAYS_READ = ("grey", "palette of greys", "palette,", "opaque", "npy", "transparent PNG,", "transparent GIF",
-               "transparent TIFF", "transparent WEBP", "transparent BMP", "soft f", "soft TIFF")  # fmt: skip
-"""Encodings that leave no doubt, so that an error would be wrong."""
 
 MASK = np.zeros((5, 8), bool)
 MASK[1:4, 2:7] = True

@@ -283,3 +283,15 @@ def test_log_holds_the_request_and_nothing_of_it(service: Service, form: Make) -
     (entry,) = [each for each in service.events("request") if each["request_id"] == "mine-1"]
     assert entry["status"] == 200 and entry["route"] == "/v1/refine" and entry["ms"] > 0
     assert "secret" not in service.log.read_text()
+
+
+def test_an_orientation_that_the_size_does_not_show_is_told(
+    http: httpx.Client, scene: tuple[bytes, bytes, str]
+) -> None:
+    image, mask, label = scene
+    for orientation, told in ((1, False), (3, True), (6, True)):
+        exif, buffer = Image.Exif(), io.BytesIO()
+        exif[0x0112] = orientation
+        Image.open(io.BytesIO(image)).convert("RGB").save(buffer, "JPEG", exif=exif)
+        answer = http.post("/v1/refine", files={"image": buffer.getvalue(), "mask": mask}, data={"label": label})
+        assert any("EXIF orientation" in warning for warning in answer.json()["warnings"]) == told, answer.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.serve.fuzz import hostile_request
 from segrefine.errors import SegrefineError
 from segrefine.serve.body import Form, parse_body
-from segrefine.serve.inputs import read_inputs
+from segrefine.serve.inputs import decode_base64, read_inputs
 from segrefine.serve.limits import Limits
 from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem, problem_of
@@ -76,3 +77,22 @@ def test_every_problem_says_what_to_do() -> None:
         document = problem_of(error).to_dict("id")
         assert all(document[name] for name in ("code", "expected", "got", "hint", "title", "detail"))
     assert "secret" not in json.dumps(problem_of(RuntimeError("secret")).to_dict("id"))
+
+
+@given(
+    st.binary(min_size=1), st.booleans(), st.booleans(), st.sampled_from(["", "\n", "\r\n", " "]), st.integers(1, 80)
+)
+def test_base64_in_every_spelling(content: bytes, url_safe: bool, padded: bool, separator: str, width: int) -> None:
+    text = (base64.urlsafe_b64encode if url_safe else base64.b64encode)(content).decode()
+    text = text if padded else text.rstrip("=")
+    lines = separator.join(text[first : first + width] for first in range(0, len(text), width)) + separator
+    assert decode_base64(lines, "image") == content
+
+
+@pytest.mark.parametrize(
+    ("text", "got"), [("iVBO*w0K", "the character '*'"), ("iVBOR", "5 characters"), ("a=b=", "the character '='")]
+)
+def test_what_is_no_base64_is_named(text: str, got: str) -> None:
+    with pytest.raises(Problem) as caught:
+        decode_base64(text, "image")
+    assert caught.value.status == 422 and got in caught.value.got and "image in base64" in caught.value.expected

@@ -26,6 +26,16 @@ const keyHeaders = () => {
   return key ? { Authorization: `Bearer ${key}` } : {};
 };
 
+/** A mask's file as the service reads it: a grey picture (ImageBitmap), white is the object. */
+export async function readMask(file) {
+  const form = new FormData();
+  form.set("mask", file);
+  const answer = await fetch("v1/mask", { method: "POST", body: form, headers: keyHeaders() })
+    .catch((error) => { throw unreachable(error); });
+  if (!answer.ok) throw await problemOf(answer);
+  return createImageBitmap(await answer.blob());
+}
+
 /** The result of a form sent to /v1/refine or /v1/segment; `tell(stage, share)` hears of every stage. */
 export async function compute(path, form, tell, signal) {
   for (let attempt = 1; ; attempt++) {

@@ -1,15 +1,15 @@
 // The page: what is asked, and when. Start reading here.
 
-import { Problem, compute, getJson, hasKey, setKey } from "./api.js";
-import { Painter, alphaToPng } from "./painter.js";
+import { Problem, compute, getJson, hasKey, readMask, setKey } from "./api.js";
+import { Painter, maskToPng } from "./painter.js";
 import { Result } from "./result.js";
 
 const $ = (id) => document.getElementById(id);
 const painter = new Painter($("paint")), result = new Result();
 const TOOLS = { b: "brush", e: "eraser", x: "box", p: "point" };
 const TEXTS = {
-  refine: { title: "What does the mask show?", run: "Refine", words: "fox", hint: "Paint roughly over one thing, and name it." },
-  segment: { title: "What to find, parted by commas", run: "Find", words: "the red car, all apples", hint: "Each phrase gets a mask of its own." },
+  refine: { title: "What does the mask show?", run: "Refine", words: "fox", hint: "Paint roughly over one thing or load a mask, and name it." },
+  segment: { title: "What to find, separated by commas", run: "Find", words: "the red car, all apples", hint: "Each phrase gets a mask of its own." },
 };
 let models = [], file = null, running = null;
 
@@ -21,7 +21,7 @@ async function start() {
 }
 
 async function listModels() {
-  ({ models } = await getJson("/v1/models"));
+  ({ models } = await getJson("v1/models"));
   for (const [name, kind] of [["refine", "g4seg"], ["segment", "gs"]]) {
     const input = document.querySelector(`input[value=${name}]`);
     input.disabled = !models.some((model) => model.method === kind);
@@ -33,10 +33,10 @@ async function listModels() {
 }
 
 async function listSamples() {
-  const labels = await getJson("/samples/labels.json");
+  const labels = await getJson("samples/labels.json");
   $("samples").replaceChildren(...Object.entries(labels).map(([name, label]) => {
     const [button, picture] = [document.createElement("button"), document.createElement("img")];
-    Object.assign(picture, { src: `/samples/images/${name}.png`, alt: "", loading: "lazy" });
+    Object.assign(picture, { src: `samples/images/${name}.png`, alt: "", loading: "lazy" });
     Object.assign(button, { type: "button", title: label });
     button.setAttribute("aria-label", `Scene with a ${label}`);
     button.dataset.sample = name;
@@ -79,8 +79,32 @@ async function takeFile(taken) {
   $("empty").hidden = false;
 }
 
+async function takeMask(taken) {
+  $("problem").hidden = true;
+  const mask = await readMask(taken), { width, height } = painter.image;
+  if (mask.width !== width || mask.height !== height) {
+    const detail = `Expected a mask of ${width}×${height} pixels, as the picture; got ${mask.width}×${mask.height}.`;
+    throw new Problem({ detail, hint: "Load the mask that was drawn on this picture.", code: "bad_mask" });
+  }
+  document.querySelector("input[value=refine]").checked = true;
+  painter.setMask(mask);
+  showMethod();
+}
+
+/** A dropped file is the picture; with a picture there, a file of the same size, or an array, is its mask. */
+async function takeDropped(files) {
+  for (const each of files) await (await isMask(each) ? takeMask(each) : takeFile(each));
+}
+
+async function isMask(dropped) {
+  if (!painter.image || document.querySelector("input[value=refine]").disabled) return false;
+  if (dropped.name.toLowerCase().endsWith(".npy")) return true;
+  const picture = await createImageBitmap(dropped, { imageOrientation: "from-image" }).catch(() => null);
+  return picture?.width === painter.image.width && picture?.height === painter.image.height;
+}
+
 async function takeSample(name, label) {
-  const [image, mask] = await Promise.all(["images", "masks"].map(async (kind) => (await fetch(`/samples/${kind}/${name}.png`)).blob()));
+  const [image, mask] = await Promise.all(["images", "masks"].map(async (kind) => (await fetch(`samples/${kind}/${name}.png`)).blob()));
   await takeFile(image);
   painter.setMask(await createImageBitmap(mask));
   $("words").value = method() === "refine" ? label : `the ${label}`;
@@ -97,7 +121,7 @@ async function run() {
   form.append("maps", "probability");
   if (kind === "refine") {
     if (painter.isEmpty) throw new Problem({ detail: "There is no mask yet.", hint: "Paint over the thing that you name.", code: "no_mask" });
-    form.set("mask", await alphaToPng(mask));
+    form.set("mask", await maskToPng(mask));
     form.set("label", words);
     form.append("maps", "rounds");
     form.set("guard", $("guard").checked);
@@ -111,7 +135,7 @@ async function run() {
   tell("sent", 0);
   $("progress").hidden = false;
   try {
-    const values = await compute(`/v1/${kind}`, form, tell, own.signal);
+    const values = await compute(`v1/${kind}`, form, tell, own.signal);
     if (own.signal.aborted) return;
     await (kind === "refine" ? result.showRefined(image, mask, values) : result.showSegments(image, values));
   } finally {
@@ -131,7 +155,7 @@ async function fail(error) {
   if (error.status === 401 && await askKey()) return listModels().catch(fail);
   const [title, hint] = [document.createElement("strong"), document.createElement("span")];
   title.textContent = error.detail ?? `Something in this page failed: ${error.message}`;
-  hint.textContent = error.hint ?? "Load the page anew.";
+  hint.textContent = error.hint ?? "Load the page again.";
   $("problem").replaceChildren(title, hint);
   $("problem").hidden = false;
   $("problem").dataset.code = error.code ?? "";
@@ -159,6 +183,12 @@ $("file").addEventListener("change", (event) => event.target.files[0] && takeFil
 $("size").addEventListener("input", (event) => { painter.size = Number(event.target.value); painter.draw(); });
 $("undo").addEventListener("click", () => painter.undo());
 $("clear").addEventListener("click", () => painter.clear());
+$("load").addEventListener("click", () => $("mask-file").click());
+$("mask-file").addEventListener("change", (event) => {
+  const [taken] = event.target.files;
+  if (taken) takeMask(taken).catch(fail);
+  event.target.value = ""; // so that the same file can be loaded again
+});
 $("other").addEventListener("click", () => $("file").click());
 $("again").addEventListener("click", () => {
   document.querySelector("input[value=refine]").checked = true;
@@ -176,7 +206,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   $("stage").addEventListener(name, (event) => {
     event.preventDefault();
     $("stage").classList.toggle("over", name === "dragover");
-    if (name === "drop" && event.dataTransfer.files[0]) takeFile(event.dataTransfer.files[0]).catch(fail);
+    if (name === "drop") takeDropped([...event.dataTransfer.files].slice(0, 2)).catch(fail);
   });
 }
 start();

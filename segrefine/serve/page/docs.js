@@ -40,7 +40,7 @@ function route(path, verb, operation) {
   return Object.assign(make("section", "", parts), { className: "card" });
 }
 
-const described = await (await fetch("/openapi.json")).json();
+const described = await (await fetch("openapi.json")).json();
 document.getElementById("summary").textContent = described.info.description;
 document.getElementById("routes").replaceChildren(...Object.entries(described.paths).flatMap(([path, verbs]) =>
   Object.entries(verbs).map(([verb, operation]) => route(path, verb, operation))));

@@ -210,4 +210,13 @@ export function alphaToPng(pixels) {
   return canvas.convertToBlob({ type: "image/png" });
 }
 
+/** A PNG, as a Blob, for the service: the mask stays in the alpha, which is never taken for class indices. */
+export function maskToPng(pixels) {
+  const canvas = new OffscreenCanvas(pixels.width, pixels.height), context = canvas.getContext("2d");
+  const black = context.createImageData(pixels.width, pixels.height);
+  for (let i = 3; i < black.data.length; i += 4) black.data[i] = pixels.data[i];
+  context.putImageData(black, 0, 0);
+  return canvas.convertToBlob({ type: "image/png" });
+}
+
 const rectangle = ([x, y], [u, v]) => [Math.min(x, u), Math.min(y, v), Math.abs(x - u), Math.abs(y - v)];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -282,3 +283,64 @@ def test_documentation(page: Any, service: Service) -> None:
     page.goto(service.url + "/docs")
     page.wait_for_selector("text='/v1/segment'")
     assert page.locator("section.card").count() >= 6
+
+
+def mask_file(folder: Path, name: str, picture: Image.Image) -> Path:
+    picture.save(folder / name)
+    return folder / name
+
+
+def test_a_mask_is_loaded_as_the_service_reads_it(page: Any, tmp_path: Path) -> None:
+    pick(page)
+    drawn = np.zeros((128, 128), bool)
+    drawn[20:60, 30:90] = True
+    black = np.zeros((128, 128, 4), np.uint8)
+    black[drawn, 3] = 255
+    files = {
+        "black on transparent": mask_file(tmp_path, "a.png", Image.fromarray(black)),
+        "an index": mask_file(tmp_path, "b.png", Image.fromarray(drawn * np.uint8(15))),
+        "a GIF": mask_file(tmp_path, "c.gif", Image.fromarray(black)),
+    }
+    np.save(tmp_path / "d.npy", drawn)
+    with page.expect_response("**/v1/mask"):
+        page.set_input_files("#mask-file", tmp_path / "d.npy")
+    page.wait_for_timeout(300)
+    first = canvas(page, "paint")
+    for how, file in files.items():
+        page.click("#clear")
+        with page.expect_response("**/v1/mask"):
+            page.set_input_files("#mask-file", file)
+        page.wait_for_timeout(300)
+        np.testing.assert_array_equal(canvas(page, "paint"), first, err_msg=how)
+    page.fill("#words", "crown")
+    refine(page)
+
+
+def test_a_mask_that_does_not_fit_is_refused_in_words(page: Any, tmp_path: Path) -> None:
+    pick(page)
+    page.set_input_files("#mask-file", mask_file(tmp_path, "a.png", Image.new("L", (9, 7))))
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "Expected a mask of 128×128 pixels" in page.inner_text("#problem")
+    indices = Image.fromarray((np.arange(128 * 128) % 3).astype(np.uint8).reshape(128, 128))
+    page.set_input_files("#mask-file", mask_file(tmp_path, "b.png", indices))
+    page.wait_for_selector("#problem:has-text('0, 1 and 2')")
+    page.complaints.clear()  # Chromium writes a line for an answer of 422
+
+
+def test_a_second_dropped_file_of_the_same_size_is_the_mask(page: Any, tmp_path: Path) -> None:
+    pick(page)
+    page.click("#clear")
+    empty = canvas(page, "paint")
+    mask_file(tmp_path, "a.png", Image.fromarray(np.eye(128, dtype=np.uint8) * 255))
+    encoded = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    with page.expect_response("**/v1/mask"):
+        page.evaluate(
+            """async encoded => {
+            const bytes = Uint8Array.from(atob(encoded), (each) => each.charCodeAt(0)), data = new DataTransfer();
+            data.items.add(new File([bytes], "mask.png", { type: "image/png" }));
+            document.getElementById("stage").dispatchEvent(new DragEvent("drop", { dataTransfer: data }));
+            }""",
+            encoded,
+        )
+    page.wait_for_timeout(300)
+    assert (canvas(page, "paint") != empty).any()

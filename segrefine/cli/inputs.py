@@ -1,0 +1,29 @@
+"""Reading the picture that a command is given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segrefine.cli.console import Console
+from segrefine.cli.outputs import STREAM
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def read_picture(console: Console, picture: Path) -> NDArray[np.uint8]:
+    """The picture of a path or, for `-`, of stdin: RGB, uint8 (H, W, 3). Warns if its EXIF orientation turns it.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    from segrefine.runtime.image import describe_turn, load_image, name_of, read_bytes
+
+    source = sys.stdin.buffer.read() if picture == STREAM else picture
+    pixels = load_image(source)
+    if turn := describe_turn(read_bytes(source)):
+        console.warn(f"{name_of(source)} is {turn}, as its EXIF orientation says; masks are of the turned picture")
+    return pixels
