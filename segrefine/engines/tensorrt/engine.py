@@ -108,10 +108,14 @@ class TensorRtEngine(Closing):
     ) -> dict[str, NDArray[Any]]:
         for name, values in feeds.items():
             self._check_limits(name, values.shape)
-            loaded.context.set_input_shape(name, values.shape)
+            if not loaded.context.set_input_shape(name, values.shape):
+                message = f"{self.spec.name}: TensorRT refuses {values.shape} for {name!r}: {loaded.log.said()}"
+                raise EngineError(message, hint=f"build it again: {self._rebuild}")
             loaded.context.set_tensor_address(name, self._buffers[name].upload(values))
         for tensor in self.spec.outputs:
             shape = tuple(loaded.context.get_tensor_shape(tensor.name))
+            if min(shape, default=0) < 0:  # a size that the library could not tell from those of the inputs
+                raise EngineError(f"{self.spec.name}: TensorRT does not know the size of {tensor.name!r}: {shape}")
             loaded.context.set_tensor_address(tensor.name, self._buffers[tensor.name].prepare(shape, tensor.dtype))
         self._execute(loaded)
         buffers = {tensor.name: self._buffers[tensor.name] for tensor in wanted}

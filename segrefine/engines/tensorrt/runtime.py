@@ -161,7 +161,8 @@ class LoadedEngine:
                 self._kept = content
             else:
                 self._cache_file.reject()
-        config.set_runtime_cache(cache)
+        if not config.set_runtime_cache(cache):
+            raise EngineError(f"{self._plan.path}: TensorRT-RTX takes no runtime cache: {self.log.said()}")
         return config
 
 

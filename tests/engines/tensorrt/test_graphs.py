@@ -13,7 +13,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines import load_engine
 from segrefine.engines.tensorrt import buffers
-from segrefine.errors import EngineWarning
+from segrefine.errors import EngineError, EngineWarning
 from tests.engines.cuda_stand_in import Cuda, build, one_gpu, real
 from tests.tiny_bundle import CHANNELS, chain, write_bundle
 
@@ -70,6 +70,28 @@ def test_an_engine_that_fails_while_captured_leaves_the_stream_usable(
         result = engine({"sample": SAMPLE})["out_sample"]
     np.testing.assert_allclose(result, chain(SAMPLE), rtol=1e-4, atol=1e-3)
     assert gpu.recording is None and not gpu.graphs
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "message"),
+    [
+        ("set_input_shape", False, r"chain: TensorRT refuses \(3, 32\) for 'sample'"),
+        ("get_tensor_shape", (-1, 32), r"does not know the size of 'out_sample': \(-1, 32\)"),
+        ("execute_async_v3", False, "chain failed in TensorRT: it says no reason"),
+    ],
+)
+def test_what_tensorrt_refuses_while_running_is_an_error(
+    gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, method: str, answer: object, message: str
+) -> None:
+    build(bundle, "chain", "tensorrt")
+    with load_engine(bundle, "chain", "tensorrt") as engine:
+        ours = engine._engines[0]._loaded.context._ours  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+            patch.setattr(ours, method, lambda *given: answer)
+            with pytest.raises(EngineError, match=message):
+                engine({"sample": SAMPLE})
+        result = engine({"sample": SAMPLE})["out_sample"]
+    np.testing.assert_allclose(result, chain(SAMPLE), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
