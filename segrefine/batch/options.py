@@ -13,6 +13,7 @@ from segrefine.batch.worker import Job
 from segrefine.bundle import MANIFEST, Bundle
 from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.folder import FolderDataset
+from segrefine.engines import AUTO, choose_backend
 from segrefine.errors import OutputError
 from segrefine.runtime.output import write_whole
 from segrefine.settings import Changes, G4SegSettings
@@ -40,7 +41,9 @@ def describe_options(job: Job) -> dict[str, Any]:
         "images": None if is_folder else os.path.realpath(job.images or images_of(job.source)),
         "notation": dataset.kind if isinstance(dataset, FolderDataset) else "COCO",
         "bundle": FileRecord.of(bundle.path / MANIFEST).sha256,  # it lists the hashes of all other files
-        "backend": engines.get("backend", "onnxruntime"),
+        "backend": choose_backend(
+            engines.get("backend", AUTO), bundle.path, engines.get("device", "cpu"), engines.get("precision")
+        ),
         **{name: engines.get(name) for name in ("precision", "resolution")},
         "settings": _changed_settings(bundle, engines.get("settings")),
         **{"seed": job.seed, "guard": job.guard, "crop": job.crop},

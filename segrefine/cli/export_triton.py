@@ -43,9 +43,11 @@ def export_triton(
     `segrefine build-engine DIR/NAME/1/bundle`.
     """
     from segrefine.bundle import Bundle
+    from segrefine.engines import choose_backend
     from segrefine.triton.config import Serving
     from segrefine.triton.repository import write_repository
 
+    options["backend"] = choose_backend(options["backend"], bundle, options["device"], precision)
     serving = Serving(name=name or name_of_bundle(bundle), precision=precision, **options)
     version = write_repository(Bundle.open(bundle), folder, serving, overwrite=overwrite)
     text = f"model {serving.name} in {folder}; serve it with: tritonserver --model-repository {folder}"

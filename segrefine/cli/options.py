@@ -20,10 +20,10 @@ SettingsT = TypeVar("SettingsT", bound="Settings")
 
 backend_option = click.option(
     "--backend",
-    default="onnxruntime",
+    default="auto",
     show_default=True,
     metavar="NAME",
-    help="What runs the graphs: onnxruntime, openvino, tensorrt, tensorrt-rtx.",
+    help="What runs the graphs: onnxruntime, openvino, tensorrt, tensorrt-rtx; auto: the best one here.",
 )
 device_option = click.option(
     "--device",
@@ -179,7 +179,7 @@ class Model:
 
     Attributes:
         bundle: its folder; None for the demo model of the method.
-        backend: what runs the graphs.
+        backend: what runs the graphs; "auto" becomes the best one here, see `choose_backend`.
         device: where they run.
         precision: what they compute in; None for their own.
         threads: of the CPU; None for all cores.
@@ -192,6 +192,15 @@ class Model:
     precision: EnginePrecision | None
     threads: int | None
     resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        """Replaces "auto" by the backend that it stands for here."""
+        if self.backend == "auto":
+            from segrefine.assets import demo_bundle
+            from segrefine.engines import choose_backend
+
+            chosen = choose_backend(self.backend, self.bundle or demo_bundle(), self.device, self.precision)
+            object.__setattr__(self, "backend", chosen)
 
     @property
     def is_demo(self) -> bool:

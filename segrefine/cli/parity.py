@@ -47,8 +47,10 @@ def parity(
     """
     from segrefine.assets import demo_samples
     from segrefine.cli.samples import load_samples
+    from segrefine.engines import choose_backend
 
     opened = Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
+    backend = choose_backend(backend, bundle, device)
     rows = []
     with console.progress("comparing", long=True) as tell:
         if locate:

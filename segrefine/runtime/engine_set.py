@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Method
-from segrefine.engines import Closing, Engine, EnginePrecision, load_engines
+from segrefine.engines import Closing, Engine, EnginePrecision, choose_backend, load_engines
 from segrefine.errors import NumericalError, SettingsError
 from segrefine.runtime.grid import FittedImage, fit_to_grid, size_on_grid
 from segrefine.runtime.text import Text, size_condition
@@ -61,7 +61,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         cls,
         path: str | Path,
         *,
-        backend: str = "onnxruntime",
+        backend: str = "auto",
         device: str = "cpu",
         precision: EnginePrecision | None = None,
         threads: int | None = None,
@@ -72,7 +72,7 @@ class EngineSet(Closing, Generic[SettingsT]):
 
         Args:
             path: folder that `segrefine export` wrote.
-            backend: what runs the graphs; one of `segrefine.engines.BACKENDS`.
+            backend: what runs the graphs; one of `segrefine.engines.BACKENDS`, or "auto" for the best one here.
             device: `cpu`, or `cuda:0` where the backend has it.
             precision: None for the graphs' own; ``"bf16"`` for a faster denoiser on OpenVINO.
             threads: of the CPU; None for all cores.
@@ -87,6 +87,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         bundle = Bundle.open(path)
         bundle.check_method(cls.method)
         names = cls.components(bundle)
+        backend = choose_backend(backend, bundle.path, device, precision)
         engines = load_engines(bundle, names, backend, device=device, precision=precision, threads=threads)
         with ExitStack() as stack:
             for engine in engines.values():
