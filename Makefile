@@ -77,7 +77,7 @@ gpu: $(GPU_STAMP) ## kernels and engines on a GPU, into benchmarks/results/; say
 
 train-demo: .venv/.stamp-train ## train the demo model in the background; resumes where it stopped
 	@mkdir -p $(dir $(TRAIN_LOG))
-	@nohup $(BIN)/python -m segrefine.reference.demo.train >> $(TRAIN_LOG) 2>&1 & \
+	@nohup $(BIN)/python -m training.demo.train >> $(TRAIN_LOG) 2>&1 & \
 	echo "training in the background as process $$!; follow it with: tail -f $(TRAIN_LOG)"
 
 PHOTOS ?= photos

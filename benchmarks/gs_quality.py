@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
 from segrefine.assets import demo_bundle, demo_gs_bundle
-from segrefine.reference.demo.phrases import Phrase, list_phrases
-from segrefine.reference.demo.scenes import Scene, compose_scene
-from segrefine.reference.demo.sources import load_sources
-from segrefine.reference.demo.train import TWINS
 from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.metrics import average_recall, boundary_iou, iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segment, Segmenter
 from segrefine.settings import GsSettings
+from training.demo.phrases import Phrase, list_phrases
+from training.demo.scenes import Scene, compose_scene
+from training.demo.sources import load_sources
+from training.demo.train import TWINS
 
 TEST_SEED, VALIDATION_SEED = 300_000, 400_000
 NAMED, SUPERLATIVES = ("single", "colour", "relation"), ("size", "side")

@@ -18,11 +18,11 @@ from benchmarks.guard_fit import EVERY, Sample, fit_guard, judge
 from benchmarks.quality import TEST_SEED, VALIDATION_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
-from segrefine.reference.demo.scenes import compose_scene
-from segrefine.reference.demo.sources import load_sources
 from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, guard_changes
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.regions import REGION_FEATURES, describe_regions
+from training.demo.scenes import compose_scene
+from training.demo.sources import load_sources
 
 Array = NDArray[np.float64]
 

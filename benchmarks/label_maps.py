@@ -21,13 +21,13 @@ from benchmarks.corruptions import CORRUPTIONS, corrupt
 from benchmarks.quality import TEST_SEED, VALIDATION_SEED
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
 from segrefine.assets import demo_bundle
-from segrefine.reference.demo.captions import NAMES
-from segrefine.reference.demo.scenes import Scene, compose_scene
-from segrefine.reference.demo.sources import load_sources
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import label_map
 from segrefine.settings import G4SegSettings
+from training.demo.captions import NAMES
+from training.demo.scenes import Scene, compose_scene
+from training.demo.sources import load_sources
 
 LABELS = 4
 ALONE, JOINT = "each alone, then fused", "jointly"

@@ -13,8 +13,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from benchmarks.report import estimate, markdown_table, write_result
-from segrefine.reference.demo.captions import CaptionEncoder
-from segrefine.reference.demo.networks import new_scheduler, use_plain_attention
+from training.demo.captions import CaptionEncoder
+from training.demo.networks import new_scheduler, use_plain_attention
 from training.photos.gate import TIMESTEPS, gate_errors, photo_cases
 from training.photos.model import PhotoDenoiser, load_emoji
 from training.photos.pool import build_pool

@@ -35,15 +35,15 @@ from benchmarks.figures import contact_sheet, plot_kinds
 from benchmarks.report import RESULTS, Estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.reference.demo.captions import NAMES, CaptionEncoder
-from segrefine.reference.demo.gate import gate_cases, text_gate
-from segrefine.reference.demo.pool import ScenePool
-from segrefine.reference.demo.scenes import Scene, compose_scene
-from segrefine.reference.demo.sources import load_sources
-from segrefine.reference.demo.train_vae import to_unit
 from segrefine.runtime.edges import EdgeSettings, sharpen
 from segrefine.runtime.pipeline import Refiner
 from segrefine.settings import G4SegSettings
+from training.demo.captions import NAMES, CaptionEncoder
+from training.demo.gate import gate_cases, text_gate
+from training.demo.pool import ScenePool
+from training.demo.scenes import Scene, compose_scene
+from training.demo.sources import load_sources
+from training.demo.train_vae import to_unit
 
 TEST_SEED, VALIDATION_SEED = 100_000, 200_000
 BEFORE_EDGES, OURS, SEMANTIC = "G4Seg before edges", "G4Seg + edges", SEMANTIC_KINDS

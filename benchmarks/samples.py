@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.corruptions import CORRUPTIONS, SEMANTIC_KINDS, corrupt
-from segrefine.reference.demo.captions import NAMES
-from segrefine.reference.demo.scenes import compose_scene
-from segrefine.reference.demo.sources import load_sources
+from training.demo.captions import NAMES
+from training.demo.scenes import compose_scene
+from training.demo.sources import load_sources
 
 KINDS = (*CORRUPTIONS, *SEMANTIC_KINDS, *SEMANTIC_KINDS)
 SIDE, FIRST_SEED = 128, 50_000

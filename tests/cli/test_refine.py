@@ -112,7 +112,7 @@ def warnings(result) -> list[str]:
 
 
 def test_demo_labels_are_what_the_demo_model_was_trained_on():
-    assert tuple(pytest.importorskip("segrefine.reference.demo.sprites").CLASSES) == DEMO_LABELS
+    assert tuple(pytest.importorskip("training.demo.sprites").CLASSES) == DEMO_LABELS
 
 
 @pytest.mark.parametrize("model", [[], ["--bundle", "demo"]], ids=["default", "named"])

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from segrefine.reference.demo.networks import new_scheduler
-from segrefine.reference.demo.train_vae import to_unit
-from segrefine.reference.demo.training import TrainingLoop
+from training.demo.networks import new_scheduler
+from training.demo.train_vae import to_unit
+from training.demo.training import TrainingLoop
 from training.photos.compose import SceneComposer
 from training.photos.gate import PhotoCases
 from training.photos.model import PhotoDenoiser

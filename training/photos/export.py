@@ -8,9 +8,9 @@ import click
 import torch
 from diffusers import AutoencoderKL
 
-from segrefine.reference.demo.checkpoints import load_state
-from segrefine.reference.demo.networks import new_scheduler
-from segrefine.reference.demo.train import MODEL_INDEX, write_checkpoint
+from training.demo.checkpoints import load_state
+from training.demo.networks import new_scheduler
+from training.demo.train import MODEL_INDEX, write_checkpoint
 from training.photos.model import PhotoDenoiser, load_emoji
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segrefine.reference.demo.captions import CaptionEncoder
-from segrefine.reference.demo.train_vae import to_unit
+from training.demo.captions import CaptionEncoder
+from training.demo.train_vae import to_unit
 from training.photos.pool import PhotoPool
 from training.photos.words import NAMES, SEVEN, caption
 

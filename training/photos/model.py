@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from segrefine.reference.demo.networks import new_text_encoder, new_unet, new_vae
-from segrefine.reference.demo.train_vae import to_unit
+from training.demo.networks import new_text_encoder, new_unet, new_vae
+from training.demo.train_vae import to_unit
 from training.photos.compose import SceneComposer
 from training.photos.words import SEVEN
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.corruptions import corrupt
-from segrefine.reference.demo.sprites import unpack_debian
+from training.demo.sprites import unpack_debian
 
 DRAWN_SIDE, SIDE = 512, 256
 """The longer side on which the strokes were drawn, and the one that ships, in pixels."""

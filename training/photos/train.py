@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from segrefine.assets import demo_checkpoint, demo_gs_checkpoint
-from segrefine.reference.demo.captions import CaptionEncoder
-from segrefine.reference.demo.networks import new_scheduler, use_plain_attention
-from segrefine.reference.demo.train_vae import to_unit
-from segrefine.reference.demo.training import TrainingLoop
-from segrefine.reference.demo.vocabulary import fetch_bpe, prune_clip_vocabulary, write_tokenizer
+from training.demo.captions import CaptionEncoder
+from training.demo.networks import new_scheduler, use_plain_attention
+from training.demo.train_vae import to_unit
+from training.demo.training import TrainingLoop
+from training.demo.vocabulary import fetch_bpe, prune_clip_vocabulary, write_tokenizer
 from training.photos.classes import ClassTraining, class_loss
 from training.photos.compose import SceneComposer
 from training.photos.gate import QUICK, PhotoCases, photo_cases, photo_gate

@@ -1,4 +1,4 @@
-"""Trains the demo models from nothing: `python -m segrefine.reference.demo.train`, also by `make train-demo`.
+"""Trains the demo models from nothing: `python -m training.demo.train`, also by `make train-demo`.
 
 Stages: scenes (8 minutes on two cores), image codec (12 minutes), latents (4 minutes), then denoiser and text encoder
 for as long as it takes (over 40 samples a second). The label diffusion model sets out from these: scenes of its own, a
@@ -22,18 +22,18 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from transformers import CLIPTokenizer
 
-from segrefine.reference.demo.augment import SceneSource
-from segrefine.reference.demo.captions import WORDS, CaptionEncoder
-from segrefine.reference.demo.gate import gate_cases
-from segrefine.reference.demo.label_gate import label_cases
-from segrefine.reference.demo.networks import new_label_denoiser, new_label_scheduler, new_scheduler
-from segrefine.reference.demo.pool import ScenePool, compose_pool
-from segrefine.reference.demo.train_classes import ClassTraining
-from segrefine.reference.demo.train_gs import LabelTraining
-from segrefine.reference.demo.train_unet import DenoiserTraining, encode_pool
-from segrefine.reference.demo.train_vae import train_vae
-from segrefine.reference.demo.vocabulary import fetch_bpe, prune_clip_vocabulary, write_tokenizer
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
+from training.demo.augment import SceneSource
+from training.demo.captions import WORDS, CaptionEncoder
+from training.demo.gate import gate_cases
+from training.demo.label_gate import label_cases
+from training.demo.networks import new_label_denoiser, new_label_scheduler, new_scheduler
+from training.demo.pool import ScenePool, compose_pool
+from training.demo.train_classes import ClassTraining
+from training.demo.train_gs import LabelTraining
+from training.demo.train_unet import DenoiserTraining, encode_pool
+from training.demo.train_vae import train_vae
+from training.demo.vocabulary import fetch_bpe, prune_clip_vocabulary, write_tokenizer
 
 GATE_CASES = 512
 TWINS = 0.4

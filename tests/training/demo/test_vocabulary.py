@@ -10,7 +10,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from segrefine.errors import ExportError
-from segrefine.reference.demo.vocabulary import byte_alphabet, prune_clip_vocabulary, write_tokenizer
+from training.demo.vocabulary import byte_alphabet, prune_clip_vocabulary, write_tokenizer
 
 MERGES = ["o x</w>", "f o", "o f</w>", "f ox</w>", "c a", "ca r</w>", "ca t</w>", "a r</w>", "s h"]
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.reference.checkpoint import LabelCheckpoint
-from segrefine.reference.demo.augment import SceneSource
-from segrefine.reference.demo.captions import CaptionEncoder
-from segrefine.reference.demo.label_gate import LabelCases, label_gate
-from segrefine.reference.demo.networks import new_label_scheduler, use_plain_attention
-from segrefine.reference.demo.phrases import Phrase, draw_phrase
-from segrefine.reference.demo.scenes import Scene
-from segrefine.reference.demo.train_classes import ClassProbe, class_loss
-from segrefine.reference.demo.training import Compiled, TrainingLoop
 from segrefine.reference.label_codec import AreaCodec, VaeCodec
+from training.demo.augment import SceneSource
+from training.demo.captions import CaptionEncoder
+from training.demo.label_gate import LabelCases, label_gate
+from training.demo.networks import new_label_scheduler, use_plain_attention
+from training.demo.phrases import Phrase, draw_phrase
+from training.demo.scenes import Scene
+from training.demo.train_classes import ClassProbe, class_loss
+from training.demo.training import Compiled, TrainingLoop
 
 BATCH, PHRASES, AUGMENTED, LEARNING_RATE = 32, 2, 8, 5e-4
 CLASS_WEIGHT = 0.2

@@ -9,14 +9,14 @@ import torch
 
 from segrefine import assets
 from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.reference.demo.augment import SceneSource
-from segrefine.reference.demo.label_gate import label_cases
-from segrefine.reference.demo.networks import IMAGE_TIMESTEP, new_label_denoiser, widen_vae
-from segrefine.reference.demo.pool import ScenePool
-from segrefine.reference.demo.scenes import Scene
-from segrefine.reference.demo.train_classes import ClassProbe, ClassTraining, class_loss
-from segrefine.reference.demo.train_gs import LabelTraining, _WithClasses
 from segrefine.reference.label_codec import AreaCodec
+from training.demo.augment import SceneSource
+from training.demo.label_gate import label_cases
+from training.demo.networks import IMAGE_TIMESTEP, new_label_denoiser, widen_vae
+from training.demo.pool import ScenePool
+from training.demo.scenes import Scene
+from training.demo.train_classes import ClassProbe, ClassTraining, class_loss
+from training.demo.train_gs import LabelTraining, _WithClasses
 
 DEMO = Path(assets.__file__).parent / "demo-checkpoint"
 CODEC = AreaCodec(fold=4, scale=0.25, vae_scale_factor=4)

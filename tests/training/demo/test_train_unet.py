@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from segrefine.reference.demo.augment import augment_scene
-from segrefine.reference.demo.captions import NAMES, caption, draw_pair
-from segrefine.reference.demo.train_unet import MARGIN, _margin_loss
+from training.demo.augment import augment_scene
+from training.demo.captions import NAMES, caption, draw_pair
+from training.demo.train_unet import MARGIN, _margin_loss
 
 
 def test_a_pair_names_an_object_that_is_there_and_a_class_that_is_not():

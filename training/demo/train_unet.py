@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from segrefine.reference.demo.augment import SceneSource
-from segrefine.reference.demo.captions import CaptionEncoder, draw_caption, draw_pair
-from segrefine.reference.demo.checkpoints import load_state, save_state
-from segrefine.reference.demo.gate import GateCases, text_gate
-from segrefine.reference.demo.networks import new_scheduler, new_text_encoder, new_unet, use_plain_attention
-from segrefine.reference.demo.pool import ScenePool
-from segrefine.reference.demo.scenes import Scene
-from segrefine.reference.demo.train_vae import to_unit
-from segrefine.reference.demo.training import Compiled, TrainingLoop
+from training.demo.augment import SceneSource
+from training.demo.captions import CaptionEncoder, draw_caption, draw_pair
+from training.demo.checkpoints import load_state, save_state
+from training.demo.gate import GateCases, text_gate
+from training.demo.networks import new_scheduler, new_text_encoder, new_unet, use_plain_attention
+from training.demo.pool import ScenePool
+from training.demo.scenes import Scene
+from training.demo.train_vae import to_unit
+from training.demo.training import Compiled, TrainingLoop
 
 BATCH, LEARNING_RATE = 32, 1e-3
 PAIRS, PAIR_WEIGHT, MARGIN = 8, 0.5, 0.15

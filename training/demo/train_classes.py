@@ -18,12 +18,12 @@ from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segrefine.reference.demo.augment import SceneSource
-from segrefine.reference.demo.captions import NAMES
-from segrefine.reference.demo.networks import use_plain_attention
-from segrefine.reference.demo.pool import ScenePool
-from segrefine.reference.demo.scenes import Scene
-from segrefine.reference.demo.training import TrainingLoop
+from training.demo.augment import SceneSource
+from training.demo.captions import NAMES
+from training.demo.networks import use_plain_attention
+from training.demo.pool import ScenePool
+from training.demo.scenes import Scene
+from training.demo.training import TrainingLoop
 
 Logits = Callable[..., Tensor]
 BATCH, AUGMENTED, LEARNING_RATE = 32, 16, 1e-3

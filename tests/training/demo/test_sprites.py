@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segrefine.reference.demo.sprites import CLASSES, DRAWN_STYLES, STYLES, _paint, sprite_keys
+from training.demo.sprites import CLASSES, DRAWN_STYLES, STYLES, _paint, sprite_keys
 
 
 def test_a_style_is_held_out_with_what_its_designers_drew_else():

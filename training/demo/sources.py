@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segrefine.reference.demo.sprites import (
+from training.demo.sprites import (
     CLASSES,
     DISTRACTORS,
     STYLES,

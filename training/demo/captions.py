@@ -10,7 +10,7 @@ from numpy.random import Generator
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from segrefine.reference.demo.sprites import CLASSES
+from training.demo.sprites import CLASSES
 
 NAMES = tuple(CLASSES)
 _IRREGULAR = {"fox": "foxes", "butterfly": "butterflies", "cactus": "cacti"}

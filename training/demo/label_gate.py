@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segrefine.reference.checkpoint import LabelCheckpoint
-from segrefine.reference.demo.phrases import Phrase, list_phrases
-from segrefine.reference.demo.pool import ScenePool
 from segrefine.reference.gs import Gs
 from segrefine.runtime.metrics import iou
 from segrefine.settings import GsSettings
+from training.demo.phrases import Phrase, list_phrases
+from training.demo.pool import ScenePool
 
 _SEED = 19
 

@@ -10,8 +10,8 @@ from segrefine import assets
 from segrefine.assets import demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.reference.demo.networks import LATENT_CHANNELS, WIDE_CHANNELS, widen_vae
-from segrefine.reference.demo.train_vae import to_unit, train_vae
+from training.demo.networks import LATENT_CHANNELS, WIDE_CHANNELS, widen_vae
+from training.demo.train_vae import to_unit, train_vae
 
 DEMO = Path(assets.__file__).parent / "demo-checkpoint"
 

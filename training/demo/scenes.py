@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from segrefine.reference.demo.sources import Sources
+from training.demo.sources import Sources
 
 Floats = NDArray[np.float32]
 _REFERENCE_SIDE = 64.0  # lengths below are in pixels of a 64-pixel scene

@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segrefine.reference.demo.checkpoints import WeightAverage, load_state, save_state
-from segrefine.reference.demo.networks import new_vae, widen_vae
+from training.demo.checkpoints import WeightAverage, load_state, save_state
+from training.demo.networks import new_vae, widen_vae
 
 BATCH, LEARNING_RATE, KL_WEIGHT, KEPT_WEIGHT = 16, 1.5e-3, 1e-6, 0.1
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrefine.reference.demo.captions import CaptionEncoder, draw_pair
-from segrefine.reference.demo.pool import ScenePool
+from training.demo.captions import CaptionEncoder, draw_pair
+from training.demo.pool import ScenePool
 
 TIMESTEPS = (200, 350, 500, 650)
 NOISES = 2

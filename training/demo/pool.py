@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segrefine.reference.demo.scenes import Scene, compose_scene
-from segrefine.reference.demo.sources import load_sources
+from training.demo.scenes import Scene, compose_scene
+from training.demo.sources import load_sources
 
 SHARD = 4096
 MAX_OBJECTS = 4

@@ -15,7 +15,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
-from segrefine.reference.demo.checkpoints import WeightAverage, load_state, save_state
+from training.demo.checkpoints import WeightAverage, load_state, save_state
 
 Compiled = Callable[..., tuple[Tensor]]
 """What `torch.compile` makes of a network, called with `return_dict=False`."""
@@ -89,7 +89,7 @@ class TrainingLoop:
             self.samples += self.batch
             if (step + 1) % self.log_every == 0:
                 rate = (self.samples - first) / (time.time() - began)
-                log(f"{self.samples} samples, loss {np.mean(losses[-self.log_every:]):.4f}, {rate:.1f} samples/s")
+                log(f"{self.samples} samples, loss {np.mean(losses[-self.log_every :]):.4f}, {rate:.1f} samples/s")
             if (step + 1) % self.save_every == 0:
                 self.save()
             if (step + 1) % self.gate_every == 0 or self.samples >= total:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from segrefine.assets import DEMO_PHRASE_WORDS
-from segrefine.reference.demo.captions import NAMES, PLURALS, WORDS
-from segrefine.reference.demo.phrases import SHARES, colour_name, draw_phrase, list_phrases
-from segrefine.reference.demo.scenes import Scene
+from training.demo.captions import NAMES, PLURALS, WORDS
+from training.demo.phrases import SHARES, colour_name, draw_phrase, list_phrases
+from training.demo.scenes import Scene
 
 RED, BLUE, GREY = (220, 20, 20), (20, 40, 220), (128, 128, 128)
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from segrefine.reference.demo.captions import NAMES, PLURALS
-from segrefine.reference.demo.scenes import Scene
+from training.demo.captions import NAMES, PLURALS
+from training.demo.scenes import Scene
 
 PhraseKind = Literal["single", "colour", "relation", "size", "side", "plural", "several", "background", "absent"]
 SHARES: dict[PhraseKind, float] = {

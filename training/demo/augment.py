@@ -12,9 +12,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segrefine.reference.demo.pool import ScenePool
-from segrefine.reference.demo.scenes import Scene, rotate_hue
-from segrefine.reference.demo.train_vae import to_unit
+from training.demo.pool import ScenePool
+from training.demo.scenes import Scene, rotate_hue
+from training.demo.train_vae import to_unit
 
 _BEND, _SCALE, _LIGHT = 0.025, 0.2, 0.12  # of the side; log of the stretch; relative brightness
 
