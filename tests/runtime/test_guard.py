@@ -140,7 +140,7 @@ def test_an_image_that_shows_nothing_keeps_the_coarse_mask(colour):
         result = refiner(flat, SCENE.coarse, SCENE.label, guard=False)
         for each in (result, replace(result, probability=moved, mask=moved > 0.5)):
             for numbers in (None, settings(1, 1)):
-                guarded = guard_changes(flat, each, numbers)
+                [guarded] = divide_pixels([guard_changes(flat, each, numbers)])
                 np.testing.assert_array_equal(guarded.mask, COARSE)
                 np.testing.assert_array_equal(guarded.probability, SCENE.coarse)
                 assert guarded.kept_coarse and guarded.kept_share == 1 and guarded.confidence == 0

@@ -199,8 +199,9 @@ def test_a_seed_of_numpy_and_no_image_at_all(segmenter):
 
 
 def test_bad_images(segmenter):
-    with pytest.raises(ImageError):
-        segmenter(picture()[..., 0], ["fox"])
+    for wrong in (picture()[..., :2], picture() - 5.0, None):
+        with pytest.raises(ImageError, match="expected an image"):
+            segmenter(wrong, ["fox"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64)])
