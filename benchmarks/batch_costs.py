@@ -24,7 +24,7 @@ from segrefine.batch.cluster import Share, connected
 from segrefine.batch.journal import Entry, Journal
 from segrefine.batch.run import RefineAll, run_batch
 from segrefine.batch.worker import Job, read_item
-from segrefine.datasets.folder import FolderDataset
+from segrefine.datasets.opening import open_data_set
 from segrefine.runtime.pipeline import Refiner
 
 PHOTO = (640, 480)
@@ -87,15 +87,16 @@ def _photos(folder: Path, count: int) -> dict[str, float]:
     write_scenes(source, count)
     _enlarge(source)
     output.mkdir()
-    dataset, seconds, bytes_read = FolderDataset(source), [], []
+    dataset, seconds, bytes_read = open_data_set(source), [], []
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
         for item in dataset.items:
             moments = [time.perf_counter()]
-            image, masks = read_item(dataset, item)
+            image, reading = read_item(dataset, item)
+            [mask] = reading.masks
             moments.append(time.perf_counter())
-            results = refiner(image, masks)
+            results = refiner(image, [(mask.label, mask.mask)])
             moments.append(time.perf_counter())
-            dataset.write(item, [(masks[0][0], results[0])], (image.shape[0], image.shape[1]), output)
+            dataset.write(item, {mask.key: results[0]}, (image.shape[0], image.shape[1]), output)
             moments.append(time.perf_counter())
             seconds.append(np.diff(moments))
             files = source / "images" / item.image, source / "masks" / item.masks[0]
@@ -164,7 +165,7 @@ def _dispatch(folder: Path, by: str, workers: int, refine_all: RefineAll | None)
 def _listing(source: Path, output: Path) -> dict[str, float]:
     """Milliseconds to find out what there is to do: to list a thousand images, and to see that they are done."""
     began = time.perf_counter()
-    dataset = FolderDataset(source)
+    dataset = open_data_set(source)
     items = dataset.items  # listed now, and not before
     listed = time.perf_counter()
     if not all(dataset.is_done(item, output) for item in items):

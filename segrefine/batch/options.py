@@ -12,7 +12,6 @@ from segrefine import __version__
 from segrefine.batch.worker import Job
 from segrefine.bundle import MANIFEST, Bundle
 from segrefine.datasets.coco_file import images_of
-from segrefine.datasets.folder import FolderDataset
 from segrefine.engines import AUTO, choose_backend
 from segrefine.errors import OutputError
 from segrefine.runtime.output import write_whole
@@ -39,7 +38,7 @@ def describe_options(job: Job) -> dict[str, Any]:
     return {
         "source": os.path.realpath(job.source),
         "images": None if is_folder else os.path.realpath(job.images or images_of(job.source)),
-        "notation": dataset.kind if isinstance(dataset, FolderDataset) else "COCO",
+        "notation": dataset.title,
         "bundle": FileRecord.of(bundle.path / MANIFEST).sha256,  # it lists the hashes of all other files
         "backend": choose_backend(
             engines.get("backend", AUTO), bundle.path, engines.get("device", "cpu"), engines.get("precision")
@@ -47,7 +46,7 @@ def describe_options(job: Job) -> dict[str, Any]:
         **{name: engines.get(name) for name in ("precision", "resolution")},
         "settings": _changed_settings(bundle, engines.get("settings")),
         **{"seed": job.seed, "guard": job.guard, "crop": job.crop},
-        **({"boxes": True} if job.boxes else {}),  # an output of a version that had no such option stays resumable
+        **job.reading.given,  # so that outputs of versions with fewer options stay resumable
     }
 
 

@@ -18,7 +18,8 @@ from segrefine.batch.journal import Entry, Journal, claimed, summarise, write_ju
 from segrefine.batch.options import agree_on_options, describe_options
 from segrefine.batch.queue import Queue
 from segrefine.batch.worker import Job, serve
-from segrefine.datasets.items import Dataset, Item
+from segrefine.datasets.items import Item
+from segrefine.datasets.notation import Notation
 from segrefine.errors import OutputError, SegrefineError
 
 Tell = Callable[[Entry, int, int], None]
@@ -50,7 +51,9 @@ def run_batch(
             results of other options.
         SegrefineError: the engines do not open; see `Refiner.from_bundle`.
     """
-    began, dataset = time.perf_counter(), job.open_dataset()
+    began = time.perf_counter()
+    job = job.with_notation()
+    dataset = job.open_dataset()
     items = dataset.items  # read before anything is written: there may be no data set
     options = describe_options(job)
     with claimed(job.output, resume=resume):
@@ -75,7 +78,7 @@ def _note_written(journal: Journal, names: Iterable[str]) -> None:
             journal.add(Entry(name=name, status="done"))
 
 
-def _conclude(job: Job, dataset: Dataset, entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _conclude(job: Job, dataset: Notation, entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Writes what belongs to the whole run, and gives what the manifest says, even where there is no place for it."""
     values = summarise(entries, facts) | asdict(dataset.pass_over()) | {"unwritten": []}
     steps = [partial(dataset.finish, job.output), partial(write_manifest, job.output, values)]

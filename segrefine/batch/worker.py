@@ -9,15 +9,15 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from segrefine.batch.journal import Entry, Judgement
-from segrefine.datasets.coco import CocoDataset
-from segrefine.datasets.folder import FolderDataset
-from segrefine.datasets.items import Dataset, Item, LabelledMask, Pixels, Reading, read_image
+from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading, read_image
+from segrefine.datasets.notation import Notation, ReadingOptions, select_masks
+from segrefine.datasets.opening import check_options, detect_notation, place_of
 from segrefine.engines import usable_cores
 from segrefine.errors import SegrefineError
 from segrefine.runtime.pipeline import Refiner
@@ -38,7 +38,8 @@ class Job:
         seed: of the noise, of every image alike.
         guard: whether changes that cannot be trusted are undone.
         crop: whether small objects are refined in a crop around them.
-        boxes: whether an annotation that has a box and no mask is refined from its box.
+        reading: how the data set is read, where its files do not say so themselves.
+        notation: of the data set; None to find out.
     """
 
     source: Path
@@ -48,7 +49,8 @@ class Job:
     seed: int = 0
     guard: bool = True
     crop: bool = True
-    boxes: bool = False
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    notation: type[Notation] | None = None
 
     def with_threads(self, threads: int) -> Job:
         """The same with so many threads in each process."""
@@ -58,15 +60,24 @@ class Job:
         """The same with the cores that this one may use shared among processes, where nobody named their threads."""
         return self.with_threads(self.engines["threads"] or max(1, usable_cores() // workers))
 
-    def open_dataset(self) -> Dataset:
+    def with_notation(self) -> Job:
+        """The same with the notation of the data set found, so that no worker looks for it.
+
+        Raises:
+            MaskError: there is no data set.
+        """
+        found = self.notation or detect_notation(place_of(self.source, self.images, self.reading))
+        check_options(self.reading, [found])
+        return replace(self, notation=found)
+
+    def open_dataset(self) -> Notation:
         """The data set.
 
         Raises:
             MaskError: there is none.
         """
-        if self.source.is_file():
-            return CocoDataset(self.source, self.images, boxes=self.boxes)
-        return FolderDataset(self.source)
+        place = place_of(self.source, self.images, self.reading)
+        return (self.notation or detect_notation(place))(place)
 
 
 def serve(job: Job, pipe: Connection) -> None:
@@ -99,13 +110,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def read_item(dataset: Dataset, item: Item) -> Read:
+def read_item(dataset: Notation, item: Item) -> Read:
     """The image of an item and its masks; raises what is wrong with them."""
     image = read_image(item)
-    return image, dataset.read(item, image)
+    return image, select_masks(dataset.read(item, image), item)
 
 
-def attempt(job: Job, dataset: Dataset, refiner: Refiner, item: Item, read: Future[Read]) -> Entry:
+def attempt(job: Job, dataset: Notation, refiner: Refiner, item: Item, read: Future[Read]) -> Entry:
     """What became of an item: whatever goes wrong with it is told, and the next one has its turn."""
     began = time.perf_counter()
     try:

@@ -20,12 +20,14 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import check_output_folder
+from segrefine.cli.reading import reading_options
 from segrefine.errors import ServiceError
 
 if TYPE_CHECKING:
     from segrefine.batch.cluster import Share
     from segrefine.batch.journal import Entry
     from segrefine.batch.worker import Job
+    from segrefine.datasets.notation import ReadingOptions
 
 _SHOWN, _SHOWN_AT_MOST, _EVERY = 5, 50, 10.0
 _UNREFINED = {
@@ -49,8 +51,8 @@ _UNREFINED = {
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @guard_option
 @crop_option
-@click.option("--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box.")
 @settings_options
+@reading_options
 @click.option(
     "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
     help="Refine on a Ray cluster: at ADDRESS; without, that of this machine or RAY_ADDRESS; local starts one here.",
@@ -64,14 +66,14 @@ _UNREFINED = {
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    guard: bool, crop: bool, boxes: bool, choice: SettingsChoice, address: str | None, gpus: float | None,
+    guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, address: str | None, gpus: float | None,
     model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
     DIR holds images/ and masks/, matched by name, and labels.json (what each mask shows) or classes.json (the names of
-    a label map's indices); or masks/CLASS/ for each class, hard or soft. JSON is COCO's; its masks are written as run
-    lengths. All masks of one image are refined together.
+    a label map's indices); or masks/CLASS/ for each class, hard or soft; or masks/NAME.npy with class activation maps.
+    JSON is COCO's; its masks are written as run lengths. All masks of one image are refined together.
 
     An annotation without a usable mask stays as it is, and is counted; --boxes refines it from its box.
 
@@ -82,11 +84,9 @@ def batch(
     from segrefine.engines import usable_cores
 
     _check(source, output, images, address, gpus)
-    if boxes and not source.is_file():
-        raise click.UsageError("--boxes is for a COCO JSON; other notations have no boxes")
     job = Job(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
-        engines=model.engines(choice), seed=seed, guard=guard, crop=crop, boxes=boxes,
+        engines=model.engines(choice), seed=seed, guard=guard, crop=crop, reading=reading,
     )  # fmt: skip
     with console.resumable():
         if address:

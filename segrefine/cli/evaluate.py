@@ -11,15 +11,14 @@ import click
 
 from segrefine.cli.console import FAILED, Console, describe_guard, table, with_console
 from segrefine.cli.outputs import PictureFile, check_outputs
+from segrefine.cli.reading import comparing_options
 
 if TYPE_CHECKING:
+    from segrefine.datasets.notation import ReadingOptions
     from segrefine.evaluation.comparison import Comparison, Unread
     from segrefine.evaluation.scores import Score
 
 _SHOWN = 5
-_NOTATIONS = {
-    "mask": "a mask for each image", "label map": "label maps", "class folders": "class folders", "COCO": "COCO JSON",
-}  # fmt: skip
 _MASKS = click.Path(path_type=Path, exists=True)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -46,10 +45,11 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     "--groups", metavar="JSON", type=_FILE,
     help="Groups of each mask by name, such as [\"singulars\", \"things\"], for average recall.",
 )  # fmt: skip
+@comparing_options
 @with_console
 def evaluate(
     console: Console, predicted: Path, truth: Path, coarse: Path | None, sheet: Path | None, cases: int,
-    images: Path | None, labels: Path | None, groups: Path | None,
+    images: Path | None, labels: Path | None, groups: Path | None, reading: ReadingOptions,
 ) -> None:  # fmt: skip
     """Compare the masks in PREDICTED with those of the same names in TRUTH.
 
@@ -68,7 +68,7 @@ def evaluate(
     if sheet:
         inputs = {"PREDICTED": predicted, "TRUTH": truth, "the coarse masks": coarse}
         check_outputs({"--sheet": sheet}, {name: path for name, path in inputs.items() if path})
-    places = Places(predicted=predicted, truth=truth, coarse=coarse, labels=labels, images=images)
+    places = Places(predicted=predicted, truth=truth, coarse=coarse, labels=labels, images=images, reading=reading)
     comparison = Comparison(places)
     members = read_entries(groups, comparison.names, list)
     if sheet:
@@ -158,7 +158,10 @@ def _row(title: str, measures: Sequence[float | None], *between: str) -> list[st
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    lines = [f"notation    {_NOTATIONS[values['notation']]}"]
+    from segrefine.datasets.opening import NOTATIONS
+
+    described = {notation.title: notation.described for notation in NOTATIONS}
+    lines = [f"notation    {described[values['notation']]}"]
     if unread := len(values["unread"]):
         lines.append(f"images      {values['images']} of {values['images'] + unread}: {unread} could not be read")
     if "made_worse" in values:

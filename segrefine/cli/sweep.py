@@ -21,8 +21,10 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import check_output_folder
+from segrefine.cli.reading import reading_options
 
 if TYPE_CHECKING:
+    from segrefine.datasets.notation import ReadingOptions
     from segrefine.evaluation.sweep import Row
 
 _DATA = click.Path(path_type=Path, exists=True)
@@ -63,11 +65,13 @@ class Vary(click.ParamType[tuple[str, tuple[float, ...]]]):
 @guard_option
 @crop_option
 @settings_options
+@reading_options
 @model_options
 @with_console
 def sweep(
     console: Console, source: Path, truth: Path, output: Path, wanted: Sequence[tuple[str, tuple[float, ...]]],
-    workers: int | None, resume: bool, seed: int, guard: bool, crop: bool, choice: SettingsChoice, model: Model,
+    workers: int | None, resume: bool, seed: int, guard: bool, crop: bool, choice: SettingsChoice,
+    reading: ReadingOptions, model: Model,
 ) -> None:  # fmt: skip
     """Refine a data set with other settings, one at a time, and compare with the true masks.
 
@@ -91,7 +95,7 @@ def sweep(
             Refiner(refiner.bundle, refiner.engines, settings=variant.settings)  # what does not fit is told at once
     job = Job(
         source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(choice), seed=seed,
-        guard=guard, crop=crop,
+        guard=guard, crop=crop, reading=reading,
     ).share_cores(workers)  # fmt: skip
     with console.resumable(), console.progress("sweep", long=True) as tell:
         rows, before = run_sweep(

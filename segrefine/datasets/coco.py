@@ -24,11 +24,12 @@ from segrefine.datasets.coco_file import (
     read_annotation,
     read_coco,
 )
-from segrefine.datasets.items import Floats, Item, LabelledMask, PassedOver, Pixels, Reading
+from segrefine.datasets.items import Floats, Item, Key, Pixels, whole_number
+from segrefine.datasets.notation import Notation, Parts, Place
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
 from segrefine.runtime.marks import Box, Marks, coarse_from_marks
-from segrefine.runtime.mask import CoarseMask, has_border
+from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.output import write_whole
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.rle import encode_rle
@@ -37,25 +38,30 @@ from segrefine.storage import output_errors
 RESULT, PARTS = "annotations.json", "parts"
 
 
-class CocoDataset:
+class Coco(Notation):
     """The images and annotations of one COCO JSON file. Each image's annotations are refined jointly, as instances.
 
     The file is read when its items are first asked for: a process that is handed its items never reads it.
-
-    Args:
-        file: the JSON.
-        images: folder of the images; None for the JSON's own, or `images` beside it.
-        boxes: whether an annotation that has a box and no mask is refined from its box.
     """
 
-    def __init__(self, file: Path, images: Path | None = None, *, boxes: bool = False) -> None:
-        self._file = file
-        self._root = images or images_of(file)
-        self._boxes = boxes
+    title = "COCO"
+    described = "COCO JSON"
+    names_classes = False
+    is_unmistakable = True
+    options = ("boxes",)
+
+    @classmethod
+    def detect(cls, place: Place) -> bool:
+        """Whether the masks are in one file."""
+        return place.masks.is_file()
 
     @cached_property
     def _content(self) -> dict[str, Any]:
-        return read_coco(self._file)
+        return read_coco(self.place.masks)
+
+    @property
+    def _images(self) -> Path:
+        return self.place.images or images_of(self.place.masks)
 
     @cached_property
     def items(self) -> list[Item]:
@@ -66,67 +72,109 @@ class CocoDataset:
         """
         items = list(self._list_items())
         if not items:
-            raise MaskError(f"{self._file} lists no image", hint=HINT)
+            raise MaskError(f"{self.place.masks} lists no image", hint=HINT)
         return items
 
     def _list_items(self) -> Iterator[Item]:
         annotations: dict[str | None, list[dict[str, Any]]] = {}
         for annotation in self._content["annotations"]:
             annotations.setdefault(key_of(annotation["image_id"]), []).append(annotation)
-        labels = {key_of(category["id"]): category["name"] for category in self._content["categories"]}
         keys = [str(key_of(image["id"])) for image in self._content["images"]]
         times = Counter(keys)
         for place, (name, image) in enumerate(zip(keys, self._content["images"], strict=True)):
-            file, problem = find_file(self._root, image["file_name"])
-            own = annotations.pop(name, [])
-            masks = tuple((labels.get(key_of(each.get("category_id"))), each) for each in own)
+            file, problem = find_file(self._images, image["file_name"])
+            masks = tuple((self._label_of(each), each) for each in annotations.pop(name, []))
             if times[name] > 1:  # nobody knows which annotations are whose; nor are results of either that are there
                 problem = f"{times[name]} images have the id {name}", "give every image its own id"
                 name, masks = f"{name}, as entry {place}", ()
             stated = image.get("height"), image.get("width")
-            yield Item(name=name, root=self._root, image=file, masks=masks, problem=problem, stated=stated)
+            yield Item(name=name, root=self._images, image=file, masks=masks, problem=problem, stated=stated)
         listed = set(keys)
         for number, orphans in annotations.items():
             if number not in listed:
                 problem = f"{len(orphans)} annotations are of image {number}, which is not listed", "add it to images"
-                yield Item(name=f"unknown image {number}", root=self._root, image="", problem=problem)
+                yield Item(name=f"unknown image {number}", root=self._images, image="", problem=problem)
 
-    def pass_over(self) -> PassedOver:
-        """Nothing: annotations without an image are items that fail."""
-        return PassedOver()
+    @cached_property
+    def _labels(self) -> dict[str | None, str]:
+        return {key_of(category["id"]): category["name"] for category in self._content["categories"]}
 
-    def read(self, item: Item, image: Pixels) -> Reading:
-        """Read the masks of an image's annotations.
+    def _label_of(self, annotation: Mapping[str, Any]) -> str | None:
+        return self._labels.get(key_of(annotation.get("category_id")))
 
-        An annotation has nothing to refine if it has no pixel, as a polygon smaller than one, or all of them.
+    @property
+    def entries(self) -> dict[str, Item]:
+        """Its images by their ids.
+
+        Raises:
+            MaskError: two have one id.
         """
-        masks, unusable, left = [], [], 0
-        for place, (label, annotation) in enumerate(item.masks):
-            label = label_of(label, annotation)
-            try:
-                mask = self._read_mask(annotation, image)
-            except UnusableMask as error:
-                unusable.append(str(error))
-                continue
-            if has_border((mask.probability if isinstance(mask, CoarseMask) else mask) > 0.5):
-                masks.append(LabelledMask(key=place, label=label, mask=mask, annotation=annotation.get("id")))
-            else:
-                left += 1
-        return Reading(masks=masks, left=left, unusable=unusable)
+        count = len(self._content["images"])
+        listed = {item.name: item for item in list(self._list_items())[:count]}
+        if len({key_of(image["id"]) for image in self._content["images"]}) < count:
+            raise MaskError(f"{self.place.masks}: two images have one id", hint="give every image its own id")
+        return listed
 
-    def _read_mask(self, annotation: Mapping[str, Any], image: Pixels) -> Floats | CoarseMask:
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of the images that failed in the batch that wrote the file."""
+        listed = self._content.get(LEFT_OUT)
+        left_out = {str(key_of(each)) for each in listed} if isinstance(listed, list) else set()
+        return frozenset(left_out - {key_of(image["id"]) for image in self._content["images"]})
+
+    def identities(self) -> dict[str, tuple[str, str]] | None:
+        """Image and label of each annotation by its id; None where ids are missing or come twice."""
+        found: dict[str, tuple[str, str]] = {}
+        for annotation in self._content["annotations"]:
+            number = key_of(annotation.get("id"))
+            if number is None or number in found:
+                return None
+            found[number] = str(key_of(annotation["image_id"])), str(self._label_of(annotation))
+        return found
+
+    def read(self, item: Item, image: Pixels | None = None) -> Parts:
+        """Read the masks of an image's annotations; see `Notation.read`."""
+        size = (image.shape[0], image.shape[1]) if image is not None else self._size_of(item)
+        masks: dict[Key, Mask | Floats | CoarseMask] = {}
+        labels: dict[Key, str] = {}
+        unusable: dict[Key, str] = {}
+        numbers: dict[Key, int | str] = {}
+        for place, (label, annotation) in enumerate(item.masks):
+            labels[place] = label_of(label, annotation)
+            if (number := annotation.get("id")) is not None:
+                numbers[place] = number
+            try:
+                masks[place] = self._read_mask(annotation, size, image)
+            except UnusableMask as error:
+                unusable[place] = str(error)
+        return Parts(size=size, masks=masks, labels=labels, numbers=numbers, unusable=unusable)
+
+    def _read_mask(
+        self, annotation: Mapping[str, Any], size: tuple[int, int], image: Pixels | None
+    ) -> Mask | CoarseMask:
         try:
-            return read_annotation(annotation, (image.shape[0], image.shape[1])).astype(np.float32)
+            return read_annotation(annotation, size)
         except UnusableMask:
-            if not self._boxes or not annotation.get("bbox"):
+            if image is None or not self.place.options.boxes or not annotation.get("bbox"):
                 raise
         return _coarse_from_box(annotation, image)
+
+    def _size_of(self, item: Item) -> tuple[int, int]:
+        """(H, W) as the image's entry says, or else one of its run lengths."""
+        drawn = (annotation.get("segmentation") for _, annotation in item.masks)
+        sizes = [list(item.stated), *(each.get("size") for each in drawn if isinstance(each, dict))]
+        for size in sizes:
+            sides = [whole_number(side) or 0 for side in size] if isinstance(size, list) else []
+            if len(sides) == 2 and min(sides) > 0:
+                return sides[0], sides[1]
+        message = f"{self.place.masks} does not say how large image {item.name} is"
+        raise MaskError(message, hint="add height and width to its entry in images")
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether the annotations of an image are in `output`."""
         return _part_of(item, output).is_file()
 
-    def write(self, item: Item, results: Mapping[str | int, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
         """Write the annotations of an image, with their refined masks; what was not refined stays as it is.
 
         Refined masks are disjoint, but for those that the guard kept coarse, and annotations need not be: pixels that

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import CoarseMask
-from segrefine.runtime.refinement import Refinement
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-Kind = Literal["mask", "label map", "class folders", "COCO"]
+Key = str | int
+"""Names a mask among those of its image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,15 @@ class LabelledMask:
         annotation: the id that the data set gives the mask; None where it gives none.
     """
 
-    key: str | int
+    key: Key
     label: str
     mask: Floats | CoarseMask
     annotation: int | str | None = None
+
+    @property
+    def foreground(self) -> NDArray[np.bool_]:
+        """The mask as bool (H, W)."""
+        return (self.mask.probability if isinstance(self.mask, CoarseMask) else self.mask) > 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,50 +93,6 @@ class PassedOver:
     masks_without_image: Sequence[str] = ()
     linked_folders: Sequence[str] = ()
     not_taken: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-class Dataset(Protocol):
-    """Images with coarse masks, and where the refined ones go.
-
-    Made anew in every process that works on it; only the one that hands out the items asks for all of them.
-    """
-
-    @property
-    def items(self) -> Sequence[Item]:
-        """Its images, by name in a fixed order.
-
-        Raises:
-            MaskError: there is none, or they cannot be listed.
-        """
-        ...
-
-    def pass_over(self) -> PassedOver:
-        """Lists what is not refined though it lies there."""
-        ...
-
-    def read(self, item: Item, image: Pixels) -> Reading:
-        """Read the coarse masks of an image, uint8 (H, W, 3).
-
-        Raises:
-            SegrefineError: the masks cannot be read, or do not fit the image.
-        """
-        ...
-
-    def is_done(self, item: Item, output: Path) -> bool:
-        """Whether all results of an item lie in the folder `output`."""
-        ...
-
-    def write(self, item: Item, results: Mapping[str | int, Refinement], size: tuple[int, int], output: Path) -> None:
-        """Write the results of an item, by the keys of its masks. Each file appears whole, the last one at the end.
-
-        Raises:
-            OutputError: there is no place.
-        """
-        ...
-
-    def finish(self, output: Path) -> None:
-        """Writes what belongs to all results together."""
-        ...
 
 
 def read_image(item: Item) -> NDArray[np.uint8]:

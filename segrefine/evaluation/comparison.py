@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from segrefine.batch.journal import read_journal
 from segrefine.datasets.coco import RESULT
-from segrefine.datasets.coco_file import find_file, images_of
-from segrefine.datasets.folder import CLASSES, IMAGE_SUFFIXES, IMAGES, LABELS, MASKS
-from segrefine.datasets.items import inside
-from segrefine.datasets.masks import CocoMasks, Parts, open_masks
+from segrefine.datasets.coco_file import images_of
+from segrefine.datasets.notation import CLASSES, LABELS, Notation, Place, ReadingOptions
+from segrefine.datasets.opening import IMAGES, MASKS, open_compared
 from segrefine.errors import ImageError, MaskError
+from segrefine.evaluation.matching import Matched, by_label, by_number
 from segrefine.evaluation.scores import Score, compare
 from segrefine.storage import read_json_object
 
@@ -32,6 +32,7 @@ class Places:
         coarse: those that the predicted ones were made of; None where they are not known.
         labels: a file that says what each mask shows; None for `labels.json` beside one of them.
         images: folder of the images; None for `images` beside one of them.
+        reading: how the masks are read, where their files do not say so themselves.
     """
 
     predicted: Path
@@ -39,6 +40,7 @@ class Places:
     coarse: Path | None = None
     labels: Path | None = None
     images: Path | None = None
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class Comparison:
         extra: of those that have no true mask.
         unusable: a sentence for each annotation that was read so far and has no usable mask, by image.
         truth: where the true masks lie.
-        notation: what kind of masks they were taken for.
+        notation: what the true masks were taken for.
 
     Args:
         places: where all of them lie.
@@ -91,25 +93,28 @@ class Comparison:
             raise MaskError(f"the masks in {self.truth} are compared with themselves", hint="name the true masks")
         labels = places.labels or (None if coco else self._beside(LABELS))
         classes = None if coco or labels else self._beside(CLASSES)
-        images = None if coco else places.images or self._beside(IMAGES)
-        stores = open_masks([self.truth, *found], labelled=bool(labels), classes=classes, images=images)
-        self._truth, self._predicted, *self._coarse = stores
-        self.notation = self._truth.kind
+        images = places.images or (None if coco else self._beside(IMAGES))
+        told = Place(
+            masks=self.truth, images=images, root=self.truth, labels=labels, classes=classes, to_refine=False,
+            options=places.reading,
+        )  # fmt: skip
+        stores = open_compared([replace(told, masks=place, root=place) for place in (self.truth, *found)])
+        self._stores, self._by_instance = stores, _have_same_instances(stores)
+        self.notation = stores[0].title
+        self._entries = [store.entries for store in stores]
         self._run = read_journal(places.predicted) or read_journal(places.predicted.parent)
-        wanted = self._truth.names
-        failed = {name for name, entry in self._run.items() if entry.status == "failed"}
-        if isinstance(self._predicted, CocoMasks):
-            failed |= self._predicted.left_out
+        wanted = sorted(self._entries[0])
+        failed = {name for name, entry in self._run.items() if entry.status == "failed"} | stores[1].left_out
         self.failed = [name for name in wanted if name in failed]
         self.names = sorted(set(wanted) - set(self.failed))
         if not self.names:
             raise MaskError(f"there is no mask in {self.truth} to compare with", hint="expected .png or .npy files")
-        for place, store in zip(found, stores[1:], strict=True):
-            if missing := sorted(set(self.names) - set(store.names)):
+        for place, entries in zip(found, self._entries[1:], strict=True):
+            if missing := sorted(set(self.names) - entries.keys()):
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                 message = f"{place} has no mask {missing[0]!r}{more}, which {self.truth} has"
                 raise MaskError(message, hint="masks are matched by name; a batch that was stopped goes on by --resume")
-        self.extra = sorted(set(self._predicted.names) - set(wanted))
+        self.extra = sorted(self._entries[1].keys() - set(wanted))
         self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
         self.unusable: dict[str, list[str]] = {}
 
@@ -147,16 +152,18 @@ class Comparison:
             self.unusable[name] = list(dict.fromkeys(unusable))
         return compare(name, *sides)
 
-    def read(self, name: str) -> list[Parts]:
+    def read(self, name: str) -> list[Matched]:
         """The masks of an image: true, predicted and, where they are known, coarse.
 
         Raises:
             SegrefineError: they cannot be read.
         """
-        truth = self._truth.read(name)
+        match = by_number if self._by_instance else by_label
+        pairs = zip(self._stores, self._entries, strict=True)
+        truth, *others = (match(store.read(entries[name])) for store, entries in pairs)
         if name in self._labels:
-            truth = Parts(size=truth.size, masks=truth.masks, labels=dict.fromkeys(truth.masks, self._labels[name]))
-        return [truth, *(store.read(name) for store in (self._predicted, *self._coarse))]
+            truth = replace(truth, labels=dict.fromkeys(truth.masks, self._labels[name]))
+        return [truth, *others]
 
     def find_images(self) -> Path:
         """The folder of the images.
@@ -164,8 +171,7 @@ class Comparison:
         Raises:
             ImageError: there is none.
         """
-        coco = isinstance(self._truth, CocoMasks)
-        root = self._places.images or (images_of(self.truth) if coco else self._beside(IMAGES))
+        root = self._places.images or (images_of(self.truth) if self.truth.is_file() else self._beside(IMAGES))
         if root is None:
             raise ImageError(f"there is no folder of images beside {self.truth}", hint="--images names it")
         return root
@@ -176,12 +182,9 @@ class Comparison:
         Raises:
             ImageError: it is not there.
         """
-        coco = self._truth if isinstance(self._truth, CocoMasks) else None
         root = self.find_images()
-        spelled = [name + suffix for each in IMAGE_SUFFIXES for suffix in (each, each.upper())]
-        for file in [find_file(root, coco.file_of(name))[0]] if coco else spelled:
-            if (path := inside(root, file)).is_file():
-                return path
+        if found := self._stores[0].find_image(self._entries[0][name], root):
+            return found
         raise ImageError(f"there is no image {name!r} in {root}", hint="--images names the folder of the images")
 
     def describe_run(self) -> dict[str, Any]:
@@ -211,6 +214,12 @@ def _find_masks(place: Path, folders: Sequence[str], *, coco: bool) -> Path:
     if coco and (place / RESULT).is_file():
         return place / RESULT
     return next((place / folder for folder in folders if (place / folder).is_dir()), place)
+
+
+def _have_same_instances(stores: Sequence[Notation]) -> bool:
+    """Whether each mask has an id of its own, and masks of one id are of one image and label."""
+    truth, *others = (store.identities() for store in stores)
+    return truth is not None and all(other is not None and other.items() <= truth.items() for other in others)
 
 
 def read_entries(file: Path | None, names: Sequence[str], kind: type) -> dict[str, Any] | None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from segrefine.datasets.masks import Mask, Parts
+from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
+from segrefine.evaluation.matching import Matched
 from segrefine.runtime.metrics import average_recall, boundary_iou, iou
 
 WORSE = 0.02
@@ -50,7 +51,7 @@ class Score:
 
     Attributes:
         name: of its image.
-        key: of the mask among those of the image; see `Parts`.
+        key: of the mask among those of the image; see `Matched`.
         label: what it shows; None where nobody says.
         after: of the mask that is judged.
         before: of the coarse mask that it was made of; None where that is not known.
@@ -77,7 +78,7 @@ class Score:
         return {"name": self.name, **of_mask, **after, **before}
 
 
-def compare(name: str, truth: Parts, predicted: Parts, coarse: Parts | None = None) -> Iterator[Score]:
+def compare(name: str, truth: Matched, predicted: Matched, coarse: Matched | None = None) -> Iterator[Score]:
     """Scores of the masks of one image; a mask that only one side has is empty on the other, and two empty ones agree.
 
     An annotation that has no usable mask on one side is not compared.
@@ -115,7 +116,7 @@ def compare(name: str, truth: Parts, predicted: Parts, coarse: Parts | None = No
         yield score("", [_background(side) for side in sides], truth.background, counted=False)
 
 
-def _background(side: Parts) -> Mask:
+def _background(side: Matched) -> Mask:
     found = np.zeros(side.size, np.bool_)
     for mask in side.masks.values():
         found |= mask

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.datasets.coco import CocoDataset
+from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, OutputError
 from tests.datasets.trial import CAR, FOX, SIZE, Result, read_all, results_of, write_again
 
@@ -42,7 +42,7 @@ def coco(folder: Path, **changes) -> Path:
 
 
 def test_coco_in_and_out(folder, tmp_path):
-    dataset = CocoDataset(coco(folder))
+    dataset = open_data_set(coco(folder))
     assert [item.name for item in dataset.items] == ["7", "8"]
     masks = read_all(dataset, dataset.items[0])
     assert [label for label, _ in masks] == ["fox", "car", "car"]
@@ -65,7 +65,7 @@ def test_coco_in_and_out(folder, tmp_path):
 )
 def test_annotations_that_do_not_serve_are_named(folder, annotation, message):
     given = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]]} | annotation
-    dataset = CocoDataset(coco(folder, annotations=[given]))
+    dataset = open_data_set(coco(folder, annotations=[given]))
     with pytest.raises(MaskError, match=message):
         read_all(dataset, dataset.items[0])
 
@@ -73,7 +73,7 @@ def test_annotations_that_do_not_serve_are_named(folder, annotation, message):
 def test_images_of_a_json_that_do_not_serve_are_named(folder):
     images = [{"id": 7, "file_name": "../a.png"}, {"id": 8, "file_name": "a.png"}, {"id": 8, "file_name": "sub/b.jpg"}]
     annotations = [{"id": n, "image_id": n, "category_id": 3, "segmentation": []} for n in (8, 99)]
-    dataset = CocoDataset(coco(folder, images=images, annotations=annotations))
+    dataset = open_data_set(coco(folder, images=images, annotations=annotations))
     problems = {item.name: item.problem for item in dataset.items}
     assert "leaves the folder" in problems["7"][0] and "not listed" in problems["unknown image 99"][0]
     assert all("2 images have the id 8" in problems[f"8, as entry {place}"][0] for place in (1, 2))
@@ -94,7 +94,7 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
 )
 def test_json_that_is_no_coco(folder, changes, message):
     with pytest.raises(MaskError, match=message):
-        _ = CocoDataset(coco(folder, **changes)).items
+        _ = open_data_set(coco(folder, **changes)).items
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_images_of_another_size_than_the_json_says(folder, stated, message):
     """Polygons would be drawn at the wrong scale."""
     drawn = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [[2, 2, 20, 2, 20, 20]]}
     images = [{"id": 7, "file_name": "a.png", **stated}]
-    dataset = CocoDataset(coco(folder, images=images, annotations=[drawn]))
+    dataset = open_data_set(coco(folder, images=images, annotations=[drawn]))
     if message is None:
         assert len(read_all(dataset, dataset.items[0])) == 1
         return
@@ -124,14 +124,14 @@ def test_the_size_in_the_json_is_that_of_the_image_as_it_is_turned(folder):
     turned[0x0112] = 6  # a quarter turn
     Image.new("RGB", (SIZE[0], SIZE[1])).save(folder / "images/a.jpg", exif=turned)
     images = [{"id": 7, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}]
-    dataset = CocoDataset(coco(folder, images=images))
+    dataset = open_data_set(coco(folder, images=images))
     assert len(read_all(dataset, dataset.items[0])) == 3
 
 
 def test_annotations_that_overlap_keep_what_they_shared(folder, tmp_path):
     content = json.loads(coco(folder).read_text())
     [first, *_] = [each for each in content["annotations"] if each["image_id"] == 7]
-    dataset = CocoDataset(coco(folder, annotations=[first, {**first, "id": 99}]))
+    dataset = open_data_set(coco(folder, annotations=[first, {**first, "id": 99}]))
     item = next(each for each in dataset.items if each.masks)
     (_, own), (_, other) = ((label, mask > 0.5) for label, mask in read_all(dataset, item))
     nothing = Overlapped(mask=np.zeros(SIZE, bool), probability=other.astype(np.float32))
@@ -145,14 +145,14 @@ def test_annotations_that_overlap_keep_what_they_shared(folder, tmp_path):
 def test_json_that_is_nested_without_end(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(MaskError, match="cannot read .* as JSON"):
-        _ = CocoDataset(tmp_path / "deep.json").items
+        _ = open_data_set(tmp_path / "deep.json").items
 
 
 def test_annotations_with_nothing_to_refine_stay(folder, tmp_path):
     content = json.loads(coco(folder).read_text())
     speck, whole = [[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]], [[0, 0, 32, 0, 32, 24, 0, 24]]
     given = [{**content["annotations"][0], "id": k, "segmentation": each} for k, each in enumerate((speck, whole))]
-    dataset = CocoDataset(coco(folder, annotations=[given[0], content["annotations"][0], given[1]]))
+    dataset = open_data_set(coco(folder, annotations=[given[0], content["annotations"][0], given[1]]))
     assert [label for label, _ in read_all(dataset, dataset.items[0])] == ["fox"]
     write_again(dataset, tmp_path / "out")
     written = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"]
@@ -165,7 +165,7 @@ def test_ids_that_look_like_paths_stay_in_the_output(folder, tmp_path):
     mask = content["annotations"][0]["segmentation"]
     images = [{"id": name, "file_name": content["images"][0]["file_name"]} for name in names]
     annotations = [{"id": k, "image_id": name, "category_id": 3, "segmentation": mask} for k, name in enumerate(names)]
-    dataset, output = CocoDataset(coco(folder, images=images, annotations=annotations)), tmp_path / "out"
+    dataset, output = open_data_set(coco(folder, images=images, annotations=annotations)), tmp_path / "out"
     write_again(dataset, output)
     assert all(dataset.is_done(item, output) for item in dataset.items)
     assert len(list((output / "parts").iterdir())) == 4
@@ -175,15 +175,16 @@ def test_ids_that_look_like_paths_stay_in_the_output(folder, tmp_path):
 
 def test_who_is_handed_the_items_does_not_read_the_file(folder):
     file = coco(folder)
-    item, expected = CocoDataset(file).items[0], read_all(CocoDataset(file), CocoDataset(file).items[0])
+    dataset, handed = open_data_set(file), open_data_set(file)
+    item, expected = dataset.items[0], read_all(dataset, dataset.items[0])
     file.unlink()
-    for (label, mask), (name, other) in zip(read_all(CocoDataset(file), item), expected, strict=True):
+    for (label, mask), (name, other) in zip(read_all(handed, item), expected, strict=True):
         np.testing.assert_array_equal(mask, other)
         assert label == name
 
 
 def test_output_that_cannot_be_written(folder):
-    dataset = CocoDataset(coco(folder))
+    dataset = open_data_set(coco(folder))
     results = results_of(dataset, dataset.items[0])
     with pytest.raises(OutputError):
         dataset.write(dataset.items[0], results, SIZE, Path("/proc"))
@@ -191,7 +192,7 @@ def test_output_that_cannot_be_written(folder):
 
 def test_images_that_failed_are_left_out_and_listed(folder, tmp_path):
     """As images too: one without annotations would be one that shows nothing."""
-    dataset, output = CocoDataset(coco(folder, left_out=["of a run before"])), tmp_path / "out"
+    dataset, output = open_data_set(coco(folder, left_out=["of a run before"])), tmp_path / "out"
     output.mkdir()
     first, second = dataset.items
     dataset.write(second, {}, SIZE, output)
@@ -210,9 +211,9 @@ def test_images_that_failed_are_left_out_and_listed(folder, tmp_path):
 def test_images_with_one_id_have_failed_until_each_has_its_own(folder, tmp_path, second):
     """Whose annotations are whose is not known; what was there of that id before counts for neither."""
     images = [{"id": 7, "file_name": "a.png"}, {"id": second, "file_name": "sub/b.jpg"}]
-    before, output = CocoDataset(coco(folder, images=images[:1])), tmp_path / "out"
+    before, output = open_data_set(coco(folder, images=images[:1])), tmp_path / "out"
     write_again(before, output)
-    dataset = CocoDataset(coco(folder, images=images))
+    dataset = open_data_set(coco(folder, images=images))
     for item in dataset.items:
         assert not dataset.is_done(item, output)
         with pytest.raises(MaskError, match="2 images have the id 7") as caught:

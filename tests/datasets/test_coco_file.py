@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segrefine.cli import main
-from segrefine.datasets.coco import CocoDataset
 from segrefine.datasets.coco_file import find_file, key_of, read_coco
 from segrefine.datasets.items import read_image, whole_number
-from segrefine.datasets.masks import CocoMasks
+from segrefine.datasets.notation import Place, ReadingOptions
+from segrefine.datasets.opening import detect_notation, open_data_set
 from segrefine.errors import MaskError
 from segrefine.runtime.rle import decode_rle, encode_rle
-from tests.datasets.trial import CAR, FOX, SIZE, read_all, save, write_again
+from tests.datasets.trial import CAR, FOX, SIZE, read, read_all, save, write_again
 
 SPELLINGS = [int, float, str, lambda number: f"{number}.0"]
 spelling = st.sampled_from(SPELLINGS)
@@ -33,6 +33,11 @@ def content_of(file_names: list[str], *annotations: dict) -> dict:
 
 def annotation(number: int, mask: np.ndarray = FOX, **changes) -> dict:
     return {"id": number, "image_id": 1, "category_id": 1, "segmentation": encode_rle(mask)} | changes
+
+
+def compared(file: Path):
+    place = Place(masks=file, images=None, root=file.parent, to_refine=False)
+    return detect_notation(place)(place)
 
 
 def write(folder: Path, content: dict) -> Path:
@@ -60,14 +65,14 @@ def test_ids_of_several_types_are_one(tmp_path_factory, images, links, categorie
     for link, own, each in zip(links, of, content["annotations"], strict=True):
         each |= {"image_id": link(each["image_id"]), "category_id": own(each["category_id"]), "id": link(each["id"])}
     file = write(folder, content)
-    write_again(CocoDataset(file), folder / "out")
+    write_again(open_data_set(file), folder / "out")
     api = oracle.COCO(str(folder / "out/annotations.json"))
     by_name = {api.imgs[key]["file_name"]: api.imgToAnns[key] for key in api.imgs}
     labels = {name: [api.cats[each["category_id"]]["name"] for each in own] for name, own in by_name.items()}
     assert labels == {"a.png": ["fox", "car"], "b.png": ["fox"]}
     np.testing.assert_array_equal(decode_rle(by_name["a.png"][1]["segmentation"]), CAR)
-    first, second = CocoMasks(truth), CocoMasks(file)
-    assert first.names == second.names == ["1", "2"] and first.identities() == second.identities()
+    first, second = compared(truth), compared(file)
+    assert list(first.entries) == list(second.entries) == ["1", "2"] and first.identities() == second.identities()
 
 
 @pytest.mark.parametrize("number", [True, None, 1.5, float("nan"), float("inf"), [1], {}])
@@ -97,10 +102,10 @@ def test_ids_that_are_of_something_else_are_refused_at_the_start(tmp_path, kind,
     content[kind] = [{**content[kind][0], "id": "x"}]
     file = write(tmp_path, content)
     with pytest.raises(MaskError, match=words) as caught:
-        _ = CocoDataset(file).items
+        _ = open_data_set(file).items
     assert caught.value.hint == f"make them the ids of {kind}"
     with pytest.raises(MaskError, match=words):
-        CocoMasks(file)
+        _ = compared(file).entries
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_ids_that_are_of_something_else_are_refused_at_the_start(tmp_path, kind,
 )  # fmt: skip
 def test_file_names_as_other_programs_write_them(folder, name, path):
     assert find_file(folder / "images", name) == (path, None)
-    item = CocoDataset(write(folder, content_of([name], annotation(1)))).items[0]
+    item = open_data_set(write(folder, content_of([name], annotation(1)))).items[0]
     assert read_image(item).shape[:2] == SIZE
 
 
@@ -135,7 +140,7 @@ def test_names_that_stand_for_themselves(folder):
     ],
 )  # fmt: skip
 def test_file_names_that_are_refused_say_why(folder, name, words):
-    [item] = CocoDataset(write(folder, content_of([name], annotation(1)))).items
+    [item] = open_data_set(write(folder, content_of([name], annotation(1)))).items
     with pytest.raises(MaskError, match=words) as caught:
         read_image(item)
     assert caught.value.hint
@@ -146,12 +151,12 @@ def test_sizes_as_text(folder):
     content["images"][0] |= {"height": str(SIZE[0]), "width": float(SIZE[1])}
     content["annotations"][1]["segmentation"]["size"] = [str(side) for side in SIZE]
     file = write(folder, content)
-    dataset = CocoDataset(file)
+    dataset = open_data_set(file)
     assert len(read_all(dataset, dataset.items[0])) == 2
-    assert CocoMasks(file).read("1").size == SIZE
+    assert (other := compared(file)).read(other.entries["1"]).size == SIZE
     content["images"][0]["height"] = "high"
     with pytest.raises(MaskError, match="expected a height in pixels in its entry, got 'high'"):
-        read_image(CocoDataset(write(folder, content)).items[0])
+        read_image(open_data_set(write(folder, content)).items[0])
     assert whole_number("128") == whole_number(128.0) == 128
     assert {whole_number(each) for each in ("1.5", 1.5, True, None, float("nan"), "²", "-")} == {None}
 
@@ -169,15 +174,15 @@ UNUSABLE = [
 def test_an_annotation_without_a_usable_mask_stays_and_the_rest_is_refined(folder, tmp_path, changes):
     bad = annotation(9, bbox=[5, 5, 12, 9], area=108) | changes
     file = write(folder, content_of(["a.png"], annotation(1), bad, annotation(2, CAR, category_id=2)))
-    dataset = CocoDataset(file)
+    dataset = open_data_set(file)
     item = dataset.items[0]
-    reading = dataset.read(item, read_image(item))
+    reading = read(dataset, item)
     assert [each.annotation for each in reading.masks] == [1, 2] and len(reading.unusable) == 1
     assert reading.unusable[0].startswith("annotation 9")
     write_again(dataset, tmp_path / "out")
     written = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"]
     assert written[1] == bad and [each["id"] for each in written] == [1, 9, 2]
-    with_boxes = CocoDataset(file, boxes=True).read(item, read_image(item))
+    with_boxes = read(open_data_set(file, options=ReadingOptions(boxes=True)), item)
     assert [each.annotation for each in with_boxes.masks] == [1, 9, 2] and not with_boxes.unusable
     inside = with_boxes.masks[1].mask.confusion
     assert inside[5:14, 5:17].all() and not inside[:3].any() and not inside[:, 20:].any()
@@ -185,10 +190,8 @@ def test_an_annotation_without_a_usable_mask_stays_and_the_rest_is_refined(folde
 
 def test_an_annotation_without_a_key_has_no_mask_either(folder):
     lone = {key: value for key, value in annotation(1).items() if key != "segmentation"}
-    dataset = CocoDataset(write(folder, content_of(["a.png"], lone)), boxes=True)
-    assert dataset.read(dataset.items[0], read_image(dataset.items[0])).unusable == [
-        "annotation 1 has no mask: it has none"
-    ]
+    dataset = open_data_set(write(folder, content_of(["a.png"], lone)), options=ReadingOptions(boxes=True))
+    assert read(dataset, dataset.items[0]).unusable == ["annotation 1 has no mask: it has none"]
 
 
 @pytest.mark.parametrize(
@@ -196,8 +199,8 @@ def test_an_annotation_without_a_key_has_no_mask_either(folder):
 )
 def test_a_box_that_is_none_is_counted(folder, box):
     file = write(folder, content_of(["a.png"], annotation(1), annotation(2, segmentation=[], bbox=box)))
-    dataset = CocoDataset(file, boxes=True)
-    reading = dataset.read(dataset.items[0], read_image(dataset.items[0]))
+    dataset = open_data_set(file, options=ReadingOptions(boxes=True))
+    reading = read(dataset, dataset.items[0])
     assert [each.annotation for each in reading.masks] == [1]
     assert reading.unusable[0].startswith("annotation 2: ") and "box" in reading.unusable[0]
 
@@ -207,7 +210,7 @@ def test_a_part_of_two_corners_covers_nothing(folder):
     masks = [
         annotation(k, segmentation=drawn) for k, drawn in enumerate(([square], [[1, 2, 3, 4], square, [7, 7], []]))
     ]
-    dataset = CocoDataset(write(folder, content_of(["a.png"], *masks)))
+    dataset = open_data_set(write(folder, content_of(["a.png"], *masks)))
     (_, alone), (_, beside) = read_all(dataset, dataset.items[0])
     np.testing.assert_array_equal(alone, beside)
 

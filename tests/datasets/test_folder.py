@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.datasets.folder import VOC_CLASSES, FolderDataset, read_label_map
+from segrefine.datasets.classes import VOC
 from segrefine.datasets.items import read_image
+from segrefine.datasets.label_maps import read_label_map
+from segrefine.datasets.opening import open_data_set
 from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.output import save_label_map
 from tests.datasets.trial import CAR, FOX, SIZE, Result, masks_of, read_all, save, save_npy, write_again
@@ -20,8 +22,8 @@ def test_masks_of_one_object_each(folder, tmp_path):
     for name in ("a", "sub/a", "sub/b"):
         save(folder / "masks" / f"{name}.png", FOX.astype(np.uint8) * 255)
     (folder / "labels.json").write_text('{"a": "fox", "sub/a": "car", "sub/b": "fox"}')
-    dataset = FolderDataset(folder)
-    assert dataset.kind == "mask" and [item.name for item in dataset.items] == ["a", "sub/a", "sub/b"]
+    dataset = open_data_set(folder)
+    assert dataset.title == "mask" and [item.name for item in dataset.items] == ["a", "sub/a", "sub/b"]
     [(label, mask)] = read_all(dataset, dataset.items[1])
     assert label == "car" and mask.dtype == np.float32
     write_again(dataset, tmp_path / "out")
@@ -34,10 +36,10 @@ def test_label_maps_in_the_colours_of_voc(folder, tmp_path):
     for name in ("a", "sub/a", "sub/b"):
         (folder / "masks" / name).parent.mkdir(exist_ok=True)
         save_label_map(folder / "masks" / f"{name}.png", indices)
-    dataset = FolderDataset(folder)
-    assert dataset.kind == "label map"
+    dataset = open_data_set(folder)
+    assert dataset.title == "label map"
     found = masks_of(dataset, dataset.items[0])
-    assert set(found) == {"car", "person"} == {VOC_CLASSES[7], VOC_CLASSES[15]}
+    assert set(found) == {"car", "person"} == {VOC.names[7], VOC.names[15]}
     np.testing.assert_array_equal(found["person"], CAR)
     write_again(dataset, tmp_path / "out")
     written = Image.open(tmp_path / "out/masks/sub/a.png")
@@ -50,7 +52,7 @@ def test_three_hundred_classes(folder, tmp_path):
     indices = np.where(FOX, 299, np.where(CAR, 255, 0)).astype(np.uint16)
     for name in ("a", "sub/a", "sub/b"):
         save(folder / "masks" / f"{name}.png", indices)
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     assert set(masks_of(dataset, dataset.items[0])) == {"thing 299", "thing 255"}
     write_again(dataset, tmp_path / "out")
     np.testing.assert_array_equal(read_label_map(tmp_path / "out/masks/a.png"), indices)
@@ -63,8 +65,8 @@ def test_folders_of_classes_hard_and_soft(folder, tmp_path):
         save_npy(folder / "masks/car" / f"{name}.npy", soft)
         save(folder / "masks/tree" / f"{name}.png", (CAR * 40000 + FOX * 9000).astype(np.uint16))
         save(folder / "masks/boat" / f"{name}.png", np.zeros(SIZE, np.uint8))
-    dataset = FolderDataset(folder)
-    assert dataset.kind == "class folders"
+    dataset = open_data_set(folder)
+    assert dataset.title == "class folders"
     found = dict(read_all(dataset, dataset.items[2]))
     assert set(found) == {"fox", "car", "tree"}  # there is no boat
     np.testing.assert_allclose(found["car"], soft)
@@ -88,7 +90,7 @@ def test_folders_of_classes_hard_and_soft(folder, tmp_path):
 )
 def test_masks_that_do_not_serve_are_named(folder, change, message):
     change(folder)
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     with pytest.raises((MaskError, ImageError), match=message) as caught:
         read_all(dataset, dataset.items[0])
     assert caught.value.hint
@@ -100,7 +102,7 @@ def test_classes_that_are_nowhere_or_everywhere_stay_as_they_are(folder, tmp_pat
         save_npy(folder / "masks" / "faint" / f"{name}.npy", faint)
         save_npy(folder / "masks" / "sky" / f"{name}.npy", everything)
         save(folder / "masks" / "fox" / f"{name}.png", FOX.astype(np.uint8) * 255)
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     assert [list(masks_of(dataset, item)) for item in dataset.items] == [["fox"]] * 3
     write_again(dataset, tmp_path / "out")
     np.testing.assert_array_equal(np.load(tmp_path / "out/masks/faint/a.npy"), faint)
@@ -114,7 +116,7 @@ def test_a_label_map_of_one_class_stays_as_it_is(folder, tmp_path):
     (folder / "masks" / "sub").mkdir()
     for name, index in (("a", 7), ("sub/a", 7), ("sub/b", 255)):
         save_label_map(folder / "masks" / f"{name}.png", np.full(SIZE, index, np.uint16))
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     assert not any(masks_of(dataset, item) for item in dataset.items)
     write_again(dataset, tmp_path / "out")
     assert (read_label_map(tmp_path / "out/masks/a.png") == 7).all()
@@ -127,7 +129,7 @@ def test_images_that_do_not_serve_are_named(folder, tmp_path):
     save(folder / "images/a.bmp", np.zeros((*SIZE, 3), np.uint8))
     save(folder / "masks/a.png", np.where(FOX, 7, 3).astype(np.uint8))
     problems = {}
-    for item in FolderDataset(folder).items:
+    for item in open_data_set(folder).items:
         try:
             read_image(item)
         except (ImageError, MaskError) as error:
@@ -138,31 +140,31 @@ def test_images_that_do_not_serve_are_named(folder, tmp_path):
 
 def test_a_result_that_is_there_is_of_neither_of_two_images_with_one_name(folder, tmp_path):
     save(folder / "masks/a.png", np.where(FOX, 7, 3).astype(np.uint8))
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     dataset.write(dataset.items[0], {}, SIZE, tmp_path / "out")
     assert dataset.is_done(dataset.items[0], tmp_path / "out")
     save(folder / "images/a.bmp", np.zeros((*SIZE, 3), np.uint8))
-    again = FolderDataset(folder)
+    again = open_data_set(folder)
     assert [item.name for item in again.items] == ["a.bmp", "a.png", "sub/a", "sub/b"]
     assert not any(again.is_done(item, tmp_path / "out") for item in again.items[:2])
 
 
 def test_folders_that_are_none(tmp_path, folder):
     with pytest.raises(MaskError, match="no folder"):
-        FolderDataset(tmp_path / "none")
+        open_data_set(tmp_path / "none")
     (folder / "classes.json").write_text('["background", "fox", "fox"]')
     with pytest.raises(MaskError, match="one name twice"):
-        FolderDataset(folder)
+        open_data_set(folder)
     (folder / "labels.json").write_text("{")
     with pytest.raises(MaskError, match="cannot read"):
-        FolderDataset(folder)
+        open_data_set(folder)
 
 
 @pytest.mark.parametrize("suffix", ["png", "npy"])
 def test_what_is_of_no_class_stays_so_where_no_label_claims_it(folder, tmp_path, suffix):
     indices = np.where(FOX, 7, np.where(CAR, 255, 0)).astype(np.uint8)
     save_label_map(folder / f"masks/a.{suffix}", indices)
-    dataset, claimed = FolderDataset(folder), FOX.copy()
+    dataset, claimed = open_data_set(folder), FOX.copy()
     claimed[15:] = True  # of the open pixels of CAR the lower ones
     dataset.write(dataset.items[0], {"car": Result(claimed)}, SIZE, tmp_path / "out")
     written = read_label_map(tmp_path / f"out/masks/a.{suffix}")
@@ -174,7 +176,7 @@ def test_label_maps_in_arrays_stay_arrays(folder, tmp_path, dtype):
     indices = np.where(FOX, 7, np.where(CAR, 15, 0)).astype(dtype)
     for name in ("a", "sub/a", "sub/b"):
         save_npy(folder / "masks" / f"{name}.npy", indices if name != "sub/b" else np.full(SIZE, 7, dtype))
-    write_again(FolderDataset(folder), tmp_path / "out")
+    write_again(open_data_set(folder), tmp_path / "out")
     for name, expected in (("a", indices), ("sub/b", np.full(SIZE, 7))):
         written = np.load(tmp_path / f"out/masks/{name}.npy")
         assert written.dtype == dtype
@@ -191,7 +193,7 @@ def test_label_maps_in_arrays_stay_arrays(folder, tmp_path, dtype):
 )
 def test_arrays_that_are_no_label_maps(folder, values, message, hint):
     save_npy(folder / "masks/a.npy", values)
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     with pytest.raises(MaskError, match=message) as caught:
         read_all(dataset, dataset.items[0])
     assert hint in caught.value.hint
@@ -212,22 +214,22 @@ def test_masks_of_one_object_are_no_label_maps(folder, file, values):
     """Without labels.json they would be maps of nothing, or of aeroplanes."""
     (save if file == "a.png" else save_npy)(folder / "masks" / file, values)
     with pytest.raises(MaskError, match="holds only black and white, or 0 and 1") as caught:
-        read_all(FolderDataset(folder), FolderDataset(folder).items[0])
+        read_all(open_data_set(folder), open_data_set(folder).items[0])
     assert "labels.json says what masks show" in caught.value.hint
     (folder / "classes.json").write_text('["background", "fox"]')
-    assert set(masks_of(FolderDataset(folder), FolderDataset(folder).items[0])) <= {"fox"}
+    assert set(masks_of(open_data_set(folder), open_data_set(folder).items[0])) <= {"fox"}
 
 
 def test_a_palette_says_that_it_is_a_label_map(folder):
     save_label_map(folder / "masks/a.png", np.where(CAR, 255, FOX))
-    assert set(masks_of(FolderDataset(folder), FolderDataset(folder).items[0])) == {"aeroplane"}
+    assert set(masks_of(open_data_set(folder), open_data_set(folder).items[0])) == {"aeroplane"}
 
 
 @pytest.mark.parametrize("classes", [["banana", "fox"], {"0": "banana", "1": "fox"}])
 def test_a_class_at_index_0_would_never_be_refined(folder, classes):
     (folder / "classes.json").write_text(json.dumps(classes))
     with pytest.raises(MaskError, match="has a class at index 0, 'banana', which is the background") as caught:
-        FolderDataset(folder)
+        open_data_set(folder)
     assert "from 1" in caught.value.hint
 
 
@@ -237,7 +239,7 @@ def test_a_class_at_index_0_would_never_be_refined(folder, classes):
 def test_words_for_the_background(folder, classes):
     (folder / "classes.json").write_text(json.dumps(classes))
     save(folder / "masks/a.png", FOX.astype(np.uint8))
-    assert set(masks_of(FolderDataset(folder), FolderDataset(folder).items[0])) == {"fox"}
+    assert set(masks_of(open_data_set(folder), open_data_set(folder).items[0])) == {"fox"}
 
 
 def parts_of_a_data_set(folder: Path, *names: str) -> Path:
@@ -251,23 +253,23 @@ def parts_of_a_data_set(folder: Path, *names: str) -> Path:
 def test_folders_that_images_lie_in_too_are_no_classes(folder):
     for file in [*(folder / "images").rglob("*.png"), *(folder / "images").rglob("*.jpg")]:
         file.unlink()
-    dataset = FolderDataset(parts_of_a_data_set(folder, "train/a", "val/a"))
-    assert dataset.kind == "label map" and [item.name for item in dataset.items] == ["train/a", "val/a"]
+    dataset = open_data_set(parts_of_a_data_set(folder, "train/a", "val/a"))
+    assert dataset.title == "label map" and [item.name for item in dataset.items] == ["train/a", "val/a"]
     assert [set(masks_of(dataset, item)) for item in dataset.items] == [{"car"}] * 2
     save(folder / "masks/fox/a.png", FOX.astype(np.uint8) * 255)
     with pytest.raises(MaskError, match="masks/train is a part of the data set.* masks/fox has no such") as caught:
-        FolderDataset(folder)
+        open_data_set(folder)
     assert "labels.json or classes.json" in caught.value.hint
     (folder / "labels.json").write_text('{"train/a": "car", "val/a": "fox"}')
-    assert FolderDataset(folder).kind == "mask"
+    assert open_data_set(folder).title == "mask"
 
 
 def test_classes_of_images_in_parts_and_what_others_left(folder):
     save(folder / "masks/fox/sub/a.png", FOX.astype(np.uint8) * 255)
     for left_by_others in ("masks/.ipynb_checkpoints/sub/a", "images/.ipynb_checkpoints/a", "images/sub/._b"):
         save(folder / f"{left_by_others}.png", FOX.astype(np.uint8) * 255)
-    dataset = FolderDataset(folder)
-    assert dataset.kind == "class folders" and [item.name for item in dataset.items] == ["a", "sub/a", "sub/b"]
+    dataset = open_data_set(folder)
+    assert dataset.title == "class folders" and [item.name for item in dataset.items] == ["a", "sub/a", "sub/b"]
     assert set(masks_of(dataset, next(item for item in dataset.items if item.name == "sub/a"))) == {"fox"}
 
 
@@ -280,7 +282,7 @@ def test_masks_without_an_image_and_linked_folders_are_listed(folder, tmp_path, 
     elsewhere = save(tmp_path / "elsewhere/e.png", np.zeros((*SIZE, 3), np.uint8)).parent
     for link in ("linked", "sub/linked", ".linked"):
         (folder / "images" / link).symlink_to(elsewhere)
-    found = FolderDataset(folder).pass_over()
+    found = open_data_set(folder).pass_over()
     lone = ["c.PNG", "other/a.png", "sub/c.npy"]
     assert found.masks_without_image == [f"masks/{below}{name}" for name in lone]
     assert found.linked_folders == ["images/linked", "images/sub/linked"]
@@ -291,7 +293,7 @@ def test_masks_without_an_image_and_linked_folders_are_listed(folder, tmp_path, 
 def test_two_masks_of_one_thing_are_named(folder, tmp_path, below, other):
     save(folder / "masks" / f"{below}a.png", FOX.astype(np.uint8) * 255)
     (folder / "masks" / (below + other)).touch()
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     first, *_ = dataset.items
     with pytest.raises(MaskError, match=f"masks/{below}a.png and {below}{other} have one name, and are both of a.png"):
         read_all(dataset, first)
@@ -306,7 +308,7 @@ def test_suffixes_in_capitals(folder, tmp_path):
     save_npy(folder / "masks/sub/b.npy", FOX * np.float32(0.8))
     (folder / "masks/sub/b.npy").rename(folder / "masks/sub/b.NPY")
     (folder / "labels.json").write_text('{"a": "fox", "sub/a": "car", "sub/b": "fox"}')
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     assert [list(masks_of(dataset, item)) for item in dataset.items] == [["fox"], ["car"], ["fox"]]
     write_again(dataset, tmp_path / "out")
     assert np.load(tmp_path / "out/masks/sub/b.NPY").dtype == np.float32
@@ -324,7 +326,7 @@ def test_suffixes_in_capitals(folder, tmp_path):
 )
 def test_why_there_is_no_mask(folder, kind, present, message, hint):
     save(folder / "masks" / (kind + present), FOX.astype(np.uint8) * 255)
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     with pytest.raises(MaskError, match=message) as caught:
         read_all(dataset, dataset.items[0])
     assert hint in caught.value.hint
@@ -335,7 +337,7 @@ def test_files_below_images_that_are_not_taken_are_told_by_reason(folder):
         (folder / "images" / name).parent.mkdir(exist_ok=True)
         (folder / "images" / name).touch()
     save(folder / "images/taken.png", np.zeros((*SIZE, 3), np.uint8)).rename(folder / "images/taken.jfif")
-    dataset = FolderDataset(folder)
+    dataset = open_data_set(folder)
     assert "taken" in [item.name for item in dataset.items]
     assert dataset.pass_over().not_taken == {
         ".avif is not a format that is read": ["sub/c.avif"],

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segrefine.datasets.items import read_image
+from segrefine.datasets.items import Reading, read_image
+from segrefine.datasets.notation import select_masks
 
 SIZE = (24, 32)
 FOX, CAR = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
@@ -37,8 +38,12 @@ def save_npy(path: Path, values: np.ndarray) -> None:
     np.save(path, values)
 
 
+def read(dataset, item) -> Reading:
+    return select_masks(dataset.read(item, read_image(item)), item)
+
+
 def read_all(dataset, item) -> list[tuple[str, np.ndarray]]:
-    return [(each.label, each.mask) for each in dataset.read(item, read_image(item)).masks]
+    return [(each.label, each.mask) for each in read(dataset, item).masks]
 
 
 def masks_of(dataset, item) -> dict[str, np.ndarray]:
@@ -47,7 +52,7 @@ def masks_of(dataset, item) -> dict[str, np.ndarray]:
 
 def results_of(dataset, item) -> dict[str | int, Result]:
     """The coarse masks of an item, as if refining had changed nothing."""
-    return {each.key: Result(each.mask > 0.5) for each in dataset.read(item, read_image(item)).masks}
+    return {each.key: Result(each.foreground) for each in read(dataset, item).masks}
 
 
 def write_again(dataset, output: Path) -> None:

@@ -1,0 +1,54 @@
+"""Options of commands that read data sets: how masks are read where their files do not say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+_OPTIONS = {
+    "classes": click.option(
+        "--classes", metavar="NAME|JSON",
+        help="Class list: voc, context59, context60, coco-object, coco-stuff, coco-stuff10k, ade20k, cityscapes, or a "
+        "JSON file with names by index.  [default: classes.json, or voc]",
+    ),
+    "background": click.option(
+        "--background", metavar="RULE",
+        help="Background score for class activation maps: a constant such as 0.15, or power:4 for (1 - highest)^4.  "
+        "[default: that of the method]",
+    ),
+    "key_offset": click.option(
+        "--key-offset", metavar="N", type=int,
+        help="Number to add to the keys of class activation maps to get class indices.  [default: the list's first]",
+    ),
+    "maps": click.option(
+        "--maps", metavar="KEY", help="Entry that holds the class activation maps.  [default: the first known one]"
+    ),
+}  # fmt: skip
+_BOXES = click.option("--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box.")
+
+
+def comparing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of reading masks to compare, and an argument `reading` for them."""
+    return _add(command, _OPTIONS)
+
+
+def reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of reading masks to refine, and an argument `reading` for them."""
+    return _add(command, _OPTIONS | {"boxes": _BOXES})
+
+
+def _add(command: Callable[..., None], options: dict[str, Any]) -> Callable[..., None]:
+    @wraps(command)
+    def gathered(*given: Any, **named: Any) -> None:
+        from segrefine.datasets.notation import ReadingOptions
+
+        told = {name: named.pop(name) for name in options}
+        command(*given, **named, reading=ReadingOptions(**told))
+
+    with_options: Callable[..., None] = gathered
+    for option in reversed(options.values()):
+        with_options = option(with_options)
+    return with_options

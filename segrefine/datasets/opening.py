@@ -1,0 +1,137 @@
+"""Opening data sets: the one table of notations, and the one rule that says which of them a data set is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from segrefine.datasets.cams import Cams
+from segrefine.datasets.class_folders import ClassFolders
+from segrefine.datasets.coco import Coco
+from segrefine.datasets.coco_file import images_of
+from segrefine.datasets.items import Pixels, read_image
+from segrefine.datasets.label_maps import LabelMaps
+from segrefine.datasets.notation import CLASSES, LABELS, Notation, Place, ReadingOptions, select_masks
+from segrefine.datasets.polygons import Mask
+from segrefine.datasets.single_masks import SingleMasks
+from segrefine.errors import MaskError, SettingsError
+
+NOTATIONS: list[type[Notation]] = [Coco, Cams, SingleMasks, ClassFolders, LabelMaps]
+"""Every notation. A data set is in the first one that detects it."""
+IMAGES, MASKS = "images", "masks"
+
+
+def detect_notation(place: Place) -> type[Notation]:
+    """The notation of the masks at a place.
+
+    Where nothing says what it is, masks to be refined are label maps of PASCAL VOC, for they need a label; masks to be
+    compared are masks of one object each.
+
+    Raises:
+        MaskError: folders of masks may be classes or not.
+    """
+    found = next((notation for notation in NOTATIONS if notation.detect(place)), None)
+    return found or (LabelMaps if place.to_refine else SingleMasks)
+
+
+def check_options(options: ReadingOptions, notations: Sequence[type[Notation]]) -> None:
+    """Check that each reading option that was given is one of a notation that is read.
+
+    Raises:
+        SettingsError: one of them would do nothing.
+    """
+    for name in options.given:
+        if not any(name in notation.options for notation in notations):
+            read = ", ".join(dict.fromkeys(notation.described for notation in notations))
+            takers = ", ".join(notation.described for notation in NOTATIONS if name in notation.options)
+            option = f"--{name.replace('_', '-')}"
+            message = f"{option} is for {takers}, and the data set is in another notation: {read}"
+            raise SettingsError(message, hint=f"leave {option} out")
+
+
+def place_of(source: Path, images: Path | None = None, options: ReadingOptions | None = None) -> Place:
+    """Where the parts of a data set lie that is to be refined.
+
+    Args:
+        source: its folder, or a JSON.
+        images: folder of a JSON's images; None for the one beside it.
+        options: how it is read.
+
+    Raises:
+        MaskError: the folder has no folder of images, or none of masks.
+    """
+    options = options or ReadingOptions()
+    if source.is_file():
+        return Place(masks=source, images=images or images_of(source), root=source.parent, options=options)
+    for name in (IMAGES, MASKS):
+        if not (source / name).is_dir():
+            hint = "expected DIR/images, DIR/masks, and DIR/labels.json or classes.json; or a COCO JSON"
+            raise MaskError(f"there is no folder {source / name}", hint=hint)
+    labels, classes = source / LABELS, source / CLASSES
+    return Place(
+        masks=source / MASKS, images=source / IMAGES, root=source, options=options,
+        labels=labels if labels.is_file() else None, classes=classes if classes.is_file() else None,
+    )  # fmt: skip
+
+
+def open_data_set(source: Path, images: Path | None = None, options: ReadingOptions | None = None) -> Notation:
+    """A data set that is to be refined; see `place_of`.
+
+    Raises:
+        MaskError: there is none, or it is not said what its masks mean.
+    """
+    place = place_of(source, images, options)
+    notation = detect_notation(place)
+    check_options(place.options, [notation])
+    return notation(place)
+
+
+def read_pairs(
+    source: Path, images: Path | None = None, options: ReadingOptions | None = None
+) -> Iterator[tuple[Pixels, list[tuple[str, Mask]]]]:
+    """Read a data set in any notation, as training does: each image, uint8 (H, W, 3), with its labels and masks.
+
+    A mask is bool (H, W). A label may come twice, for two instances. Masks that are empty or cover the whole image, and
+    annotations without a usable mask, are left out.
+
+    Args:
+        source: folder of the data set, or a JSON.
+        images: folder of a JSON's images; None for the one beside it.
+        options: how it is read.
+
+    Yields:
+        The image, and a list of pairs of label and mask; the list may be empty.
+
+    Raises:
+        MaskError: there is no data set, or an image's masks cannot be read.
+        ImageError: an image cannot be read.
+    """
+    data_set = open_data_set(source, images, options)
+    for item in data_set.items:
+        image = read_image(item)
+        reading = select_masks(data_set.read(item, image), item)
+        yield image, [(each.label, each.foreground) for each in reading.masks]
+
+
+def open_compared(places: Sequence[Place]) -> list[Notation]:
+    """The masks in several places that are compared, the true ones first.
+
+    The notation of the true ones is that of the others too, but for those whose files say otherwise: masks by class
+    are comparable in any notation.
+
+    Raises:
+        MaskError: the notations cannot be compared.
+    """
+    first, *others = places
+    notation = detect_notation(first)
+    found = [notation]
+    for place in others:
+        other = detect_notation(place)
+        sure = other.is_unmistakable or notation.is_unmistakable
+        found.append(other if sure else notation)
+    if any(each is not notation and not (each.names_classes and notation.names_classes) for each in found):
+        pairs = zip(places, found, strict=True)
+        words = ", ".join(f"{place.masks} ({each.described})" for place, each in pairs)
+        raise MaskError(f"expected all masks in one notation, got {words}", hint="compare like with like")
+    check_options(first.options, found)
+    return [each(place) for each, place in zip(found, places, strict=True)]
