@@ -26,6 +26,9 @@ _OPTIONS = {
     "maps": click.option(
         "--maps", metavar="KEY", help="Entry that holds the class activation maps.  [default: the first known one]"
     ),
+    "listing": click.option(
+        "--listing", metavar="JSON", help="COCO JSON with the images and categories of a list of COCO results."
+    ),
 }  # fmt: skip
 _BOXES = click.option("--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box.")
 

@@ -63,7 +63,7 @@ class BackgroundRule:
         """Activations, float32 (K, H, W), that `to_prior` and the methods themselves read as these probabilities."""
         grid = np.linspace(0, 1, _STEPS + 1)
         shares = grid / np.maximum(grid + self.score(grid), 1e-12)
-        return np.interp(prior, shares, grid).astype(np.float32)
+        return _floats(np.interp(prior, shares, grid))
 
 
 def _share(stored: NDArray[np.floating[Any]]) -> Floats:
@@ -76,7 +76,7 @@ def _share(stored: NDArray[np.floating[Any]]) -> Floats:
     is_winner = np.arange(len(scores))[:, None, None] == winner
     rivals = np.where(is_winner, second, highest)
     share = scores / np.maximum(scores + rivals, 1e-12)
-    return np.where(is_winner, np.maximum(share, 0.5 + 1e-4), np.minimum(share, 0.5)).astype(np.float32)
+    return _floats(np.where(is_winner, np.maximum(share, 0.5 + 1e-4), np.minimum(share, 0.5)))
 
 
 def logits_to_prior(logits: Floats) -> Floats:
@@ -87,18 +87,18 @@ def logits_to_prior(logits: Floats) -> Floats:
     is_winner = np.arange(len(logits))[:, None, None] == winner
     distance = logits - np.where(is_winner, rest.max(0), logits.max(0))
     share = 1 / (1 + np.exp(-distance.clip(-60, 60)))
-    return np.where(is_winner, np.maximum(share, 0.5 + 1e-4), np.minimum(share, 0.5)).astype(np.float32)
+    return _floats(np.where(is_winner, np.maximum(share, 0.5 + 1e-4), np.minimum(share, 0.5)))
 
 
 def to_logits(prior: Floats) -> Floats:
     """Logits of probabilities, against a background that has 0."""
     kept = prior.clip(1e-4, 1 - 1e-4)
-    return np.log(kept / (1 - kept)).astype(np.float32)
+    return _floats(np.log(kept / (1 - kept)))
 
 
 def decide(prior: Floats, mask: NDArray[np.bool_]) -> Floats:
     """Probabilities that are on the side of ½ that a mask, bool of the same shape, says."""
-    return np.where(mask, np.maximum(prior, 0.5 + _MARGIN), np.minimum(prior, 0.5 - _MARGIN)).astype(np.float32)
+    return _floats(np.where(mask, np.maximum(prior, 0.5 + _MARGIN), np.minimum(prior, 0.5 - _MARGIN)))
 
 
 def check_activations(maps: NDArray[Any], name: str) -> NDArray[np.floating[Any]]:
@@ -136,6 +136,10 @@ def enlarge(maps: NDArray[np.floating[Any]], size: tuple[int, int], name: str) -
 def reduce(maps: Floats, size: tuple[int, int]) -> Floats:
     """Maps, (K, H, W), at a smaller size (h, w): means."""
     return np.stack([_resize(each, size, Image.Resampling.BOX) for each in maps])
+
+
+def _floats(values: Any) -> Floats:
+    return np.asarray(values, np.float32)
 
 
 def _resize(values: Floats, size: tuple[int, int], filtering: Image.Resampling) -> Floats:

@@ -41,7 +41,7 @@ LOGITS = ("msc_segs", "msc_seg", "segs", "seg", "logits")
 _BY_CLASS = "0.4"
 """Background score for dictionaries of a map by class, where nobody names another."""
 _MOST_VALUES = 2**30
-_LOW = float(to_logits(np.float32([0.49]))[0])
+_LOW = float(to_logits(np.full(1, 0.49, np.float32))[0])
 """Logit of a channel that does not have a pixel, at most."""
 _KNOWN = f"expected {KEYS!r} with {' or '.join(MAPS)}; {' or '.join(LOGITS)}; or a map by class index"
 
@@ -201,7 +201,7 @@ class Cams(MaskFiles):
         names = [self._name_of(index, file) for index in content.keys]
         masks = np.zeros(prior.shape, np.bool_)
         for place, name in enumerate(names):
-            if name in results:
+            if name is not None and name in results:
                 prior[place] = results[name].probability
                 masks[place] = results[name].mask
         if content.is_logits:
@@ -230,8 +230,8 @@ def _refined_logits(logits: Floats, prior: Floats, masks: NDArray[np.bool_], ref
         refined: which channels were refined, bool (C,).
     """
     owned = _only_winners(prior, masks)
-    below = logits - logits.max(0)
-    written = np.minimum(below, _LOW)
+    below: Floats = logits - logits.max(0)
+    written: Floats = np.minimum(below, np.float32(_LOW))
     written[refined] = to_logits(decide(prior, owned))[refined]
     written[(below == 0) & ~owned.any(0)] = 0
     return written

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import numpy as np
@@ -48,11 +48,11 @@ class Coco(Notation):
     described = "COCO JSON"
     names_classes = False
     is_unmistakable = True
-    options = ("boxes",)
+    options: ClassVar[tuple[str, ...]] = ("boxes",)
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the masks are in one file."""
+        """Whether the masks are in one file; a list in it is another notation, which the table has first."""
         return place.masks.is_file()
 
     @cached_property
@@ -172,7 +172,7 @@ class Coco(Notation):
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Whether the annotations of an image are in `output`."""
-        return _part_of(item, output).is_file()
+        return part_of(item, output).is_file()
 
     def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
         """Write the annotations of an image, with their refined masks; what was not refined stays as it is.
@@ -191,7 +191,7 @@ class Coco(Notation):
             if result := results.get(place):
                 refined = _describe(result.mask | (shared & own & (result.probability > 0.5)))
             written.append({**annotation, **refined})
-        file = _part_of(item, output)
+        file = part_of(item, output)
         with output_errors(file):
             file.parent.mkdir(exist_ok=True)
         write_whole(file, json.dumps(written).encode())
@@ -208,7 +208,7 @@ class Coco(Notation):
         left_out: list[Any] = []
         categories = {key_of(category["id"]): category["id"] for category in self._content["categories"]}
         for item, image in zip_longest(self.items, self._content["images"]):  # then the images that are not listed
-            part = _part_of(item, output)
+            part = part_of(item, output)
             if part.is_file():
                 images.append(image)
                 for annotation in json.loads(part.read_text("utf-8")):
@@ -224,7 +224,7 @@ class Coco(Notation):
         write_whole(output / RESULT, json.dumps(joined).encode())
 
 
-def _part_of(item: Item, output: Path) -> Path:
+def part_of(item: Item, output: Path) -> Path:
     """The file of an image's annotations; its id may be any text, and must not lead elsewhere."""
     return output / PARTS / f"{quote(item.name, safe=' ', errors='surrogatepass')}.json"
 

@@ -49,6 +49,12 @@ def read_coco(file: Path) -> dict[str, Any]:
             category.
     """
     content = read_json_object(file, MaskError, hint=HINT)
+    check_coco(content, file)
+    return content
+
+
+def check_coco(content: Mapping[str, Any], file: Path) -> None:
+    """Check that content is a COCO JSON's; see `read_coco`."""
     for kind, needed in _NEEDED:
         entries = content.get(kind)
         if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
@@ -56,7 +62,6 @@ def read_coco(file: Path) -> dict[str, Any]:
         for place, entry in enumerate(entries):
             _check_entry(entry, needed, f"{file}: {kind}[{place}]", _IDS[kind])
     _check_links(content, file)
-    return content
 
 
 def _check_entry(entry: Mapping[str, Any], needed: Iterable[str], where: str, ids: Iterable[str]) -> None:

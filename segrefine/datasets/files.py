@@ -146,7 +146,7 @@ class MaskFiles(Notation):
 
     def _no_mask(self, item: Item) -> MaskError:
         folder, expected = self.place.masks.name, " or ".join(self.suffixes)
-        others = sorted(IMAGE_SUFFIXES - set(self.suffixes))
+        others = sorted(IMAGE_SUFFIXES - set(self.suffixes)) if self.place.masks != self.place.images else []
         if other := next((file for stem in self.stems_of(item.name) for file in self._find(stem, others)), None):
             return MaskError(f"{folder}/{other} is no mask that can be read", hint=f"masks are {expected}: convert it")
         hint = f"expected {folder}/{self.pattern_of(item.name)}{expected}"

@@ -35,6 +35,7 @@ class ReadingOptions:
         key_offset: what is added to the keys of class activation maps to get indices of the class list; None for the
             list's first index.
         maps: entry that holds the class activation maps; None for the first that is known.
+        listing: path of the COCO JSON that lists the images and categories of a list of results.
 
     Raises:
         SettingsError: the background rule is none.
@@ -45,6 +46,7 @@ class ReadingOptions:
     background: str | None = None
     key_offset: int | None = None
     maps: str | None = None
+    listing: str | None = None
 
     def __post_init__(self) -> None:
         if self.background is not None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segrefine.datasets.cams import Cams
 from segrefine.datasets.class_folders import ClassFolders
-from segrefine.datasets.coco import Coco
+from segrefine.datasets.coco import RESULT, Coco
 from segrefine.datasets.coco_file import images_of
+from segrefine.datasets.coco_results import RESULTS, CocoResults
 from segrefine.datasets.items import Pixels, read_image
 from segrefine.datasets.label_maps import LabelMaps
+from segrefine.datasets.labelme import LabelMe
 from segrefine.datasets.notation import CLASSES, LABELS, Notation, Place, ReadingOptions, select_masks
 from segrefine.datasets.polygons import Mask
 from segrefine.datasets.single_masks import SingleMasks
+from segrefine.datasets.tree import has_json
+from segrefine.datasets.yolo import Yolo
 from segrefine.errors import MaskError, SettingsError
 
-NOTATIONS: list[type[Notation]] = [Coco, Cams, SingleMasks, ClassFolders, LabelMaps]
+NOTATIONS: list[type[Notation]] = [CocoResults, Coco, Cams, LabelMe, Yolo, SingleMasks, ClassFolders, LabelMaps]
 """Every notation. A data set is in the first one that detects it."""
-IMAGES, MASKS = "images", "masks"
+IMAGES, MASKS, LABELS_FOLDER = "images", "masks", "labels"
+COCO_FILES = (RESULT, RESULTS, "result.json")
+"""Names under which a folder has a COCO JSON: as `segrefine batch` writes it, and as Label Studio exports it."""
 
 
 def detect_notation(place: Place) -> type[Notation]:
@@ -61,15 +68,21 @@ def place_of(source: Path, images: Path | None = None, options: ReadingOptions |
         MaskError: the folder has no folder of images, or none of masks.
     """
     options = options or ReadingOptions()
-    if source.is_file():
-        return Place(masks=source, images=images or images_of(source), root=source.parent, options=options)
-    for name in (IMAGES, MASKS):
-        if not (source / name).is_dir():
+    found = source / IMAGES
+    masks = next((source / name for name in (MASKS, LABELS_FOLDER) if (source / name).is_dir()), source / MASKS)
+    coco = next((source / name for name in COCO_FILES if (source / name).is_file()), None)
+    if source.is_file() or (coco and not masks.is_dir()):
+        file = source if source.is_file() else coco or source
+        return Place(masks=file, images=images or images_of(file), root=file.parent, options=options)
+    if not masks.is_dir() and has_json(found if found.is_dir() else source):  # LabelMe's are beside the images
+        masks = found = found if found.is_dir() else source
+    for folder in (found, masks):
+        if not folder.is_dir():
             hint = "expected DIR/images, DIR/masks, and DIR/labels.json or classes.json; or a COCO JSON"
-            raise MaskError(f"there is no folder {source / name}", hint=hint)
+            raise MaskError(f"there is no folder {folder}", hint=hint)
     labels, classes = source / LABELS, source / CLASSES
     return Place(
-        masks=source / MASKS, images=source / IMAGES, root=source, options=options,
+        masks=masks, images=found, root=source, options=options,
         labels=labels if labels.is_file() else None, classes=classes if classes.is_file() else None,
     )  # fmt: skip
 
@@ -113,6 +126,13 @@ def read_pairs(
         yield image, [(each.label, each.foreground) for each in reading.masks]
 
 
+def _are_comparable(first: type[Notation], second: type[Notation]) -> bool:
+    """Whether both name their masks by classes, or their images by COCO's ids."""
+    if first is second:
+        return True
+    return (first.names_classes and second.names_classes) or (issubclass(first, Coco) and issubclass(second, Coco))
+
+
 def open_compared(places: Sequence[Place]) -> list[Notation]:
     """The masks in several places that are compared, the true ones first.
 
@@ -129,9 +149,12 @@ def open_compared(places: Sequence[Place]) -> list[Notation]:
         other = detect_notation(place)
         sure = other.is_unmistakable or notation.is_unmistakable
         found.append(other if sure else notation)
-    if any(each is not notation and not (each.names_classes and notation.names_classes) for each in found):
+    if any(not _are_comparable(each, notation) for each in found):
         pairs = zip(places, found, strict=True)
         words = ", ".join(f"{place.masks} ({each.described})" for place, each in pairs)
         raise MaskError(f"expected all masks in one notation, got {words}", hint="compare like with like")
-    check_options(first.options, found)
+    if CocoResults in found and first.options.listing is None and notation is Coco:  # the truth lists the images
+        options = replace(first.options, listing=str(first.masks))
+        places = [replace(place, options=options) for place in places]
+    check_options(places[0].options, found)
     return [each(place) for each, place in zip(found, places, strict=True)]

@@ -24,6 +24,16 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
+def has_json(root: Path) -> bool:
+    """Whether a JSON of an image is right below a folder: one with the name of another file there."""
+    if not root.is_dir():
+        return False
+    with os.scandir(root) as entries:
+        names = {entry.name for entry in entries if entry.is_file()}
+    stems = {os.path.splitext(name)[0] for name in names if not name.lower().endswith(".json")}
+    return any(name.lower().endswith(".json") and os.path.splitext(name)[0] in stems for name in names)
+
+
 def list_subfolders(root: Path) -> list[str]:
     """Sorted names of the folders right below a folder, but hidden ones."""
     with os.scandir(root) as entries:

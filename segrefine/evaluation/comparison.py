@@ -10,10 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from segrefine.batch.journal import read_journal
-from segrefine.datasets.coco import RESULT
 from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.notation import CLASSES, LABELS, Notation, Place, ReadingOptions
-from segrefine.datasets.opening import IMAGES, MASKS, open_compared
+from segrefine.datasets.opening import COCO_FILES, IMAGES, LABELS_FOLDER, MASKS, open_compared
 from segrefine.errors import ImageError, MaskError
 from segrefine.evaluation.matching import Matched, by_label, by_number
 from segrefine.evaluation.scores import Score, compare
@@ -85,10 +84,10 @@ class Comparison:
     """
 
     def __init__(self, places: Places) -> None:
-        self._places, self.truth = places, _find_masks(places.truth, (TRUTH, MASKS), coco=False)
+        self._places, self.truth = places, _find_masks(places.truth, (TRUTH, MASKS, LABELS_FOLDER), coco=False)
         coco = self.truth.is_file()
         given = [place for place in (places.predicted, places.coarse) if place]
-        found = [_find_masks(place, (MASKS,), coco=coco) for place in given]
+        found = [_find_masks(place, (MASKS, LABELS_FOLDER), coco=coco) for place in given]
         if os.path.realpath(found[0]) == os.path.realpath(self.truth):
             raise MaskError(f"the masks in {self.truth} are compared with themselves", hint="name the true masks")
         labels = places.labels or (None if coco else self._beside(LABELS))
@@ -211,8 +210,8 @@ def _find_masks(place: Path, folders: Sequence[str], *, coco: bool) -> Path:
     """A JSON, that of a batch's output among other `coco`, or the first of some folders below a place, or itself."""
     if place.is_file():
         return place
-    if coco and (place / RESULT).is_file():
-        return place / RESULT
+    if coco and (found := next((place / name for name in COCO_FILES if (place / name).is_file()), None)):
+        return found
     return next((place / folder for folder in folders if (place / folder).is_dir()), place)
 
 
