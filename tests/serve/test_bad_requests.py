@@ -100,7 +100,7 @@ FIELDS = {
     "a full mask": ({"mask": png(SQUARE * 0 + 255)}, 422, "bad_mask"),
     "a mask in colours": ({"mask": png(np.stack([SQUARE, SQUARE * 0, SQUARE], -1))}, 422, "bad_mask"),
     "a mask with NaN": ({"mask": npy(np.where(SQUARE > 0, np.nan, 0.0))}, 422, "bad_mask"),
-    "a mask out of range": ({"mask": npy(SQUARE * 1.0)}, 422, "bad_mask"),
+    "a mask out of range": ({"mask": npy(SQUARE * 1.0 - 3)}, 422, "bad_mask"),
     "a mask of objects": ({"mask": npy(np.array([{}], object))}, 422, "bad_mask"),
     "a mask in three dimensions": ({"mask": npy(np.zeros((2, 2, 2)))}, 422, "bad_mask"),
     "an .npy that lies about its shape": (
@@ -172,7 +172,9 @@ JSON_FIELDS: dict[str, dict[str, Any]] = {
     "an image that is no base64": {"image": "///*"},
     "an image that is a number": {"image": 7},
     "a label that is a number": {"label": 7},
-    "a label that is a list": {"label": ["fox"]},
+    "a label that is a list of numbers": {"label": [7]},
+    "two labels of one mask": {"label": ["fox", "car"]},
+    "two images": {"image": ["aGVsbG8=", "aGVsbG8="]},
     "a seed that is true": {"seed": [True]},
     "maps that are a text": {"maps": "probability"},
 }
@@ -219,16 +221,18 @@ FORMS = {
         b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nf\r\n' * 5000 + b"--b--\r\n",
         "multipart/form-data; boundary=b", "bad_multipart",
     ),
-    "two images": (
-        b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\nf\r\n' * 2 + b"--b--\r\n",
-        "multipart/form-data; boundary=b", "bad_multipart",
-    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "kind", "code"), FORMS.values(), ids=FORMS)
 def test_forms(http: httpx.Client, body: bytes, kind: str, code: str) -> None:
     check(http.post("/v1/refine", content=body, headers={"Content-Type": kind}), 400, code)
+
+
+def test_two_images_in_a_form(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
+    files = [("image", ("a.png", scene[0])), ("image", ("b.png", scene[0])), ("mask", ("c.png", scene[1]))]
+    problem = check(http.post("/v1/refine", files=files, data={"label": "car"}), 422, "bad_field")
+    assert problem["expected"] == "one picture image" and problem["got"] == "2 of them"
 
 
 def test_file_names_lead_nowhere(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
