@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from segrefine.datasets.class_lists import classes_of
 from segrefine.datasets.classes import IGNORED, VOC
@@ -16,11 +15,12 @@ from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels, check_size
 from segrefine.datasets.notation import CLASSES, LABELS, AnyMask, Parts, Place
 from segrefine.errors import MaskError, SegrefineError
-from segrefine.runtime.mask import read_stored
+from segrefine.runtime.image import read_bytes
+from segrefine.runtime.mask_values import level_values, may_be_one_object, to_indices
 from segrefine.runtime.output import save_label_map, voc_colours
 from segrefine.runtime.refinement import Refinement
+from segrefine.runtime.stored import Stored, decode
 
-_LARGEST = 65535
 _LOOKED_AT = 20
 """Files of a folder that are read to see whether they are VOC's label maps."""
 
@@ -47,11 +47,11 @@ class LabelMaps(MaskFiles):
     def read_files(self, item: Item, files: Mapping[str, Path], image: Pixels | None) -> Parts:
         """Read the masks of the classes in an image."""
         [(file, path)] = files.items()
-        stored = read_stored(path)
-        indices = indices_of(stored, path)
+        stored = _read(path)
+        indices = self._indices_of(stored, path)
         if image is not None:
             check_size(indices.shape, (image.shape[0], image.shape[1]), path.name)
-        if self.place.to_refine and self._assumes_voc and _looks_binary(stored):
+        if self.place.to_refine and self._assumes_voc and may_be_one_object(stored):
             message = f"{path.name} holds only black and white, or 0 and 1, and may be the mask of one object"
             raise MaskError(message, hint=f"{LABELS} says what masks show; {CLASSES} names the indices of label maps")
         masks: dict[Key, AnyMask] = dict(self._classes.split(indices, path.name if self.place.to_refine else str(path)))
@@ -67,13 +67,22 @@ class LabelMaps(MaskFiles):
     def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
         """Write the refined label map. A pixel of no class stays so where no class claims it."""
         numbers: dict[Key, int] = {name: index for index, name in self._classes.names.items()}
-        stored = read_stored(source)
-        labels = indices_of(stored, source)
+        stored = _read(source)
+        labels = self._indices_of(stored, source)
         if self._classes.background is not None:
             labels[~np.isin(labels, list(self._classes.ignored))] = 0
         for name, result in results.items():
             labels[result.mask] = numbers[name]
-        save_label_map(target, labels.astype(stored.dtype) if isinstance(stored, np.ndarray) else labels)
+        save_label_map(target, labels.astype(stored.values.dtype) if stored.is_array else labels)
+
+    def _indices_of(self, stored: Stored, path: Path) -> NDArray[np.int32]:
+        classes = self._classes
+        named = classes.names.keys() - (() if classes.background is None else {0})
+        return to_indices(stored, str(path), named=named, ignored=classes.ignored)
+
+
+def _read(path: Path) -> Stored:
+    return decode(read_bytes(path), str(path))
 
 
 def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
@@ -83,37 +92,7 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
         ImageError: it cannot be read.
         MaskError: it holds no indices.
     """
-    return indices_of(read_stored(path), path)
-
-
-def indices_of(stored: Image.Image | NDArray[Any], path: Path) -> NDArray[np.integer[Any]]:
-    """The indices that a file holds, in an array of their own; see `read_label_map`."""
-    if isinstance(stored, Image.Image):
-        if stored.mode not in ("P", "L", "I", "I;16", "1"):
-            message = f"{path}: expected a palette or grey label map, got colours ({stored.mode})"
-            raise MaskError(message, hint="save the indices as a palette PNG")
-        stored = np.asarray(stored).astype(np.int32)
-    if stored.ndim != 2 or stored.dtype.kind not in "iub":
-        message = f"{path}: expected a label map of whole numbers (H, W), got {stored.dtype} {stored.shape}"
-        hint = f"save the indices as a palette PNG; of a mask of one object, {LABELS} says what it shows"
-        raise MaskError(message, hint=hint)
-    if stored.size and not 0 <= stored.min() <= stored.max() <= _LARGEST:
-        message = f"{path}: expected indices from 0 to {_LARGEST}, got {stored.min()} to {stored.max()}"
-        raise MaskError(message, hint=f"{IGNORED} is of no class")
-    return stored.astype(np.int32)
-
-
-def _looks_binary(stored: Image.Image | NDArray[Any]) -> bool:
-    """Whether what a file holds may be the mask of one object.
-
-    That is black and white, or without a palette nothing but 0, 1 and 255. Nothing tells such a mask from a label map;
-    a palette does, unless it is in black and white too.
-    """
-    values_of_masks = [0, 1, IGNORED]
-    if isinstance(stored, Image.Image) and stored.mode == "P":
-        stored, values_of_masks = stored.convert("L"), [0, IGNORED]
-    values = np.asarray(stored)
-    return values.dtype == np.bool_ or bool(values.any() and np.isin(values, values_of_masks).all())
+    return to_indices(_read(path), str(path))
 
 
 def are_voc(place: Place) -> bool:
@@ -126,15 +105,13 @@ def are_voc(place: Place) -> bool:
 
 
 def _have_voc_values(files: Iterable[Path]) -> bool:
-    colours, grey = voc_colours(len(VOC.names) + 1).ravel().tolist(), set[int]()
+    colours, grey = voc_colours(len(VOC.names) + 1), set[int]()
     for file in files:
         try:
-            stored = read_stored(file)
+            stored = _read(file)
         except SegrefineError:  # reading the file for what it is says so
             continue
-        if isinstance(stored, Image.Image) and stored.mode == "P":
-            if (stored.getpalette() or [])[: len(colours)] == colours:
-                return True
-        elif isinstance(stored, Image.Image) and stored.mode == "L":
-            grey |= set(np.unique(np.asarray(stored)).tolist())
+        if stored.palette is not None and np.array_equal(stored.palette[: len(colours)], colours):
+            return True
+        grey |= set(level_values(stored).tolist())
     return grey <= {0, *VOC.names, IGNORED} and bool(grey - {0, 1, IGNORED})

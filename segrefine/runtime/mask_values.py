@@ -5,7 +5,7 @@ Each reading rule stands here once. `docs/masks.md` has them as a table.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -211,15 +211,18 @@ def _is_voc(palette: NDArray[np.uint8]) -> bool:
     return len(palette) > 20 and np.array_equal(palette[:21], voc_colours(21))
 
 
-def to_indices(stored: Stored, named: Collection[int], name: str) -> NDArray[np.int32]:
-    """The indices of a label map, int32 (H, W); transparent pixels are background.
+def to_indices(
+    stored: Stored, name: str, *, named: Collection[int] = (), ignored: Collection[int] = (IGNORED,)
+) -> NDArray[np.int32]:
+    """The indices of a label map, int32 (H, W), in an array of their own; transparent pixels are background.
 
     A palette of greys has two readings: by index and by grey level. The names tell which one is meant.
 
     Args:
         stored: what the file holds.
-        named: indices that have a name.
         name: what messages call the file.
+        named: indices of the classes.
+        ignored: indices of pixels that are of no class.
 
     Raises:
         MaskError: the file holds no indices, or can be read in two ways; the message names the values.
@@ -238,18 +241,24 @@ def to_indices(stored: Stored, named: Collection[int], name: str) -> NDArray[np.
         raise MaskError(message, hint=f"{IGNORED} is of no class")
     indices = values.astype(np.int32)
     if stored.palette is not None:
-        indices = _choose_reading(indices, stored.palette, named, name)
+        indices = _choose_reading(indices, stored.palette, name, named, ignored)
     if stored.alpha is None:
         return indices
     if not np.isin(stored.alpha, (0, 255)).all():
         message = f"{name}: expected opaque or transparent pixels, got an opacity of {name_values(stored.alpha)} of 255"
         raise MaskError(message, hint="save the indices as a palette PNG without transparency")
-    is_unmarked = (indices == IGNORED) & (IGNORED not in named)
-    return np.where((stored.alpha == 0) & ~is_unmarked, 0, indices).astype(np.int32)
+    if 0 in named:
+        message = f"{name} has transparent pixels, which mean index 0, and index 0 is a class"
+        raise MaskError(message, hint="save the indices as a palette PNG without transparency")
+    return np.where((stored.alpha == 0) & ~np.isin(indices, list(ignored)), 0, indices).astype(np.int32)
 
 
 def _choose_reading(
-    indices: NDArray[np.int32], palette: NDArray[np.uint8], named: Collection[int], name: str
+    indices: NDArray[np.int32],
+    palette: NDArray[np.uint8],
+    name: str,
+    named: Collection[int],
+    ignored: Collection[int],
 ) -> NDArray[np.int32]:
     """The indices, or the grey levels that a program has turned into a palette: whichever are all named."""
     used = np.unique(indices)
@@ -257,17 +266,28 @@ def _choose_reading(
     if len(colours) < len(used) or np.ptp(colours, axis=1).any() or np.array_equal(colours[:, 0], used):
         return indices
     levels = colours[:, 0]
-    as_indices, as_levels = (_names_classes(each, named) for each in (used, levels))
+    as_indices, as_levels = (_are_classes(each.tolist(), named, ignored) for each in (used, levels))
     if as_indices and as_levels:
         message = f"{name} is a palette of greys: its indices are {name_values(used)}, its levels {name_values(levels)}"
         raise MaskError(message, hint="save the indices as a grey PNG, or give the palette colours")
     return palette[:, 0].astype(np.int32)[indices] if as_levels else indices
 
 
-def _names_classes(values: NDArray[np.integer[Any]], named: Collection[int]) -> bool:
-    """Whether values are indices that all have names, one of a class at least."""
-    classes = {value for value in values.tolist() if value not in (0, IGNORED) or (value and value in named)}
+def _are_classes(values: Sequence[int], named: Collection[int], ignored: Collection[int]) -> bool:
+    """Whether values are indices of classes, one at least, all of which have names."""
+    classes = {value for value in values if value not in ignored and (value or 0 in named)}
     return bool(classes) and classes <= set(named)
+
+
+def level_values(stored: Stored) -> NDArray[Any]:
+    """The distinct levels of a grey picture, or of one with a palette of greys; none of any other."""
+    if stored.is_array or stored.values.ndim == 3 or stored.values.dtype.kind not in "iu":
+        return np.array([], int)
+    used = np.unique(stored.values)
+    if stored.palette is None:
+        return used
+    colours = stored.palette[used[used < len(stored.palette)]].astype(int)
+    return np.array([], int) if np.ptp(colours, axis=1).any() else colours[:, 0]
 
 
 def may_be_one_object(stored: Stored) -> bool:
