@@ -49,6 +49,7 @@ class Entry:
         masks: how many were refined.
         left: how many stayed as they were, for there was nothing to refine: they are empty, or of the whole image.
         unusable: a sentence for each annotation without a usable mask, which stayed as it was.
+        turned: how the image is turned, as its EXIF orientation says; None where it is not.
         kept_coarse: how many of them the guard did not trust, and left as they were.
         kept_partly: how many of them it put back in parts.
         judged: what it made of each; nothing where there was no guard.
@@ -63,6 +64,7 @@ class Entry:
     masks: int = 0
     left: int = 0
     unusable: tuple[str, ...] = ()
+    turned: str | None = None
     kept_coarse: int = 0
     kept_partly: int = 0
     judged: tuple[Judgement, ...] = ()
@@ -132,6 +134,7 @@ def summarise(entries: Sequence[Entry], run: Mapping[str, Any]) -> dict[str, Any
         "masks_left": sum(entry.left for entry in entries),
         "nothing_to_refine": [entry.name for entry in entries if entry.left and not entry.masks],
         "unusable_masks": [f"{entry.name}: {each}" for entry in entries for each in entry.unusable],
+        "turned_images": [f"{entry.name}: {entry.turned}" for entry in entries if entry.turned],
         "kept_coarse": sum(entry.kept_coarse for entry in entries),
         "kept_partly": sum(entry.kept_partly for entry in entries),
         "failures": [{key: each[key] for key in ("name", "error", "message", "hint")} for each in failed],

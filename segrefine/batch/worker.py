@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.batch.journal import Entry, Judgement
-from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading, read_image
+from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading, read_image, turn_of
 from segrefine.datasets.notation import Notation, ReadingOptions, select_masks
 from segrefine.datasets.opening import check_options, detect_notation, place_of
 from segrefine.engines import usable_cores
@@ -135,7 +135,7 @@ def attempt(job: Job, dataset: Notation, refiner: Refiner, item: Item, read: Fut
         )  # fmt: skip
     return Entry(
         name=item.name, status="done", seconds=time.perf_counter() - began,
-        masks=len(reading.masks), left=reading.left, unusable=tuple(reading.unusable),
+        masks=len(reading.masks), left=reading.left, unusable=tuple(reading.unusable), turned=turn_of(item),
         kept_coarse=sum(result.kept_coarse for result in results),
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
         judged=tuple(_judgements(reading.masks, results)) if job.guard else (),

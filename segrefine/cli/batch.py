@@ -35,8 +35,9 @@ _UNREFINED = {
     "masks_without_image": "masks that no image has the name of, not refined",
     "linked_folders": "folders of images that are links, not entered",
     "unusable_masks": "annotations without a usable mask, which stayed as they were",
+    "turned_images": "images that are turned as their EXIF orientation says; masks are of the turned pictures",
 }
-"""What the manifest lists that was not refined and has not failed, and what the warning calls it."""
+"""What the manifest lists beside failures, and what the warning calls it."""
 
 
 @click.command(short_help="Refine all masks of a data set.")

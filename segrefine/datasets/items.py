@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.image import load_image
+from segrefine.runtime.image import describe_turn, load_image, read_bytes
 from segrefine.runtime.mask import CoarseMask
 
 Floats = NDArray[np.float32]
@@ -117,6 +117,15 @@ def read_image(item: Item) -> NDArray[np.uint8]:
             )
             raise MaskError(message, hint=hint)
     return image
+
+
+def turn_of(item: Item) -> str | None:
+    """How the image of an item is turned, as its EXIF orientation says; None where it is not.
+
+    Raises:
+        ImageError: the image cannot be read, or lies outside of its folder.
+    """
+    return describe_turn(read_bytes(inside(item.root, item.image)))
 
 
 def whole_number(value: Any) -> int | None:

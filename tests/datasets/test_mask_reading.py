@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from segrefine.batch.journal import summarise
+from segrefine.batch.worker import Job, Read, attempt, read_item
 from segrefine.datasets.items import read_image
 from segrefine.datasets.notation import Place
 from segrefine.datasets.opening import open_compared, open_data_set
@@ -157,3 +160,22 @@ def test_label_maps_that_can_be_read_in_two_ways_are_asked(tmp_path: Path, conte
     with pytest.raises(MaskError, match=message) as caught:
         read_map(tmp_path, content, CLASSES)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_batch_tells_which_images_are_turned_and_copies_what_has_nothing_to_refine(
+    tmp_path: Path, orientation: int
+) -> None:
+    root, exif = data_set(tmp_path / "data", encode(np.zeros((8, 8), np.uint16)), (8, 8)), Image.Exif()
+    exif[0x0112] = orientation
+    (root / "images/a.png").write_bytes(encode(np.zeros((8, 8, 3), np.uint8), exif=exif))
+    job = Job(source=root, images=None, output=tmp_path / "out", engines={})
+    dataset = job.open_dataset()
+    [item] = dataset.items
+    read: Future[Read] = Future()
+    read.set_result(read_item(dataset, item))
+    entry = attempt(job, dataset, None, item, read)  # type: ignore[arg-type]  # nothing to refine takes no refiner
+    assert (entry.status, entry.masks, entry.left) == ("done", 0, 1), entry
+    turned = {1: [], 3: ["a: turned by 180°"], 6: ["a: turned by 90° to the right"]}
+    assert summarise([entry], {})["turned_images"] == turned[orientation]
+    assert (tmp_path / "out/masks/fox/a.png").read_bytes() == (root / "masks/fox/a.png").read_bytes()
