@@ -78,9 +78,7 @@ def read_over_http(content: bytes, size: tuple[int, int]) -> NDArray[np.float32]
     return mask
 
 
-@settings(max_examples=200, deadline=None)
-@given(encoded_masks())
-def test_a_mask_means_the_same_however_it_is_encoded(encoded: Encoded) -> None:
+def check(encoded: Encoded) -> None:
     truth = encoded.truth
     try:
         found = read_over_http(encoded.content, (truth.shape[0], truth.shape[1]))
@@ -89,3 +87,16 @@ def test_a_mask_means_the_same_however_it_is_encoded(encoded: Encoded) -> None:
         assert not encoded.how.startswith(ALWAYS_READ) or not (truth > 0.5).any() or (truth > 0.5).all()
     else:
         assert np.abs(found - truth).max() <= encoded.error
+
+
+@settings(max_examples=200, deadline=None)
+@given(encoded_masks())
+def test_a_mask_means_the_same_however_it_is_encoded(encoded: Encoded) -> None:
+    check(encoded)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(encoded_masks())
+def test_a_mask_means_the_same_however_it_is_encoded_often(encoded: Encoded) -> None:
+    check(encoded)
