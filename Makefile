@@ -8,7 +8,7 @@ TRAIN_LOG := runs/demo/train.log
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-full lint bench gpu train-demo train-photo clean
+.PHONY: help demo test test-all test-full test-install lint bench gpu train-demo train-photo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,9 @@ test-all: lint .venv/.stamp-triton ## the same with the slow tests
 
 test-full: .venv/.stamp-dev ## models of full size with random weights: an hour, 40 GB of disk
 	$(BIN)/python -m pytest -m full_size tests/full_size
+
+test-install: .venv/.stamp-dev ## every extra alone from a built wheel, and the lowest versions; CASES="cpu lowest" chooses
+	$(BIN)/python -m tests.install.extras $(CASES)
 
 lint: .venv/.stamp-dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from segrefine.errors import BundleError, IntegrityError, OutputError
 from segrefine.spec import ComponentSpec
 from segrefine.storage import FileRecord, is_safe, output_errors, read_json_object, staging_folder, sync
+
+if TYPE_CHECKING:
+    from typing import Self
 
 FORMAT_VERSION = 1
 MANIFEST = "segrefine.json"

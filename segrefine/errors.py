@@ -5,7 +5,8 @@
     │   └── IntegrityError                     a file of it is missing, cut short, altered, a link, or outside it
     ├── ExportError (RuntimeError)             PyTorch → ONNX failed, or gave another graph than it should
     ├── BackendError (ValueError)              unknown backend, or one that cannot serve the device asked for
-    ├── EngineError (RuntimeError)             an engine that is stale, does not load, or fails while it runs
+    ├── EngineError (RuntimeError)             an engine that is damaged, does not load, or fails while it runs
+    │   └── StaleEngineError                   an engine that was built for another version, machine or graph
     ├── ShapeError (ValueError)                arrays that do not fit the specification of a graph
     ├── NumericalError (ArithmeticError)       a result that is not finite; names the component and the step
     ├── ParityError (AssertionError)           an engine and its reference disagree past tolerance
@@ -17,7 +18,7 @@
     ├── ServiceError (RuntimeError)            a service that cannot be reached, or answered with a problem
     └── MissingDependencyError (ImportError)   a package of an extra that is not installed
 
-`EngineWarning` (UserWarning) tells of an engine that is left out because it is damaged, where another serves.
+`EngineWarning` (UserWarning) names an engine that is left out, damaged or stale. Another one or the graph is used.
 
 A message says what was expected and what came; `hint` says what to do about it.
 """
@@ -54,11 +55,15 @@ class BackendError(SegrefineError, ValueError):
 
 
 class EngineError(SegrefineError, RuntimeError):
-    """An engine that is stale, does not load, or fails while it runs."""
+    """An engine that is damaged, does not load, or fails while it runs."""
+
+
+class StaleEngineError(EngineError):
+    """An engine that was built for another version, machine or graph."""
 
 
 class EngineWarning(UserWarning):
-    """An engine that is left out because it is damaged, where another serves."""
+    """An engine that is left out, damaged or stale, where another one or the graph is used."""
 
 
 class ShapeError(SegrefineError, ValueError):

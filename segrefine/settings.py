@@ -6,10 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from segrefine.errors import SettingsError
 from segrefine.presets import PRESETS
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Changes = Mapping[str, Any] | str
 """Other values for some settings by their names, or the name of a preset."""

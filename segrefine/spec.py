@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import NDArray
 
 from segrefine.errors import ShapeError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 DType = Literal["float32", "float16", "int64"]
 

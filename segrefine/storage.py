@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -12,13 +11,16 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segrefine.errors import IntegrityError, OutputError, SegrefineError
 
+_BLOCK = 1 << 20
+LOCK = ".lock"
+"""The file in a folder that is locked while one process works in it."""
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
@@ -32,8 +34,12 @@ class FileRecord:
     @classmethod
     def of(cls, path: Path) -> FileRecord:
         """The record of a file as it lies on disk."""
+        digest, size = hashlib.sha256(), 0
         with path.open("rb") as file:
-            return cls(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                size += len(block)
+        return cls(digest.hexdigest(), size)
 
     def check(self, root: Path, relative: str, *, hint: str, links: bool = False) -> Path:
         """Check that `root / relative` is that file, and return its path.
@@ -134,16 +140,31 @@ def output_errors(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """A context that one process at a time can be in, for a folder that exists; waits for its turn."""
-    import fcntl  # POSIX only; reading a bundle does without it
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """A context that one process at a time can be in, for a folder that exists.
 
-    handle = os.open(folder, os.O_RDONLY)
+    Args:
+        folder: what is locked, by a file in it that stays there.
+        wait: whether to wait for another process; False raises BlockingIOError at once.
+    """
+    with _lock(folder / LOCK, wait=wait):
+        yield
+
+
+@contextmanager
+def _lock(file: Path, *, wait: bool) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # reading a bundle does without it
+
+    file.touch()  # raises what keeps it from being made, where filelock would wait for ever
+    lock = FileLock(file, timeout=-1 if wait else 0)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(f"another process holds {file}") from error
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 @contextmanager
@@ -151,43 +172,53 @@ def staging_folder(target: Path) -> Iterator[Path]:
     """A context with a new empty folder beside `target`, to be filled and renamed; what is left at the end is removed.
 
     A killed process leaves its folder behind, under a name that nothing reads. The next writer of the same target
-    removes it: the lock that a living writer holds on its folder tells the two apart.
+    removes it: the lock that a living writer holds, on a file beside its folder, tells the two apart.
 
     Raises:
         OutputError: no folder can be made there.
     """
     prefix = f".{target.name}.partial-"
-    with output_errors(target):
-        for leftover in target.parent.glob(glob.escape(prefix) + "*"):
-            if not _is_locked(leftover):
-                shutil.rmtree(leftover)
-        folder = target.with_name(prefix + secrets.token_hex(4))
-        folder.mkdir()
-    with locked(folder):
+    folder = target.with_name(prefix + secrets.token_hex(4))
+    file = folder.with_name(folder.name + LOCK)
+    with ExitStack() as stack:
+        with output_errors(target):
+            _remove_leftovers(target.parent, prefix)
+            stack.callback(_unlink, file)
+            stack.enter_context(_lock(file, wait=True))  # before the folder is there: nobody can take it for a leftover
+            folder.mkdir()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+def _remove_leftovers(place: Path, prefix: str) -> None:
+    """Remove folders whose names begin with `prefix` and whose writers are gone."""
+    for name in {name.removesuffix(LOCK) for name in os.listdir(place) if name.startswith(prefix)}:
+        folder, file = place / name, place / (name + LOCK)
+        if not folder.is_dir():  # its writer is about to make it
+            continue
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with _lock(file, wait=False):
+                shutil.rmtree(folder)
+        except BlockingIOError:
+            continue
+        _unlink(file)
 
 
-def _is_locked(folder: Path) -> bool:
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(handle)
+def _unlink(file: Path) -> None:
+    with suppress(OSError):  # a lock file that stays is in nobody's way
+        file.unlink()
 
 
 def sync(*paths: Path) -> None:
-    """Brings files and folders (a folder's list of names, not what is in it) to the disk."""
+    """Bring files and folders (a folder's list of names, not what is in it) to the disk.
+
+    Windows writes a folder's list by itself, and syncs only files that are open for writing.
+    """
+    windows = os.name == "nt"
     for path in paths:
-        handle = os.open(path, os.O_RDONLY)
+        if windows and path.is_dir():
+            continue
+        handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from segrefine.errors import OutputError
 from segrefine.runtime.output import write_whole
-from segrefine.storage import output_errors
+from segrefine.storage import LOCK, locked, output_errors
 
-JOURNAL, MANIFEST, JUDGEMENTS, LOCK = "journal.jsonl", "manifest.json", "guard.csv", ".lock"
+JOURNAL, MANIFEST, JUDGEMENTS = "journal.jsonl", "manifest.json", "guard.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +184,13 @@ def claimed(output: Path, *, resume: bool) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         if not resume and any(path.name != LOCK for path in output.iterdir()):
             raise OutputError(f"{output} is not empty", hint="choose a new folder, or go on there with --resume")
-        handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            hint = "wait for it, or choose another folder"
-            raise OutputError(f"another run writes to {output}", hint=hint) from error
+    with ExitStack() as stack:
         with output_errors(output):
+            try:
+                stack.enter_context(locked(output, wait=False))
+            except BlockingIOError as error:
+                hint = "wait for it, or choose another folder"
+                raise OutputError(f"another run writes to {output}", hint=hint) from error
             for leftover in output.rglob(".*.partial"):
                 leftover.unlink()
         yield
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -87,6 +88,8 @@ def serve(job: Job, pipe: Connection) -> None:
     Sent first: None once the engines are open, or the error why they are not.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if os.name == "nt":  # elsewhere the parent has blocked it, see `_uninterrupted`
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         dataset, refiner = job.open_dataset(), Refiner.from_bundle(**job.engines)
     except SegrefineError as error:

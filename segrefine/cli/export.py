@@ -9,8 +9,8 @@ import click
 
 from segrefine.bundle import BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
-from segrefine.cli.models import find_model, revision_of, torch_imports
 from segrefine.cli.options import components_option, config_option, split_names
+from segrefine.export.sources import find_model, revision_of, torch_imports
 
 
 @click.command(short_help="Export a PyTorch model to a bundle of ONNX graphs.")

@@ -37,6 +37,13 @@ class Group(click.Group):
         command: click.Command | None = getattr(import_module(f"segrefine.cli.{name}"), name) if name else None
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show the help for a command line without words, which is wrong usage: in click 8.1 as in later versions."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(USAGE)
+        return super().parse_args(ctx, args)
+
     def main(  # type: ignore[override]  # click's has overloads for a mode that is not used here
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
@@ -46,9 +53,6 @@ class Group(click.Group):
             with _warnings_on(console):
                 status = super().main(args, prog_name, standalone_mode=False, obj=console, **extra)
             sys.exit(status or 0)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            sys.exit(USAGE)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "segrefine"
             console.fail(error.format_message(), f"{path} --help", error=error)

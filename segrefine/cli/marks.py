@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segrefine.runtime.mask import CoarseMask
 
 
-class Numbers(click.ParamType[tuple[float, ...]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
     """Numbers parted by commas, as many as one of some counts."""
 
     name = "numbers"

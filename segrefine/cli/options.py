@@ -48,7 +48,7 @@ guard_option = click.option(
 )
 
 
-class BundleFolder(click.ParamType[Path]):
+class BundleFolder(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
     """The folder of a bundle; `demo` and `demo-gs` are those that ship with segrefine."""
 
     name = "path"

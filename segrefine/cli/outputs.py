@@ -14,7 +14,7 @@ STREAM = Path("-")
 _PARTS = ("images", "masks", "truth")
 
 
-class PictureFile(click.ParamType[Path]):
+class PictureFile(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
     """A file to write, whose name ends in one of some suffixes; where allowed, `-` is stdout."""
 
     name = "path"

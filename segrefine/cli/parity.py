@@ -12,9 +12,9 @@ import click
 
 from segrefine.bundle import Bundle
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.models import find_model, torch_imports
 from segrefine.cli.options import BundleFolder, backend_option, config_option, device_option
 from segrefine.errors import ParityError
+from segrefine.export.sources import find_model, torch_imports
 
 if TYPE_CHECKING:
     from segrefine.export.comparison import Feeds, ParityRow

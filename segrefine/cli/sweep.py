@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _DATA = click.Path(path_type=Path, exists=True)
 
 
-class Vary(click.ParamType[tuple[str, tuple[float, ...]]]):
+class Vary(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
     """A name, and maybe values: `NAME` or `NAME=1,2,3`."""
 
     name = "vary"

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from segrefine.client.calls import (
     Call,
@@ -29,6 +29,8 @@ from segrefine.runtime.image import ImageLike
 from segrefine.runtime.mask import MaskLike
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import httpx
 
 URL = "http://127.0.0.1:8000"

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
 from segrefine.errors import BackendError, SettingsError
 from segrefine.spec import ComponentSpec
+
+if TYPE_CHECKING:
+    from typing import Self
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
 """The backends that need no GPU."""

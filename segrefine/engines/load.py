@@ -23,7 +23,7 @@ from segrefine.engines.engine import (
 from segrefine.engines.hardware import gpu_identity, gpu_machine, usable_cores
 from segrefine.engines.onnxruntime import OnnxRuntimeEngine, built_recipe
 from segrefine.engines.openvino import OpenVinoEngine, openvino_recipe, rounds_to_bfloat16
-from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine
+from segrefine.engines.recipe import EngineRecipe, check_precision, find_current_engine
 from segrefine.engines.tensorrt import Library, TensorRtOptions
 from segrefine.engines.tensorrt.engine import TensorRtEngine, TensorRtEngines
 from segrefine.engines.tensorrt.libraries import check_runtime, is_lean
@@ -65,7 +65,8 @@ def load_engine(
     Raises:
         BackendError: the backend is unknown, or cannot serve the device.
         BundleError: there is no such component, or a file of it is not what the manifest says.
-        EngineError: the engine is stale or damaged (the hint has the command that rebuilds it), or does not load.
+        EngineError: the engine is damaged, or a stale one of TensorRT (the hint has the command that rebuilds it), or
+            it does not load.
         MissingDependencyError: the backend's library is not installed; the hint names the extra.
         SettingsError: the bundle or the backend has another precision, or `threads` is out of range.
     """
@@ -74,14 +75,14 @@ def load_engine(
     match backend:
         case "onnxruntime":
             recipe = built_recipe(bundle, component, device)
-            built = find_engine(bundle, recipe)
+            built = find_current_engine(bundle, recipe)
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]
             flash = built is None and recipe.options.get("attention") == "flash" and large
             tf32 = recipe.options.get("tf32", False)
             return OnnxRuntimeEngine(graph, spec, device, threads, optimized=built is not None, flash=flash, tf32=tf32)
         case "openvino":
-            built = find_engine(bundle, openvino_recipe(bundle, component, device))
+            built = find_current_engine(bundle, openvino_recipe(bundle, component, device))
             reduced = precision == "bf16" and rounds_to_bfloat16(bundle, component, large=large)
             graph = built or bundle.graph(component)
             spec = bundle.manifest.components[component]

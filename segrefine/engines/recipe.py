@@ -10,13 +10,14 @@ import hashlib
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from segrefine.bundle import Bundle, Precision
-from segrefine.errors import EngineError, IntegrityError, SettingsError
+from segrefine.errors import EngineError, EngineWarning, IntegrityError, SettingsError, StaleEngineError
 from segrefine.storage import FileRecord, read_json_object
 
 _PROFILE = re.compile(r"\w+=\d+(:\d+:\d+)?(,\w+=\d+(:\d+:\d+)?)*")
@@ -160,7 +161,8 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
     """The engine that was built by this recipe, its files checked; None where none was built for this kind of device.
 
     Raises:
-        EngineError: an engine was built for this kind of device, but from something else, or it is damaged.
+        StaleEngineError: an engine was built for this kind of device, but from something else.
+        EngineError: it is damaged.
     """
     folder = recipe.folder(bundle)
     sidecar = folder / f"{recipe.stem}.json"
@@ -172,8 +174,25 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
     hint = f"build it again: {recipe.rebuild_command(bundle)}"
     found = read_json_object(sidecar, EngineError, hint=hint)
     if found.get("key") != recipe.key:
-        raise EngineError(f"the engine of {sidecar} is stale: {_difference(found, recipe)}", hint=hint)
+        message = f"the engine of {sidecar} is stale: {_difference(found, recipe)}"
+        command = rebuild_command(bundle, recipe.backend, recipe.device)
+        raise StaleEngineError(message, hint=f"build all again: {command}")
     return check_files(bundle, sidecar, found, recipe, hint=hint)
+
+
+def find_current_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
+    """Find an engine as `find_engine` does, and leave a stale one out with an `EngineWarning`.
+
+    For backends that run graphs as well as built engines: the results are the same, and the start is slower.
+
+    Raises:
+        EngineError: the engine is damaged.
+    """
+    try:
+        return find_engine(bundle, recipe)
+    except StaleEngineError as error:
+        warnings.warn(f"{error}. The graph is used, which starts slower; {error.hint}", EngineWarning, stacklevel=2)
+        return None
 
 
 def check_files(bundle: Bundle, sidecar: Path, content: Mapping[str, Any], recipe: EngineRecipe, *, hint: str) -> Path:

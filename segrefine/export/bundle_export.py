@@ -16,7 +16,6 @@ import onnx_ir as ir
 import torch
 
 from segrefine import __version__
-from segrefine.assets import DEMO_CHECKPOINTS
 from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
@@ -26,6 +25,7 @@ from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, PA
 from segrefine.export.ops import masked_attention
 from segrefine.export.precision import half_precision
 from segrefine.export.resources import check_resources
+from segrefine.export.sources import find_model
 from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import Trial, run_trials, verify_graph
 from segrefine.reference.checkpoint import (
@@ -96,6 +96,7 @@ def export_bundle(
     model: Model,
     target: str | Path,
     *,
+    revision: str | None = None,
     dtype: Precision = "fp32",
     fp32_components: Sequence[str] = (),
     opset: int = 23,
@@ -110,8 +111,10 @@ def export_bundle(
 
     Args:
         model: a folder that diffusers' `save_pretrained` wrote, of a text-to-image model or of a label diffusion model;
-            a text-to-image model's single file; or "demo" or "demo-gs", the models that ship with segrefine.
+            a text-to-image model's single file; a hub id `OWNER/NAME`; or "demo" or "demo-gs", the models that ship
+            with segrefine.
         target: the bundle's folder.
+        revision: branch, tag or commit of a hub id; None is the newest.
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
         fp32_components: graphs that compute in float32 all the same, where half precision is too little.
@@ -130,7 +133,7 @@ def export_bundle(
         OutputError: the target is taken or cannot be written.
         SettingsError: a tap is no submodule of the UNet.
     """
-    source = DEMO_CHECKPOINTS.get(model, model) if isinstance(model, str) else model
+    source = find_model(model, revision) if isinstance(model, str) else model
     plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps)
     if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")

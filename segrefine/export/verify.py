@@ -78,7 +78,7 @@ def _open_session(path: Path, name: str) -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingDependencyError(
-            "export checks its graphs by ONNX Runtime, which is not installed", hint='pip install "segrefine[cpu]"'
+            "export checks its graphs by ONNX Runtime, which is not installed", hint='pip install "segrefine[export]"'
         ) from error
     try:
         onnx.checker.check_model(path, full_check=True)

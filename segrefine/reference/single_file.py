@@ -141,7 +141,7 @@ def _trace(convert: Convert, weights: Weights) -> dict[str, str]:
     """
     names = list(weights)
     standins = {
-        name: torch.full((), number, dtype=torch.int32).expand(weights[name].shape) for number, name in enumerate(names)
+        name: torch.full((), number, dtype=torch.int16).expand(weights[name].shape) for number, name in enumerate(names)
     }
     converted = {name: each for name, each in convert(standins).items() if each.numel()}
     return {name: names[int(each[(0,) * each.ndim])] for name, each in converted.items()}

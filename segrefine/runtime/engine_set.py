@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Method
+from segrefine.bundle_sources import find_bundle, local_bundle
 from segrefine.engines import Closing, Engine, EnginePrecision, choose_backend, load_engines
 from segrefine.errors import NumericalError, SettingsError
 from segrefine.runtime.grid import FittedImage, fit_to_grid, size_on_grid
@@ -21,6 +22,9 @@ from segrefine.runtime.text import Text, size_condition
 from segrefine.runtime.tiling import map_tiles
 from segrefine.runtime.tokenizer import ClipTokenizer
 from segrefine.settings import Changes, Settings
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Floats = NDArray[np.float32]
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -68,10 +72,10 @@ class EngineSet(Closing, Generic[SettingsT]):
         resolution: int | None = None,
         settings: SettingsT | Changes | None = None,
     ) -> Self:
-        """The pipeline on the bundle at `path`.
+        """Open a pipeline on the bundle at `path`.
 
         Args:
-            path: folder that `segrefine export` wrote.
+            path: folder that `segrefine export` wrote, or "demo" or "demo-gs".
             backend: what runs the graphs; one of `segrefine.engines.BACKENDS`, or "auto" for the best one here.
             device: `cpu`, or `cuda:0` where the backend has it.
             precision: None for the graphs' own; ``"bf16"`` for a faster denoiser on OpenVINO.
@@ -84,7 +88,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             BackendError: unknown backend, or the device is not there.
             SettingsError: the bundle or the backend has another precision; the resolution is less than one cell.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(local_bundle(path))
         bundle.check_method(cls.method)
         names = cls.components(bundle)
         backend = choose_backend(backend, bundle.path, device, precision)
@@ -97,6 +101,46 @@ class EngineSet(Closing, Generic[SettingsT]):
                 opened.resolution = _check_resolution(resolution, bundle)
             stack.pop_all()
         return opened
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        bundle: str | Path,
+        *,
+        revision: str | None = None,
+        backend: str = "auto",
+        device: str = "cpu",
+        precision: EnginePrecision | None = None,
+        threads: int | None = None,
+        resolution: int | None = None,
+        settings: SettingsT | Changes | None = None,
+    ) -> Self:
+        """Open a pipeline on a bundle of the model hub, which is fetched into the hub's cache first.
+
+        Args:
+            bundle: a hub id `OWNER/NAME`, or what `from_bundle` takes.
+            revision: branch, tag or commit of the hub id; None is the newest.
+            backend: as for `from_bundle`, like the arguments after it.
+            device: see there.
+            precision: see there.
+            threads: see there.
+            resolution: see there.
+            settings: see there.
+
+        Raises:
+            BundleError: there is no such bundle, or it cannot be fetched.
+            MissingDependencyError: huggingface-hub is not installed.
+            SegrefineError: see `from_bundle`.
+        """
+        return cls.from_bundle(
+            find_bundle(bundle, revision),
+            backend=backend,
+            device=device,
+            precision=precision,
+            threads=threads,
+            resolution=resolution,
+            settings=settings,
+        )
 
     def fit(self, image: NDArray[np.uint8]) -> FittedImage:
         """The image on the model's grid."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.grid import FittedImage
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Floats = NDArray[np.float32]
 

@@ -53,24 +53,33 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limits.body_bytes:
         raise _too_large(limits, f"content-length: {announced}")
-    parts, size = [], 0
+    body = bytearray()
     try:
-        async with asyncio.timeout(limits.body_timeout):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise HungUp
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limits.body_bytes:
-                    raise _too_large(limits, "more")
-                if not message.get("more_body"):
-                    return b"".join(parts)
-    except TimeoutError:
+        await asyncio.wait_for(_receive(request, limits, body), limits.body_timeout)
+    except asyncio.TimeoutError:  # not the built-in one before Python 3.11
         raise Problem(
             408, "body_too_slow", f"the whole body within {limits.body_timeout:g} s (--body-timeout)",
-            f"{size} bytes of it", "send a smaller picture, or raise --body-timeout", {"Connection": "close"},
+            f"{len(body)} bytes of it", "send a smaller picture, or raise --body-timeout", {"Connection": "close"},
         ) from None  # fmt: skip
+    return bytes(body)
+
+
+async def _receive(request: Request, limits: Limits, body: bytearray) -> None:
+    """Append what a client sends to `body`, until its end.
+
+    Raises:
+        Problem: it is too large.
+        HungUp: the client went away before its end.
+    """
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise HungUp
+        body += message.get("body", b"")
+        if len(body) > limits.body_bytes:
+            raise _too_large(limits, "more")
+        if not message.get("more_body"):
+            return
 
 
 def parse_body(content_type: str, body: bytes) -> Form:

@@ -119,7 +119,7 @@ class Dispatcher:
             self._waiting.append(entry)
             self._hand_out()
             return await asyncio.wait_for(entry.answer, max(0.0, work.deadline - time.monotonic()))
-        except (TimeoutError, Stopped):
+        except (asyncio.TimeoutError, Stopped):
             raise self._timed_out() from None
         finally:
             work.abandoned.set()
@@ -136,7 +136,7 @@ class Dispatcher:
         self._metrics.ready.set(0)
         try:
             await asyncio.wait_for(self._empty.wait(), self._limits.drain_timeout)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             return False
         return True
 

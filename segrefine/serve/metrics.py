@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import math
 import sys
 from collections.abc import Mapping
 
@@ -79,6 +79,10 @@ class Metrics:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, in bytes."""
+    """The most memory that this process has held, in bytes; NaN on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

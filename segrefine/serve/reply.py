@@ -146,7 +146,7 @@ class EventReply(Response):
             while True:
                 try:
                     told = await asyncio.wait_for(stages.get(), _HEARTBEAT)
-                except TimeoutError:
+                except asyncio.TimeoutError:
                     yield b": still at work\n\n"
                     continue
                 if told is None:

@@ -1,4 +1,4 @@
-"""Engines on disk: built, kept, found again; refused with the rebuild command when they are stale or damaged."""
+"""Engines on disk: built, kept, found again; damaged ones are refused, stale ones are left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ import pytest
 
 from segrefine.bundle import Bundle
 from segrefine.engines import BACKENDS, EngineFile, TensorRtOptions, build_engine, load_engine
-from segrefine.errors import BackendError, BundleError, EngineError, IntegrityError, OutputError, SettingsError
+from segrefine.errors import (
+    BackendError,
+    BundleError,
+    EngineError,
+    EngineWarning,
+    IntegrityError,
+    OutputError,
+    SettingsError,
+)
+from segrefine.storage import LOCK
 from tests.tiny_bundle import CHANNELS, chain, linear, write_bundle
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
@@ -145,13 +154,9 @@ def of_another_version(path: Path) -> None:
         (edit_sidecar(files=3), "is damaged"),
         (edit_sidecar(files={}), "the list of its files was altered"),
         (edit_sidecar(files_key="x"), "the list of its files was altered"),
-        (edit_sidecar(key="x"), "its key does not match its recipe"),
-        (edit_sidecar(key="x", hardware="abacus"), "built for hardware abacus, here it is "),
-        (edit_sidecar(key="x", graph={"chain/model.onnx": "y"}), "the graph was exported anew"),
-        (of_another_version, "built for version 1.0.0, here it is "),
     ],
 )
-def test_stale_or_damaged_engine_is_refused_until_it_is_built_again(
+def test_damaged_engine_is_refused_until_it_is_built_again(
     bundle: Bundle, damage: Callable[[Path], None], message: str
 ) -> None:
     [engine] = build(bundle, "chain")
@@ -160,6 +165,32 @@ def test_stale_or_damaged_engine_is_refused_until_it_is_built_again(
         load_engine(bundle, "chain")
     command = f"segrefine build-engine {bundle.path} --backend onnxruntime --device cpu --components chain"
     assert caught.value.hint == f"build it again: {command}"
+    [again] = build(bundle, "chain")
+    assert not again.cached
+    load_engine(bundle, "chain").close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (edit_sidecar(key="x"), "its key does not match its recipe"),
+        (edit_sidecar(key="x", hardware="abacus"), "built for hardware abacus, here it is "),
+        (edit_sidecar(key="x", graph={"chain/model.onnx": "y"}), "the graph was exported anew"),
+        (of_another_version, "built for version 1.0.0, here it is "),
+    ],
+)
+def test_the_graph_is_used_in_the_place_of_a_stale_engine(
+    bundle: Bundle, damage: Callable[[Path], None], message: str
+) -> None:
+    [engine] = build(bundle, "chain")
+    damage(engine.path)
+    sample = np.ones((1, CHANNELS), np.float32)
+    with pytest.warns(EngineWarning, match=f"is stale: {message}.*The graph is used") as told:
+        running = load_engine(bundle, "chain")
+    with running:
+        np.testing.assert_allclose(running({"sample": sample})["out_sample"], chain(sample), rtol=1e-4, atol=1e-3)
+    command = f"segrefine build-engine {bundle.path} --backend onnxruntime --device cpu"
+    assert str(told[0].message).endswith(f"build all again: {command}")
     [again] = build(bundle, "chain")
     assert not again.cached
     load_engine(bundle, "chain").close()
@@ -180,7 +211,7 @@ def test_altered_graph_is_never_built(bundle: Bundle) -> None:
     (bundle.path / "chain/model.onnx").write_bytes(b"\0" * bundle.manifest.files["chain/model.onnx"].size)
     with pytest.raises(IntegrityError, match="was altered"):
         build(bundle, "chain")
-    assert os.listdir(bundle.path / "engines/onnxruntime/chain") == []
+    assert os.listdir(bundle.path / "engines/onnxruntime/chain") == [LOCK]
 
 
 @pytest.mark.parametrize("name", ["tensort", "", "ONNXRuntime"])

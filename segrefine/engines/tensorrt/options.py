@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from segrefine.engines.recipe import EngineRecipe
 from segrefine.errors import SettingsError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
 Plugins = Literal["auto", "always", "never"]

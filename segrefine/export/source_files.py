@@ -61,6 +61,9 @@ def explain_file(path: Path) -> ExportError:
             f"{path} is a pickle, and reading one runs whatever code is in it",
             hint=f"if you trust it, make a folder of it: {_conversion(path)}",
         )
+    if path.suffix.lower() == ".gguf":
+        message = f"{path} holds quantized weights (GGUF), expected floating-point numbers in safetensors"
+        return ExportError(message, hint="give the model as it was before, in float16 or float32")
     if path.suffix.lower() != ".safetensors":
         return ExportError(f"{path} is no model", hint=_FOLDER)
     names = read_header(path)

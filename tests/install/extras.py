@@ -1,0 +1,178 @@
+"""Every extra alone, from a built wheel in a fresh environment: each does what it promises (`make test-install`).
+
+python -m tests.install.extras                        # all cases on this Python
+python -m tests.install.extras cpu lowest             # some of them
+python -m tests.install.extras --python python3.13 cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = "from segrefine.assets import demo_samples; print(demo_samples())"
+Run = Callable[..., str]
+"""Runs words in the environment under test and gives what they print; the first word `segrefine` is its command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One installation.
+
+    Attributes:
+        extras: what is installed.
+        lowest: with the lowest versions that are allowed.
+        check: what must work; raises what is wrong.
+    """
+
+    extras: str
+    check: Callable[[Run, Path], None]
+    lowest: bool = False
+
+
+def sample_of(run: Run) -> tuple[str, str]:
+    folder = Path(run("python", "-c", SAMPLES).strip())
+    name = "01-banana-dilate.png"
+    return str(folder / "images" / name), str(folder / "masks" / name)
+
+
+def refines(run: Run, folder: Path, *options: str) -> None:
+    """A sample's mask is refined, and `python -m segrefine` is the same command."""
+    image, mask = sample_of(run)
+    run("segrefine", "refine", image, mask, "--label", "banana", "-o", str(folder / "mask.png"), *options)
+    assert (folder / "mask.png").stat().st_size > 100
+    assert run("python", "-m", "segrefine", "--version") == run("segrefine", "--version")
+
+
+def refines_by_openvino(run: Run, folder: Path) -> None:
+    refines(run, folder, "--backend", "openvino")
+
+
+def serves(run: Run, folder: Path) -> None:
+    """The service's application answers."""
+    assert "--port" in run("segrefine", "serve", "--help")
+    run("python", "-c", "from segrefine.serve import create_app, run_server")
+
+
+def has_a_client(run: Run, folder: Path) -> None:
+    run("python", "-c", "from segrefine import Client; Client()")
+
+
+def exports(run: Run, folder: Path) -> None:
+    """Part of the demo model is exported and checked against PyTorch."""
+    run("segrefine", "export", "demo", str(folder / "bundle"), "--components", "vae_encoder,text_encoder")
+    assert (folder / "bundle/segrefine.json").is_file()
+
+
+def batches(run: Run, folder: Path) -> None:
+    """A cluster of this machine refines one sample."""
+    image, mask = sample_of(run)
+    for name, file in (("images", image), ("masks/banana", mask)):
+        (folder / "data" / name).mkdir(parents=True)
+        (folder / "data" / name / "a.png").write_bytes(Path(file).read_bytes())
+    run("segrefine", "batch", str(folder / "data"), str(folder / "out"), "--ray", "local")
+    assert (folder / "out/masks/banana/a.png").is_file()
+
+
+CASES = {
+    "cpu": Case(extras="cpu", check=refines),
+    "openvino": Case(extras="openvino", check=refines_by_openvino),
+    "serve": Case(extras="cpu,serve", check=serves),
+    "client": Case(extras="client", check=has_a_client),
+    "export": Case(extras="export", check=exports),
+    "ray": Case(extras="ray", check=batches),
+    "lowest": Case(extras="cpu", check=refines, lowest=True),
+    "lowest-openvino": Case(extras="openvino", check=refines_by_openvino, lowest=True),
+    "lowest-serve": Case(extras="cpu,serve", check=serves, lowest=True),
+}
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel, and check what the package page will show of it."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)], check=True
+    )
+    wheel = next(folder.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(
+            next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        ).decode()
+    relative = re.findall(r"\]\((?!https?://|#)[^)]*\)", metadata)
+    assert not relative, f"links of the package page that lead nowhere: {relative}"
+    assert "Project-URL: Source" in metadata
+    return wheel
+
+
+def lowest_versions(wheel: Path, extras: str) -> list[str]:
+    """`name==version` for the lowest version that the wheel allows of each direct dependency."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(
+            next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        ).decode()
+    pins = []
+    for line in re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE):
+        requirement, _, marker = line.partition(";")
+        of = re.search(r"extra == ['\"]([^'\"]+)", marker)
+        found = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*>=\s*([0-9.]+)", requirement.strip())
+        if found and (of is None or of[1] in extras.split(",")):
+            pins.append(f"{found[1]}=={found[2]}")
+    return pins
+
+
+def try_case(case: Case, wheel: Path, python: str, folder: Path) -> None:
+    """Install one case and check it.
+
+    Raises:
+        AssertionError: something does not work.
+        CalledProcessError: a command fails.
+    """
+    place = folder / "environment"
+    subprocess.run([python, "-m", "venv", str(place)], check=True)
+    binaries = place / ("Scripts" if sys.platform == "win32" else "bin")
+    pins = lowest_versions(wheel, case.extras) if case.lowest else []
+    install = [str(binaries / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[{case.extras}]", *pins]
+    subprocess.run(install, check=True)
+
+    def run(program: str, *words: str) -> str:
+        command = [str(binaries / program), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    case.check(run, folder)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Try the cases, and exit with 1 where one fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; all by default")
+    parser.add_argument("--python", action="append", help="interpreter of the environments; may be repeated")
+    options = parser.parse_args(words)
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"there is no case {min(unknown)}; there are {', '.join(CASES)}")
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="segrefine-install-") as scratch:
+        wheel = build_wheel(Path(scratch))
+        for python in options.python or [sys.executable]:
+            for name in options.cases or CASES:
+                folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
+                try:
+                    try_case(CASES[name], wheel, python, folder)
+                except (AssertionError, subprocess.CalledProcessError) as error:
+                    failed += 1
+                    print(f"{python} {name}: FAILED: {error}", flush=True)
+                else:
+                    print(f"{python} {name}: ok", flush=True)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
