@@ -1,11 +1,14 @@
-"""The guard: how many masks it keeps from being made worse, what of the gain it gives up, whether it is calibrated.
+"""The guard on emoji scenes: how many masks it keeps from being made worse, and what of the gain it gives up.
 
-python -m benchmarks.guard         the test scenes; writes benchmarks/results/guard.*
-python -m benchmarks.guard --fit   validation scenes, on which the guard's numbers are fitted; writes nothing
+    python -m benchmarks.guard                 the test scenes; writes benchmarks/results/guard.*
+    python -m benchmarks.guard --validation    other scenes; writes nothing
+
+`python -m training.guard` fits the guards that ship.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -13,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.evaluate import WORSE
-from benchmarks.guard_fit import EVERY, Sample, fit_guard, judge
-from benchmarks.quality import TEST_SEED, VALIDATION_SEED, cases_of
+from benchmarks.evaluate import WORSE, Case
+from benchmarks.quality import SEMANTIC, TEST_SEED, VALIDATION_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
-from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, guard_changes
+from segrefine.runtime.guard import guard_changes
+from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.regions import REGION_FEATURES, describe_regions
+from segrefine.runtime.refinement import Refinement
+from segrefine.tuning.guard_fit import EVERY
 from training.demo.scenes import compose_scene
 from training.demo.sources import load_sources
 
@@ -28,75 +32,88 @@ Array = NDArray[np.float64]
 
 
 @click.command()
-@click.option("--scenes", help="Scenes; each gives up to four masks.  [default: 200, or 400 to fit on]", type=int)
-@click.option("--fit", "fitting", is_flag=True, help="Fit on validation scenes, and write nothing.")
+@click.option("--scenes", default=200, show_default=True, help="Scenes; each gives up to four masks.")
+@click.option("--validation", is_flag=True, help="Use the validation scenes and write nothing.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
 @click.option(
     "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
 )
-def main(scenes: int | None, fitting: bool, threads: int, cache: Path) -> None:
-    """Measure the guard, or fit it."""
-    scenes = scenes or (400 if fitting else 200)
+def main(scenes: int, validation: bool, threads: int, cache: Path) -> None:
+    """Measure the guard."""
+    cases, plain, free, guarded = [], [], [], []
     with Refiner.from_bundle(demo_bundle(), threads=threads) as refiner:
-        samples = _collect(refiner, scenes, VALIDATION_SEED if fitting else TEST_SEED, cache)
-        if fitting:
-            click.echo(fit_guard(samples))
-            return
-    markdown, data = _judge(samples)
-    click.echo(markdown)
-    write_result("guard", data | {"scenes": scenes, "masks": len(samples)}, markdown)
-
-
-def _collect(refiner: Refiner, count: int, first: int, cache: Path) -> list[Sample]:
-    sources, samples = load_sources(cache, held_out=True), []
-    for number in tqdm(range(first, first + count), desc="scenes"):
-        for case in cases_of(compose_scene(np.random.default_rng(number), sources), number):
+        for case in _cases(scenes, VALIDATION_SEED if validation else TEST_SEED, cache):
             result = refiner(case.image, case.coarse, case.label, crop=False, guard=False)
-            regions, features = describe_regions(case.image, result)
-            samples.append(Sample(case=case, result=result, regions=regions, features=features))
-    return samples
-
-
-def _judge(samples: list[Sample]) -> tuple[str, dict[str, object]]:
-    guarded = [guard_changes(sample.case.image, sample.result) for sample in samples]
-    gain = np.array([s.gain(s.regions.after) for s in samples])
-    after = np.array([s.gain(g.mask) for s, g in zip(samples, guarded, strict=True)])
-    kept = np.array([g.kept_coarse for g in guarded])
-    partly = np.array([0 < g.kept_share < 1 for g in guarded])
-    regions = np.array([s.gain(judge(s, GuardSettings()).mask) for s in samples])
-    scenes, confidence = [s.case.scene for s in samples], np.array([g.confidence for g in guarded])
-    worse, share = (after < -WORSE).mean(), after.sum() / gain.sum()
-    pixels = np.concatenate([g.pixel_confidence.ravel()[::EVERY] for g in guarded]).astype(float)
-    right = np.concatenate([(g.mask == s.case.truth).ravel()[::EVERY] for s, g in zip(samples, guarded, strict=True)])
+            cases.append(case)
+            plain.append(result)
+            free.append(guard_changes(case.image, result))
+            guarded.append(guard_changes(case.image, result, refiner.guard))
     rows = [
-        ["refined", estimate(gain, scenes), f"{(gain < -WORSE).mean():.1%}", "100%", "0%", "0%"],
-        ["regions judged", estimate(regions, scenes), f"{(regions < -WORSE).mean():.1%}",
-         f"{regions.sum() / gain.sum():.1%}", "", ""],
-        ["guarded", estimate(after, scenes), f"{worse:.1%}", f"{share:.1%}", f"{partly.mean():.1%}",
-         f"{kept.mean():.1%}"],
-    ]  # fmt: skip
-    bars = [
-        ["masks made worse by more than 0.02", "<= 3 %", f"{worse:.1%}", "yes" if worse <= 0.03 else "no"],
-        ["of the ungated gain kept", ">= 85 %", f"{share:.1%}", "yes" if share >= 0.85 else "no"],
+        _row(name, cases, results)
+        for name, results in (("refined", plain), ("free guard", free), ("default: guard of the bundle", guarded))
     ]
-    errors = {"masks": calibration_error(confidence, regions >= -WORSE), "pixels": calibration_error(pixels, right)}
-    data: dict[str, object] = {"worse": worse, "gain_kept": share, "left_coarse": kept.mean(), "bars": bars}
-    data |= {"calibration_error": errors, "features": {"regions": REGION_FEATURES, "masks": MASK_FEATURES}}
+    gain, worse, semantic = _gains(cases, guarded)
+    bars = [
+        ["gain over the coarse mask", ">= +0.18", f"{gain:+.4f}", "yes" if gain >= 0.18 else "no"],
+        ["masks made worse by more than 0.02", "<= 3 %", f"{worse:.1%}", "yes" if worse <= 0.03 else "no"],
+    ]
+    errors = _calibration(cases, guarded)
+    worth = np.array([result.evidence_worth or 0.0 for result in plain])
     markdown = "\n\n".join(
         [
-            "# The guard",
-            f"{len(samples)} corrupted masks of held-out scenes. IoU gained over the coarse mask: refined; with the "
-            "changes put back that the guard holds for wrong, region by region; and with the coarse mask wherever the "
-            "rest is not trusted either.",
-            markdown_table(["masks", "gain", "made worse", "gain kept", "partly put back", "left coarse"], rows),
+            "# The guard on emoji scenes",
+            f"{len(cases)} corrupted masks of {scenes} held-out scenes. IoU gained over the coarse mask.",
+            markdown_table(["masks", "gain", "made worse", "gain, semantic kinds", "left coarse"], rows),
             "## Bars",
             markdown_table(["figure", "bar", "measured", "met"], bars),
-            f"Expected calibration error (ten bins): {errors['masks']:.3f} of a mask's confidence that it was not made "
-            f"worse by more than {WORSE}, {errors['pixels']:.3f} of a pixel's that it is right in the end "
-            f"({right.mean():.1%} of the pixels are).",
+            f"Evidence was worth nothing for {(worth == 0).mean():.1%} of the masks, and everything for "
+            f"{(worth == 1).mean():.1%}. Expected calibration error (ten bins): {errors['masks']:.3f} of a mask's "
+            f"confidence, {errors['pixels']:.3f} of a pixel's.",
         ]
     )
-    return markdown, data | {"settings": GuardSettings()}
+    click.echo(markdown)
+    if not validation:
+        data = {"gain": gain, "worse": worse, "semantic": semantic, "bars": bars, "calibration_error": errors}
+        write_result("guard", data | {"scenes": scenes, "masks": len(cases)}, markdown)
+
+
+def _cases(count: int, first: int, cache: Path) -> Iterator[Case]:
+    sources = load_sources(cache, held_out=True)
+    for number in tqdm(range(first, first + count), desc="scenes"):
+        yield from cases_of(compose_scene(np.random.default_rng(number), sources), number)
+
+
+def _gains(cases: list[Case], results: list[Refinement]) -> tuple[float, float, float]:
+    """Mean gain in IoU, share of the masks made worse, and mean gain over the semantic kinds."""
+    gains = np.array([_gain(case, result.mask) for case, result in zip(cases, results, strict=True)])
+    semantic = np.array([case.kind in SEMANTIC for case in cases])
+    return float(gains.mean()), float((gains < -WORSE).mean()), float(gains[semantic].mean())
+
+
+def _gain(case: Case, mask: NDArray[np.bool_]) -> float:
+    return iou(mask, case.truth) - iou(case.coarse > 0.5, case.truth)
+
+
+def _row(name: str, cases: list[Case], results: list[Refinement]) -> list[str]:
+    gains = [_gain(case, result.mask) for case, result in zip(cases, results, strict=True)]
+    _, worse, semantic = _gains(cases, results)
+    kept = np.mean([result.kept_coarse for result in results])
+    return [
+        name,
+        str(estimate(gains, [case.scene for case in cases])),
+        f"{worse:.1%}",
+        f"{semantic:+.3f}",
+        f"{kept:.1%}",
+    ]
+
+
+def _calibration(cases: list[Case], results: list[Refinement]) -> dict[str, float]:
+    """Calibration errors of the confidences of masks and of pixels."""
+    confidence = np.array([result.confidence for result in results], np.float64)
+    safe = np.array([_gain(case, result.mask) >= -WORSE for case, result in zip(cases, results, strict=True)])
+    pixels = np.concatenate([result.pixel_confidence.ravel()[::EVERY] for result in results]).astype(np.float64)
+    right = np.concatenate([(r.mask == c.truth).ravel()[::EVERY] for c, r in zip(cases, results, strict=True)])
+    return {"masks": calibration_error(confidence, safe), "pixels": calibration_error(pixels, right)}
 
 
 def calibration_error(confidence: Array, right: NDArray[np.bool_], bins: int = 10) -> float:

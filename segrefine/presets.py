@@ -27,9 +27,10 @@ _FAST = {
     "confusion": [1.0],
     "noises": 1,
     "text_timesteps": [400],
-    "text_strengths": [6.0],
+    "text_strengths": [0.0],
+    "worth_nulls": 1,
 }
-"""Five passes of the UNet: two for the text, one to generate, two for features."""
+"""Six passes of the UNet: three for the text and its worth, one to generate, two for features."""
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "g4seg": {"default": {}, "fast": _FAST, "paper": _PAPER},

@@ -177,15 +177,19 @@ class G4SegSettings(Settings):
         feature_timestep: noise level at which features are taken.
         temperature: difference of feature distances that makes odds of e.
         position_weight: weight of a pixel's position, in units of the latent's side, in its descriptor.
-        text_timesteps: noise levels at which the image is denoised with and without the label.
+        text_timesteps: noise levels at which the image is denoised with and without the label. None: no text evidence.
+        worth_range: score of the evidence at which it begins to count, and score at which it counts fully; see
+            `segrefine.runtime.worth`. Empty: the worth of evidence is not measured, and all of it counts.
         text_strengths: strengths of cross-attention under the coarse mask with which the label is tried.
-        joint_strengths: the same, where several labels are refined jointly; each level has one of the noises then.
+        worth_nulls: other words that the label is compared with.
+        effect_range: change of the prediction by the label, as a share of the error that remains, at which the
+            evidence begins to count, and at which it counts fully.
+        joint_strengths: the same, where several labels are refined jointly.
         text_effect: weight of how much the label changes what is predicted, beside the error that it takes away.
         text_spread: how far the evidence of the text spreads along regions of like colour, see `spread`.
         text_contrast: colour difference at which it stops, in multiples of the image's root mean square.
-        text_weight: log-odds per unit of that evidence.
-        text_threshold: the evidence that speaks neither for the label nor against it, as a share of the mask's own:
-            of the ninth decile of the evidence within the coarse mask.
+        text_weight: log-odds of evidence as strong as the mask's own, the ninth decile within the coarse mask.
+        text_threshold: the evidence that speaks neither for the label nor against it, as a share of the mask's own.
         text_rivalry: of several labels, how much the others' mean evidence counts against each.
         bias: log-odds of foreground where nothing speaks for it or against it.
         discrepancy_weight: log-odds against a pixel's side, per unit of its discrepancy relative to the mean; 0 leaves
@@ -212,12 +216,15 @@ class G4SegSettings(Settings):
     temperature: float = 2.1
     position_weight: float = 0.5
     text_timesteps: tuple[int, ...] = (300, 400, 500, 600)
+    worth_range: tuple[float, ...] = (0.2, 1.0)
+    worth_nulls: int = 2
+    effect_range: tuple[float, ...] = (0.007, 0.014)
     text_strengths: tuple[float, ...] = (0.0, 6.0)
     joint_strengths: tuple[float, ...] = (6.0,)
     text_effect: float = 1.0
     text_spread: float = 3000.0
     text_contrast: float = 0.2
-    text_weight: float = 16.0
+    text_weight: float = 4.0
     text_threshold: float = 0.43
     text_rivalry: float = 0.5
     bias: float = -0.5
@@ -232,12 +239,26 @@ class G4SegSettings(Settings):
         """Whether evidence of the text is computed; where it counts for nothing, it costs nothing."""
         return bool(self.text_timesteps) and self.text_weight != 0
 
+    @property
+    def measures_worth(self) -> bool:
+        """Whether the worth of the evidence is measured. It takes a noise level of the text."""
+        return bool(self.worth_range) and self.asks_text
+
+    @property
+    def probe_levels(self) -> tuple[int, ...]:
+        """Places in `text_timesteps` of the one or two levels at which the worth is measured."""
+        count = len(self.text_timesteps)
+        return tuple(range(0, count, max(1, count // 2)))[:2]
+
     def count_passes(self, labels: int = 1) -> int:
         """The most passes of the UNet that a refinement of so many labels takes; feature passes count."""
         text = 0
         if self.asks_text:
-            noises, strengths = (self.noises, self.text_strengths) if labels == 1 else (1, self.joint_strengths)
-            text = len(self.text_timesteps) * noises * (1 + labels * len(strengths))
+            levels, strengths = len(self.text_timesteps), self.text_strengths if labels == 1 else self.joint_strengths
+            text = levels * (1 + labels * len(strengths))
+            if self.measures_worth:
+                asked_again = labels * (0.0 not in strengths)
+                text += len(self.probe_levels) * (self.worth_nulls + asked_again)
         each = self.noises if self.mode == "one-step" else 2 * self.loop_steps
         each = each * (1 + (self.guidance_scale != 1)) + 1  # generated, and its features
         unmasked = self.comparison == "unmasked"
@@ -257,7 +278,11 @@ class G4SegSettings(Settings):
             raise SettingsError(
                 f"expected one confusion width for each timestep, got {len(self.confusion)} for {len(self.timesteps)}"
             )
-        self._check_counts("noises", "loop_steps")
+        for name, allowed in (("worth_range", (0, 2)), ("effect_range", (2,))):
+            ends = getattr(self, name)
+            if len(ends) not in allowed or sorted(set(ends)) != list(ends):
+                raise SettingsError(f"{name}: expected two rising numbers, got {list(ends)}")
+        self._check_counts("noises", "loop_steps", "worth_nulls")
         self._check_positive("guidance_scale")
         if not 0 < self.mixing <= 1:
             raise SettingsError(f"mixing: expected a share in (0, 1], got {self.mixing}")

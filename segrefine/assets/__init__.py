@@ -46,6 +46,16 @@ DEMO_BUNDLES = {"demo": demo_bundle(), "demo-gs": demo_gs_bundle()}
 """What ships, by the words that stand for it on a command line."""
 
 
+def free_guard_file() -> Path:
+    """The guard that judges by mask and image alone; see `segrefine.runtime.guard`."""
+    return _FOLDER / "free-guard.json"
+
+
 def demo_samples() -> Path:
     """The scenes: `images/NAME.png`, coarse `masks/NAME.png`, true `truth/NAME.png`, labels in `labels.json`."""
     return _FOLDER / "samples"
+
+
+def photo_samples() -> Path:
+    """Eight free photographs, laid out like the scenes of `demo_samples`; `ATTRIBUTION.md` names their sources."""
+    return _FOLDER / "photos"

@@ -192,7 +192,9 @@ def _summary(result: Refinement) -> dict[str, Any]:
         "iou_with_coarse": iou(coarse, result.mask),
         "changed": float((coarse != result.mask).mean()),
         "empty": not result.mask.any(),
+        "evidence_worth": result.evidence_worth,
         "confidence": result.confidence,
+        "confidence_threshold": result.confidence_threshold,
         "kept_coarse": result.kept_coarse,
         "kept_share": result.kept_share,
         "crop": result.box,
@@ -205,6 +207,8 @@ def _warnings(result: Refinement, model: Model) -> Iterator[str]:
     label = result.label
     if result.distrust:
         yield result.distrust
+    if result.evidence_worth == 0:
+        yield f"the model says nothing of {label!r} in this image: only the colours and edges of the image were used"
     if model.is_demo and label.strip().casefold() not in DEMO_LABELS:
         known = ", ".join(DEMO_LABELS)
         yield f"the demo model does not know {label!r}; it knows {known}; --bundle chooses another model"
@@ -231,9 +235,11 @@ def _describe_mask(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Lines on one mask, by their names."""
     mask = "{changed:.1%} of the pixels changed, IoU {iou_with_coarse:.3f} with the coarse mask"
     yield "mask", mask.format(**values)
+    if values["evidence_worth"] is not None:
+        yield "model", "evidence worth {evidence_worth:.2f} of 1 for {label!r}".format(**values)
     if values["confidence"] is not None:
-        guarded = "confidence {confidence:.2f}, {kept_share:.0%} of the changed pixels put back"
-        yield "guard", guarded.format(**values)
+        guarded = "confidence {confidence:.3f}, accepted from {confidence_threshold:.3f}"
+        yield "guard", (guarded + "; {kept_share:.0%} of the change undone").format(**values)
     if values["crop"]:
         left, top, right, bottom = values["crop"]
         yield "crop", f"a small object: refined in {right - left}×{bottom - top} pixels around it (--no-crop: in all)"

@@ -39,6 +39,7 @@ from segrefine.reference.weight_files import Model
 from segrefine.runtime.edges import logit, sharpen
 from segrefine.runtime.filters import pool
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.upsampling import upsample
 from segrefine.settings import G4SegSettings, Mode
 
@@ -147,9 +148,16 @@ def compare_loop(
         reference = G4Seg(checkpoint, settings, refiner.bundle.manifest.feature_taps, their_steps)
         theirs, their_mask = run_reference(refiner, reference, scene)
         errors.add_steps(ours_steps, their_steps)
-        probabilities = ours.rounds[-1].probability, theirs.probability.numpy()[0, 0]
+        probabilities = _on_grid(refiner, ours), theirs.probability.numpy()[0, 0]
         errors.add_result(probabilities, (ours.mask, their_mask))
     yield from errors.rows(name, dtype)
+
+
+def _on_grid(refiner: Refiner, result: Refinement) -> NDArray[np.float32]:
+    """The probability (h, w) after the last round; the coarse mask where the evidence was worth nothing."""
+    if result.rounds:
+        return result.rounds[-1].probability
+    return pool(result.fit.apply(result.coarse), refiner.bundle.manifest.vae_scale_factor)
 
 
 def run_reference(
@@ -171,5 +179,6 @@ def run_reference(
     probability = result.probability.cpu().numpy()[0, 0]
     if not reference.settings.edges:
         return result, upsample(fit, scene.coarse, coarse, probability) > 0.5
-    gain = logit(probability) - logit(coarse)
+    worth = 1.0 if result.worth is None else result.worth
+    gain = np.float32(worth) * (logit(probability) - logit(coarse))
     return result, sharpen(scene.image, scene.coarse, fit.restore(gain), refiner.edges) > 0.5

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
@@ -19,6 +20,7 @@ from segrefine.reference.checkpoint import Checkpoint
 from segrefine.reference.features import extract_features
 from segrefine.reference.text import Text, expand_text, predict
 from segrefine.runtime.evidence import gather_evidence
+from segrefine.runtime.worth import WordEffect, choose_nulls, measure_worth
 from segrefine.settings import G4SegSettings
 
 
@@ -46,12 +48,14 @@ class ReferenceResult:
     Attributes:
         latents: (1, c, h, w) of the image.
         text_evidence: (h, w) how much better the label explains each pixel than no label does.
-        rounds: one entry for each round.
+        worth: what the text's evidence is worth, in [0, 1]; None where it was not measured.
+        rounds: one entry for each round; none where the evidence is worth nothing.
         probability: (1, 1, h, w) P after the last round.
     """
 
     latents: Tensor
     text_evidence: Tensor
+    worth: float | None
     rounds: tuple[ReferenceRound, ...]
     probability: Tensor
 
@@ -98,10 +102,13 @@ class G4Seg:
         self.prompt, self.indicator = self.encode_label(label, image.shape[2:])
         self.unconditional = self.model.encode_text([""], image.shape[2:])
         z0 = self.model.encode_image(image)
-        text = self.text_evidence(z0, coarse, noise)
+        worth = self.measure_worth(z0, coarse, noise, label, image.shape[2:])
+        text = self.text_evidence(z0, coarse, noise, worth)
+        p, rounds = coarse, []
+        if worth == 0:  # the model does not know the label: it has nothing to say
+            return ReferenceResult(latents=z0, text_evidence=text, worth=worth, rounds=(), probability=p)
         evidence = self.gather_evidence(image, coarse, text)
         original = self.features(z0, noise)
-        p, rounds = coarse, []
         for t, width in zip(s.timesteps, s.confusion, strict=True):
             generated = self.generate(z0, p, t, noise)
             if s.comparison == "unmasked":
@@ -115,7 +122,7 @@ class G4Seg:
             rounds.append(
                 ReferenceRound(generated=generated, discrepancy=discrepancy, estimate=estimate, probability=p)
             )
-        return ReferenceResult(latents=z0, text_evidence=text, rounds=tuple(rounds), probability=p)
+        return ReferenceResult(latents=z0, text_evidence=text, worth=worth, rounds=tuple(rounds), probability=p)
 
     def encode_label(self, label: str, size: Sequence[int]) -> tuple[Text, Tensor]:
         """The prompt, under an image of a size, and its token indicator (1, tokens, 2): label, other words."""
@@ -127,24 +134,49 @@ class G4Seg:
         indicator[0, start:stop] = torch.tensor([1.0, 0.0])
         return self.model.encode_text([text], size), indicator
 
-    def text_evidence(self, z0: Tensor, coarse: Tensor, noise: Tensor) -> Tensor:
+    def text_evidence(self, z0: Tensor, coarse: Tensor, noise: Tensor, worth: float | None) -> Tensor:
         """How much better the label explains each pixel than no label does, (h, w).
 
         The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
-        arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over levels, noises and
-        the strengths with which the coarse mask hands the label to its pixels.
+        arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over noise levels, each
+        with one of the noises, and over the strengths with which the coarse mask hands the label to its pixels. Zeros
+        where the evidence is worth nothing.
         """
         s, total = self.settings, torch.zeros(z0.shape[2:])
-        if not s.asks_text:
+        if not s.asks_text or worth == 0:
             return total
-        for t in s.text_timesteps:
-            noisy, noise_share = self.add_noise(z0, t, noise), 1 - float(self.scheduler.alphas_cumprod[t])
+        levels = range(len(s.text_timesteps))
+        for strength in s.text_strengths:
+            effect = self.explain(z0, self.prompt, levels, noise, coarse, strength)
+            total += torch.from_numpy(effect.evidence[0]).to(total)
+        return total / len(s.text_strengths)
+
+    def explain(
+        self, z0: Tensor, prompt: Text, levels: Sequence[int], noise: Tensor, coarse: Tensor, strength: float
+    ) -> WordEffect:
+        """What a prompt does to the prediction, against no prompt: means over noise levels, (1, h, w)."""
+        s, parts = self.settings, []
+        for level in levels:
+            t = s.text_timesteps[level]
+            noisy = self.add_noise(z0, t, noise[level % len(noise)][None])
             plain = self.denoise(noisy, t, self.unconditional)
-            for strength in s.text_strengths:
-                named = self.denoise(noisy, t, self.prompt, coarse, (0.0, strength))
-                gained = (plain - z0).square() - (named - z0).square() + s.text_effect * (named - plain).square()
-                total += gained.mean((0, 1)) / noise_share
-        return total / (len(s.text_timesteps) * len(s.text_strengths))
+            named = self.denoise(noisy, t, prompt, coarse if strength else None, (0.0, strength))
+            differences = torch.cat([plain - z0, named - z0, named - plain])
+            parts.append(differences.square().mean(1) / (1 - float(self.scheduler.alphas_cumprod[t])))
+        error, named_error, change = torch.stack(parts).mean(0)
+        evidence = error - named_error + s.text_effect * change
+        evidence, change, error = (each.numpy(force=True) for each in (evidence, change, error))
+        return WordEffect(evidence=evidence[None], change=change[None], error=error)
+
+    def measure_worth(self, z0: Tensor, coarse: Tensor, noise: Tensor, label: str, size: Sequence[int]) -> float | None:
+        """What the text's evidence is worth, by the runtime's measure, for it is ours; None: it is not measured."""
+        s = self.settings
+        if not s.measures_worth:
+            return None
+        prompts = [self.prompt, *(self.encode_label(word, size)[0] for word in choose_nulls([label], s))]
+        of_label, *of_nulls = (self.explain(z0, each, s.probe_levels, noise, coarse, 0.0) for each in prompts)
+        nulls = np.concatenate([each.evidence for each in of_nulls])
+        return measure_worth(of_label, nulls, coarse[0, 0].numpy(force=True), s)
 
     def gather_evidence(self, image: Tensor, coarse: Tensor, text: Tensor) -> Tensor:
         """Log-odds of foreground from the coarse mask and the text, (1, 1, h, w): the runtime's, for it is ours."""

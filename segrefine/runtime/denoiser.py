@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from segrefine.runtime.engine_set import check_finite
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.text import Text, pick_texts
+from segrefine.runtime.worth import WordEffect, measure_worth
 from segrefine.settings import G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
@@ -27,11 +28,11 @@ Observe = Callable[[str, int, Floats], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the UNet is told besides the sample, of L labels. Prompts are known by number: 0 to L − 1, and `NOTHING`.
+    """What the UNet is told besides the sample: P prompts, known by number from 0, and `NOTHING`.
 
     Attributes:
-        texts: L + 1 of them: the prompts that name the labels, and the empty prompt.
-        token_indicator: float32 (L + 1, tokens, 2), see `Prompt`; zeros for the empty prompt.
+        texts: P + 1 of them: the prompts that name the labels and the null words, and the empty prompt.
+        token_indicator: float32 (P + 1, tokens, 2), see `Prompt`; zeros for the empty prompt.
     """
 
     texts: Text
@@ -51,6 +52,19 @@ class _Injection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextEvidence:
+    """How much better each of L labels explains each pixel than no label does.
+
+    Attributes:
+        maps: float32 (L, h, w); zeros for a label whose evidence is worth nothing.
+        worth: float32 (L,) in [0, 1]; None where it was not measured. See `segrefine.runtime.worth`.
+    """
+
+    maps: Floats
+    worth: Floats | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Denoiser:
     """A UNet, its noise schedule, and the conditions of one image.
 
@@ -59,6 +73,7 @@ class Denoiser:
         schedule: the noise levels.
         settings: the method's numbers.
         conditions: the prompts.
+        nulls: numbers of the prompts that name null words; none: the worth of evidence is not measured.
         observe: told of every step of generation.
     """
 
@@ -66,38 +81,40 @@ class Denoiser:
     schedule: NoiseSchedule
     settings: G4SegSettings
     conditions: Conditions
+    nulls: Sequence[int] = ()
     observe: Observe | None = None
 
-    def text_evidence(self, z0: Floats, coarse: Floats, noise: Floats) -> Floats:
-        """How much better each label explains each pixel than no label does, float32 (L, h, w).
+    def text_evidence(self, z0: Floats, masks: Floats, noise: Floats) -> TextEvidence:
+        """How much better each of L labels explains each pixel than no label does, and what that is worth.
 
         The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
-        arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over levels, noises and
-        the strengths with which the coarse masks (L, h, w) hand their labels to their pixels. Zeros, at no cost, where
-        the settings do not ask for it.
+        arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over noise levels, each
+        with one of the noises, and over the strengths with which the coarse masks hand their labels to their pixels.
+
+        Some levels are tried first, with the labels and with the null words, without the masks. Labels that turn out
+        to be worth nothing are not asked again.
+
+        Args:
+            z0: float32 (1, c, h, w) latents of the image.
+            masks: float32 (L, h, w) coarse masks.
+            noise: float32 (K, c, h, w).
         """
-        s, count = self.settings, len(coarse)
-        if not s.asks_text:
-            return np.zeros_like(coarse)
-        tried, each_noise = (s.text_strengths, len(noise)) if count == 1 else (s.joint_strengths, 1)
-        levels = np.repeat(np.array(s.text_timesteps, np.int64), each_noise)
-        drawn = noise[np.arange(len(levels)) % len(noise)]  # of several labels, each level has one of the noises
-        noisy = self.schedule.add_noise(np.repeat(z0, len(levels), 0), drawn, levels)
-        each, trials = len(noisy), len(tried)
-        total = 1 + count * trials  # the empty prompt first, then every label at every strength
-        samples, timesteps = np.tile(noisy, (total, 1, 1, 1)), np.tile(levels, total)
-        prompts = np.repeat([NOTHING, *np.repeat(np.arange(count), trials)], each)
-        strengths = np.repeat((0.0, *np.tile(tried, count)), each)
-        injected = _Injection(
-            masks=coarse[prompts.clip(0)],
-            strengths=np.stack([np.zeros_like(strengths), strengths], 1, dtype=np.float32),
-        )
-        outputs = self._predict(samples, timesteps, prompts, step="text evidence", injected=injected)
-        clean = self.schedule.predict_clean(outputs, samples, timesteps)
-        plain, named = clean[:each], clean[each:].reshape(count, trials, *noisy.shape)
-        gained = np.square(plain - z0) - np.square(named - z0) + s.text_effect * np.square(named - plain)
-        noise_share = (1 - self.schedule.alphas_cumprod[levels])[:, None, None]
-        return np.asarray((gained.mean(3) / noise_share).mean((1, 2)), np.float32)
+        s, count = self.settings, len(masks)
+        strengths = s.text_strengths if count == 1 else s.joint_strengths
+        trial = _TextTrial(denoiser=self, z0=z0, masks=masks, noise=noise)
+        worth: Floats | None = None
+        if self.nulls:
+            levels = s.probe_levels
+            of_labels = trial.compare(range(count), levels, 0.0)
+            of_nulls = trial.compare(self.nulls, levels, 0.0).evidence
+            found = [measure_worth(of_labels.pick(i), of_nulls, masks[i], s) for i in range(count)]
+            worth = np.array(found, np.float32)
+        asked = [i for i in range(count) if worth is None or worth[i] > 0]
+        evidence = np.zeros_like(masks)
+        if asked and s.asks_text:
+            levels = range(len(s.text_timesteps))
+            evidence[asked] = np.mean([trial.compare(asked, levels, each).evidence for each in strengths], 0)
+        return TextEvidence(maps=evidence, worth=worth)
 
     def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats, *, masked: bool = True) -> Floats:
         """Latents (L, c, h, w) of the mask-conditional images: z0 noised to level t, and denoised under each mask.
@@ -193,3 +210,48 @@ class Denoiser:
         parts = [self.engines[component](part, only=output)[output] for part in cut_batch(feeds, most)]
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)  # the very array: a GPU may still have it
         return check_finite(whole, component, step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TextTrial:
+    """One image, noised to the levels of the text, predicted with and without words. Nothing is predicted twice."""
+
+    denoiser: Denoiser
+    z0: Floats
+    masks: Floats
+    noise: Floats
+    _known: dict[tuple[int, int, float], Floats] = field(default_factory=dict)
+
+    def compare(self, prompts: Sequence[int], levels: Sequence[int], strength: float) -> WordEffect:
+        """What each of P prompts does to the prediction, means over the levels; see `Denoiser.text_evidence`."""
+        wanted = [(NOTHING, level, 0.0) for level in levels]
+        wanted += [(prompt, level, strength) for prompt in prompts for level in levels]
+        self._predict([key for key in wanted if key not in self._known])
+        s, schedule = self.denoiser.settings, self.denoiser.schedule
+        shares = [1 - schedule.alphas_cumprod[s.text_timesteps[level]] for level in levels]
+        plain = np.stack([self._known[NOTHING, level, 0.0] for level in levels])
+        named = np.stack([[self._known[prompt, level, strength] for level in levels] for prompt in prompts])
+
+        def mean_square(difference: Floats) -> Floats:
+            weighed = np.square(difference).mean(-3) / np.array(shares, np.float32)[:, None, None]
+            return np.asarray(weighed.mean(-3), np.float32)
+
+        error, change = mean_square(plain - self.z0), mean_square(named - plain)
+        evidence = error - mean_square(named - self.z0) + np.float32(s.text_effect) * change
+        return WordEffect(evidence=evidence, change=change, error=error)
+
+    def _predict(self, keys: Sequence[tuple[int, int, float]]) -> None:
+        """Predict the clean latents (c, h, w) of each prompt, level and strength, as one batch."""
+        if not keys:
+            return
+        denoiser = self.denoiser
+        prompts = np.array([prompt for prompt, _, _ in keys], np.intp)
+        levels = np.array([level for _, level, _ in keys], np.intp)
+        timesteps = np.array(denoiser.settings.text_timesteps, np.int64)[levels]
+        samples = denoiser.schedule.add_noise(
+            np.repeat(self.z0, len(keys), 0), self.noise[levels % len(self.noise)], timesteps
+        )
+        strengths = np.array([[0.0, strength] for _, _, strength in keys], np.float32)
+        injected = _Injection(masks=self.masks[prompts.clip(0) % len(self.masks)], strengths=strengths)
+        outputs = denoiser._predict(samples, timesteps, prompts, step="text evidence", injected=injected)
+        self._known.update(zip(keys, denoiser.schedule.predict_clean(outputs, samples, timesteps), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ class EdgeSettings:
         colour_limit: largest log-odds that colour may claim for a pixel.
         smoothness: log-odds that agreeing neighbours add where there is no edge between them.
         contrast: colour difference, in multiples of the image's root mean square, at which neighbours part.
-        rounds: times the colour models are fitted anew.
+        rounds: times the colour models are fitted.
+        rounds_alone: the same where no evidence was gained: colours alone drift away from a good mask.
         iterations: mean-field iterations in each round.
         first_side: larger images start from the result at half their size, so that borders may move far.
         working_side: larger images are cut at this size, and the cut is carried to full size by a guided filter,
@@ -40,6 +41,7 @@ class EdgeSettings:
     smoothness: float = 5.9
     contrast: float = 1.7
     rounds: int = 4
+    rounds_alone: int = 2
     iterations: int = 6
     first_side: int = 96
     working_side: int = 512
@@ -54,6 +56,8 @@ def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: Ed
         gain: float32 (H, W) log-odds of foreground that the diffusion model added to the coarse mask.
         settings: weights.
     """
+    if not gain.any():
+        settings = replace(settings, rounds=settings.rounds_alone)
     longest = max(image.shape[:2])
     start = None
     if longest > settings.first_side:

@@ -12,12 +12,16 @@ from segrefine.runtime.edges import logit
 from segrefine.runtime.filters import Floats
 from segrefine.settings import G4SegSettings
 
+_MOST = 4.0
+"""Largest evidence that counts, as a multiple of the mask's own."""
+
 
 def gather_evidence(image: NDArray[np.uint8], coarse: Floats, text: Floats, settings: G4SegSettings) -> Floats:
     """Log-odds of foreground, float32 (h, w).
 
-    The text's evidence is evened out along regions of like colour and measured against the mask's own: a label that a
-    model knows badly gives little evidence everywhere.
+    The text's evidence is evened out along regions of like colour, and counts as a multiple of the mask's own: of the
+    ninth decile of the evidence within the coarse mask. So the scale of a model's errors does not matter. What the
+    evidence is worth is measured apart; see `segrefine.runtime.worth`.
 
     Args:
         image: uint8 (H, W, 3) RGB, on the model's pixel grid.
@@ -30,8 +34,12 @@ def gather_evidence(image: NDArray[np.uint8], coarse: Floats, text: Floats, sett
         return np.asarray(s.prior_weight * logit(coarse) + s.bias, np.float32)
     even = spread(image, text, smoothness=s.text_spread, contrast=s.text_contrast)
     inside = coarse >= min(0.5, float(coarse.max()))
-    threshold = s.text_threshold * float(np.quantile(even[inside], 0.9))
-    return np.asarray(s.prior_weight * logit(coarse) + s.text_weight * (even - threshold) + s.bias, np.float32)
+    level = float(np.quantile(even[inside], 0.9))
+    prior = s.prior_weight * logit(coarse) + s.bias
+    if level <= 0:  # the label explains nothing in the mask
+        return np.asarray(prior, np.float32)
+    relative = (even / level).clip(-_MOST, _MOST)
+    return np.asarray(prior + s.text_weight * (relative - s.text_threshold), np.float32)
 
 
 def doubt_sides(discrepancy: Floats, probability: Floats, weight: float) -> Floats:

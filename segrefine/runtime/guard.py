@@ -1,106 +1,161 @@
-"""A guard: how far a refined mask can be trusted, and the coarse mask where that is not far enough.
+"""The guard: it undoes changes of a mask that cannot be trusted.
 
-It judges twice. First each connected region that refining added or removed, by what speaks for that change; those that
-are more probably wrong than right are put back. Then the mask with what is left of its changes: where that is not
-trusted either, the coarse mask stays as a whole.
+It judges twice. First it judges each region that refining changed, by what speaks for that change. Changes that are
+more probably wrong than right are undone. Then it judges the mask with the changes that are left. Where that mask is
+not trusted either, the coarse mask stays.
+
+Two guards share the work. The free guard looks at coarse mask, colours, edges and shapes, and protects with any model.
+The guard of a bundle also knows what that model's evidence is worth in a region; `segrefine tune` fits it. Where the
+evidence of the model is worth nothing, the free guard judges alone; in between, their odds are mixed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache, cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.errors import SettingsError
+from segrefine.bundle import Bundle
+from segrefine.errors import BundleError, SettingsError
 from segrefine.runtime.edges import logit, sigmoid
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.regions import REGION_FEATURES, Numbers, Regions, describe_regions
+from segrefine.storage import read_json_object
 
 MASK_FEATURES = (
     "expected", "at_risk", "spread", "expected_to_risk", "expected_to_spread", "added", "removed", "agreement",
     "refused",
 )  # fmt: skip
-
-
-_HINT = "`python -m benchmarks.guard --fit` finds them"
-Range = tuple[tuple[float, ...], tuple[float, ...]]
-"""Least and greatest values."""
+GUARD = "guard.json"
+"""Where a bundle keeps the guard that was fitted to its model."""
+PIXEL_FEATURES = ("own", "region", "mask", "untrusted")
+_MOST_DEVIATIONS = 3.0
+"""Features count at most this many standard deviations from their mean in the fit: beyond, nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuardSettings:
-    """Weights of what tells good changes from bad ones. Fitted on validation scenes: `benchmarks/guard.py`.
+class Judge:
+    """A logistic regression: log-odds of n features, of their pairs if wanted, and a constant.
 
     Attributes:
-        added: log-odds that a region which was added is right, per unit of each of `REGION_FEATURES`, and a constant.
-        removed: the same of a region that was removed.
-        weights: log-odds that a mask was not made worse, per unit of each of `MASK_FEATURES`, and a constant.
-        threshold: least confidence of a mask that replaces the coarse one.
-        pixels: log-odds that a pixel is right, per unit of each that `describe_pixels` gives, and a constant.
-        added_range: least and greatest value of each of `REGION_FEATURES` that regions which were added had in the fit;
-            beyond them nothing is known, and values are clipped to them. From 493 masks of 188 of the 400 scenes.
-        removed_range: the same of regions that were removed.
-        mask_range: the same of `MASK_FEATURES`.
-        least_contrast: `contrast` of the flattest image in the fit; in a flatter one nothing is trusted.
+        mean: of each feature in the fit, (k,).
+        scale: standard deviation of each feature in the fit, (k,).
+        weights: (k + 1,), or (k + k (k + 1) / 2 + 1,) with pairs; the constant comes last.
     """
 
-    added: tuple[float, ...] = (
-        0.479, -5.0751, 0.4806, -0.6742, 0.1719, 4.6249, 2.9015, 0.0712, 0.2284, 1.1337, 0.3096, -0.5631, 0.1642,
-        0.0163, -0.0867, -0.549, -0.5236, 1.9015, -0.1548,
-    )  # fmt: skip
-    removed: tuple[float, ...] = (
-        -0.242, 8.3253, 2.5223, 0.936, -0.2795, 0.8376, 1.4312, 0.4599, 0.6275, -0.6663, 0.2126, 1.0382, -0.0034,
-        -1.0048, -3.6363, -2.4096, 0.5213, -2.5541, 0.0059,
-    )  # fmt: skip
-    weights: tuple[float, ...] = (
-        1.0383, -13.9919, 7.2087, 0.1133, 0.2743, 1.0843, -2.3747, 0.2284, -2.365, 1.8187,
-    )  # fmt: skip
-    threshold: float = 0.917
-    pixels: tuple[float, ...] = (0.678, 0.0393, 0.1629, 0.6428, 0.5586)
-    added_range: Range = (
-        (
-            -7.774, 0.0051, 0.0004, -3.43, -16.5005, -0.4846, -0.499, -3.0474, 0.1381, -2.6328, -2.4654, -2.3096, 0.0,
-            0.0, 0.0008, 0.0, -0.7836, 0.0194,
-        ),
-        (
-            0.9742, 0.2352, 0.5, 2.3452, 8.7646, 0.4478, 0.4998, 4.7279, 1.2099, 4.0, 4.0, 4.0, 10.5435, 8.3914, 3.2258,
-            0.7308, 0.9064, 0.808,
-        ),
-    )  # fmt: skip
-    removed_range: Range = (
-        (
-            -7.774, 0.0051, 0.0001, -2.3881, -10.9546, -0.4701, -0.4997, -1.662, -1.1173, -3.5577, -3.6515, -3.3799,
-            0.0, 0.0, 0.0, 0.0045, -0.7836, 0.0194,
-        ),
-        (
-            -0.2072, 0.1598, 0.5, 3.43, 14.2504, 0.4902, 0.4998, 5.1729, -0.1145, 4.0, 4.0, 4.0, 10.1814, 6.2509,
-            3.2258, 0.8317, 1.271, 0.808,
-        ),
-    )  # fmt: skip
-    mask_range: Range = (
-        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.1683, 0.0),
-        (0.7565, 0.2883, 0.3058, 21.3257, 10.3405, 2.6491, 0.8317, 1.0, 0.7156),
-    )
-    least_contrast: float = 0.0252
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Raises SettingsError where there are more or fewer weights, or ends of a range, than features."""
+        """Raises SettingsError where the numbers do not fit together."""
+        count = len(self.mean)
+        allowed = count + 1, count + count * (count + 1) // 2 + 1
+        if len(self.scale) != count or len(self.weights) not in allowed:
+            got = f"{len(self.scale)} scales and {len(self.weights)} weights"
+            raise SettingsError(f"expected {count} scales and {allowed[0]} or {allowed[1]} weights, got {got}")
+
+    def __call__(self, features: Numbers) -> Numbers:
+        """Log-odds, float64 (…,), of features (…, k)."""
+        columns = self.columns(features)
+        *each, constant = self.weights
+        return np.asarray(columns @ np.array(each) + constant, np.float64)
+
+    def columns(self, features: Numbers) -> Numbers:
+        """What the weights belong to, float64 (…, len(weights) − 1): the scaled features, and their pairs."""
+        count = len(self.mean)
+        scaled = ((features - np.array(self.mean)) / np.array(self.scale)).clip(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+        if len(self.weights) == count + 1:
+            return np.asarray(scaled)
+        first, second = np.triu_indices(count)
+        return np.concatenate([scaled, scaled[..., first] * scaled[..., second]], -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What tells good changes from bad ones. `guard.json` in a bundle, or the package's own for any model.
+
+    Attributes:
+        features: names of the region features that the guard looks at, from `REGION_FEATURES`.
+        added: judges a region that was added.
+        removed: judges a region that was removed.
+        mask: judges what is left of the changes, by `MASK_FEATURES`.
+        pixels: judges a pixel, by `PIXEL_FEATURES`.
+        margin: least log-odds of a change that stays.
+        threshold: least confidence of a mask that replaces the coarse one.
+        least_contrast: `contrast` of the flattest image in the fit; in a flatter one nothing is trusted.
+        about: on what the guard was fitted: data, number of masks, date, model.
+    """
+
+    features: tuple[str, ...]
+    added: Judge
+    removed: Judge
+    mask: Judge
+    pixels: Judge
+    margin: float
+    threshold: float
+    least_contrast: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError where a judge has other features than it should."""
+        if unknown := sorted(set(self.features) - set(REGION_FEATURES)):
+            raise SettingsError(f"unknown feature {unknown[0]!r}", hint=f"there are: {', '.join(REGION_FEATURES)}")
         lengths = {
-            "added": len(REGION_FEATURES), "removed": len(REGION_FEATURES), "weights": len(MASK_FEATURES), "pixels": 4,
+            "added": len(self.features), "removed": len(self.features), "mask": len(MASK_FEATURES),
+            "pixels": len(PIXEL_FEATURES),
         }  # fmt: skip
         for name, length in lengths.items():
-            if len(getattr(self, name)) != length + 1:
-                got = f"expected {length} weights and a constant, got {len(getattr(self, name))} numbers"
-                raise SettingsError(f"{name}: {got}", hint=_HINT)
-        for name, length in (("added_range", lengths["added"]), ("removed_range", lengths["removed"]),
-                             ("mask_range", lengths["weights"])):  # fmt: skip
-            if [len(side) for side in getattr(self, name)] != [length, length]:
-                raise SettingsError(f"{name}: expected {length} least and {length} greatest values", hint=_HINT)
+            if (got := len(getattr(self, name).mean)) != length:
+                raise SettingsError(f"{name}: expected {length} features, got {got}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The guard as JSON values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The guard that `to_dict` wrote.
+
+        Raises:
+            SettingsError: a value is missing, unknown, or of another kind.
+        """
+        try:
+            values = dict(raw)
+            for name in ("added", "removed", "mask", "pixels"):
+                values[name] = Judge(**{key: tuple(map(float, numbers)) for key, numbers in values[name].items()})
+            values["features"] = tuple(map(str, values["features"]))
+            if unknown := sorted(values.keys() - {entry.name for entry in fields(cls)}):
+                raise SettingsError(f"unknown entry {unknown[0]!r}")
+            return cls(**values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, SettingsError):
+                raise
+            raise SettingsError(f"this is no guard: {error!r}", hint="`segrefine tune` writes one") from error
+
+    def judge_regions(self, regions: Regions, features: Numbers) -> Numbers:
+        """Log-odds that the change of each region is right, float64 (n,).
+
+        Args:
+            regions: n of them.
+            features: float64 (n, len(REGION_FEATURES)) of each.
+        """
+        known = features[:, [REGION_FEATURES.index(name) for name in self.features]]
+        return np.where(regions.added, self.added(known), self.removed(known))
+
+
+@cache
+def free_guard() -> Guard:
+    """The guard that ships with segrefine. It looks at mask and image alone, and protects with any model."""
+    from segrefine.assets import free_guard_file
+
+    return Guard.from_dict(read_json_object(free_guard_file(), BundleError, hint="install segrefine again"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,15 +165,17 @@ class Judged:
     Attributes:
         regions: n of them.
         odds: float64 (n,), log-odds that the change is right.
+        margin: least log-odds of a change that stays.
     """
 
     regions: Regions
     odds: Numbers
+    margin: float = 0.0
 
     @property
     def accepted(self) -> NDArray[np.bool_]:
         """Which changes stay, (n,)."""
-        return self.odds > 0
+        return self.odds > self.margin
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -126,55 +183,62 @@ class Judged:
         return np.where(self.regions.everywhere(self.accepted, False), self.regions.after, self.regions.before)
 
 
-def guard_changes(image: NDArray[np.uint8], result: Refinement, settings: GuardSettings | None = None) -> Refinement:
+def read_guard(bundle: Bundle) -> Guard | None:
+    """The guard that was fitted to a bundle's model; None where the bundle has none.
+
+    Raises:
+        BundleError: the file is not what the manifest says.
+        SettingsError: it holds no guard.
+    """
+    return Guard.from_dict(bundle.read_json(GUARD)) if GUARD in bundle.manifest.files else None
+
+
+def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | None = None) -> Refinement:
     """Undo the changes of a refinement that cannot be trusted, and report how far the rest can be.
 
     The confidence of a mask is the probability that refining, less what was undone, has not cost it more than 0.02 of
-    IoU. That of a pixel is the probability that it is on the right side. Both are calibrated for the demo model. An
-    image flatter than all that they were fitted on shows nothing to judge by: the confidence is 0.
+    IoU. That of a pixel is the probability that it is on the right side. In an image flatter than all that the guard
+    was fitted on nothing can be judged: the confidence is 0.
 
     The mask of the result is not disjoint from others; see `divide_pixels`.
 
     Args:
         image: uint8 (H, W, 3) RGB, the image that was refined: for a result of a crop, that crop.
         result: what refining made of the mask in this image.
-        settings: weights.  [default: the fitted ones]
+        guard: that of the bundle.  [default: the free guard alone]
     """
-    settings = settings or GuardSettings()
     coarse = result.coarse
+    free = free_guard()
+    known = 0.0 if guard is None or result.evidence_worth is None else result.evidence_worth
+    by_worth = [(each, share) for each, share in ((free, 1 - known), (guard, known)) if each is not None and share > 0]
     regions, features = describe_regions(image, result)
-    judged = Judged(regions=regions, odds=judge_regions(regions, features, settings))
-    odds = float(weigh(describe_mask(judged).clip(*settings.mask_range), settings.weights))
-    seen = contrast(result.fit.image) >= settings.least_contrast
+    judged = Judged(
+        regions=regions,
+        odds=sum(share * each.judge_regions(regions, features) for each, share in by_worth),
+        margin=sum(share * each.margin for each, share in by_worth),
+    )
+    described = describe_mask(judged)
+    odds = float(sum(share * each.mask(described) for each, share in by_worth))
+    threshold = sum(share * each.threshold for each, share in by_worth)
+    seen = contrast(result.fit.image) >= min(each.least_contrast for each, _ in by_worth)
     confidence = 0.5 + 0.5 * math.tanh(0.5 * odds) if seen else 0.0
-    trusted = seen and confidence >= settings.threshold and bool(judged.mask.any())  # an empty mask is no refined mask
+    trusted = seen and confidence >= threshold and bool(judged.mask.any())  # an empty mask is no refined mask
     accepted = judged.accepted & trusted
     changed = int(regions.pixels.sum())
     probability = np.where(regions.everywhere(~accepted, False), coarse, result.probability)
     if not accepted.any():
         probability = coarse
     support = describe_pixels(judged, result, odds, trusted=trusted)
+    certain = sum(share * each.pixels(support) for each, share in by_worth)
     return replace(
         result,
         probability=probability.astype(np.float32),
         confidence=confidence,
-        pixel_confidence=sigmoid(weigh(support, settings.pixels).astype(np.float32)).astype(np.float16),
+        confidence_threshold=threshold,
+        pixel_confidence=sigmoid(certain.astype(np.float32)).astype(np.float16),
         kept_coarse=not accepted.any(),
         kept_share=float(regions.pixels[~accepted].sum() / changed) if changed else 1.0,
     )
-
-
-def judge_regions(regions: Regions, features: Numbers, settings: GuardSettings) -> Numbers:
-    """Log-odds that the change of each region is right, float64 (n,).
-
-    Args:
-        regions: n of them.
-        features: float64 (n, len(REGION_FEATURES)) of each.
-        settings: weights.
-    """
-    added = weigh(features.clip(*settings.added_range), settings.added)
-    removed = weigh(features.clip(*settings.removed_range), settings.removed)
-    return np.where(regions.added, added, removed)
 
 
 def contrast(image: NDArray[np.uint8]) -> float:
@@ -229,9 +293,3 @@ def describe_pixels(judged: Judged, result: Refinement, odds: float, *, trusted:
     region = judged.regions.everywhere(np.where(stays, judged.odds, -judged.odds).clip(-5, 5), 0.0)
     whole = np.full(final.shape, odds if trusted else 0.0)
     return np.stack([own, region, whole, np.full(final.shape, float(not trusted))], -1)
-
-
-def weigh(features: Numbers, weights: Sequence[float] | Numbers) -> Numbers:
-    """The weighted sum over the last axis of features (…, k), and the constant, which is the last of k + 1 weights."""
-    *each, constant = weights
-    return np.asarray(features @ np.array(each) + constant, np.float64)

@@ -123,7 +123,7 @@ def trace_sheet(
         return magnify(_without_filling(heat_map(values, low, high), size), smooth=False)
 
     evidence = float(np.abs(result.text_evidence).max())
-    largest = max(float(each.discrepancy.max()) for each in result.rounds)
+    largest = max((float(each.discrepancy.max()) for each in result.rounds), default=1.0)
     rows = [
         [
             Tile(picture=large, caption="image", note=label),

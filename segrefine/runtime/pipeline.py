@@ -26,13 +26,14 @@ from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finit
 from segrefine.runtime.evidence import against_others, doubt_sides, gather_evidence
 from segrefine.runtime.filters import pool
 from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.guard import guard_changes
+from segrefine.runtime.guard import guard_changes, read_guard
 from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.refinement import Floats, Refinement, Round, divide_pixels, label_map
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.upsampling import upsample
+from segrefine.runtime.worth import choose_nulls
 from segrefine.settings import Changes, G4SegSettings
 from segrefine.spec import MAX_PIXELS
 
@@ -59,6 +60,7 @@ class Refiner(EngineSet[G4SegSettings]):
         bundle: where the engines come from.
         settings: the method's numbers, for calls that give none.
         edges: the edge step's numbers.
+        guard: what was fitted to the bundle's model; None: the free guard judges alone.
     """
 
     method = "g4seg"
@@ -75,6 +77,7 @@ class Refiner(EngineSet[G4SegSettings]):
         self.settings = G4SegSettings.from_dict(bundle.manifest.settings).change(settings)
         self.edges = edges or EdgeSettings()
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
+        self.guard = read_guard(bundle)
         self._check_settings(self.settings)
 
     @classmethod
@@ -171,7 +174,7 @@ class Refiner(EngineSet[G4SegSettings]):
         if not call.guard:
             return results
         began = time.perf_counter()
-        guarded = divide_pixels([guard_changes(image, each) for each in results])
+        guarded = [guard_changes(image, each, self.guard) for each in results]
         spent = time.perf_counter() - began
         return tuple(replace(each, seconds={**each.seconds, "guard": spent}) for each in guarded)
 
@@ -180,6 +183,7 @@ class Refiner(EngineSet[G4SegSettings]):
         s = call.settings
         watch = Watch(call.progress, steps=4 + 2 * len(s.timesteps))
         labels = [each.label for each in given]
+        nulls = choose_nulls(labels, s)
 
         # Bring the image and the masks to the model's grid, and the image into its latent space.
         fit = self.fit(image)
@@ -190,7 +194,8 @@ class Refiner(EngineSet[G4SegSettings]):
             engines=self.engines,
             schedule=self._schedule,
             settings=s,
-            conditions=self._encode_labels(labels, fit.grid, s),
+            conditions=self._encode_labels([*labels, *nulls], fit.grid, s),
+            nulls=range(len(labels), len(labels) + len(nulls)),
             observe=call.observe,
         )
         prompt = 0 if len(given) == 1 else NOTHING  # several labels share the features of the image
@@ -198,18 +203,20 @@ class Refiner(EngineSet[G4SegSettings]):
         noise = np.random.default_rng(call.seed).standard_normal((s.noises, *z0.shape[1:]), np.float32)
         watch.step("encode")
 
-        # Ask how much better each label explains each pixel than no label does.
+        # Ask how much better each label explains each pixel than no label does, and what that answer is worth.
         text = denoiser.text_evidence(z0, start, noise)
-        telling = against_others(text, labels, s.text_rivalry)
+        telling = against_others(text.maps, labels, s.text_rivalry)
         evidence = np.stack([gather_evidence(fit.image, *each, s) for each in zip(start, telling, strict=True)])
         watch.step("text evidence")
 
         # Generate under the mask, compare with the original, and move the mask where the two disagree.
-        original = denoiser.features(z0, noise, prompt) if s.comparison == "original" else None
-        watch.step("features")
+        # A model that knows none of the labels has nothing to say: its passes are not computed.
         probability = start
         rounds = []
-        for t, width in zip(s.timesteps, s.confusion, strict=True):
+        knows = text.worth is None or bool(text.worth.any())
+        original = denoiser.features(z0, noise, prompt) if knows and s.comparison == "original" else None
+        watch.step("features")
+        for t, width in zip(s.timesteps, s.confusion, strict=True) if knows else ():
             generated = denoiser.generate(z0, probability, t, noise)
             unmasked = generated if original is not None else denoiser.generate(z0, probability, t, noise, masked=False)
             watch.step("generate")
@@ -227,8 +234,10 @@ class Refiner(EngineSet[G4SegSettings]):
             watch.step("align")
             rounds.append((t, generated, discrepancy, probability))
 
-        # Carry what was gained to full size, and move the border to the edges of the image.
-        gain = logit(probability) - logit(start)
+        # Carry the evidence that was gained to full size, as far as it is worth something, and move the border to the
+        # edges of the image.
+        worth = np.ones(len(given), np.float32) if text.worth is None else text.worth
+        gain = worth[:, None, None] * (logit(probability) - logit(start))
         sharp = []
         for number, (each, gained) in enumerate(zip(given, gain, strict=True)):
             if s.edges:
@@ -246,9 +255,10 @@ class Refiner(EngineSet[G4SegSettings]):
                 coarse=each.probability,
                 fit=fit,
                 latents=z0,
-                text_evidence=text[i],
-                rounds=tuple(Round.of_label(i, *each) for each in rounds),
+                text_evidence=text.maps[i],
+                rounds=tuple(Round.of_label(i, *each) for each in rounds if worth[i] > 0),
                 seconds=watch.seconds,
+                evidence_worth=None if text.worth is None else float(text.worth[i]),
             )
             for i, each in enumerate(given)
         )

@@ -58,7 +58,10 @@ class Refinement:
         text_evidence: float32 (h, w); how much better the label explains each pixel than no label does.
         rounds: the trace.
         seconds: time of each stage.
+        evidence_worth: what the model's evidence was worth here, from 0 (nothing: it was left out) to 1; None where it
+            was not measured. See `segrefine.runtime.worth`.
         confidence: of the mask, in [0, 1], where a guard looked at it; see `segrefine.runtime.guard`.
+        confidence_threshold: least confidence of a mask that the guard accepts.
         pixel_confidence: float16 (H, W) in [0, 1], of each pixel, likewise.
         kept_coarse: the guard trusted nothing that refining changed, and this is the coarse mask, all of it: of several
             labels it may overlap others.
@@ -77,7 +80,9 @@ class Refinement:
     text_evidence: Floats
     rounds: tuple[Round, ...]
     seconds: Mapping[str, float] = field(repr=False)
+    evidence_worth: float | None = None
     confidence: float | None = None
+    confidence_threshold: float | None = None
     pixel_confidence: NDArray[np.float16] | None = field(default=None, repr=False)
     kept_coarse: bool = False
     kept_share: float = 0.0
@@ -93,14 +98,20 @@ class Refinement:
 
     @property
     def distrust(self) -> str | None:
-        """A sentence that tells that the guard gave the coarse mask back; None where it did not."""
+        """A sentence where the guard kept the coarse mask; else None."""
         if not self.kept_coarse:
             return None
-        return f"the guard does not trust the refined mask (confidence {self.confidence:.2f}): it is the coarse one"
+        compared = f"confidence {self.confidence:.3f}, expected {self.confidence_threshold:.3f} or more"
+        return f"the guard does not trust the refined mask ({compared}): the coarse mask was kept"
 
     @property
     def paper_probability(self) -> Floats:
-        """Float32 (H, W), before the edge step (the paper's result): resized from the latent grid when asked for."""
+        """Float32 (H, W), the paper's result before the edge step, resized from the latent grid on access.
+
+        The coarse mask, where no round was computed because the evidence was worth nothing.
+        """
+        if not self.rounds:
+            return self.coarse
         found = self.fit.restore(self.rounds[-1].probability)
         if self.part is None:
             return found

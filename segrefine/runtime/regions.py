@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,13 +16,17 @@ from segrefine.runtime.refinement import Refinement
 
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
-REGION_FEATURES = (
-    "log_area", "thickness", "softness", "text", "text_beside", "paper", "edges_alone", "gain", "discrepancy",
-    "colour", "colour_before", "colour_after", "new_border", "old_border", "added", "removed", "text_gap", "text_level",
+FREE_FEATURES = (
+    "log_area", "thickness", "softness", "edges", "cautious", "colour", "colour_before", "colour_after", "new_border",
+    "old_border", "added", "removed", "separable", "border", "border_gain",
 )  # fmt: skip
-"""What is known of a region. Evidence counts for the change: for foreground where it was added, else against it."""
-_EVEN = 0.43
-"""Text evidence, as a share of the mask's own, that speaks neither for a label nor against it: `text_threshold`."""
+"""What coarse mask, refined mask and image tell of a region. No diffusion model is asked."""
+MODEL_FEATURES = ("text", "text_beside", "paper", "gain", "discrepancy", "text_gap", "text_level")
+"""What the diffusion model tells of a region; 0 where its evidence was worth nothing."""
+REGION_FEATURES = FREE_FEATURES + MODEL_FEATURES
+"""Evidence counts for the change: for foreground where the region was added, else against it."""
+CAUTIOUS = EdgeSettings(coarse_weight=0.8)
+"""An edge step that moves the mask little. A change that it makes too is right more often."""
 _LEAST_GAP = 0.2
 _NEIGHBOURS: tuple[tuple[Any, Any], ...] = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 """Each pixel with that on its right, and each with that below it."""
@@ -29,7 +34,9 @@ _NEIGHBOURS: tuple[tuple[Any, Any], ...] = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regions:
-    """Where a refined mask differs from the coarse one: pixels that hang together, all added or all removed.
+    """Where a refined mask differs from the coarse one, in connected pieces.
+
+    All pixels of a piece were added, or all removed; and a cautious edge step changes all of them, or none.
 
     Attributes:
         before: bool (H, W), the coarse mask.
@@ -46,19 +53,48 @@ class Regions:
     pixels: NDArray[np.intp]
 
     @classmethod
-    def between(cls, before: Mask, after: Mask) -> Regions:
-        """The regions in which two masks, bool (H, W), differ."""
-        come, gone = label_regions(after & ~before), label_regions(before & ~after)
-        count = int(come.max(initial=0))
-        numbers = np.where(gone > 0, gone + count, come)
-        pixels = np.bincount(numbers.ravel())[1:]
-        return cls(before=before, after=after, numbers=numbers, added=np.arange(len(pixels)) < count, pixels=pixels)
+    def between(cls, before: Mask, after: Mask, cautious: Mask) -> Regions:
+        """The regions in which two masks, bool (H, W), differ, divided by a third: that of a cautious edge step."""
+        numbers = np.zeros(before.shape, np.intp)
+        added: list[bool] = []
+        for came, changed in ((True, after & ~before), (False, before & ~after)):
+            for agreed in (cautious == after, cautious != after):
+                found = label_regions(changed & agreed)
+                numbers = np.where(found > 0, found + len(added), numbers)
+                added += [came] * int(found.max(initial=0))
+        pixels = np.bincount(numbers.ravel(), minlength=len(added) + 1)[1:]
+        return cls(before=before, after=after, numbers=numbers, added=np.array(added, np.bool_), pixels=pixels)
 
     @cached_property
     def changed(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The places of all changed pixels in a flattened map, in order, and the region of each."""
         places = np.flatnonzero(self.numbers)
         return places, self.numbers.ravel()[places]
+
+    @cached_property
+    def core(self) -> Mask:
+        """What both masks hold; the coarse mask where that is nothing."""
+        kept = self.before & self.after
+        return kept if kept.any() else self.before
+
+    @cached_property
+    def outlines(self) -> Numbers:
+        """The number of sides that each region has towards other pixels, at least 1, (n,)."""
+        count = len(self.pixels) + 1
+        numbers = self.numbers.ravel()
+        sides = np.zeros(count)
+        for own, _, others in self.neighbours():
+            sides += np.bincount(own[own != numbers[others]], minlength=count)
+        return np.maximum(sides[1:], 1)
+
+    def neighbours(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
+        """For each of four directions: region, place, and neighbour's place of every changed pixel that has one."""
+        places, owners = self.changed
+        height, width = self.numbers.shape
+        rows, columns = np.divmod(places, width)
+        steps = {1: columns < width - 1, -1: columns > 0, width: rows < height - 1, -width: rows > 0}
+        for step, present in steps.items():
+            yield owners[present], places[present], places[present] + step
 
     def mean(self, values: NDArray[Any]) -> Numbers:
         """The mean of a map (H, W) over each region, (n,)."""
@@ -100,37 +136,62 @@ def describe_regions(image: NDArray[np.uint8], result: Refinement) -> tuple[Regi
         result: what refining made of a mask in this image.
     """
     coarse = result.coarse
-    regions = Regions.between(coarse > 0.5, result.probability > 0.5)
-    found = _evidence(image, result, regions) | _borders(image, regions)
-    extent = np.sqrt(max(int(regions.before.sum()), 1))
-    found["log_area"] = np.log(regions.pixels) - 2 * np.log(extent)
-    found["thickness"] = regions.pixels / found["outline"] / extent
-    found["softness"] = regions.mean(np.abs(coarse - 0.5))
-    for name, kind in (("added", regions.added), ("removed", ~regions.added)):
-        found[name] = np.full(len(kind), regions.pixels[kind].sum() / extent**2)
+    nothing = np.zeros_like(coarse)
+    edges = result.probability if not result.rounds else sharpen(image, coarse, nothing, EdgeSettings())
+    cautious = sharpen(image, coarse, nothing, CAUTIOUS)
+    regions = Regions.between(coarse > 0.5, result.probability > 0.5, cautious > 0.5)
+    found = _shapes(regions, coarse) | _colours(image, regions) | _borders(image, regions)
+    signs = np.where(regions.added, 1.0, -1.0)
+    found["edges"] = signs * regions.mean(edges - 0.5)
+    found["cautious"] = signs * regions.mean(cautious - 0.5)
+    found |= _evidence(result, regions) if result.rounds else dict.fromkeys(MODEL_FEATURES, np.zeros(len(signs)))
     return regions, np.stack([found[name] for name in REGION_FEATURES], 1)
 
 
-def _evidence(image: NDArray[np.uint8], result: Refinement, regions: Regions) -> dict[str, Numbers]:
-    """Means over each region of all that was ever held for foreground or against it, signed for the change."""
+def _shapes(regions: Regions, coarse: Floats) -> dict[str, Numbers]:
+    """Size and form of each region, relative to the coarse mask."""
+    extent = np.sqrt(max(int(regions.before.sum()), 1))
+    found = {
+        "log_area": np.log(regions.pixels) - 2 * np.log(extent),
+        "thickness": regions.pixels / regions.outlines / extent,
+        "softness": regions.mean(np.abs(coarse - 0.5)),
+    }
+    for name, kind in (("added", regions.added), ("removed", ~regions.added)):
+        found[name] = np.full(len(kind), regions.pixels[kind].sum() / extent**2)
+    return found
+
+
+def _colours(image: NDArray[np.uint8], regions: Regions) -> dict[str, Numbers]:
+    """Colour odds of each region for the change, and how well colours tell the coarse mask from the rest."""
+    before, after = regions.before, regions.after
+    colours = colour_index(image)
+    by_coarse = colour_odds(colours, before, ~before)
+    maps = {
+        "colour": colour_odds(colours, regions.core, ~before & ~after),
+        "colour_before": by_coarse,
+        "colour_after": colour_odds(colours, after, ~after),
+    }
+    signs = np.where(regions.added, 1.0, -1.0)
+    found = {name: signs * regions.mean(values) for name, values in maps.items()}
+    return found | {"separable": np.full(len(signs), _mean(by_coarse, before) - _mean(by_coarse, ~before))}
+
+
+def _evidence(result: Refinement, regions: Regions) -> dict[str, Numbers]:
+    """What the diffusion model holds for each change, scaled by what its evidence is worth."""
     fit, coarse = result.fit, result.coarse
     before, after = regions.before, regions.after
-    kept, outside = before & after, ~before & ~after
     text = fit.restore(result.text_evidence)
     level = max(float(np.quantile(text[before], 0.9)), 1e-3) if before.any() else 1.0
     text = (text / level).clip(-3, 3)
-    within, without = _mean(text, kept if kept.any() else before), _mean(text, outside)
-    cell, colours = fit.image.shape[0] // result.text_evidence.shape[0], colour_index(image)
+    within, without = _mean(text, regions.core), _mean(text, ~before & ~after)
+    cell = fit.image.shape[0] // result.text_evidence.shape[0]
+    last = result.rounds[-1]
     maps = {
-        "text": text - _EVEN,
+        "text": text - 0.5,
         "text_beside": (text - without) / max(within - without, _LEAST_GAP) - 0.5,
         "paper": result.paper_probability - 0.5,
-        "edges_alone": sharpen(image, coarse, np.zeros_like(coarse), EdgeSettings()) - 0.5,
-        "gain": fit.restore(logit(result.rounds[-1].probability) - logit(pool(fit.apply(coarse), cell))),
-        "discrepancy": fit.restore(result.rounds[-1].discrepancy),
-        "colour": colour_odds(colours, kept if kept.any() else before, outside),
-        "colour_before": colour_odds(colours, before, ~before),
-        "colour_after": colour_odds(colours, after, ~after),
+        "gain": fit.restore(logit(last.probability) - logit(pool(fit.apply(coarse), cell))),
+        "discrepancy": fit.restore(last.discrepancy),
     }
     signs = np.where(regions.added, 1.0, -1.0)
     found = {name: signs * regions.mean(values) for name, values in maps.items()}
@@ -143,34 +204,47 @@ def _mean(values: Floats, where: Mask) -> float:
 
 
 def _borders(image: NDArray[np.uint8], regions: Regions) -> dict[str, Numbers]:
-    """The sides that each region's outline has, and the colour difference across its new and its old border.
+    """The colour difference across the borders of each region, and of the whole mask before and after.
 
     A region that was added has its new border towards what was outside all along, and its old one towards what was
     inside; one that was removed the other way round. Differences are multiples of the image's root mean square.
     """
-    inside, outside = ((regions.before & regions.after).ravel(), (~regions.before & ~regions.after).ravel())
-    colour, (height, width) = np.asarray(image / np.float32(255)), image.shape[:2]
+    colour = np.asarray(image / np.float32(255))
     gaps = [_square_length(colour[a] - colour[b]) for a, b in _NEIGHBOURS]
     scale = max(float(np.sqrt(np.mean([gap.mean() for gap in gaps if gap.size] or [0]))), 1e-6)
-    numbers, colours, (places, owners) = regions.numbers.ravel(), colour.reshape(-1, 3), regions.changed
-    rows, columns = np.divmod(places, width)
+    lengths = [np.sqrt(gap) / scale for gap in gaps]
+    before = _contrast_across(regions.before, lengths)
+    after = _contrast_across(regions.after, lengths)
+    to_inside, to_outside = _border_gaps(colour, regions) / scale
+    count = len(regions.pixels)
+    return {
+        "new_border": np.where(regions.added, to_outside, to_inside),
+        "old_border": np.where(regions.added, to_inside, to_outside),
+        "border": np.full(count, before),
+        "border_gain": np.full(count, after - before),
+    }
+
+
+def _contrast_across(mask: Mask, lengths: Sequence[Floats]) -> float:
+    """The mean colour difference across the border of a mask; 0 where it has none."""
+    crossed = [length[mask[a] != mask[b]] for length, (a, b) in zip(lengths, _NEIGHBOURS, strict=True)]
+    along = np.concatenate(crossed)
+    return float(along.mean()) if along.size else 0.0
+
+
+def _border_gaps(colour: Floats, regions: Regions) -> Numbers:
+    """Mean colour difference (2, n) of each region towards what was inside all along, and towards what was outside."""
+    kinds = (regions.before & regions.after).ravel(), (~regions.before & ~regions.after).ravel()
+    colours = colour.reshape(-1, 3)
     count = len(regions.pixels) + 1
-    outline, sides, total = np.zeros(count), np.zeros((2, count)), np.zeros((2, count))
-    steps = {1: columns < width - 1, -1: columns > 0, width: rows < height - 1, -width: rows > 0}
-    for step, present in steps.items():
-        own, others = owners[present], places[present] + step
-        gap = np.sqrt(_square_length(colours[places[present]] - colours[others]))
-        outline += np.bincount(own[own != numbers[others]], minlength=count)
-        for kind, where in enumerate((inside, outside)):
+    sides, total = np.zeros((2, count)), np.zeros((2, count))
+    for own, places, others in regions.neighbours():
+        gap = np.sqrt(_square_length(colours[places] - colours[others]))
+        for kind, where in enumerate(kinds):
             border = where[others]
             sides[kind] += np.bincount(own[border], minlength=count)
             total[kind] += np.bincount(own[border], gap[border], count)
-    to_inside, to_outside = (total / np.maximum(sides, 1) / scale)[:, 1:]
-    return {
-        "outline": np.maximum(outline[1:], 1),
-        "new_border": np.where(regions.added, to_outside, to_inside),
-        "old_border": np.where(regions.added, to_inside, to_outside),
-    }
+    return np.asarray((total / np.maximum(sides, 1))[:, 1:])
 
 
 def _square_length(vectors: Floats) -> Floats:

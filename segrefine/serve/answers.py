@@ -66,7 +66,9 @@ def _refined_value(result: Refinement, decode: Decode, asked: RefineParameters) 
         "mask": mask_value(result.mask, asked.format),
         "changed": float((coarse != result.mask).mean()),
         "iou_with_coarse": iou(coarse, result.mask),
+        "evidence_worth": result.evidence_worth,
         "confidence": result.confidence,
+        "confidence_threshold": result.confidence_threshold,
         "kept_coarse": result.kept_coarse,
         "kept_share": result.kept_share,
         "crop": result.box,
@@ -84,6 +86,8 @@ def _refined_value(result: Refinement, decode: Decode, asked: RefineParameters) 
 def _doubts(result: Refinement) -> Iterator[str]:
     if result.distrust:
         yield result.distrust
+    if result.evidence_worth == 0:
+        yield f"the model says nothing of {result.label!r} in this image: only colours and edges were used"
     if not result.mask.any():
         yield "the refined mask is empty: the model found nothing of the label"
 

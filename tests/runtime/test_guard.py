@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,19 +11,36 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import SettingsError
-from segrefine.runtime.guard import MASK_FEATURES, GuardSettings, Judged, describe_mask, guard_changes, judge_regions
+from segrefine.runtime.edges import sharpen
+from segrefine.runtime.guard import (
+    MASK_FEATURES,
+    Guard,
+    Judge,
+    Judged,
+    describe_mask,
+    free_guard,
+    guard_changes,
+)
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import divide_pixels
-from segrefine.runtime.regions import REGION_FEATURES, Regions
+from segrefine.runtime.regions import CAUTIOUS, FREE_FEATURES, REGION_FEATURES, Regions
 
 SCENE = load_samples(demo_samples())["03-cactus-shift"]
 COARSE = SCENE.coarse > 0.5
 
 
-def settings(added: float, removed: float, threshold: float = 0.0) -> GuardSettings:
-    """Settings that hold all regions of a kind for right (above 0) or wrong (below)."""
-    nothing = (0.0,) * len(REGION_FEATURES)
-    return replace(GuardSettings(), added=(*nothing, added), removed=(*nothing, removed), threshold=threshold)
+def judge(constant: float, **weights: float) -> Judge:
+    """A judge of regions with weights of some features and a constant."""
+    known = [weights.get(name, 0.0) for name in REGION_FEATURES]
+    blank = (0.0,) * len(known), (1.0,) * len(known)
+    return Judge(mean=blank[0], scale=blank[1], weights=(*known, constant))
+
+
+def settings(added: float, removed: float, threshold: float = 0.0) -> Guard:
+    """A guard that holds all regions of a kind for right (above 0) or wrong (below)."""
+    return replace(
+        free_guard(), features=REGION_FEATURES, added=judge(added), removed=judge(removed), threshold=threshold
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +52,8 @@ def refined():
 @pytest.fixture(scope="module")
 def run(refined):
     def run(settings=None, result=refined):
-        return divide_pixels([guard_changes(SCENE.image, result, settings)])[0]
+        known = replace(result, evidence_worth=1.0)  # the guard of the bundle judges alone
+        return divide_pixels([guard_changes(SCENE.image, known, settings)])[0]
 
     return run
 
@@ -68,10 +87,10 @@ def test_changes_are_put_back_region_by_region(run, refined):
 
 
 def test_each_region_is_judged_for_itself(run, refined):
-    bars = np.zeros(len(REGION_FEATURES) + 1)
-    bars[REGION_FEATURES.index("log_area")], bars[-1] = 1, 2.0  # right are those above e⁻² of the mask's area
-    guarded = run(replace(settings(1, 1), added=tuple(bars), removed=tuple(bars)))
-    regions = Regions.between(COARSE, refined.mask)
+    by_area = judge(2.0, log_area=1.0)  # right are those above e⁻² of the mask's area
+    guarded = run(replace(settings(1, 1), added=by_area, removed=by_area))
+    cautious = sharpen(SCENE.image, SCENE.coarse, np.zeros_like(SCENE.coarse), CAUTIOUS)
+    regions = Regions.between(COARSE, refined.mask, cautious > 0.5)
     large = regions.pixels > np.exp(-2) * COARSE.sum()
     assert large.any() and not large.all()
     changed = regions.numbers[guarded.mask != COARSE]
@@ -121,7 +140,7 @@ def test_a_mask_that_went_as_a_whole_is_the_coarse_one(run, refined):
 def test_what_regions_say_of_the_mask():
     before, after = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
     before[:, :5], after[:, 2:6] = True, True  # 8 pixels go, 4 come, of 24
-    regions = Regions.between(before, after)
+    regions = Regions.between(before, after, before)
     judged = Judged(regions=regions, odds=np.where(regions.added, np.log(3), -1.0))  # 3 : 1; the other is refused
     found = dict(zip(MASK_FEATURES, describe_mask(judged), strict=True))
     assert found["expected"] == pytest.approx(4 / 24 * 0.5) and found["at_risk"] == pytest.approx(4 / 24 * 0.25)
@@ -146,35 +165,55 @@ def test_an_image_that_shows_nothing_keeps_the_coarse_mask(colour):
                 assert guarded.kept_coarse and guarded.kept_share == 1 and guarded.confidence == 0
 
 
-def test_features_beyond_what_was_seen_count_as_the_last_that_was():
-    before, after = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
-    before[:, :5], after[:, 2:6] = True, True
-    regions, numbers = Regions.between(before, after), GuardSettings()
-    lows, highs = (
-        np.stack([np.array(side) for side in ends])
-        for ends in zip(
-            *((numbers.added_range if added else numbers.removed_range) for added in regions.added), strict=True
-        )
-    )
-    far = judge_regions(regions, highs + 100, numbers)
-    np.testing.assert_array_equal(far, judge_regions(regions, highs, numbers))
-    np.testing.assert_array_equal(judge_regions(regions, lows - 100, numbers), judge_regions(regions, lows, numbers))
-    assert (far != judge_regions(regions, lows, numbers)).all()
+def test_features_beyond_what_was_seen_count_as_three_deviations():
+    ruler = Judge(mean=(1.0,), scale=(2.0,), weights=(5.0, 0.0))
+    np.testing.assert_allclose(ruler(np.array([[7.0], [100.0], [-5.0], [-100.0], [3.0]])), [15, 15, -15, -15, 5])
 
 
-def test_ranges_are_as_many_as_features():
-    with pytest.raises(SettingsError, match="mask_range: expected 9 least and 9 greatest values"):
-        GuardSettings(mask_range=((0.0,), (1.0,)))
+def test_pairs_of_features_count_where_there_are_weights_for_them():
+    pairs = Judge(mean=(0.0, 0.0), scale=(1.0, 1.0), weights=(0.0, 0.0, 2.0, 3.0, 5.0, 7.0))  # aa, ab, bb, constant
+    np.testing.assert_allclose(pairs(np.array([[1.0, -2.0]])), [2 - 6 + 20 + 7])
 
 
-def test_weights_are_as_many_as_features():
-    with pytest.raises(SettingsError, match="removed: expected 18 weights and a constant, got 3 numbers"):
-        GuardSettings(removed=(1.0, 2.0, 3.0))
+def test_a_guard_becomes_json_and_comes_back():
+    guard = free_guard()
+    assert Guard.from_dict(json.loads(json.dumps(guard.to_dict()))) == guard
+    assert set(guard.features) == set(FREE_FEATURES) and guard.about["data"]
 
 
-def test_the_guard_is_on_unless_it_is_left_out(run, refined):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw.pop("added"), "this is no guard: KeyError"),
+        (lambda raw: raw.update(extra=1), "unknown entry 'extra'"),
+        (lambda raw: raw.update(features=["size"]), "unknown feature 'size'"),
+        (lambda raw: raw["mask"].update(mean=[0.0]), "expected 1 scales and 2 or 3 weights"),
+        (lambda raw: raw["removed"].update(mean=[], scale=[], weights=[1.0]), "removed: expected 15 features, got 0"),
+        (lambda raw: raw["pixels"].update(weights=["a", "b"]), "this is no guard: ValueError"),
+    ],
+)
+def test_a_damaged_guard_is_refused(damage, message):
+    raw = json.loads(json.dumps(free_guard().to_dict()))
+    damage(raw)
+    with pytest.raises(SettingsError, match=message):
+        Guard.from_dict(raw)
+
+
+def test_the_worth_of_evidence_decides_who_judges(refined):
+    """Where the evidence is worth nothing, only the free guard is asked; in between, the odds are mixed."""
+    strict = settings(-1, -1)
+    for worth in (0.0, None):
+        result = replace(refined, evidence_worth=worth)
+        ours, free = guard_changes(SCENE.image, result, strict), guard_changes(SCENE.image, result)
+        np.testing.assert_array_equal(ours.probability, free.probability)
+        assert ours.confidence == free.confidence
+    half = guard_changes(SCENE.image, replace(refined, evidence_worth=0.5), settings(1, 1, threshold=0.5))
+    assert half.confidence_threshold == pytest.approx(0.5 * (0.5 + free_guard().threshold))
+
+
+def test_the_guard_is_on_unless_it_is_left_out(refined):
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
         usual = refiner(SCENE.image, SCENE.coarse, SCENE.label)
-    np.testing.assert_array_equal(usual.probability, run().probability)
-    np.testing.assert_array_equal(usual.mask, run().mask)
-    assert usual.confidence == run().confidence and refined.confidence is None
+        judged = guard_changes(SCENE.image, refined, refiner.guard)
+    np.testing.assert_array_equal(usual.probability, judged.probability)
+    assert usual.confidence == judged.confidence and refined.confidence is None

@@ -22,6 +22,8 @@ SCENE = load_samples(demo_samples())["08-cactus-two"]
 LEFT = np.zeros_like(SCENE.coarse)
 LEFT[40:90, 5:40] = 1
 MASKS = [("cactus", SCENE.coarse), ("fox", LEFT)]
+UNMEASURED = {"worth_range": []}
+"""All evidence counts, whatever it is worth."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_the_image_is_encoded_once_and_steps_are_batches(refiner, monkeypatch):
 
     engines = {name: Counting(name, engine) for name, engine in refiner.engines.items()}
     counted = Refiner(refiner.bundle, engines)
-    counted(SCENE.image, MASKS)
+    counted(SCENE.image, MASKS, settings=UNMEASURED)
     levels, noises = len(counted.settings.text_timesteps), counted.settings.noises
     trials = len(counted.settings.joint_strengths)
     assert calls["vae_encoder"] == [1] and calls["text_encoder"] == [3]
@@ -89,7 +91,7 @@ def test_instances_of_one_label(refiner):
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_backends_agree(refiner, backend):
     with Refiner.from_bundle(demo_bundle(), backend=backend) as other:
-        both = (run(SCENE.image, MASKS, guard=False) for run in (refiner, other))
+        both = (run(SCENE.image, MASKS, guard=False, settings=UNMEASURED) for run in (refiner, other))
         for ours, theirs in zip(*both, strict=True):
             assert np.abs(ours.rounds[-1].probability - theirs.rounds[-1].probability).max() < 2e-3
             assert (ours.mask != theirs.mask).mean() < 0.002
@@ -137,11 +139,11 @@ def test_what_is_no_list_of_labels_and_masks_is_named(refiner, masks, message, h
 def test_many_labels_go_in_parts(refiner, monkeypatch):
     """Features of as many labels as a batch takes are there at a time; their results stay the same."""
     masks = [*MASKS, ("car", LEFT)]
-    whole = refiner(SCENE.image, masks, guard=False)
+    whole = refiner(SCENE.image, masks, guard=False, settings=UNMEASURED)
     cells = whole[0].rounds[0].probability.size
     for module in (pipeline, denoiser):
         monkeypatch.setattr(module, "MAX_PIXELS", 2 * cells)
-    for ours, wanted in zip(refiner(SCENE.image, masks, guard=False), whole, strict=True):
+    for ours, wanted in zip(refiner(SCENE.image, masks, guard=False, settings=UNMEASURED), whole, strict=True):
         np.testing.assert_allclose(ours.probability, wanted.probability, atol=1e-5)
         np.testing.assert_allclose(ours.rounds[0].discrepancy, wanted.rounds[0].discrepancy, atol=1e-5)
 

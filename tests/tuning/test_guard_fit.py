@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.guard_fit import FOLDS, _part_scenes, find_range, fit_logistic
+from segrefine.tuning.guard_fit import FOLDS, _divide_images, fit_logistic
 
 GROUP = np.repeat([0.0, 1.0], [8, 10])[:, None]
 RIGHT = np.array([True] * 2 + [False] * 6 + [True] * 9 + [False])
@@ -28,11 +28,7 @@ def test_a_ridge_keeps_weights_small():
     assert 0 < fit_logistic(GROUP, RIGHT, np.ones(18), ridge=10.0)[0] < fit_logistic(GROUP, RIGHT, np.ones(18))[0] / 2
 
 
-def test_masks_of_one_scene_are_in_one_fold():
+def test_masks_of_one_image_are_in_one_fold():
     scenes = [5, 5, 9, 7, 7, 7, 11, 12, 13, 14]
-    folds = _part_scenes(scenes)
+    folds = _divide_images(scenes)
     assert len({*zip(scenes, folds.tolist(), strict=True)}) == len(set(scenes)) and folds.max() < FOLDS
-
-
-def test_ranges_are_what_was_seen():
-    assert find_range(np.array([[1.0, -2.0], [0.5, 7.00004]])) == ((0.5, -2.0), (1.0, 7.0))

@@ -1,0 +1,137 @@
+"""Fits the guards that ship with segrefine.
+
+    python -m training.guard free PHOTOGRAPHS OUTPUT    the free guard
+    python -m training.guard demo PHOTOGRAPHS OUTPUT    the guard of the demo bundle
+
+Both are fitted on emoji scenes, the free guard on photographs in VOC's layout too.
+PHOTOGRAPHS holds images/, masks/, classes.json,
+train.txt and val.txt. Every sixth photograph of train.txt and all of val.txt are used; others are kept for reporting.
+Masks are spoilt as `benchmarks.corruptions` does it, and as a network of low resolution would draw them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from benchmarks.corruptions import CORRUPTIONS, SEMANTIC_KINDS
+from benchmarks.evaluate import Case, make_cases
+from benchmarks.quality import VALIDATION_SEED, cases_of
+from segrefine.assets import demo_bundle
+from segrefine.runtime.guard import contrast
+from segrefine.runtime.output import write_whole
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.regions import FREE_FEATURES, REGION_FEATURES, describe_regions
+from segrefine.settings import G4SegSettings
+from segrefine.tuning.guard_fit import Sample, fit_guard
+from training.demo.scenes import compose_scene
+from training.demo.sources import load_sources
+
+VOID = 255
+LEAST_SHARE, MOST_SHARE = 0.01, 0.98
+"""Objects and masks of another share of the image are left out."""
+MOST_WORSE = {"free": 0.035, "demo": 0.04}
+"""Greatest share of masks made worse in cross-validation."""
+Fitted = Sequence[tuple[Case, NDArray[np.bool_], str]]
+"""Cases with the pixels that do not count, and the group that each belongs to."""
+
+
+@click.command()
+@click.argument("which", type=click.Choice(["free", "demo"]))
+@click.argument("photographs", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--scenes", default=100, show_default=True, help="Emoji scenes.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
+)
+def main(which: str, photographs: Path, output: Path, scenes: int, cache: Path) -> None:
+    """Fit a guard and write it as JSON."""
+    names = []
+    if which == "free":
+        names = [*(photographs / "val.txt").read_text().split(), *(photographs / "train.txt").read_text().split()[::6]]
+    cases = list(_emoji_cases(scenes, cache))
+    if which == "free":
+        cases += _photograph_cases(photographs, names)
+    with Refiner.from_bundle(demo_bundle()) as refiner:
+        # The free guard judges what the edge step does where no model says anything.
+        settings = replace(G4SegSettings(), worth_range=(1e6, 1e7)) if which == "free" else refiner.settings
+        samples = [_sample(refiner, number, *case, settings) for number, case in enumerate(tqdm(cases, desc="masks"))]
+    if which == "demo":
+        samples = [sample for sample in samples if sample.result.evidence_worth]
+    about = {
+        "data": f"{scenes} emoji scenes and {len(names)} photographs of PASCAL VOC 2012, true masks spoilt",
+        "masks": len(samples),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+    features = FREE_FEATURES if which == "free" else REGION_FEATURES
+    most_worse = MOST_WORSE[which]
+    guard = fit_guard(samples, features, most_worse=most_worse, pairs=which == "free", about=about)
+    write_whole(output, (json.dumps(guard.to_dict()) + "\n").encode())
+
+
+def _sample(
+    refiner: Refiner, number: int, case: Case, void: NDArray[np.bool_], group: str, settings: G4SegSettings
+) -> Sample:
+    result = refiner(case.image, case.coarse, case.label, crop=False, guard=False, settings=settings)
+    regions, features = describe_regions(case.image, result)
+    return Sample(
+        image=case.scene, truth=case.truth, void=void, regions=regions, features=features, result=result,
+        contrast=contrast(result.fit.image), group=group,
+    )  # fmt: skip
+
+
+def _emoji_cases(scenes: int, cache: Path) -> Iterator[tuple[Case, NDArray[np.bool_], str]]:
+    sources = load_sources(cache, held_out=True)
+    for number in range(VALIDATION_SEED, VALIDATION_SEED + scenes):
+        for case in cases_of(compose_scene(np.random.default_rng(number), sources), number):
+            yield case, np.zeros(case.truth.shape, np.bool_), "emoji"
+
+
+def _photograph_cases(folder: Path, names: Sequence[str]) -> Iterator[tuple[Case, NDArray[np.bool_], str]]:
+    """Cases of one object of each photograph: one way to spoil its outline, the semantic ways, and a network's."""
+    classes = json.loads((folder / "classes.json").read_text())
+    outlines = [kind for kind in CORRUPTIONS if kind not in SEMANTIC_KINDS]
+    for number, name in enumerate(names):
+        picture = next(iter((folder / "images").glob(f"{name}.*")))
+        image = np.asarray(Image.open(picture).convert("RGB"))
+        indices = np.asarray(Image.open(folder / "masks" / f"{name}.png"))
+        void = indices == VOID
+        large = [k for k in np.unique(indices) if k not in (0, VOID) and (indices == k).mean() > LEAST_SHARE]
+        instances = np.zeros(indices.shape, np.uint8)
+        for place, index in enumerate(large, 1):
+            instances[indices == index] = place
+        kinds = [outlines[2 * number % len(outlines)], *SEMANTIC_KINDS]
+        cases = make_cases(image, instances, [classes[index] for index in large], scene=number, kinds=kinds)
+        if cases:
+            coarse = draw_as_network(cases[0].truth, np.random.default_rng([number, 77]))
+            cases.append(replace(cases[0], kind="network", coarse=coarse))
+        for case in cases:
+            if 0 < (case.coarse > 0.5).mean() < MOST_SHARE:
+                yield case, void, "network" if case.kind == "network" else "photograph"
+
+
+def draw_as_network(truth: NDArray[np.bool_], rng: Generator) -> NDArray[np.float32]:
+    """A true mask (H, W) as a segmentation network of low resolution draws it: smooth, and wrong in smooth parts."""
+    height, width = truth.shape
+    stride = rng.uniform(6, 14)
+    size = max(4, round(width / stride)), max(4, round(height / stride))
+    low = cv2.resize(truth.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    noise = cv2.GaussianBlur(rng.normal(0, 1, low.shape).astype(np.float32), (0, 0), 1.0)
+    near = cv2.GaussianBlur(low, (0, 0), 1.5) > 0.02
+    low = low + rng.uniform(0.05, 0.25) * noise / (noise.std() + 1e-6) * near
+    return (cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()
