@@ -152,13 +152,15 @@ def _network_cases(
     number: int, image: NDArray[np.uint8], classes: NDArray[Any], coarse: NDArray[Any], names: Sequence[str] | None
 ) -> Iterator[Photograph]:
     for index in np.unique(classes):
+        if index in (0, VOID):
+            continue
         truth, mask = classes == index, coarse == index
         case = Photograph(
             number=number, image=image, coarse=mask.astype(np.float32), truth=truth, void=classes == VOID,
             label=_name(int(index), names), kind="network",
         )  # fmt: skip
         # A mask that misses the object, or has nothing to refine, is no coarse mask.
-        if index not in (0, VOID) and 0.3 <= case.iou(mask) <= 0.95 and not mask.all():
+        if 0.3 <= case.iou(mask) <= 0.95 and not mask.all():
             yield case
 
 

@@ -104,9 +104,8 @@ class Denoiser:
         trial = _TextTrial(denoiser=self, z0=z0, masks=masks, noise=noise)
         worth: Floats | None = None
         if self.nulls:
-            levels = s.probe_levels
-            of_labels = trial.compare(range(count), levels, 0.0)
-            of_nulls = trial.compare(self.nulls, levels, 0.0).evidence
+            of_labels = trial.compare(range(count), s.probe_levels, 0.0)
+            of_nulls = trial.compare(self.nulls, s.probe_levels, 0.0).evidence
             found = [measure_worth(of_labels.pick(i), of_nulls, masks[i], s) for i in range(count)]
             worth = np.array(found, np.float32)
         asked = [i for i in range(count) if worth is None or worth[i] > 0]

@@ -12,7 +12,7 @@ evidence of the model is worth nothing, the free guard judges alone; in between,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Any, Self
@@ -214,7 +214,7 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
     regions, features = describe_regions(image, result)
     judged = Judged(
         regions=regions,
-        odds=sum(share * each.judge_regions(regions, features) for each, share in by_worth),
+        odds=_mix(share * each.judge_regions(regions, features) for each, share in by_worth),
         margin=sum(share * each.margin for each, share in by_worth),
     )
     described = describe_mask(judged)
@@ -229,7 +229,7 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
     if not accepted.any():
         probability = coarse
     support = describe_pixels(judged, result, odds, trusted=trusted)
-    certain = sum(share * each.pixels(support) for each, share in by_worth)
+    certain = _mix(share * each.pixels(support) for each, share in by_worth)
     return replace(
         result,
         probability=probability.astype(np.float32),
@@ -239,6 +239,11 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
         kept_coarse=not accepted.any(),
         kept_share=float(regions.pixels[~accepted].sum() / changed) if changed else 1.0,
     )
+
+
+def _mix(weighted: Iterable[Numbers]) -> Numbers:
+    """The sum of the guards' odds, each already weighted by its share."""
+    return np.asarray(np.sum(list(weighted), axis=0), np.float64)
 
 
 def contrast(image: NDArray[np.uint8]) -> float:

@@ -209,10 +209,10 @@ def _borders(image: NDArray[np.uint8], regions: Regions) -> dict[str, Numbers]:
     A region that was added has its new border towards what was outside all along, and its old one towards what was
     inside; one that was removed the other way round. Differences are multiples of the image's root mean square.
     """
-    colour = np.asarray(image / np.float32(255))
+    colour = np.asarray(image / np.float32(255), np.float32)
     gaps = [_square_length(colour[a] - colour[b]) for a, b in _NEIGHBOURS]
     scale = max(float(np.sqrt(np.mean([gap.mean() for gap in gaps if gap.size] or [0]))), 1e-6)
-    lengths = [np.sqrt(gap) / scale for gap in gaps]
+    lengths = [np.asarray(np.sqrt(gap) / scale, np.float32) for gap in gaps]
     before = _contrast_across(regions.before, lengths)
     after = _contrast_across(regions.after, lengths)
     to_inside, to_outside = _border_gaps(colour, regions) / scale
