@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segrefine.errors import MaskError
@@ -21,6 +21,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(content=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), VALUES), ascii_only=st.booleans())
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_every_encoding_reads_alike(
