@@ -116,9 +116,13 @@ def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], Grap
 
 
 def _runs(settings: G4SegSettings) -> dict[str, G4SegSettings]:
-    """The settings that the loop is run with, by the name of their rows."""
+    """The settings that the loop is run with, by the name of their rows.
+
+    The worth of the evidence is not measured: every step is compared, also where a model knows nothing.
+    """
     modes: tuple[Mode, ...] = get_args(Mode)
-    return {mode: replace(settings, mode=mode) for mode in modes} | {"paper": settings.with_preset("paper")}
+    runs = {mode: replace(settings, mode=mode, worth_range=()) for mode in modes}
+    return runs | {"paper": settings.with_preset("paper")}
 
 
 def compare_loop(

@@ -42,7 +42,7 @@ def test_a_label_that_says_nothing_is_no_evidence(g4seg, inputs):
     g4seg.prompt, g4seg.indicator = g4seg.encode_label("fox", (16, 16))
     g4seg.unconditional = g4seg.prompt
     g4seg.settings = replace(SETTINGS, text_strengths=(0.0,))
-    assert g4seg.text_evidence(g4seg.model.encode_image(image), coarse, noise).abs().max() < 1e-6
+    assert g4seg.text_evidence(g4seg.model.encode_image(image), coarse, noise, worth=None).abs().max() < 1e-6
 
 
 def test_loop_without_a_mask_comes_back_to_the_image_as_steps_grow(g4seg, inputs):
