@@ -102,12 +102,11 @@ def learn_words(folder: Path, target: Path, words: Sequence[str], encoder: CLIPT
         if word + WORD_END in vocab or not _PLAIN.fullmatch(word):
             continue
         # spelled with the merges so far: each new merge ranks last, so it changes no word that is one token already
-        joined, *pieces = _spell(word, ranks)
-        for piece in pieces:
-            merges.append(f"{joined} {piece}")
-            ranks[joined, piece] = len(ranks)
-            joined += piece
-            vocab.setdefault(joined, len(vocab))
+        while len(pieces := _spell(word, ranks)) > 1:
+            first, second = pieces[:2]
+            merges.append(f"{first} {second}")
+            ranks[first, second] = len(ranks)
+            vocab.setdefault(first + second, len(vocab))
         new.append(word)
     (target / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
     (target / "merges.txt").write_text("\n".join(merges) + "\n", "utf-8")

@@ -188,4 +188,5 @@ def _side(offset: NDArray[np.float64]) -> str | None:
 def _centre(mask: Mask) -> NDArray[np.float64]:
     """The mean position (x, y) of a mask's pixels, in longer sides."""
     rows, columns = np.nonzero(mask)
-    return np.array([columns.mean(), rows.mean()]) / max(mask.shape)
+    centre: NDArray[np.float64] = np.array([columns.mean(), rows.mean()]) / max(mask.shape)
+    return centre
