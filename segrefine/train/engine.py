@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from segrefine.train.scenes import Scene
 from segrefine.train.state import STATE, Average, load_state, save_state
 from segrefine.train.trainee import Trainee
 from segrefine.train.validation import Report, draw_sheet, summarise, validate
+
+if TYPE_CHECKING:
+    from typing import Self
 
 CHECKPOINT, TRAINING, SHEET = "checkpoint", "training", "sheet.png"
 _CLIP = 1.0

@@ -2,16 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from segrefine.assets import demo_gs_checkpoint
 from segrefine.errors import SettingsError
 from segrefine.reference.checkpoint import load_checkpoint, load_label_checkpoint
 from segrefine.train.model import open_model
 from segrefine.train.options import TrainOptions
-from segrefine.train.surgery import learn_words
 from segrefine.train.trainee import Trainee
 
 CLASSES = ["cat", "wine glass"]
@@ -72,34 +67,6 @@ def test_a_side_off_the_grid_is_refused(tiny_checkpoint, tmp_path):
     with pytest.raises(SettingsError, match="multiple of 4") as caught:
         opened(tiny_checkpoint, tmp_path, fold=2, side=30)
     assert "--side 32" in caught.value.hint or "--side 28" in caught.value.hint
-
-
-def test_new_words_are_one_token_each(tmp_path):
-    model = opened(demo_gs_checkpoint(), tmp_path)
-    assert {"cat", "cats", "glass", "glasses", "wine"} <= set(model.new_words)
-    before = CLIPTokenizer.from_pretrained(demo_gs_checkpoint() / "tokenizer")
-    after = model.checkpoint.tokenizer
-    for text in ("the fox", "all umbrellas", "the red car left of a tree"):
-        assert before(text).input_ids == after(text).input_ids
-    assert len(after.tokenize("the cat")) == 2
-    assert model.checkpoint.text_encoder.get_input_embeddings().num_embeddings == len(model.checkpoint.tokenizer)
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.lists(st.text("abcdehlorstxyz", min_size=1, max_size=9), min_size=1, max_size=12))
-def test_any_word_becomes_one_token_and_known_words_stay(tmp_path_factory, words):
-    source, target = demo_gs_checkpoint() / "tokenizer", tmp_path_factory.mktemp("words") / "tokenizer"
-    before = CLIPTokenizer.from_pretrained(source)
-    encoder = CLIPTextModel(CLIPTextConfig(vocab_size=len(before), hidden_size=8, intermediate_size=8,
-                                           num_hidden_layers=1, num_attention_heads=1, bos_token_id=716,
-                                           eos_token_id=717))  # fmt: skip
-    new = learn_words(source, target, words, encoder, seed=0)
-    after = CLIPTokenizer.from_pretrained(target)
-    assert all(len(after.tokenize(word)) == 1 for word in words)
-    assert set(new) == {word for word in words if len(before.tokenize(word)) > 1}
-    known = "the butterfly and all umbrellas right of a small cactus"
-    assert after(known).input_ids == before(known).input_ids
-    assert encoder.get_input_embeddings().num_embeddings == len(after)
 
 
 @pytest.mark.parametrize("base", ["tiny", "label", "xl"])
