@@ -1,4 +1,4 @@
-"""The lean install: everything but reference, export and serve imports without torch, and without any other extra."""
+"""The lean install: what trains, exports and serves apart, everything imports without torch or any other extra."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ EXTRAS = (
     "ray",
 )
 ROOT = Path(segrefine.__file__).parent
+APART = {"reference", "export", "serve", "train"}
+"""Parts that need an extra."""
 MODULES = sorted(
     "segrefine." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for file in ROOT.rglob("*.py")
-    if file.relative_to(ROOT).parts[0] not in {"reference", "export", "serve"} and not file.name.startswith("__")
+    if file.relative_to(ROOT).parts[0] not in APART and not file.name.startswith("__")
 )
 
 

@@ -1,0 +1,139 @@
+"""`segrefine train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from segrefine.cli.console import Console, with_console
+from segrefine.cli.options import split_names
+from segrefine.errors import MissingDependencyError
+from segrefine.export.sources import find_model, torch_imports
+
+
+def _choice(*values: str) -> click.Choice[str]:
+    return click.Choice(list(values))
+
+
+@click.command(short_help="Train a label diffusion model on your own data.")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--from", "base", required=True, metavar="MODEL", help="tiny, demo-gs, a folder, a file or a hub id.")
+@click.option("--also", multiple=True, metavar="PATH[=WEIGHT]", help="Another data set; can be repeated.")
+@click.option("--weight", type=float, default=1.0, show_default=True, help="How often DATA is drawn, against --also.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of DATA's images.  [default: the data's own]")
+@click.option("--validation", type=click.Path(path_type=Path),
+              help="Data set for validation.  [default: a share of the data]")  # fmt: skip
+@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.05, show_default=True, help="That share.")
+@click.option("--steps", type=int, default=20_000, show_default=True, help="Optimizer steps.")
+@click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step, over all processes.")
+@click.option("--phrases", type=int, default=2, show_default=True, help="Phrases of each image in a batch.")
+@click.option("--accumulate", type=int, default=1, show_default=True, help="Parts of a process's share of a batch.")
+@click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Peak rate of AdamW.")
+@click.option("--recipe", type=_choice("end-to-end", "diffusion", "both"), default="end-to-end", show_default=True,
+              help="The loss: of the decoded mask, of all noise levels, or one after the other.")  # fmt: skip
+@click.option("--own-share", type=float, default=0.25, show_default=True,
+              help="Share of samples that also train a lower noise level.")  # fmt: skip
+@click.option(
+    "--class-loss",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="With --train-image: weight of a loss on the class of every pixel.",
+)
+@click.option("--prediction", type=_choice("sample", "v_prediction", "epsilon"),
+              help="What the denoiser predicts.  [default: the model's own, or sample]")  # fmt: skip
+@click.option("--codec", type=_choice("area", "vae"), help="How masks become latents.  [default: the model's own]")
+@click.option("--fold", type=int, help="Cells per latent pixel of the area codec: 1, 2, 4 or 8.")
+@click.option("--side", type=int, help="Longer image side in pixels.  [default: the model's own]")
+@click.option("--drop-image", type=float, default=0.05, show_default=True, help="Share of samples without image.")
+@click.option("--drop-phrase", type=float, default=0.05, show_default=True, help="Share of samples without phrase.")
+@click.option("--lora", type=int, default=0, show_default=True, help="Rank of LoRA adapters; 0 trains all weights.")
+@click.option("--lora-targets", callback=split_names, metavar="A,B,…", help="Layers that get adapters.")
+@click.option("--train-text/--no-train-text", default=True, show_default=True, help="Train the text encoder.")
+@click.option("--train-image", is_flag=True, help="Train the image encoder too; only with the area codec.")
+@click.option("--new-words/--no-new-words", default=True, show_default=True,
+              help="Give class names tokens of their own in a small vocabulary.")  # fmt: skip
+@click.option("--augmentation", type=_choice("none", "light", "strong"), default="strong", show_default=True,
+              help="How far images are changed.")  # fmt: skip
+@click.option("--paste", type=float, default=0.4, show_default=True, help="Share of images with a pasted object.")
+@click.option("--mosaic", type=float, default=0.15, show_default=True, help="Share of images joined from two.")
+@click.option("--closed-world", is_flag=True, help="A class that is not annotated is absent, in every data set.")
+@click.option("--precision", type=_choice("fp32", "bf16", "fp16"), default="fp32", show_default=True,
+              help="What the networks compute in.")  # fmt: skip
+@click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory.")
+@click.option("--compile", is_flag=True, help="Compile the denoiser.")
+@click.option("--optimizer", type=_choice("adamw", "adamw8bit"), default="adamw", show_default=True, help="Optimizer.")
+@click.option("--ema", type=float, default=0.999, show_default=True, help="Decay of the averaged weights; 0 for none.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Threads that prepare batches.")
+@click.option("--validation-limit", type=int, default=200, show_default=True, help="Images of a validation, at most.")
+@click.option("--save-minutes", type=float, default=5, show_default=True, help="Minutes between saved states.")
+@click.option("--validate-minutes", type=float, default=15, show_default=True, help="Minutes between validations.")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUTPUT, with the same options.")
+@click.option("--ignore-memory", is_flag=True, help="Start though the memory seems too small.")
+@with_console
+def train(console: Console, data: Path, output: Path, base: str, **values: Any) -> None:
+    """Train a label diffusion model on DATA, and write it to OUTPUT/checkpoint.
+
+    DATA is a folder or JSON that `segrefine batch` reads, a folder with phrases.json, the narratives of Panoptic
+    Narrative Grounding, or the expressions of RefCOCO. Several GPUs: `accelerate launch -m segrefine.cli train ...`.
+    """
+    found = None if base == "tiny" else find_model(base)
+    with console.progress(f"training {output.name}", long=True) as tell, console.resumable():
+        tell("loading PyTorch", None)
+        with _train_imports(), torch_imports("training"):
+            from segrefine.train.options import TrainOptions
+            from segrefine.train.run import Job, train
+            from segrefine.train.sources import SourceSpec
+        sets = [SourceSpec(place=data, weight=values.pop("weight"), images=values.pop("images"))]
+        sets += [SourceSpec.parse(text) for text in values.pop("also")]
+        validation = values.pop("validation")
+        job: dict[str, Any] = {name: values.pop(name) for name in ("resume", "ignore_memory", "cpu")}
+        held_share = values.pop("held_out")
+        if not values["lora_targets"]:
+            del values["lora_targets"]
+        done = train(
+            Job(data=sets, output=output, options=TrainOptions(model=base, **values), model=found,
+                validation=SourceSpec(place=validation) if validation else None, held_share=held_share, **job),
+            tell, console.warn,
+        )  # fmt: skip
+    if done.pop("is_main"):
+        console.result(done, _conclude(output, done))
+
+
+def _train_imports() -> Any:
+    """A context in which a missing package of the extra `[train]` is an error that names the extra."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def context() -> Any:
+        try:
+            yield
+        except MissingDependencyError:
+            raise
+        except ImportError as error:
+            message = f"training needs {error.name}, which is not installed"
+            raise MissingDependencyError(message, hint='pip install "segrefine[train]"') from error
+
+    return context()
+
+
+def _conclude(output: Path, done: dict[str, Any]) -> str:
+    """What the run came to, and the two commands that export and try the model."""
+    figures = done["validation"] or {}
+    words = [f"mean IoU {done['best_miou']:.3f} at best"] if figures.get("images") else []
+    if figures.get("wrong_word") is not None:
+        words.append(f"wrong words accepted {figures['wrong_word']:.0%}")
+    phrase = f"the {done['classes'][0]}" if done["classes"] else "your phrase"
+    return "\n".join(
+        [
+            f"{done['steps']} steps done; {', '.join(words) or 'no validation'}",
+            f"the best model: {done['checkpoint']}",
+            f"export it: segrefine export {done['checkpoint']} {output}/bundle",
+            f'try it:    segrefine segment photo.png "{phrase}" --bundle {output}/bundle -o mask.png',
+        ]
+    )

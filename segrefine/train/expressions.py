@@ -1,0 +1,108 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: expressions that name one object of a COCO image."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from segrefine.datasets.coco_file import key_of, read_annotation, read_coco
+from segrefine.errors import MaskError
+from segrefine.runtime.image import load_image
+from segrefine.storage import read_json
+from segrefine.train.scenes import Region, Scene
+
+_HINT = (
+    "expected refs(unc).p, refs(umd).p, refs(google).p or a JSON of the same list, with instances.json next to it; "
+    "--images names the folder of the images"
+)
+_NEARBY = ("images", "../images", "../images/mscoco/images/train2014", "../train2014", "train2014")
+
+
+class Expressions:
+    """The file of referring expressions, such as `refcoco/refs(unc).p`; its training split.
+
+    Args:
+        place: the file.
+        images: folder of the images; None looks for it.
+
+    Raises:
+        MaskError: a file is missing, or holds something else.
+    """
+
+    title: ClassVar[str] = "referring expressions"
+
+    def __init__(self, place: Path, images: Path | None) -> None:
+        folders = [place.parent / name for name in _NEARBY]
+        found = images or next((folder for folder in folders if folder.is_dir()), None)
+        if found is None:
+            raise MaskError(f"cannot find the images of {place}", hint=_HINT)
+        self._images = found
+        content = read_coco(place.parent / "instances.json")
+        self._entries = {key_of(each["id"]): each for each in content["images"]}
+        self._annotations = {key_of(each.get("id")): each for each in content["annotations"]}
+        self._sentences: dict[Any, dict[Any, list[str]]] = {}
+        try:
+            for ref in read_refs(place):
+                if ref.get("split", "train") == "train":
+                    sentences = [str(each["sent"]) for each in ref["sentences"]]
+                    objects = self._sentences.setdefault(key_of(ref["image_id"]), {})
+                    objects.setdefault(key_of(ref["ann_id"]), []).extend(sentences)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise MaskError(f"{place}: an entry lacks {error}", hint=_HINT) from error
+        self._ids = sorted(self._sentences.keys() & self._entries.keys(), key=str)
+        if not self._ids:
+            raise MaskError(f"{place} has no expression of its training split", hint=_HINT)
+
+    @classmethod
+    def detect(cls, place: Path) -> bool:
+        """Whether a file has the name that the expressions have."""
+        return place.is_file() and place.name.startswith("refs(") and place.suffix in (".p", ".json")
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The images' ids."""
+        return [str(number) for number in self._ids]
+
+    def read(self, index: int) -> Scene:
+        """Read an image with the objects that expressions name."""
+        number = self._ids[index]
+        image = load_image(self._images / Path(str(self._entries[number]["file_name"])).name)
+        regions = []
+        for annotation_id, sentences in self._sentences[number].items():
+            annotation = self._annotations.get(annotation_id)
+            if annotation is None:
+                raise MaskError(f"instances.json has no annotation {annotation_id}", hint=_HINT)
+            mask = read_annotation(annotation, (image.shape[0], image.shape[1]))
+            regions.append(Region(mask=mask, phrases=tuple(sentences), single=True))
+        ignored = np.zeros(image.shape[:2], np.bool_)
+        return Scene(image=image, regions=tuple(r for r in regions if r.mask.any()), ignored=ignored, known=frozenset())
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads lists, dictionaries, texts and numbers, and runs no code of the file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and expressions need no code")
+
+
+def read_refs(file: Path) -> list[dict[str, Any]]:
+    """The expressions of a file, a pickle or a JSON. A pickle that would run code is refused.
+
+    Raises:
+        MaskError: the file cannot be read, or holds no list.
+    """
+    if file.suffix == ".json":
+        content = read_json(file, MaskError, hint=_HINT)
+    else:
+        try:
+            content = _PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
+        except Exception as error:  # a damaged pickle may raise anything
+            raise MaskError(f"cannot read {file}: {error}", hint=_HINT) from error
+    if not isinstance(content, list):
+        raise MaskError(f"{file}: expected a list of expressions, got {type(content).__name__}", hint=_HINT)
+    return content

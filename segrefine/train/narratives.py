@@ -1,0 +1,133 @@
+"""Panoptic Narrative Grounding: COCO's panoptic PNGs, and captions whose phrases name segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segrefine.errors import MaskError
+from segrefine.runtime.image import load_image
+from segrefine.storage import read_json, read_json_object
+from segrefine.train.scenes import Region, Scene, union
+
+_PREFIX = "png_coco_"
+_HINT = (
+    "expected png_coco_SPLIT.json with panoptic_SPLIT.json and the folder panoptic_SPLIT next to it, and the images in "
+    "SPLIT, ../SPLIT or images; --images names another folder"
+)
+
+
+class Narratives:
+    """The file `png_coco_SPLIT.json` of Panoptic Narrative Grounding, with COCO's panoptic annotations.
+
+    Args:
+        place: the file.
+        images: folder of the images; None looks for it.
+
+    Raises:
+        MaskError: a file is missing, or holds something else.
+    """
+
+    title: ClassVar[str] = "panoptic narratives"
+
+    def __init__(self, place: Path, images: Path | None) -> None:
+        split = place.stem.removeprefix(_PREFIX)
+        folders = [place.parent, place.parent / "panoptic_segmentation", place.parent.parent]
+        panoptic = _first([folder / f"panoptic_{split}.json" for folder in folders], f"panoptic_{split}.json")
+        masks = [folder / f"panoptic_{split}" for folder in folders] + [place.parent / "panoptic_segmentation" / split]
+        self._masks = _first(masks, f"the folder panoptic_{split}")
+        nearby = [folder / name for folder in (place.parent, place.parent.parent) for name in (split, "images")]
+        self._images = images or _first(nearby, "the images")
+        content = read_json_object(panoptic, MaskError, hint=_HINT)
+        narratives = read_json(place, MaskError, hint=_HINT)
+        if not isinstance(narratives, list):
+            raise MaskError(f"{place}: expected a list of narratives, got {type(narratives).__name__}", hint=_HINT)
+        try:
+            self._classes = {each["id"]: str(each["name"]) for each in content["categories"]}
+            self._files = {each["id"]: str(each["file_name"]) for each in content.get("images", [])}
+            self._annotations = {int(each["image_id"]): each for each in content["annotations"]}
+            self._narratives: dict[int, list[dict[str, Any]]] = {}
+            for narrative in narratives:
+                self._narratives.setdefault(int(narrative["image_id"]), []).append(narrative)
+        except (KeyError, TypeError, ValueError) as error:
+            raise MaskError(f"{place} or {panoptic}: an entry lacks {error}", hint=_HINT) from error
+        self._ids = sorted(self._narratives.keys() & self._annotations.keys())
+        if not self._ids:
+            raise MaskError(f"no narrative of {place} is of an image in {panoptic}", hint=_HINT)
+
+    @classmethod
+    def detect(cls, place: Path) -> bool:
+        """Whether a file has the name that the narratives have."""
+        return place.is_file() and place.name.startswith(_PREFIX) and place.suffix == ".json"
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The images' ids."""
+        return [str(number) for number in self._ids]
+
+    def read(self, index: int) -> Scene:
+        """Read an image with its segments, and a region for each phrase of its captions."""
+        number = self._ids[index]
+        annotation = self._annotations[number]
+        name = self._files.get(number, Path(annotation["file_name"]).with_suffix(".jpg").name)
+        image = load_image(self._images / Path(name).name)
+        segments = read_segments(self._masks / annotation["file_name"], image.shape[:2])
+        masks = {each["id"]: segments == each["id"] for each in annotation["segments_info"]}
+        regions = [
+            Region(mask=masks[each["id"]], label=self._classes.get(each["category_id"]), single=not each.get("iscrowd"))
+            for each in annotation["segments_info"]
+        ]
+        for narrative in self._narratives[number]:
+            regions += _phrases(narrative, masks, segments.shape)
+        return Scene(
+            image=image, regions=tuple(r for r in regions if r.mask.any()), ignored=segments == 0, known=frozenset()
+        )
+
+
+def read_segments(file: Path, size: Sequence[int]) -> NDArray[np.int64]:
+    """The segment ids (H, W) of a panoptic PNG: red + 256 green + 256² blue.
+
+    Raises:
+        MaskError: it cannot be read, or has another size than its image.
+    """
+    try:
+        with Image.open(file) as opened:
+            colours = np.asarray(opened.convert("RGB"), np.int64)
+    except (OSError, ValueError) as error:
+        raise MaskError(f"cannot read {file}: {error}", hint=_HINT) from error
+    if colours.shape[:2] != tuple(size):
+        sizes = " and ".join(f"{shape[1]}×{shape[0]}" for shape in (colours.shape, size))
+        raise MaskError(f"{file.name} and its image are {sizes} pixels", hint="take the images that were annotated")
+    found: NDArray[np.int64] = colours @ np.array([1, 256, 65536])
+    return found
+
+
+def _phrases(
+    narrative: Mapping[str, Any], masks: Mapping[int, NDArray[np.bool_]], size: tuple[int, ...]
+) -> list[Region]:
+    """A region for each phrase of a narrative that names segments."""
+    regions = []
+    for segment in narrative.get("segments", []):
+        numbers = [int(number) for number in segment.get("segment_ids", [])]
+        text = str(segment.get("utterance", "")).strip(" ,.;")
+        named = [masks[number] for number in numbers if number in masks]
+        if text and named:
+            regions.append(Region(mask=union(named, (size[0], size[1])), phrases=(text,)))
+    return regions
+
+
+def _first(candidates: Sequence[Path], what: str) -> Path:
+    """The first of several paths that exists.
+
+    Raises:
+        MaskError: none does.
+    """
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise MaskError(f"cannot find {what} near {candidates[0].parent}", hint=_HINT)

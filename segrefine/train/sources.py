@@ -1,0 +1,133 @@
+"""Where training scenes come from. A new notation is a class with a reader's two methods and a line of `SOURCES`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from segrefine.datasets.items import read_image
+from segrefine.datasets.opening import open_data_set
+from segrefine.errors import MaskError, SettingsError
+from segrefine.runtime.mask import CoarseMask
+from segrefine.train.expressions import Expressions
+from segrefine.train.narratives import Narratives
+from segrefine.train.phrase_folder import PhraseFolder
+from segrefine.train.scenes import Region, Scene
+
+
+class Source(Protocol):
+    """Images with named regions.
+
+    Attributes:
+        names: a name for each image.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, place: Path, images: Path | None) -> None: ...
+
+    @classmethod
+    def detect(cls, place: Path) -> bool:
+        """Whether the data at a place is of this kind."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """A name for each image."""
+        ...
+
+    def read(self, index: int) -> Scene:
+        """Read an image with its regions.
+
+        Raises:
+            SegrefineError: the image or its masks cannot be read, or do not fit each other.
+        """
+        ...
+
+
+class LabelledMasks:
+    """Any data set that `segrefine batch` reads: label maps, class folders, masks with labels, COCO instances."""
+
+    title: ClassVar[str] = "labelled masks"
+
+    def __init__(self, place: Path, images: Path | None) -> None:
+        self._data_set = open_data_set(place, images)
+        self._items = list(self._data_set.items)
+
+    @classmethod
+    def detect(cls, place: Path) -> bool:
+        """Always: its own reader says what is wrong."""
+        return True
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The items' names."""
+        return [item.name for item in self._items]
+
+    def read(self, index: int) -> Scene:
+        """Read an image; see `Source`."""
+        item = self._items[index]
+        image = read_image(item)
+        parts = self._data_set.read(item, image)
+        regions, single = [], bool(parts.numbers)  # only instances have ids of their own
+        for key, mask in parts.masks.items():
+            if key not in parts.labels:
+                raise MaskError(f"nobody says what the mask of {item.name} shows", hint="labels.json says so")
+            values = np.asarray(mask.probability if isinstance(mask, CoarseMask) else mask)
+            if values.shape != image.shape[:2]:
+                sizes = " and ".join(f"{shape[1]}×{shape[0]}" for shape in (values.shape, image.shape))
+                raise MaskError(f"{item.name}: a mask and the image are {sizes} pixels", hint="scale the mask")
+            regions.append(Region(mask=values > 0.5, label=str(parts.labels[key]), single=single))
+        ignored = np.zeros(image.shape[:2], np.bool_) if parts.ignored is None else parts.ignored
+        return Scene(image=image, regions=tuple(r for r in regions if r.mask.any()), ignored=ignored, known=frozenset())
+
+
+SOURCES: tuple[type[Source], ...] = (Narratives, Expressions, PhraseFolder, LabelledMasks)
+"""The readers; the first that knows the data takes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """One data set of a run.
+
+    Attributes:
+        place: its folder or file.
+        weight: how often it is drawn, relative to the others.
+        images: folder of its images, where the data does not say so.
+    """
+
+    place: Path
+    weight: float = 1.0
+    images: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str, images: Path | None = None) -> SourceSpec:
+        """The data set that a text such as `cats` or `cats=0.5` names.
+
+        Raises:
+            SettingsError: the weight is no number above 0.
+        """
+        place, sign, weight = text.rpartition("=")
+        if not sign or Path(text).exists():
+            return cls(place=Path(text), images=images)
+        try:
+            value = float(weight)
+        except ValueError:
+            value = -1.0
+        if not 0 < value < float("inf"):
+            raise SettingsError(f"expected PATH or PATH=WEIGHT with a weight above 0, got {text!r}")
+        return cls(place=Path(place), weight=value, images=images)
+
+    def open(self) -> Source:
+        """The data set.
+
+        Raises:
+            MaskError: there is none that can be read.
+        """
+        if not self.place.exists():
+            raise MaskError(f"there is no data set {self.place}", hint="give a folder, or a JSON of COCO")
+        return next(source for source in SOURCES if source.detect(self.place))(self.place, self.images)

@@ -1,0 +1,192 @@
+"""Phrases for the regions of a scene: templates, and the region each phrase names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from segrefine.train.scenes import Mask, Region, Scene, union
+
+_CLEAR_GAP = 0.12
+"""Distance between two centres, as a share of the longer side, from which people agree on left and right."""
+_CLEAR_RATIO = 1.5
+"""Ratio between the distances along the two axes from which people agree on left or above."""
+_VISIBLE = 0.006
+"""Share of the image that a region must cover before a phrase asks for it."""
+_SHARES = {"class": 0.42, "own": 0.30, "place": 0.12, "union": 0.07, "background": 0.03, "absent": 0.20}
+_PLURALS = {
+    "sheep": "sheep", "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice",
+    "knife": "knives", "skis": "skis", "scissors": "scissors", "broccoli": "broccoli", "deer": "deer", "fish": "fish",
+    "cactus": "cacti", "leaf": "leaves", "wolf": "wolves", "goose": "geese", "foot": "feet", "shelf": "shelves",
+}  # fmt: skip
+_MIRRORED = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """A phrase, and what it names.
+
+    Attributes:
+        text: the phrase.
+        mask: bool (H, W); empty where nothing in the image is meant.
+        kind: a key of the template table.
+    """
+
+    text: str
+    mask: Mask
+    kind: str
+
+
+def plural(name: str) -> str:
+    """The plural of a class name: "wine glass" → "wine glasses"."""
+    head, space, last = name.rpartition(" ")
+    if last in _PLURALS:
+        return f"{head}{space}{_PLURALS[last]}"
+    if re.search(r"(s|x|z|ch|sh)$", last):
+        return f"{name}es"
+    if re.search(r"[^aeiou]y$", last):
+        return f"{name[:-1]}ies"
+    return f"{name}s"
+
+
+def mirror_phrase(text: str) -> str:
+    """The phrase after the image was flipped: left and right change places."""
+    return re.sub(r"\b(left|right|Left|Right)\b", lambda found: _MIRRORED[found[1]], text)
+
+
+def list_words(names: Sequence[str]) -> list[str]:
+    """All words of class names and their plurals."""
+    return sorted({word for name in names for form in (name, plural(name)) for word in form.lower().split()})
+
+
+def draw_phrases(rng: Generator, scene: Scene, count: int, classes: Sequence[str]) -> list[Asked]:
+    """Phrases of one scene, different ones where the scene has enough.
+
+    Args:
+        rng: source of randomness.
+        scene: the scene, after augmentation.
+        count: how many phrases.
+        classes: names of all classes of the data; absent ones are drawn from them.
+    """
+    listed = {kind: list(make(scene, classes)) for kind, make in TEMPLATES.items()}
+    listed = {kind: found for kind, found in listed.items() if found}
+    chosen: list[Asked] = []
+    for _ in range(count):
+        kinds = [kind for kind, found in listed.items() if found]
+        if not kinds:
+            chosen.append(chosen[-1] if chosen else Asked(text="", mask=np.zeros(scene.size, np.bool_), kind="absent"))
+            continue
+        shares = np.array([_SHARES[kind] for kind in kinds])
+        found = listed[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
+        asked = found.pop(int(rng.integers(len(found))))
+        text = asked.text if asked.kind == "own" else vary(rng, asked.text)
+        chosen.append(Asked(text=text, mask=asked.mask, kind=asked.kind))
+    return chosen
+
+
+def vary(rng: Generator, text: str) -> str:
+    """The phrase with another article, or none, where that names the same."""
+    article, _, rest = text.partition(" ")
+    chance = rng.random()
+    if article not in ("the", "all") or " and " in rest or rest == "background" or chance < 0.5:
+        return text
+    if chance < 0.75 or article == "all":
+        return rest
+    return f"{'an' if rest[0] in 'aeiou' else 'a'} {rest}"
+
+
+def _visible(scene: Scene) -> dict[str, list[Region]]:
+    """The regions by class, without the classes of which a region can hardly be seen."""
+    found: dict[str, list[Region]] = {}
+    for region in scene.regions:
+        if region.label is not None:
+            found.setdefault(region.label, []).append(region)
+    least = _VISIBLE * scene.ignored.size
+    return {label: regions for label, regions in found.items() if min(r.mask.sum() for r in regions) >= least}
+
+
+def _of_classes(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+    """Yield "the cat" where it is one object or nobody knows how many; "all cats" otherwise."""
+    for label, regions in _visible(scene).items():
+        mask = union((region.mask for region in regions), scene.size)
+        if len(regions) > 1:
+            yield Asked(text=f"all {plural(label)}", mask=mask, kind="class")
+            continue
+        yield Asked(text=f"the {label}", mask=mask, kind="class")
+        if not regions[0].single:
+            yield Asked(text=f"all {plural(label)}", mask=mask, kind="class")
+
+
+def _own(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+    """The phrases that the data set gives its regions."""
+    for region in scene.regions:
+        if region.mask.any():
+            yield from (Asked(text=text, mask=region.mask, kind="own") for text in region.phrases)
+
+
+def _places(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+    """Yield "the left cat" and "the cat left of the dog", where people would agree."""
+    visible = _visible(scene)
+    for label, regions in visible.items():
+        if len(regions) == 2 and (side := _side(_centre(regions[0].mask) - _centre(regions[1].mask))) in _BESIDE:
+            words = _BESIDE if side == "left of" else _BESIDE[::-1]
+            for word, region in zip(words, regions, strict=True):
+                yield Asked(text=f"the {word.split()[0]} {label}", mask=region.mask, kind="place")
+    alone = {label: regions[0] for label, regions in visible.items() if len(regions) == 1}
+    for first, second in permutations(alone, 2):
+        if side := _side(_centre(alone[first].mask) - _centre(alone[second].mask)):
+            yield Asked(text=f"the {first} {side} the {second}", mask=alone[first].mask, kind="place")
+
+
+def _unions(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+    """Yield "the cat and the dog"."""
+    visible = {label: regions for label, regions in _visible(scene).items() if len(regions) == 1}
+    for first, second in combinations(visible, 2):
+        mask = visible[first][0].mask | visible[second][0].mask
+        yield Asked(text=f"the {first} and the {second}", mask=mask, kind="union")
+
+
+def _background(scene: Scene, classes: Sequence[str]) -> Iterator[Asked]:
+    """Yield "the background", where every class of the data is annotated."""
+    if set(classes) <= scene.known:
+        mask = ~union((region.mask for region in scene.regions), scene.size) & ~scene.ignored
+        yield Asked(text="the background", mask=mask, kind="background")
+
+
+def _absent(scene: Scene, classes: Sequence[str]) -> Iterator[Asked]:
+    """Classes that are nowhere in the image."""
+    present = {region.label for region in scene.regions if region.mask.any()}
+    for name in classes:
+        if name in scene.known and name not in present:
+            yield Asked(text=f"the {name}", mask=np.zeros(scene.size, np.bool_), kind="absent")
+
+
+TEMPLATES: dict[str, Callable[[Scene, Sequence[str]], Iterator[Asked]]] = {
+    "class": _of_classes, "own": _own, "place": _places, "union": _unions, "background": _background,
+    "absent": _absent,
+}  # fmt: skip
+"""What lists the phrases of each kind. A new kind is a function, its line here, and its share."""
+_BESIDE = ("left of", "right of")
+
+
+def _side(offset: NDArray[np.float64]) -> str | None:
+    """Where something lies whose centre is `offset` (x, y) away, in longer sides; None where people would not agree."""
+    x, y = offset
+    if max(abs(x), abs(y)) < _CLEAR_GAP or _CLEAR_RATIO * min(abs(x), abs(y)) > max(abs(x), abs(y)):
+        return None
+    if abs(x) > abs(y):
+        return "left of" if x < 0 else "right of"
+    return "above" if y < 0 else "below"
+
+
+def _centre(mask: Mask) -> NDArray[np.float64]:
+    """The mean position (x, y) of a mask's pixels, in longer sides."""
+    rows, columns = np.nonzero(mask)
+    centre: NDArray[np.float64] = np.array([columns.mean(), rows.mean()]) / max(mask.shape)
+    return centre
