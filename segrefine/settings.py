@@ -230,7 +230,7 @@ class G4SegSettings(Settings):
     bias: float = -0.5
     discrepancy_weight: float = 0.0
     mixing: float = 1.0
-    prior_weight: float = 0.38
+    prior_weight: float = 0.45
     edges: bool = True
     template: str = "a photo of a {label}"
 
