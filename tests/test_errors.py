@@ -14,6 +14,7 @@ TREE = {
     errors.ExportError: RuntimeError,
     errors.BackendError: ValueError,
     errors.EngineError: RuntimeError,
+    errors.StaleEngineError: errors.EngineError,
     errors.ShapeError: ValueError,
     errors.NumericalError: ArithmeticError,
     errors.ParityError: AssertionError,
