@@ -89,6 +89,8 @@ def batch(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
         engines=model.engines(choice), seed=seed, guard=guard, crop=crop, reading=reading,
     )  # fmt: skip
+    if lack := model.describe_lack():
+        console.warn(lack)
     with console.resumable():
         if address:
             values = _run_on_cluster(console, job, address, workers, resume, _share(model, gpus))

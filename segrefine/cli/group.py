@@ -17,9 +17,9 @@ from segrefine.errors import EngineWarning, SegrefineError
 
 USAGE, INTERRUPTED = 2, 130
 COMMANDS = {
-    "refine": "refine", "segment": "segment", "batch": "batch", "eval": "evaluate", "sweep": "sweep", "demo": "demo",
-    "samples": "samples", "train": "train", "export": "export", "build-engine": "build_engine", "inspect": "inspect",
-    "parity": "parity", "doctor": "doctor", "serve": "serve", "export-triton": "export_triton",
+    "refine": "refine", "segment": "segment", "batch": "batch", "eval": "evaluate", "sweep": "sweep", "tune": "tune",
+    "demo": "demo", "samples": "samples", "train": "train", "export": "export", "build-engine": "build_engine",
+    "inspect": "inspect", "parity": "parity", "doctor": "doctor", "serve": "serve", "export-triton": "export_triton",
 }  # fmt: skip
 """The modules of the commands, each of which has its command under its own name; imported when asked for."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +29,7 @@ def inspect(console: Console, bundle: Path) -> None:
     A stale engine, which build-engine makes anew, is no failure.
     """
     from segrefine.cli.built_engines import list_engines
+    from segrefine.runtime.guard import GUARD
 
     opened = Bundle.open(bundle)
     problems = _check_files(opened)
@@ -40,10 +42,12 @@ def inspect(console: Console, bundle: Path) -> None:
         "bundle": str(bundle),
         **manifest,
         "files": listed,
+        "guard": _read_about(opened, problems),
         "engines": [engine.to_dict() for engine in engines],
         "intact": not problems and not damaged,
     }
-    console.result(values, _describe(opened, problems, engines))
+    fit = "" if GUARD in problems else _describe_fit(opened, values["guard"])
+    console.result(values, _describe(opened, problems, engines, fit))
     if problems:
         raise next(iter(problems.values()))
     if len(damaged) > 1:
@@ -63,7 +67,38 @@ def _check_files(bundle: Bundle) -> dict[str, IntegrityError]:
     return problems
 
 
-def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: Sequence[BuiltEngine]) -> str:
+def _read_about(bundle: Bundle, problems: Mapping[str, IntegrityError]) -> dict[str, Any] | None:
+    """What the guard of a bundle says of its fit; None where there is no guard, or it is damaged."""
+    from segrefine.runtime.guard import GUARD, read_guard
+
+    guard = None if GUARD in problems else read_guard(bundle)
+    return None if guard is None else dict(guard.about)
+
+
+def _describe_fit(bundle: Bundle, about: Mapping[str, Any] | None) -> str:
+    """On what settings and guard of a bundle that refines were fitted, in words; empty for a bundle that segments.
+
+    Args:
+        bundle: the bundle.
+        about: what its guard says; None where it has none.
+    """
+    from segrefine.tuning.bundle_fit import hash_denoiser
+
+    if bundle.manifest.method != "g4seg":
+        return ""
+    if about is None:
+        command = f"segrefine tune DATA TRUTH --bundle {shlex.quote(str(bundle.path))}"
+        return f"settings and guard were not fitted to this model; `{command}` fits them"
+    lines = ["settings and guard were fitted to"]
+    for name, value in about.items():
+        words = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, Mapping) else str(value)
+        lines.append(f"  {name.replace('_', ' ')}: {words}")
+    if "denoiser" in about and about["denoiser"] != hash_denoiser(bundle):
+        lines.append("  this bundle has another denoiser: fit them again with `segrefine tune`")
+    return "\n".join(lines)
+
+
+def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: Sequence[BuiltEngine], fit: str) -> str:
     m = bundle.manifest
     side = m.sample_size * m.vae_scale_factor
     versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
@@ -83,6 +118,7 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: S
             f"{bundle.path}: {m.method}, {m.dtype}, opset {m.opset}, {m.prediction_type}\n"
             f"trained on {side}×{side} pixels, latents {m.latent_channels}×{m.sample_size}×{m.sample_size}\n"
             f"{special}\ncustom ops {', '.join(m.ops) or 'none'}\nmade by {versions}",
+            *([fit] if fit else []),
             table(("component", "", "tensor", "type", "shape"), tensors),
             table(("file", "bytes", ""), files),
             table(("backend", "component", "engine", "sidecar"), built) if built else "no engines built",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -260,6 +261,23 @@ class Model:
             "backend": self.backend, "device": self.device, "precision": self.precision, "threads": self.threads,
             "resolution": self.resolution,
         }  # fmt: skip
+
+    def describe_lack(self) -> str | None:
+        """A sentence where neither settings nor guard were fitted to a model that refines; else None.
+
+        Raises:
+            BundleError: there is no bundle.
+        """
+        from segrefine.bundle import Bundle
+        from segrefine.runtime.guard import GUARD
+
+        if self.is_demo or self.bundle is None:
+            return None
+        manifest = Bundle.open(self.bundle).manifest
+        if manifest.method != "g4seg" or GUARD in manifest.files:
+            return None
+        command = f"segrefine tune DATA TRUTH --bundle {shlex.quote(str(self.bundle))}"
+        return f"settings and guard were not fitted to this model; `{command}` fits them to labelled images"
 
     def peak_memory(self) -> int | None:
         """The most memory of the GPU that was taken, bytes; None on the CPU."""

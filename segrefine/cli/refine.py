@@ -152,9 +152,11 @@ def refine(
         "model": model.to_dict(),
         "outputs": {name: str(path) for name, path in outputs.files()},
     }
-    for each in results:
-        for warning in _warnings(each, model):
-            console.warn(warning)
+    warnings = [warning for each in results for warning in _warnings(each, model)]
+    if lack := model.describe_lack():
+        warnings.append(lack)
+    for warning in warnings:
+        console.warn(warning)
     console.result(values, _describe(values, summaries, model), stdout=output != STREAM)
 
 

@@ -92,9 +92,12 @@ def serve(
 
     with _bad_options():
         limits = Limits(**bounds)
-    offers = _offers(
-        [Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles]
-    )
+    models = [
+        Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles
+    ]
+    offers = _offers(models)
+    for lack in filter(None, (model.describe_lack() for model in models)):
+        console.warn(lack)
     address = Address(host=host, port=port)
     key = (api_key or "").strip() or None  # files of secrets end in a newline
     if key and not key.isascii():

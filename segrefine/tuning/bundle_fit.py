@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import MANIFEST, Bundle, Manifest
+from segrefine.errors import BundleError
 from segrefine.runtime.guard import GUARD, Guard
 from segrefine.runtime.output import write_whole
 from segrefine.settings import G4SegSettings
@@ -53,6 +56,19 @@ def hash_denoiser(bundle: Bundle) -> str:
     """SHA-256, in hexadecimal, over the recorded hashes of the denoiser's graph and its weights."""
     hashes = [bundle.manifest.files[name].sha256 for name in bundle.graph_files(DENOISER)]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def check_writable(bundle: Bundle) -> None:
+    """Check that a fit can be written into a bundle, before the work is done.
+
+    Raises:
+        BundleError: the bundle ships with segrefine, or its folder cannot be written to.
+    """
+    if bundle.path.resolve() in {path.resolve() for path in DEMO_BUNDLES.values()}:
+        message = f"{bundle.path} ships with segrefine, and every project here uses it"
+        raise BundleError(message, hint="copy the folder, and give the copy with --bundle")
+    if not os.access(bundle.path, os.W_OK):
+        raise BundleError(f"{bundle.path} cannot be written to", hint="copy the folder, or change its permissions")
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:

@@ -1,6 +1,5 @@
 """Settings and guard written into a bundle: it is whole at every moment, and nothing else in it changes."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from segrefine.runtime.guard import GUARD, MASK_FEATURES, PIXEL_FEATURES, Guard,
 from segrefine.settings import G4SegSettings
 from segrefine.tuning import bundle_fit
 from segrefine.tuning.bundle_fit import hash_denoiser, write_fit
+from tests.tuning.labelled import copy_bundle
 
 
 def judge(count: int) -> Judge:
@@ -30,16 +30,7 @@ def make_guard(threshold: float = 0.4, **about: object) -> Guard:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A copy of the demo bundle that no guard was fitted to."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(demo_bundle(), folder)
-    opened = Bundle.open(folder)
-    if GUARD in opened.manifest.files:
-        content = (folder / "segrefine.json").read_text(encoding="utf-8")
-        raw = json.loads(content)
-        del raw["files"][GUARD]
-        (folder / "segrefine.json").write_text(json.dumps(raw), encoding="utf-8")
-        (folder / GUARD).unlink()
-    return folder
+    return copy_bundle(tmp_path / "bundle")
 
 
 def test_settings_and_guard_are_read_back_and_the_rest_is_as_it_was(bundle: Path) -> None:
@@ -54,7 +45,7 @@ def test_settings_and_guard_are_read_back_and_the_rest_is_as_it_was(bundle: Path
     after = opened.manifest.to_dict() | {"settings": before.settings}
     del after["files"][GUARD]
     assert after == before.to_dict()
-    assert not list(bundle.glob(".*"))
+    assert not list(bundle.rglob("*.partial"))
 
 
 def test_a_second_fit_replaces_the_first(bundle: Path) -> None:
