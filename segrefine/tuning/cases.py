@@ -120,9 +120,10 @@ class LabelledData:
 
 def _find_truth(mask: LabelledMask, truth: Matched) -> str:
     """The key of the true mask that a coarse one belongs to; annotations without own ids share that of their label."""
-    annotation = str(key_of(mask.annotation)) if mask.annotation is not None else None
-    if annotation in truth.unusable or (annotation in truth.masks and truth.labels.get(annotation) == mask.label):
-        return str(annotation)
+    annotation = "" if mask.annotation is None else str(key_of(mask.annotation))
+    has_truth = annotation in truth.masks and truth.labels.get(annotation) == mask.label
+    if annotation and (has_truth or annotation in truth.unusable):
+        return annotation
     return "" if set(truth.masks) == {""} else mask.label
 
 
