@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,10 @@ def _has_gpu() -> bool:
 
 if not _has_gpu():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: GPU kernels are computed on the CPU
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts its background jobs so, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,10 +35,10 @@ class CocoResults(Coco):
     @cached_property
     def _content(self) -> dict[str, Any]:
         listing = self.place.options.listing
+        results = read_json(self.place.masks, MaskError, hint=HINT)
         if listing is None:
             message = f"{self.place.masks} holds a list of results, which does not name its images and categories"
             raise MaskError(message, hint="--listing names the COCO JSON that lists them")
-        results = read_json(self.place.masks, MaskError, hint=HINT)
         content = read_coco(Path(listing)) | {"annotations": results}
         check_coco(content, self.place.masks)
         return content

@@ -141,7 +141,8 @@ def test_empty_result_is_told(run, scene, tmp_path):
     speck[:4, :4] = 255
     Image.fromarray(speck).save(tmp_path / "speck.png")
     words = ["--label", "fox", "-o", tmp_path / "mask.png", "--json"]
-    [line] = warnings(result := run("refine", tmp_path / "flat.png", tmp_path / "speck.png", *words, "--no-guard"))
+    trusting = ["--no-guard", "--set", "worth_range="]  # else the mask stays what it was: the model sees no fox here
+    [line] = warnings(result := run("refine", tmp_path / "flat.png", tmp_path / "speck.png", *words, *trusting))
     assert "the refined mask is empty" in line
     assert json.loads(result.stdout)["empty"] is True
     assert not np.asarray(Image.open(tmp_path / "mask.png")).any()
@@ -204,7 +205,8 @@ def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
     assert 0 <= trusted["kept_share"] < other["kept_share"] <= 1  # the wrong label speaks for less of what changed
     assert other["kept_coarse"] == (other["kept_share"] == 1)
     told = run("refine", image, mask, *words[:2], *words[3:]).stdout
-    assert f"confidence {trusted['confidence']:.2f}, {trusted['kept_share']:.0%} of the changed pixels put back" in told
+    assert f"confidence {trusted['confidence']:.3f}, accepted from {trusted['confidence_threshold']:.3f}" in told
+    assert f"; {trusted['kept_share']:.0%} of the change undone" in told
     loose = json.loads(run("refine", image, mask, *words, "--no-guard").stdout)
     assert loose["confidence"] is None and loose["kept_share"] == 0 and not loose["kept_coarse"]
 

@@ -63,9 +63,9 @@ def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, tiny_label
         assert [caption[slice(*entry["span"])] for entry in values["segments"]] == ["a fox", "b car"]
 
 
-def test_refining_takes_the_masks_for_coarse_ones(run, tiny_label_bundle, image, tmp_path):
+def test_refining_takes_the_masks_for_coarse_ones(run, scene, tmp_path):
     files = [tmp_path / "plain.png", tmp_path / "refined.png"]
-    given = "segment", image, "a fox", "--bundle", tiny_label_bundle, "--no-edges", "--json", "-o"
+    given = "segment", scene[0], scene[2], "--no-edges", "--json", "-o"
     plain, refined = (
         json.loads(run(*given, file, *more).stdout) for file, more in zip(files, [[], ["--refine"]], strict=True)
     )

@@ -270,7 +270,7 @@ def test_options_that_would_do_nothing_are_refused(folder):
         SettingsError, match="--background is for class activation maps, and the data set is in another"
     ):
         open_data_set(folder, options=ReadingOptions(background="0.2"))
-    with pytest.raises(SettingsError, match="--boxes is for COCO JSON"):
+    with pytest.raises(SettingsError, match="--boxes is for .*COCO JSON.*: label maps$"):
         open_data_set(folder, options=ReadingOptions(boxes=True))
     with pytest.raises(MaskError, match="no class list 'imagenet'") as caught:
         open_data_set(folder, options=ReadingOptions(classes="imagenet"))

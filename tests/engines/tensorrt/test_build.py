@@ -21,6 +21,7 @@ from segrefine.engines.tensorrt import build as build_module
 from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.messages import explain_failure
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
+from segrefine.storage import LOCK
 from tests.tiny_bundle import write_bundle
 
 ADA = TensorRtOptions(compute_capabilities=("8.9",))
@@ -165,6 +166,11 @@ def test_full_tensorrt_is_not_installed_here(bundle: Bundle) -> None:
     assert "segrefine[tensorrt]" in (refused.value.hint or "")
 
 
+def written(bundle: Bundle) -> list[Path]:
+    """What a build left in the bundle, but for the file that keeps two builds apart."""
+    return [path for path in bundle.path.glob("engines/**/*") if path.is_file() and path.name != LOCK]
+
+
 def test_a_graph_that_the_library_refuses(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnx
 
@@ -177,7 +183,7 @@ def test_a_graph_that_the_library_refuses(bundle: Bundle, monkeypatch: pytest.Mo
     monkeypatch.setattr(Bundle, "graph", lambda self, component: path)  # as if it had been exported so
     with pytest.raises(EngineError, match='not built: .*no operator for the node NoSuchOperator -> "out_sample"'):
         build(bundle, ADA, "chain")
-    assert not list(bundle.path.glob("engines/**/*.*"))
+    assert not written(bundle)
 
 
 def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +195,7 @@ def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(build_module.subprocess, "run", limited)
     with pytest.raises((OutputError, EngineError), match="chain"):
         build(bundle, ADA, "chain")
-    assert not list(bundle.path.glob("engines/**/*.*"))
+    assert not written(bundle)
 
 
 def test_of_two_builds_at_once_one_builds(bundle: Bundle) -> None:
