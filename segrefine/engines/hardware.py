@@ -1,9 +1,10 @@
-"""What engines run on: the CPU and the GPUs of this machine."""
+"""What engines run on: the CPU and the GPUs of this machine, and versions of libraries."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from functools import cache
 from pathlib import Path
 
@@ -50,3 +51,8 @@ def gpu_machine(index: int) -> str:
     """
     gpu, cuda = gpu_identity(index), driver_cuda()
     return f"{gpu}-cuda{cuda // 1000}.{cuda % 1000 // 10}"
+
+
+def version_numbers(version: str) -> list[int]:
+    """The first three numbers of a library's version, to be compared, such as [11, 4, 0] for "11.4.0.106"."""
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]

@@ -17,7 +17,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines.cpu_attention import with_flash_attention
 from segrefine.engines.cuda import open_gpu
 from segrefine.engines.engine import Closing, check_threads, parse_device
-from segrefine.engines.hardware import cpu_identity, gpu_identity
+from segrefine.engines.hardware import cpu_identity, gpu_identity, version_numbers
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
 from segrefine.engines.resident import LEAST_BYTES, Resident
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
@@ -25,6 +25,9 @@ from segrefine.spec import ComponentSpec
 from segrefine.storage import read_json_object
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LEAST_FOR_CUDA = "1.26"
+"""Earlier versions run attention on the CPU, whatever the provider. The extra asks for this version too."""
+
 _COSTLY_FUSIONS = ("GatherSliceToSplitFusion", "QuickGeluFusion", "TransposeOptimizer_CPUExecutionProvider")
 
 
@@ -231,12 +234,19 @@ def check_provider(device: str) -> str:
     """The execution provider of a device, once ONNX Runtime has it.
 
     Raises:
-        BackendError: it does not, or the device is unknown.
+        BackendError: it does not, the device is unknown, or for CUDA ONNX Runtime is too old.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    provider = _PROVIDERS[parse_device(device)[0]]
-    if provider not in _import_onnxruntime().get_available_providers():
+    kind, _ = parse_device(device)
+    provider, ort = _PROVIDERS[kind], _import_onnxruntime()
+    if provider not in ort.get_available_providers():
         raise _lacking(provider, device)
+    if kind == "cuda" and version_numbers(ort.__version__) < version_numbers(_LEAST_FOR_CUDA):
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} is too old for CUDA: before {_LEAST_FOR_CUDA} it computes attention on "
+            "the CPU",
+            hint='install a newer one: pip install --upgrade "segrefine[cuda]"',
+        )
     return provider
 
 

@@ -220,5 +220,5 @@ def _files_key(files: Mapping[str, Any]) -> str:
 def _difference(sidecar: Mapping[str, Any], recipe: EngineRecipe) -> str:
     for name, here in asdict(recipe).items():
         if (there := sidecar.get(name)) != here:
-            return "the graph was exported anew" if name == "graph" else f"built for {name} {there}, here it is {here}"
+            return "the graph was exported again" if name == "graph" else f"built for {name} {there}, here it is {here}"
     return "its key does not match its recipe"

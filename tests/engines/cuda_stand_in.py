@@ -236,6 +236,7 @@ class TensorRt:
         self.cuda, self.library, self.bindings = cuda, library, import_bindings(library)
         self.__name__ = library.replace("-", "_")
         self.scratch, self.broken = 4096, ""
+        self.validity, self.reasons = "VALID", 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bindings, name)
@@ -264,7 +265,7 @@ class _Runtime:
         self.module, self.log = module, weakref.ref(log)
 
     def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
-        return self.module.EngineValidity.VALID, 0
+        return self.module.EngineValidity.__members__[self.module.validity], self.module.reasons
 
     def deserialize_cuda_engine(self, content: bytes) -> Any:
         try:

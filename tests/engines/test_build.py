@@ -24,15 +24,10 @@ from segrefine.errors import (
     SettingsError,
 )
 from segrefine.storage import LOCK
-from tests.tiny_bundle import CHANNELS, chain, linear, write_bundle
+from tests.tiny_bundle import CHANNELS, chain, linear
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
 TIMESTEP = np.arange(3)
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 def build(bundle: Bundle, *components: str, overwrite: bool = False) -> list[EngineFile]:
@@ -175,7 +170,7 @@ def test_damaged_engine_is_refused_until_it_is_built_again(
     [
         (edit_sidecar(key="x"), "its key does not match its recipe"),
         (edit_sidecar(key="x", hardware="abacus"), "built for hardware abacus, here it is "),
-        (edit_sidecar(key="x", graph={"chain/model.onnx": "y"}), "the graph was exported anew"),
+        (edit_sidecar(key="x", graph={"chain/model.onnx": "y"}), "the graph was exported again"),
         (of_another_version, "built for version 1.0.0, here it is "),
     ],
 )

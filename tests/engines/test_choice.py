@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from segrefine.bundle import Bundle
 from segrefine.cli.options import Model
 from segrefine.engines import BACKENDS, choice, choose_backend
 from segrefine.errors import BackendError
-from tests.engines.cuda_stand_in import Cuda, build, one_gpu
-from tests.tiny_bundle import write_bundle
+from tests.engines.cuda_stand_in import Cuda, build
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
-
-
-@pytest.fixture
-def gpu() -> Iterator[Cuda]:
-    with one_gpu() as cuda:
-        yield cuda
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

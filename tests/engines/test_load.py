@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,9 @@ import pytest
 from segrefine.bundle import Bundle
 from segrefine.engines import CPU_BACKENDS, Engine, load, load_engine, load_engines
 from segrefine.errors import BackendError, EngineError, SegrefineError, SettingsError
-from tests.tiny_bundle import CHANNELS, chain, write_bundle
+from tests.tiny_bundle import CHANNELS, chain
 
 SAMPLE = np.ones((2, CHANNELS), np.float32)
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -33,9 +27,7 @@ def test_engines_come_in_the_order_asked_for(bundle: Bundle, backend: str, threa
 
 
 @pytest.mark.parametrize("damaged", ["linear", "chain"])
-def test_none_stays_open_when_one_does_not_load(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, damaged: str
-) -> None:
+def test_none_stays_open_when_one_does_not_load(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, damaged: str) -> None:
     opened: list[Engine] = []
 
     def watched(*arguments: Any, **options: Any) -> Engine:

@@ -24,7 +24,7 @@ from segrefine.errors import BackendError, EngineError, MissingDependencyError, 
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
-from tests.tiny_bundle import CHANNELS, LINEAR, chain, linear, linear_graph, write_bundle
+from tests.tiny_bundle import CHANNELS, LINEAR, chain, linear, linear_graph
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
 TIMESTEP = np.arange(3)
@@ -45,11 +45,6 @@ def graph(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     onnx.save(linear_graph(), path)
     return path
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(("threads", "large"), [(None, False), (1, False), (3, False), (2, True), (9, True)])

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from segrefine.engines.cuda import check_gpu, driver_cuda
-from segrefine.engines.hardware import gpu_identity
+from segrefine.engines.hardware import gpu_identity, version_numbers
 from segrefine.engines.tensorrt.options import LIBRARIES, Library
 from segrefine.errors import BackendError, MissingDependencyError
 
@@ -22,6 +22,9 @@ _RUNTIMES: Mapping[Library, tuple[str, ...]] = {
 
 _LEAST_CAPABILITY = 75
 """TensorRT 11 runs on Turing GPUs and later. TensorRT-RTX lists its GPUs in the module itself."""
+
+_LEAST_VERSION: Mapping[Library, str] = {"tensorrt": "11", "tensorrt-rtx": "1.7"}
+"""TensorRT before 11 may type weakly, and its parser may have no attention. The extras ask for these versions too."""
 
 _CUDA_MAJORS = (14, 13, 12)
 
@@ -69,9 +72,10 @@ def check_builder(library: Library) -> None:
     """Check that engines can be built with a library.
 
     Raises:
+        BackendError: its version is too old.
         MissingDependencyError: the library is not installed, or Polygraphy, which drives it.
     """
-    import_library(library)
+    check_version(library, import_library(library))
     if find_spec("polygraphy") is None:
         hint = f'install it: pip install "segrefine[{library}]"'
         raise MissingDependencyError("the package polygraphy is not installed", hint=hint)
@@ -83,15 +87,30 @@ def check_runtime(library: Library, index: int) -> ModuleType:
     The checks come first because the library itself may end the process where CUDA does not answer.
 
     Raises:
-        BackendError: CUDA does not answer, the driver is too old for the library, or the library does not support
-            this GPU.
+        BackendError: CUDA does not answer, the library is too old, the driver is too old for the library, or the
+            library does not support this GPU.
         MissingDependencyError: the library, or cuda-bindings, is not installed.
     """
     check_gpu(index)
     module = import_runtime(library)
+    check_version(library, module)
     check_driver(module)
     check_capability(library, module, gpu_identity(index))
     return module
+
+
+def check_version(library: Library, module: ModuleType) -> None:
+    """Check that a library is new enough.
+
+    Raises:
+        BackendError: it is not; the hint names the extra that brings a newer one.
+    """
+    least = _LEAST_VERSION[library]
+    if version_numbers(module.__version__) < version_numbers(least):
+        raise BackendError(
+            f"{library} {module.__version__} is too old: segrefine needs version {least} or later",
+            hint=f'install a newer one: pip install --upgrade "segrefine[{library}]"',
+        )
 
 
 def is_lean(module: ModuleType) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segrefine.bundle import Bundle
+from segrefine.engines.hardware import version_numbers
 from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_recipe, rebuild_command
 from segrefine.engines.tensorrt.options import Library
 from segrefine.errors import EngineError, EngineWarning
@@ -78,7 +79,7 @@ def _find_misfit(
 ) -> str | None:
     """Why an engine does not fit: it was built from another graph, or for another library or GPU."""
     if dict(recipe.graph) != dict(hashes):
-        return "the graph was exported anew since it was built"
+        return "the graph was exported again after the engine was built"
     if hardware not in recipe.hardware.split("-"):
         return f"built for {recipe.hardware}"
     if not recipe.options.get("version_compatible"):
@@ -92,5 +93,5 @@ def _find_misfit(
 
 def _serves(runtime: str, built: str) -> bool:
     """Whether a TensorRT runtime loads a version-compatible engine: same major version, and not older."""
-    here, there = ([int(part) for part in version.split(".")[:3]] for version in (runtime, built))
+    here, there = version_numbers(runtime), version_numbers(built)
     return here[0] == there[0] and here >= there

@@ -17,6 +17,11 @@ from segrefine.errors import BackendError, EngineError
 from segrefine.spec import ComponentSpec
 
 _NO_ROOM = "close other programs on the GPU, or build engines for smaller --max-shapes"
+_REMEDIES = {
+    "OLD_CUDA_DRIVER": "install a newer driver (CUDA 13 needs R580 or later); nvidia-smi shows the driver",
+    "INSUFFICIENT_GPU_MEMORY": _NO_ROOM,
+}
+"""What to do about an engine that TensorRT-RTX calls invalid, where building it again does not help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,8 @@ class LoadedEngine:
             members = self._module.EngineInvalidityDiagnostics.__members__
             named = [name for name, flag in members.items() if reasons & flag.value]
             said = " and ".join(named).lower().replace("_", " ") or self.log.said()
-            raise EngineError(f"{self._plan.path} does not fit this machine: {said}", hint=self._plan.hint)
+            hint = next((_REMEDIES[name] for name in _REMEDIES if name in named), self._plan.hint)
+            raise EngineError(f"{self._plan.path} does not fit this machine: {said}", hint=hint)
 
     def _check_tensors(self) -> None:
         """Raises EngineError where the engine's tensors are not those of the specification."""

@@ -22,14 +22,8 @@ from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.messages import explain_failure
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
 from segrefine.storage import LOCK
-from tests.tiny_bundle import write_bundle
 
 ADA = TensorRtOptions(compute_capabilities=("8.9",))
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 def build(bundle: Bundle, options: TensorRtOptions = ADA, *components: str) -> list[EngineFile]:

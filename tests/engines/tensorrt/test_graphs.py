@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,21 +12,10 @@ from segrefine.engines import cuda as cuda_module
 from segrefine.engines import load_engine
 from segrefine.engines.tensorrt import buffers
 from segrefine.errors import EngineError, EngineWarning
-from tests.engines.cuda_stand_in import Cuda, build, one_gpu, real
-from tests.tiny_bundle import CHANNELS, chain, write_bundle
+from tests.engines.cuda_stand_in import Cuda, build, real
+from tests.tiny_bundle import CHANNELS, chain
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
-
-
-@pytest.fixture
-def gpu() -> Iterator[Cuda]:
-    with one_gpu() as cuda:
-        yield cuda
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(

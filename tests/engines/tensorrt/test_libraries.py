@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,22 +13,10 @@ from segrefine.engines import TensorRtOptions, build_engine, diagnosis, load_eng
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines.tensorrt import libraries
 from segrefine.errors import BackendError
-from tests.engines.cuda_stand_in import Cuda, TensorRt, build, one_gpu, real
-from tests.tiny_bundle import write_bundle
+from tests.engines.cuda_stand_in import Cuda, TensorRt, build, real
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 OLD = real.cudaError_t.cudaErrorInsufficientDriver
-
-
-@pytest.fixture
-def gpu() -> Iterator[Cuda]:
-    with one_gpu() as cuda:
-        yield cuda
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

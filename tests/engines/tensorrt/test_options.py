@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,14 +20,8 @@ from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.builder import set_tf32
 from segrefine.errors import BackendError, SettingsError
 from tests.engines.cuda_stand_in import one_gpu
-from tests.tiny_bundle import write_bundle
 
 ADA = {"compute_capabilities": ("8.9",)}
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 def test_the_library_allows_tf32_unless_it_is_told() -> None:
@@ -60,14 +54,17 @@ def test_an_engine_of_tensorrt_rtx_is_of_one_version(bundle: Bundle) -> None:
 
 
 @pytest.fixture
-def cuda_session(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def cuda_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What sessions on CUDA are given; they run on the CPU, for there is no GPU."""
     import onnxruntime
 
     given: list[Any] = []
     session = onnxruntime.InferenceSession
+    preload_cuda.cache_clear()
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: given.append("CUDA and cuDNN are loaded"), raising=False)
 
     def on_cpu(source: Any, options: Any, providers: list[str], settings: Any, **rest: Any) -> Any:
+        assert "CUDA and cuDNN are loaded" in given, "a session on CUDA finds no libraries in Python packages"
         given.append((providers, settings))
         made = session(source, options, ["CPUExecutionProvider"], **rest)
         return SimpleNamespace(
@@ -77,7 +74,8 @@ def cuda_session(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    return given
+    yield given
+    preload_cuda.cache_clear()
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,11 @@ from segrefine.cli.built_engines import list_engines
 from segrefine.engines import load_engine
 from segrefine.engines.tensorrt.runtime_cache import RuntimeCache
 from segrefine.errors import EngineWarning
-from tests.engines.cuda_stand_in import Cuda, build, one_gpu
-from tests.tiny_bundle import CHANNELS, write_bundle
+from tests.engines.cuda_stand_in import Cuda, build
+from tests.tiny_bundle import CHANNELS
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
 RTX = "tensorrt-rtx"
-
-
-@pytest.fixture
-def gpu() -> Iterator[Cuda]:
-    with one_gpu() as cuda:
-        yield cuda
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle")
 
 
 def run(bundle: Bundle, *sizes: int) -> None:
