@@ -71,10 +71,15 @@ def test_guard_and_crop_are_those_of_the_command_line(http: httpx.Client) -> Non
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    plain, guarded = ask(coarse, guard="false"), ask(coarse)
-    np.testing.assert_array_equal(picture(guarded["mask"]) > 0, picture(coarse) > 127)
-    assert guarded["kept_coarse"] and guarded["kept_share"] == 1 and 0 < guarded["confidence"] < 1
-    assert any("does not trust" in warning for warning in guarded["warnings"])
+    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+        for label in ("cactus", "guitar"):
+            expected = refiner(demo_samples() / "images" / wrong, demo_samples() / "masks" / wrong, label)
+            guarded = ask(coarse, label=label)
+            np.testing.assert_array_equal(picture(guarded["mask"]) > 0, expected.mask)
+            found = [guarded[name] for name in ("confidence", "kept_share", "kept_coarse")]
+            assert found == pytest.approx([expected.confidence, expected.kept_share, expected.kept_coarse], abs=1e-3)
+            assert any("does not trust" in each for each in guarded["warnings"]) == expected.kept_coarse
+    plain = ask(coarse, guard="false")
     assert plain["iou_with_coarse"] < 1 and plain["confidence"] is None and not plain["kept_coarse"]
     tiny = png(small)
     cropped, whole = ask(tiny, maps="rounds"), ask(tiny, crop="false")
