@@ -156,7 +156,8 @@ def test_keyboard_alone(page: Any) -> None:
 
 
 def test_guard(page: Any) -> None:
-    pick(page, "08-cactus-two")
+    pick(page, "06-boat-chunks")
+    page.fill("#words", "guitar")
     refine(page)
     page.locator("#facts", has_text="confidence").wait_for()
     assert "does not trust" in page.inner_text("#warnings")
