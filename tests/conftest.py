@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from segrefine.assets import DEMO_BUNDLES
 from segrefine.engines.cuda import check_gpu
 from segrefine.errors import SegrefineError
 from tests.once import made_once
@@ -50,6 +51,20 @@ def half_demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
         return made_once(tmp_path_factory, f"{name}-fp16", lambda folder: export_bundle(name, folder, dtype="fp16"))
 
     return bundle
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("demo", "fp32"), ("demo", "fp16"), ("demo-gs", "fp32"),
+        pytest.param(("demo-gs", "fp16"), marks=pytest.mark.slow),  # a minute to export
+    ],
+    ids="-".join,
+)  # fmt: skip
+def any_demo_bundle(request: pytest.FixtureRequest, half_demo_bundle: Callable[[str], Path]) -> Path:
+    """The bundles of the demo models in both precisions, for reading."""
+    name, dtype = request.param
+    return DEMO_BUNDLES[name] if dtype == "fp32" else half_demo_bundle(name)
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,7 @@ def test_the_second_encoder_pads_as_its_own_tokenizer_does(tiny_xl_checkpoint: P
     assert bundle.file("tokenizer_2/tokenizer.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_label_diffusion_model_of_the_size_of_sdxl(tiny_xl_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "labels"
     shutil.copytree(tiny_xl_checkpoint, folder, ignore=shutil.ignore_patterns("unet"))

@@ -1,6 +1,7 @@
 """The demo models in half precision against themselves in single, on ONNX Runtime."""
 
 import numpy as np
+import pytest
 
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.cli.samples import load_samples
@@ -18,6 +19,7 @@ def test_refined_masks_are_the_same(half_demo_bundle):
             assert iou(ours.mask, theirs.mask) >= 0.99, name
 
 
+@pytest.mark.slow
 def test_generated_masks_are_the_same(half_demo_bundle):
     with Segmenter.from_bundle(demo_gs_bundle()) as single, Segmenter.from_bundle(half_demo_bundle("demo-gs")) as half:
         for name, sample in load_samples(demo_samples()).items():

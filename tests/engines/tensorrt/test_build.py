@@ -9,12 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import Bundle
 from segrefine.engines import EngineFile, TensorRtOptions, build_engine
 from segrefine.engines.tensorrt import build as build_module
@@ -275,11 +273,9 @@ PROFILES = {
 }
 
 
-@pytest.fixture(params=[(name, dtype) for name in DEMO_BUNDLES for dtype in ("fp32", "fp16")])
-def demo(request: pytest.FixtureRequest, half_demo_bundle: Callable[[str], Path], tmp_path: Path) -> Bundle:
-    name, dtype = request.param
-    source = DEMO_BUNDLES[name] if dtype == "fp32" else half_demo_bundle(name)
-    return Bundle.open(shutil.copytree(source, tmp_path / "bundle"))
+@pytest.fixture
+def demo(any_demo_bundle: Path, tmp_path: Path) -> Bundle:
+    return Bundle.open(shutil.copytree(any_demo_bundle, tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -11,14 +11,12 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
-from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import Bundle
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -64,12 +62,9 @@ def walk(bundle: Bundle) -> dict[str, list[dict[str, Any]]]:
     return dict(zip(names, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.fixture(scope="module", params=[(name, dtype) for name in DEMO_BUNDLES for dtype in ("fp32", "fp16")], ids=str)
-def parsed(
-    request: pytest.FixtureRequest, half_demo_bundle: Callable[[str], Path]
-) -> tuple[Bundle, dict[str, list[dict[str, Any]]]]:
-    name, dtype = request.param
-    bundle = Bundle.open(DEMO_BUNDLES[name] if dtype == "fp32" else half_demo_bundle(name))
+@pytest.fixture(scope="module")
+def parsed(any_demo_bundle: Path) -> tuple[Bundle, dict[str, list[dict[str, Any]]]]:
+    bundle = Bundle.open(any_demo_bundle)
     return bundle, walk(bundle)
 
 

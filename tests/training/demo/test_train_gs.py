@@ -102,6 +102,7 @@ def test_denoiser_sets_out_at_one_noise_level_of_the_image_and_can_learn_others(
     assert denoiser.time_embedding.linear_1.weight.requires_grad
 
 
+@pytest.mark.slow  # bfloat16 is emulated on many processors
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction", "epsilon"])
 def test_training_learns_logs_and_resumes(demo, tmp_path, prediction_type):
     lines = []
@@ -117,6 +118,7 @@ def test_training_learns_logs_and_resumes(demo, tmp_path, prediction_type):
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_classes_are_learned_by_the_first_half_alone(demo, tmp_path):
     lines = []
     run = class_training(demo, tmp_path / "classes.pt")
