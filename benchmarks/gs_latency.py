@@ -29,7 +29,8 @@ from segrefine.export.modules import LABEL_GRAPHS
 from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
 from segrefine.runtime.metrics import iou
-from segrefine.runtime.segmenter import Segment, Segmenter
+from segrefine.runtime.segmentation import Segment
+from segrefine.runtime.segmenter import Segmenter
 from segrefine.settings import GsSettings
 
 Segmenters = Mapping[str, Segmenter]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segrefine.runtime.image import load_image
     from segrefine.runtime.marks import Marks, coarse_from_marks
     from segrefine.runtime.mask import load_mask
+    from segrefine.runtime.named_mask import to_detections
     from segrefine.runtime.narrative import split_caption
     from segrefine.runtime.output import save_mask
     from segrefine.runtime.pipeline import Refiner
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncClient", "Bundle", "Client", "G4SegSettings", "GsSettings", "Marks", "Refiner", "SegrefineError",
     "Segmenter", "__version__", "build_engine", "coarse_from_marks", "load_engine", "load_image", "load_mask",
-    "save_mask", "split_caption",
+    "save_mask", "split_caption", "to_detections",
 ]  # fmt: skip
 
 _HOMES = {
@@ -46,6 +47,7 @@ _HOMES = {
     "load_mask": "segrefine.runtime.mask",
     "save_mask": "segrefine.runtime.output",
     "split_caption": "segrefine.runtime.narrative",
+    "to_detections": "segrefine.runtime.named_mask",
 }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import shlex
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
@@ -148,14 +149,33 @@ def with_console(command: Callable[Concatenate[Console, Params], None]) -> Calla
     """Gives a command `--json` and `-v/--verbose`, and as its first argument the console that they set up."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-    @click.option("-v", "--verbose", is_flag=True, help="Tell every stage; show the traceback of an error.")
+    @click.option(
+        "-v", "--verbose", is_flag=True, help="Print every stage and the log. Show tracebacks."
+    )
     @click.pass_obj
     @wraps(command)
     def configured(console: Console, /, *args: Any, as_json: bool, verbose: bool, **options: Any) -> None:
         console.json, console.verbose = as_json, verbose
-        command(console, *args, **options)
+        with _log_shown() if verbose else nullcontext():
+            command(console, *args, **options)
 
     return configured
+
+
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """A context in which the library's log is printed on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(name)s: %(message)s"))
+    logger = logging.getLogger("segrefine")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextmanager

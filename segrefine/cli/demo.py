@@ -20,7 +20,7 @@ from segrefine.errors import OutputError
 if TYPE_CHECKING:
     from segrefine.runtime.pictures import BeforeAfter
     from segrefine.runtime.refinement import Refinement
-    from segrefine.runtime.segmenter import Segment
+    from segrefine.runtime.segmentation import Segment
 
 Result = TypeVar("Result")
 

@@ -199,7 +199,7 @@ def _summary(result: Refinement) -> dict[str, Any]:
         "confidence_threshold": result.confidence_threshold,
         "kept_coarse": result.kept_coarse,
         "kept_share": result.kept_share,
-        "crop": result.box,
+        "crop": result.crop,
     }
 
 

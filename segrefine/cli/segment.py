@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segrefine.runtime.narrative import Span
-    from segrefine.runtime.segmenter import Segment, Segmentation
+    from segrefine.runtime.segmentation import Segment, Segmentation
     from segrefine.settings import GsSettings
 
 

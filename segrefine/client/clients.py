@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType, TracebackType
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import httpx
 
 URL = "http://127.0.0.1:8000"
+_LOGGER = logging.getLogger(__name__)
 
 
 class Client(Closing):
@@ -229,9 +231,15 @@ def _next_wait(
     """Seconds until the next attempt; None where this one counts. What the service computes may be computed twice."""
     if answer is not None:
         status = None if _is_lost(answer) else answer.status_code
-        return patience.wait(attempt, status, answer.headers.get("retry-after"))
-    given_up = isinstance(failed, (library.ReadTimeout, library.WriteTimeout, library.UnsupportedProtocol))
-    return None if given_up else patience.wait(attempt, None, None)
+        wait = patience.wait(attempt, status, answer.headers.get("retry-after"))
+    elif isinstance(failed, (library.ReadTimeout, library.WriteTimeout, library.UnsupportedProtocol)):
+        wait = None
+    else:
+        wait = patience.wait(attempt, None, None)
+    if wait is not None:
+        reason = type(failed).__name__ if answer is None else f"status {answer.status_code}"
+        _LOGGER.info("attempt %d: %s; trying again in %.1f s", attempt, reason, wait)
+    return wait
 
 
 def _is_lost(answer: httpx.Response) -> bool:

@@ -13,31 +13,48 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import ServiceError
+from segrefine.runtime.named_mask import NamedMask, describe, to_detections
 from segrefine.runtime.rle import decode_rle
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RefineReply:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RefineReply(NamedMask):
     """A refined mask.
 
     Attributes:
+        label: what the mask shows.
         mask: bool (H, W).
         probability: float32 (H, W) in [0, 1], where it was asked for.
         warnings: what should be known of it.
         values: the whole answer as it came.
     """
 
+    label: str
     mask: Mask
     probability: Floats | None
     warnings: tuple[str, ...]
-    values: Mapping[str, Any] = field(repr=False)
+    values: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return describe(self, self.mask.shape, f"area {self.area}")
+
+    @property
+    def name(self) -> str:
+        """The label."""
+        return self.label
+
+    @property
+    def confidence(self) -> float | None:
+        """How sure the guard is of the mask, in [0, 1]; None where it did not look at it."""
+        confidence: float | None = self.values.get("confidence")
+        return confidence
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SegmentPart:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SegmentPart(NamedMask):
     """The mask of a phrase.
 
     Attributes:
@@ -54,6 +71,14 @@ class SegmentPart:
     probability: Floats | None
     uncertainty: Floats | None
 
+    def __repr__(self) -> str:
+        return describe(self, self.mask.shape, f"area {self.area}")
+
+    @property
+    def name(self) -> str:
+        """The phrase."""
+        return self.phrase
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SegmentReply:
@@ -62,6 +87,10 @@ class SegmentReply:
     segments: tuple[SegmentPart, ...]
     warnings: tuple[str, ...]
     values: Mapping[str, Any] = field(repr=False)
+
+    def to_detections(self) -> dict[str, Any]:
+        """All segments as arguments of `supervision.Detections`; see `segrefine.to_detections`."""
+        return to_detections(self.segments)
 
 
 def read_refine_reply(values: Mapping[str, Any]) -> RefineReply:
@@ -72,6 +101,7 @@ def read_refine_reply(values: Mapping[str, Any]) -> RefineReply:
     """
     try:
         return RefineReply(
+            label=values["label"],
             mask=_mask(values["mask"]),
             probability=_soft(values.get("probability")),
             warnings=tuple(values["warnings"]),

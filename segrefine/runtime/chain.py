@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segrefine.runtime.engine_set import Progress
 from segrefine.runtime.narrative import label_of
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segment, Segmentation
+from segrefine.runtime.segmentation import Segment, Segmentation
 
 
 def refine_segments(

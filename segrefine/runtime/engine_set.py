@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 SettingsT = TypeVar("SettingsT", bound=Settings)
+_LOGGER = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the work that is behind, in [0, 1]."""
 
@@ -88,6 +90,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             BackendError: unknown backend, or the device is not there.
             SettingsError: the bundle or the backend has another precision; the resolution is less than one cell.
         """
+        began = time.perf_counter()
         bundle = Bundle.open(local_bundle(path))
         bundle.check_method(cls.method)
         names = cls.components(bundle)
@@ -100,6 +103,8 @@ class EngineSet(Closing, Generic[SettingsT]):
             if resolution is not None:
                 opened.resolution = _check_resolution(resolution, bundle)
             stack.pop_all()
+        spent = time.perf_counter() - began
+        _LOGGER.info("opened %s in %.2f s: backend %s, device %s", bundle.path, spent, backend, device)
         return opened
 
     @classmethod

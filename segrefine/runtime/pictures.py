@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segrefine.runtime.filters import erode
 from segrefine.runtime.output import voc_colours
 from segrefine.runtime.refinement import Refinement
-from segrefine.runtime.segmenter import Segment
+from segrefine.runtime.segmentation import Segment
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]

@@ -9,6 +9,7 @@ and move the mask where the two disagree; at last let the border follow the edge
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from segrefine.spec import MAX_PIXELS
 COMPONENTS = ("vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
 Masks = Sequence[tuple[str, MaskLike | CoarseMask]] | Mapping[str, MaskLike | CoarseMask]
 """Labels, each with its coarse mask."""
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +166,7 @@ class Refiner(EngineSet[G4SegSettings]):
             own, *_ = self._refine_part(np.ascontiguousarray(pixels[part]), cuts, call)
             results.append(stitch(own, mask.probability, part))
         divided = divide_pixels(results)
+        _log_results(divided)
         return divided if label is None else divided[0]
 
     def _refine_part(
@@ -307,6 +310,16 @@ class Refiner(EngineSet[G4SegSettings]):
             check_finite(found[name], "alignment", name)[:, 0] for name in ("discrepancy", "probability")
         )
         return discrepancy, updated
+
+
+def _log_results(results: Sequence[Refinement]) -> None:
+    """Log what became of each mask. Labels are left out: they belong to whoever asked."""
+    for number, each in enumerate(results, 1):
+        height, width = each.mask.shape
+        _LOGGER.info(
+            "mask %d of %d, %d×%d: crop %s, evidence worth %s, confidence %s, %.0f %% of the change undone",
+            number, len(results), width, height, each.crop, each.evidence_worth, each.confidence, 100 * each.kept_share,
+        )  # fmt: skip
 
 
 def _on_grid(in_doubt: NDArray[np.bool_] | None, fit: FittedImage, cell: int) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.named_mask import NamedMask, describe
 
 if TYPE_CHECKING:
     from typing import Self
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Round:
     """What one round of refinement computed, on the latent grid (h, w).
 
@@ -29,9 +30,9 @@ class Round:
     """
 
     timestep: int
-    generated: Floats
-    discrepancy: Floats
-    probability: Floats
+    generated: Floats = field(repr=False)
+    discrepancy: Floats = field(repr=False)
+    probability: Floats = field(repr=False)
 
     @classmethod
     def of_label(cls, number: int, timestep: int, generated: Floats, discrepancy: Floats, probability: Floats) -> Self:
@@ -44,8 +45,8 @@ class Round:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refinement:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Refinement(NamedMask):
     """A refined mask.
 
     Attributes:
@@ -74,22 +75,33 @@ class Refinement:
     label: str
     mask: NDArray[np.bool_]
     probability: Floats
-    coarse: Floats = field(repr=False)
-    fit: FittedImage = field(repr=False)
+    coarse: Floats
+    fit: FittedImage
     latents: Floats
     text_evidence: Floats
     rounds: tuple[Round, ...]
-    seconds: Mapping[str, float] = field(repr=False)
+    seconds: Mapping[str, float]
     evidence_worth: float | None = None
     confidence: float | None = None
     confidence_threshold: float | None = None
-    pixel_confidence: NDArray[np.float16] | None = field(default=None, repr=False)
+    pixel_confidence: NDArray[np.float16] | None = None
     kept_coarse: bool = False
     kept_share: float = 0.0
     part: tuple[slice, slice] | None = None
 
+    def __repr__(self) -> str:
+        facts = [f"area {self.area}", f"{len(self.rounds)} rounds"]
+        if self.kept_coarse:
+            facts.append("coarse mask kept")
+        return describe(self, self.mask.shape, *facts)
+
     @property
-    def box(self) -> tuple[int, int, int, int] | None:
+    def name(self) -> str:
+        """The label."""
+        return self.label
+
+    @property
+    def crop(self) -> tuple[int, int, int, int] | None:
         """The edges of `part` in pixels: left, top, right, bottom."""
         if self.part is None:
             return None

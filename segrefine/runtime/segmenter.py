@@ -6,28 +6,28 @@ masks from noise under both; their mean is the probability, their spread the unc
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
-from segrefine.engines import Engine, cut_batch
+from segrefine.engines import Engine
 from segrefine.errors import ImageError, PromptError, SettingsError
 from segrefine.runtime.denoiser import Observe
-from segrefine.runtime.edges import EdgeGuide, EdgeSettings, follow_edges, logit
-from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
+from segrefine.runtime.edges import EdgeGuide
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.label_codec import label_decoder
+from segrefine.runtime.label_denoiser import LabelDenoiser
 from segrefine.runtime.prompt import MARKER, build_prompt
-from segrefine.runtime.refinement import label_map
 from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
 from segrefine.runtime.schedule import Array, NoiseSchedule
+from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
 from segrefine.runtime.text import Text, count_texts, join_texts, pick_texts, repeat_texts
 from segrefine.settings import Changes, GsSettings
 from segrefine.spec import MAX_PIXELS
@@ -37,78 +37,13 @@ COMPONENTS = ("vae_encoder", "label_denoiser")
 Asked = tuple[ImageLike, Sequence[str]]
 """An image, as `as_image` takes it, and the phrases that are looked for in it."""
 
+_LOGGER = logging.getLogger(__name__)
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
 MOST_QUOTED = 60
 """Characters of a phrase that an error quotes: what is wrong with it stands after them."""
 ENCODE_SHARE = 4
 """The image encoder is given so much less at once than the denoiser; its memory grows with the image's pixels."""
-EDGES, MASK_WEIGHT = EdgeSettings(contrast=1.0, iterations=2), 0.5
-"""The edge step's numbers, and the weight in it of the sampled mask's log-odds; measured on validation scenes."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Segment:
-    """What one phrase names. Maps are kept on the model's grid, and brought to the image's size when asked for.
-
-    Attributes:
-        phrase: the words.
-        samples: float32 (K, h, w) in [0, 1], the masks that were drawn, on the model's grid.
-        mean: float32 (h, w), the samples' mean, its border moved to the image's edges unless the settings leave that.
-        fit: the way from the grid to the image.
-        refined: float16 (H, W) in [0, 1], what G4Seg made of the samples' mean; None where it was not asked, or had
-            nothing to go by.
-    """
-
-    phrase: str
-    samples: Floats
-    mean: Floats
-    fit: FittedImage = field(repr=False)
-    refined: NDArray[np.float16] | None = field(default=None, repr=False)
-
-    @property
-    def probability(self) -> Floats:
-        """Of a pixel to be of what is named: `refined`, or else `mean`; float32 (H, W) in [0, 1]."""
-        if self.refined is not None:
-            return self.refined.astype(np.float32)
-        return self.fit.restore(self.mean).clip(0, 1)
-
-    @property
-    def uncertainty(self) -> Floats:
-        """Standard deviation of the samples, float32 (H, W) in [0, 0.5]; 0 where there is one sample."""
-        return self.fit.restore(self.samples.std(0)).clip(0, 0.5)
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """What the phrase names, bool (H, W): a probability above one half."""
-        return self.probability > 0.5
-
-    @property
-    def confidence(self) -> float:
-        """Of the samples: their mean within the mask that they give, in (0.5, 1]; 0 where that or `mask` is empty."""
-        mean, given = self.samples.mean(0), self.mean if self.refined is None else self.refined
-        inside = mean[mean > 0.5]
-        return float(inside.mean()) if inside.size and (given > 0.5).any() else 0.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Segmentation:
-    """The masks of an image's phrases.
-
-    Attributes:
-        segments: one for each phrase, in their order.
-        seconds: time of each stage; texts are encoded beside the image, and `text` is what they take longer than it.
-    """
-
-    segments: tuple[Segment, ...]
-    seconds: Mapping[str, float] = field(repr=False)
-
-    def label_map(self) -> NDArray[np.uint16]:
-        """For each pixel the number of its most probable phrase, from 1; 0 where none passes one half; uint16 (H, W).
-
-        Phrases are compared one at a time, so that memory does not grow with their number.
-        """
-        return label_map(segment.probability for segment in self.segments)
 
 
 class Segmenter(EngineSet[GsSettings]):
@@ -222,6 +157,7 @@ class Segmenter(EngineSet[GsSettings]):
                 named = [wanted[first + row][1] for row in rows]
                 segments[number] += read_samples(named, masks[rows], fits[number], guides[number])
             watch.step("edges")
+        _LOGGER.info("%d phrases in %d images, %d in a batch", len(wanted), len(asked), batch)
         return tuple(Segmentation(segments=tuple(each), seconds=watch.seconds) for each in segments)
 
     def most_samples(self, grid: tuple[int, int], settings: GsSettings) -> int:
@@ -311,98 +247,3 @@ class Segmenter(EngineSet[GsSettings]):
                 latents = sample_lcm(denoise, start, self._schedule, s.steps, noise=fresh, callback=watch)
         masks = self._decode(np.asarray(latents, np.float32))
         return masks.reshape(count, s.samples, *masks.shape[1:])
-
-
-def guide_edges(fit: FittedImage, settings: GsSettings) -> EdgeGuide | None:
-    """What the edge step needs of an image; None where the settings leave the step out."""
-    return EdgeGuide(fit.image, EDGES) if settings.edges else None
-
-
-def read_samples(phrases: Sequence[str], samples: Floats, fit: FittedImage, guide: EdgeGuide | None) -> list[Segment]:
-    """What the samples of each phrase say together; a mask that is empty has no border to move.
-
-    Args:
-        phrases: P of them.
-        samples: float32 (P, K, h, w) in [0, 1].
-        fit: the image on the model's grid.
-        guide: see `guide_edges`.
-    """
-    means = [fit.at_pixels(mean) for mean in samples.mean(1)] if guide else list(samples.mean(1))
-    seen = [number for number, mean in enumerate(means) if (mean > 0.5).any()]
-    if guide and seen:
-        logits = np.float32(MASK_WEIGHT) * logit(np.stack([means[number] for number in seen]))
-        for number, sharp in zip(seen, follow_edges(guide, logits), strict=True):
-            means[number] = sharp
-    parts = zip(phrases, samples, means, strict=True)
-    return [Segment(phrase=phrase, samples=each, mean=mean, fit=fit) for phrase, each, mean in parts]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LabelDenoiser:
-    """The label denoiser under images and phrases; called by a sampler.
-
-    Attributes:
-        engine: `label_denoiser`.
-        settings: the method's numbers.
-        image_latents: float32 (I, c, h, w).
-        owners: (B,), the image of each sample.
-        nothing: the empty phrase; not read without guidance.
-        named: each sample's phrase.
-    """
-
-    engine: Engine
-    settings: GsSettings
-    image_latents: Floats
-    owners: NDArray[np.intp]
-    nothing: Text
-    named: Text
-
-    def __call__(self, sample: Array, timestep: int) -> Floats:
-        """The output for label latents (B, C, h, w), with classifier-free guidance by image and phrase.
-
-        ε = ε(∅, ∅) + s_image (ε(z, ∅) − ε(∅, ∅)) + s_text (ε(z, text) − ε(z, ∅)); terms of weight 0 are left out.
-        """
-        s_text, s_image = self.settings.guidance_scale, self.settings.image_guidance_scale
-        z = self.image_latents[self.owners]
-        if s_text == s_image == 1:
-            return self._predict(timestep, [sample], [z], [self.named])
-        rows, place = self._distinct(sample)
-        nothing = repeat_texts(self.nothing, len(rows))
-        terms = [(s_text, sample, z, self.named)]
-        if s_image != s_text:
-            terms.append((s_image - s_text, sample[rows], z[rows], nothing))
-        if s_image != 1:
-            terms.append((1 - s_image, sample[rows], np.zeros_like(z[rows]), nothing))
-        output = self._predict(timestep, *zip(*(term[1:] for term in terms), strict=True))
-        ends, guided = np.cumsum([len(term[1]) for term in terms])[:-1], np.zeros(sample.shape, np.float32)
-        for (weight, *_), part in zip(terms, np.split(output, ends), strict=True):
-            guided += np.float32(weight) * (part if len(part) == len(sample) else part[place])
-        return check_finite(guided, "guidance", f"t={timestep}")
-
-    def _distinct(self, sample: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows that stand for all where only the phrase differs, and for each sample which of these stands for it.
-
-        They are the samples of each image's first phrase, while all of its phrases have the same latents, as before
-        the first step; later, every row.
-        """
-        count = self.settings.samples
-        _, first, image = np.unique(self.owners, return_index=True, return_inverse=True)
-        rows = (first[:, None] + np.arange(count)).ravel()
-        place = image * count + np.arange(len(sample)) % count
-        if (sample == sample[rows][place]).all():
-            return rows, place
-        return np.arange(len(sample)), np.arange(len(sample))
-
-    def _predict(
-        self, timestep: int, samples: Sequence[Array], image_latents: Sequence[Floats], texts: Sequence[Text]
-    ) -> Floats:
-        """The output for several batches at once."""
-        feeds: dict[str, NDArray[Any]] = {
-            "sample": np.concatenate(samples, dtype=np.float32),
-            "image_latents": np.concatenate(image_latents),
-            **join_texts(texts),
-        }
-        feeds["timestep"] = np.full(len(feeds["sample"]), timestep, np.int64)
-        most = max(1, MAX_PIXELS // self.image_latents[0, 0].size)
-        parts = [self.engine(part)["out_sample"] for part in cut_batch(feeds, most)]
-        return check_finite(np.concatenate(parts), "label_denoiser", f"t={timestep}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pictures import overlay, overlay_labels
 from segrefine.runtime.refinement import Refinement, Round, label_map
-from segrefine.runtime.segmenter import Segment, Segmentation
+from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.serve.encode import (
     label_map_png,
     label_map_value,
@@ -71,7 +71,7 @@ def _refined_value(result: Refinement, decode: Decode, asked: RefineParameters) 
         "confidence_threshold": result.confidence_threshold,
         "kept_coarse": result.kept_coarse,
         "kept_share": result.kept_share,
-        "crop": result.box,
+        "crop": result.crop,
     }
     if "probability" in asked.maps:
         values["probability"] = soft_value(result.probability, asked.soft_format)

@@ -23,7 +23,8 @@ from segrefine.runtime.image import describe_turn, load_image
 from segrefine.runtime.marks import Marks, coarse_from_marks, read_scribble
 from segrefine.runtime.mask import CoarseMask, load_mask
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segmentation, Segmenter
+from segrefine.runtime.segmentation import Segmentation
+from segrefine.runtime.segmenter import Segmenter
 from segrefine.serve.answers import refine_answer, segment_answer
 from segrefine.serve.inputs import Pictures, telling_of
 from segrefine.serve.parameters import RefineParameters, SegmentParameters

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from segrefine.errors import MaskError, PromptError, SegrefineError
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segment, Segmenter
+from segrefine.runtime.segmentation import Segment
+from segrefine.runtime.segmenter import Segmenter
 
 Arrays = Mapping[str, NDArray[Any]]
 """A request's or an answer's tensors by name; see `segrefine.triton.signature`."""

@@ -8,7 +8,7 @@ from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError
 from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segmentation, read_samples
+from segrefine.runtime.segmentation import Segmentation, read_samples
 
 
 @pytest.fixture(scope="module")

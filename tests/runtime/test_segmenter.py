@@ -9,10 +9,12 @@ from segrefine.assets import demo_bundle
 from segrefine.errors import BundleError, ImageError, NumericalError, PromptError, SettingsError
 from segrefine.export.comparison import Scene
 from segrefine.export.parity import check_parity
+from segrefine.runtime import label_denoiser
 from segrefine.runtime import segmenter as module
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmenter import Segmenter, guide_edges, read_samples
+from segrefine.runtime.segmentation import guide_edges, read_samples
+from segrefine.runtime.segmenter import Segmenter
 from segrefine.settings import GsSettings
 
 SETTINGS = GsSettings(steps=2, samples=3)
@@ -50,6 +52,7 @@ def test_a_phrase_does_not_depend_on_the_others(segmenter, monkeypatch):
     among = segmenter(picture(), ["car", "fox", "tree"]).segments[1].samples
     np.testing.assert_allclose(alone, among, atol=1e-5)
     monkeypatch.setattr(module, "MAX_PIXELS", 1)  # as for hundreds of phrases: one at a time
+    monkeypatch.setattr(label_denoiser, "MAX_PIXELS", 1)
     monkeypatch.setattr(module, "TEXT_BATCH", 2)
     apart = segmenter(picture(), ["car", "fox", "tree"]).segments[1].samples
     np.testing.assert_allclose(alone, apart, atol=1e-5)

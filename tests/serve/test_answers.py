@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segrefine.runtime.grid import fit_to_grid
-from segrefine.runtime.segmenter import Segment, Segmentation
+from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.serve.answers import segment_answer
 from segrefine.serve.inputs import Pictures
 from segrefine.serve.parameters import SegmentParameters
