@@ -176,7 +176,7 @@ class Bundle:
         try:
             return cls(path, Manifest.from_dict(content))
         except BundleError as error:
-            raise type(error)(f"{manifest_file}: {error}", hint=error.hint) from error
+            raise error.about(manifest_file) from error
 
     def check_method(self, method: Method) -> None:
         """Checks that the bundle is for this method.

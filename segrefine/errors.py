@@ -20,22 +20,71 @@
 
 `EngineWarning` (UserWarning) names an engine that is left out, damaged or stale. Another one or the graph is used.
 
-A message says what was expected and what came; `hint` says what to do about it.
+A message says what was expected and what came; `hint` says what to do about it. Both are attributes, so that nobody
+has to read the message: `subject`, `expected`, `got`, `hint`.
 """
 
 from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class SegrefineError(Exception):
     """The root of every error that segrefine raises on purpose.
 
+    Its text is put together from its parts, "subject: message: expected this, got that", as far as there are any.
+
     Attributes:
+        message: what is wrong, as a sentence; empty where `expected` and `got` say it all.
+        subject: what the error is about, as text: a file, a setting, a label. None where that is plain.
+        expected: what would have been right, as text.
+        got: what came, as text.
         hint: the command to run or the option to change, or None where there is nothing to say.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        subject: object = None,
+        expected: object = None,
+        got: object = None,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message)
+        self.message = message
+        self.subject = None if subject is None else str(subject)
+        self.expected = None if expected is None else str(expected)
+        self.got = None if got is None else str(got)
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.complaint}" if self.subject else self.complaint
+
+    @property
+    def complaint(self) -> str:
+        """The text of the error without its subject."""
+        return ": ".join(part for part in (self.message, self._contrast()) if part)
+
+    def about(self, subject: object | None) -> Self:
+        """The same error with a subject, which comes before its own if it has one; None leaves it as it is."""
+        if subject is None:
+            return self
+        named = copy.copy(self)
+        named.subject = f"{subject}: {self.subject}" if self.subject else subject
+        return named
+
+    def _contrast(self) -> str:
+        """What was expected and what came, in words."""
+        expected = "" if self.expected is None else f"expected {self.expected}"
+        if self.got is None:
+            return expected
+        mark = ";" if "," in expected else ","
+        return f"{expected}{mark} got {self.got}" if expected else f"got {self.got}"
 
 
 class BundleError(SegrefineError, ValueError):
@@ -109,14 +158,17 @@ class ServiceError(SegrefineError, RuntimeError):
 
     def __init__(
         self,
-        message: str,
+        message: str = "",
         *,
+        subject: object = None,
+        expected: object = None,
+        got: object = None,
         hint: str | None = None,
         status: int | None = None,
         code: str | None = None,
         request_id: str | None = None,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, subject=subject, expected=expected, got=got, hint=hint)
         self.status, self.code, self.request_id = status, code, request_id
 
 

@@ -40,7 +40,7 @@ class Settings:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if not _is_like(value, entry.default):
-                raise SettingsError(f"{entry.name}: expected {_describe_kind(entry.default)}; got {_show(value)}")
+                raise SettingsError(subject=entry.name, expected=_describe_kind(entry.default), got=_show(value))
         self._check_ranges()
 
     @classmethod
@@ -87,7 +87,7 @@ class Settings:
         if isinstance(wanted, Mapping):
             return self.with_changes(wanted)
         expected = f"{type(self).__name__}, a dict of changes or the name of a preset"
-        raise SettingsError(f"settings: expected {expected}; got {type(wanted).__name__}")
+        raise SettingsError(subject="settings", expected=expected, got=type(wanted).__name__)
 
     @classmethod
     def read_value(cls, name: str, text: str) -> Any:
@@ -145,17 +145,17 @@ class Settings:
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
-            raise SettingsError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+            raise SettingsError(subject=name, expected=f"one of {', '.join(choices)}", got=repr(getattr(self, name)))
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
             if getattr(self, name) < 0:
-                raise SettingsError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+                raise SettingsError(subject=name, expected="0 or more", got=getattr(self, name))
 
     def _check_counts(self, *names: str) -> None:
         for name in names:
             if getattr(self, name) < 1:
-                raise SettingsError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+                raise SettingsError(subject=name, expected="1 or more", got=getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,25 +269,26 @@ class G4SegSettings(Settings):
         self._check_choice("comparison", get_args(Comparison))
         if self.asks_text and not (self.text_strengths and self.joint_strengths):
             raise SettingsError(
-                "text_strengths and joint_strengths: expected one strength or more each, for there are text_timesteps"
+                subject="text_strengths and joint_strengths",
+                expected="one strength or more each, for there are text_timesteps",
             )
         self._check_positive("discrepancy_weight")
         if min(*self.timesteps, *self.text_timesteps, self.feature_timestep, 0) < 0:
-            raise SettingsError("expected timesteps of 0 or more, got a negative one")
+            raise SettingsError(expected="timesteps of 0 or more", got="a negative one")
         if not self.timesteps or len(self.timesteps) != len(self.confusion):
             raise SettingsError(
-                f"expected one confusion width for each timestep, got {len(self.confusion)} for {len(self.timesteps)}"
+                expected="one confusion width for each timestep", got=f"{len(self.confusion)} for {len(self.timesteps)}"
             )
         for name, allowed in (("worth_range", (0, 2)), ("effect_range", (2,))):
             ends = getattr(self, name)
             if len(ends) not in allowed or sorted(set(ends)) != list(ends):
-                raise SettingsError(f"{name}: expected two rising numbers, got {list(ends)}")
+                raise SettingsError(subject=name, expected="two rising numbers", got=list(ends))
         self._check_counts("noises", "loop_steps", "worth_nulls")
         self._check_positive("guidance_scale")
         if not 0 < self.mixing <= 1:
-            raise SettingsError(f"mixing: expected a share in (0, 1], got {self.mixing}")
+            raise SettingsError(subject="mixing", expected="a share in (0, 1]", got=self.mixing)
         if self.temperature <= 0:
-            raise SettingsError(f"temperature: expected a positive number, got {self.temperature}")
+            raise SettingsError(subject="temperature", expected="a positive number", got=self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +323,7 @@ class GsSettings(Settings):
         self._check_choice("sampler", get_args(Sampler))
         self._check_counts("steps", "samples")
         if self.samples > MOST_SAMPLES:
-            raise SettingsError(f"samples: expected at most {MOST_SAMPLES}, got {self.samples}")
+            raise SettingsError(subject="samples", expected=f"at most {MOST_SAMPLES}", got=self.samples)
         self._check_positive("guidance_scale", "image_guidance_scale")
 
 

@@ -149,9 +149,7 @@ def with_console(command: Callable[Concatenate[Console, Params], None]) -> Calla
     """Gives a command `--json` and `-v/--verbose`, and as its first argument the console that they set up."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-    @click.option(
-        "-v", "--verbose", is_flag=True, help="Print every stage and the log. Show tracebacks."
-    )
+    @click.option("-v", "--verbose", is_flag=True, help="Print every stage and the log. Show tracebacks.")
     @click.pass_obj
     @wraps(command)
     def configured(console: Console, /, *args: Any, as_json: bool, verbose: bool, **options: Any) -> None:

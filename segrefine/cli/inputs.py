@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from segrefine.cli.console import Console
 from segrefine.cli.outputs import STREAM
+from segrefine.errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,12 @@ def read_picture(console: Console, picture: Path) -> NDArray[np.uint8]:
     from segrefine.runtime.image import describe_turn, load_image, name_of, read_bytes
 
     source = sys.stdin.buffer.read() if picture == STREAM else picture
-    pixels = load_image(source)
+    try:
+        pixels = load_image(source)
+    except ImageError as error:
+        raise error.about("stdin" if picture == STREAM else None) from error
     if turn := describe_turn(read_bytes(source)):
-        console.warn(f"{name_of(source)} is {turn}, as its EXIF orientation says; masks are of the turned picture")
+        console.warn(
+            f"{name_of(source) or 'stdin'} is {turn}, as its EXIF orientation says; masks are of the turned picture"
+        )
     return pixels

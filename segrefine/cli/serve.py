@@ -180,12 +180,13 @@ def _serve_on_ray(
 
 @contextmanager
 def _bad_options() -> Iterator[None]:
-    """A context in which a setting outside its range is an option that was misused; the error begins with its name."""
+    """A context in which a setting outside its range becomes an option that was misused."""
     try:
         yield
     except SettingsError as error:
-        setting, _, said = str(error).partition(": ")
-        raise click.UsageError(f"--{setting.replace('_', '-')}: {said}") from error
+        if error.subject is None:
+            raise
+        raise click.UsageError(f"--{error.subject.replace('_', '-')}: {error.complaint}") from error
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def segment_call(
 ) -> Call:  # fmt: skip
     """The request for the masks of phrases."""
     if isinstance(phrases, str):
-        raise PromptError(f"expected a list of phrases, got the text {phrases!r}", hint='such as ["the red car"]')
+        raise PromptError(expected="a list of phrases", got=f"the text {phrases!r}", hint='such as ["the red car"]')
     fields = {"phrases": list(phrases), "seed": seed, "model": model, "maps": list(maps), "soft_format": "npy"}
     return Call(path="/v1/segment", fields=_given({**fields, **settings}), files=[("image", _image_file(image))])
 
@@ -83,7 +83,10 @@ def refusal(status: int, document: object) -> ServiceError:
         return ServiceError(f"the service answered with {status}, and not with a problem document", status=status,
                             hint="check the address: something else may listen there")  # fmt: skip
     return ServiceError(
-        f"{document.get('code')}: {document['detail']}",
+        "" if "expected" in document else document["detail"],
+        subject=document.get("code"),
+        expected=document.get("expected"),
+        got=document.get("got"),
         hint=document.get("hint"),
         status=status,
         code=document.get("code"),
@@ -94,7 +97,7 @@ def refusal(status: int, document: object) -> ServiceError:
 def key_header(api_key: str | None) -> dict[str, str]:
     """The header that carries a service's key."""
     if api_key and not api_key.isascii():
-        raise SettingsError("api_key: expected ASCII, which is all that a header holds")
+        raise SettingsError(subject="api_key", expected="ASCII, which is all that a header holds")
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 

@@ -43,7 +43,7 @@ class BackgroundRule:
         value = float(found[2]) if found else 0.0
         is_power = bool(found and found[1])
         if not found or not 0 < value < (1000 if is_power else 1):
-            raise SettingsError(f"expected a background score, got {text!r}", hint=_HINT)
+            raise SettingsError(expected="a background score", got=repr(text), hint=_HINT)
         return cls(value=value, is_power=is_power)
 
     def score(self, highest: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -108,12 +108,16 @@ def check_activations(maps: NDArray[Any], name: str) -> NDArray[np.floating[Any]
         MaskError: they have another shape or type, or are not from 0 to 1.
     """
     if maps.ndim != 3 or maps.dtype.kind != "f" or not maps.size:
-        message = f"{name}: expected maps of floats (classes, height, width), got {maps.dtype} {maps.shape}"
-        raise MaskError(message, hint="one map a class, each divided by its highest value")
+        raise MaskError(
+            subject=name,
+            expected="maps of floats (classes, height, width)",
+            got=f"{maps.dtype} {maps.shape}",
+            hint="one map a class, each divided by its highest value",
+        )
     low, high = float(maps.min()), float(maps.max())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         found = "NaN" if np.isnan(maps).any() else f"{low:g} to {high:g}"
-        raise MaskError(f"{name}: expected activations from 0 to 1, got {found}", hint="divide by the highest value")
+        raise MaskError(subject=name, expected="activations from 0 to 1", got=found, hint="divide by the highest value")
     return maps.clip(0, 1)
 
 

@@ -112,7 +112,7 @@ class Cams(MaskFiles):
         try:
             entries = load_object(read_bytes(path))
         except MaskError as error:
-            raise MaskError(f"{name}: {error}", hint=error.hint) from error
+            raise error.about(name) from error
         if not isinstance(entries, dict):
             raise MaskError(f"{name} holds a {type(entries).__name__} and no dictionary", hint=_KNOWN)
         return self._find_maps(entries, name)
@@ -269,7 +269,7 @@ def _holds_object(path: Path) -> bool:
 
 def _array(value: Any, name: str) -> NDArray[Any]:
     if not isinstance(value, np.ndarray):
-        raise MaskError(f"{name}: expected an array of maps, got {type(value).__name__}", hint=_KNOWN)
+        raise MaskError(subject=name, expected="an array of maps", got=type(value).__name__, hint=_KNOWN)
     return value
 
 
@@ -277,5 +277,5 @@ def _whole_numbers(value: Any, name: str) -> list[int]:
     """The keys of maps: an array or a list of whole numbers."""
     keys = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
     if not isinstance(keys, list) or not all(type(key) is int and abs(key) < 2**31 for key in keys):
-        raise MaskError(f"{name}: expected {KEYS!r} as whole numbers", hint="one class index for each map")
+        raise MaskError(subject=name, expected=f"{KEYS!r} as whole numbers", hint="one class index for each map")
     return keys

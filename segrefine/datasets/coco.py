@@ -239,12 +239,12 @@ def _coarse_from_box(annotation: Mapping[str, Any], image: Pixels) -> CoarseMask
     numbers = isinstance(box, list) and len(box) == 4 and all(type(each) in (int, float) for each in box)
     if not numbers:
         hint = "a box is a list of four numbers: x, y, width, height"
-        raise UnusableMask(f"{name}: expected a box of four numbers, got {box!r:.60}", hint=hint)
+        raise UnusableMask(subject=name, expected="a box of four numbers", got=f"{box!r:.60}", hint=hint)
     x, y, width, height = box
     try:
         return coarse_from_marks(image, Marks(boxes=[Box(x, y, x + width, y + height)]))
     except MaskError as error:
-        raise UnusableMask(f"{name}: {error}", hint=error.hint) from error
+        raise UnusableMask(str(error), subject=name, hint=error.hint) from error
 
 
 def _coarse_or_nothing(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:

@@ -69,11 +69,12 @@ def _check_entry(entry: Mapping[str, Any], needed: Iterable[str], where: str, id
         if name not in entry:
             raise MaskError(f"{where} has no {name}", hint=HINT)
         if name not in ids and not isinstance(entry[name], str):
-            raise MaskError(f"{where}: expected {name} as text, got {entry[name]!r:.60}", hint=HINT)
+            raise MaskError(subject=where, expected=f"{name} as text", got=f"{entry[name]!r:.60}", hint=HINT)
     for name in ids:
         if (name in needed or entry.get(name) is not None) and key_of(entry[name]) is None:
-            message = f"{where}: expected {name} as a whole number or text, got {entry[name]!r:.60}"
-            raise MaskError(message, hint=HINT)
+            raise MaskError(
+                subject=where, expected=f"{name} as a whole number or text", got=f"{entry[name]!r:.60}", hint=HINT
+            )
 
 
 def _check_links(content: Mapping[str, Any], file: Path) -> None:
@@ -154,7 +155,7 @@ def read_annotation(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mas
     try:
         mask = draw_polygons(drawn, size) if isinstance(drawn, list) else decode_rle(_with_whole_size(drawn))
     except MaskError as error:
-        raise UnusableMask(f"{name}: {error}", hint=error.hint) from error
+        raise UnusableMask(str(error), subject=name, hint=error.hint) from error
     check_size(mask.shape, size, name)
     return mask
 

@@ -107,8 +107,12 @@ def read_image(item: Item) -> NDArray[np.uint8]:
     image = load_image(inside(item.root, item.image))
     for side, stated, found in zip(("height", "width"), item.stated, image.shape, strict=False):
         if stated is not None and whole_number(stated) is None:
-            message = f"{item.image}: expected a {side} in pixels in its entry, got {stated!r:.40}"
-            raise MaskError(message, hint="write a whole number, or leave it out")
+            raise MaskError(
+                subject=item.image,
+                expected=f"a {side} in pixels in its entry",
+                got=f"{stated!r:.40}",
+                hint="write a whole number, or leave it out",
+            )
         if stated is not None and whole_number(stated) != found:
             message = f"{item.image}: expected a {side} of {stated} pixels, as its entry says, got {found}"
             hint = (
@@ -159,5 +163,9 @@ def check_size(found: Sequence[int], size: tuple[int, int], what: str) -> None:
     """
     if tuple(found) != size:
         expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, tuple(found)))
-        message = f"{what}: expected {expected} pixels, as the image, got {got}"
-        raise MaskError(message, hint="masks are as large as their image")
+        raise MaskError(
+            subject=what,
+            expected=f"{expected} pixels, as the image",
+            got=got,
+            hint="masks are as large as their image",
+        )

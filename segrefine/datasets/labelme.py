@@ -101,7 +101,7 @@ def draw_shape(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     if kind == "polygon":
         points = _points_of(shape)
         if len(points) < 3:
-            raise MaskError(f"expected a polygon of three points or more, got {len(points)}", hint=_HINT)
+            raise MaskError(expected="a polygon of three points or more", got=len(points), hint=_HINT)
         draw.polygon(points, outline=1, fill=1)
     elif kind == "rectangle":
         (left, top), (right, bottom) = _points_of(shape, 2)
@@ -172,10 +172,10 @@ def _points_of(shape: Mapping[str, Any], count: int | None = None) -> list[tuple
     points = shape.get("points")
     pairs = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
     if not pairs or not all(type(n) in (int, float) and abs(n) < _MOST_SIDE for point in points or () for n in point):
-        raise MaskError(f"expected points of two numbers each, got {points!r:.60}", hint=_HINT)
+        raise MaskError(expected="points of two numbers each", got=f"{points!r:.60}", hint=_HINT)
     found = [(float(x), float(y)) for x, y in points or ()]
     if count is not None and len(found) != count:
-        raise MaskError(f"expected {count} points, got {len(found)}", hint=_HINT)
+        raise MaskError(expected=f"{count} points", got=len(found), hint=_HINT)
     return found
 
 

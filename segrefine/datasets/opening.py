@@ -152,7 +152,7 @@ def open_compared(places: Sequence[Place]) -> list[Notation]:
     if any(not _are_comparable(each, notation) for each in found):
         pairs = zip(places, found, strict=True)
         words = ", ".join(f"{place.masks} ({each.described})" for place, each in pairs)
-        raise MaskError(f"expected all masks in one notation, got {words}", hint="compare like with like")
+        raise MaskError(expected="all masks in one notation", got=words, hint="compare like with like")
     if CocoResults in found and first.options.listing is None and notation is Coco:  # the truth lists the images
         options = replace(first.options, listing=str(first.masks))
         places = [replace(place, options=options) for place in places]

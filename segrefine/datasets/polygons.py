@@ -26,7 +26,7 @@ def draw_polygons(polygons: Any, size: tuple[int, int]) -> Mask:
         MaskError: there is none of three corners or more, or one holds something else than finite numbers.
     """
     if not isinstance(polygons, list) or not polygons:
-        raise MaskError("expected one polygon or more", hint=_HINT)
+        raise MaskError(expected="one polygon or more", hint=_HINT)
     for polygon in polygons:
         numbers = isinstance(polygon, list) and all(type(n) in (int, float) and abs(n) < 1e6 for n in polygon)
         if not numbers or len(polygon) % 2:
@@ -41,7 +41,7 @@ def draw_polygons(polygons: Any, size: tuple[int, int]) -> Mask:
 
 
 def _no_polygon(found: Any) -> MaskError:
-    return MaskError(f"expected a polygon as three corners x, y or more, got {str(found)[:60]}", hint=_HINT)
+    return MaskError(expected="a polygon as three corners x, y or more", got=f"{str(found)[:60]}", hint=_HINT)
 
 
 _SCALE = 5

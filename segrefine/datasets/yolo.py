@@ -73,7 +73,7 @@ class Yolo(MaskFiles):
             edges = ((x - width / 2) * size[1], (y - height / 2) * size[0], (x + width / 2) * size[1])
             return coarse_from_marks(image, Marks(boxes=[Box(*edges, (y + height / 2) * size[0])]))
         if len(shares) < 6 or len(shares) % 2:
-            raise MaskError(f"expected three corners or more, got {len(shares)} numbers", hint=_HINT)
+            raise MaskError(expected="three corners or more", got=f"{len(shares)} numbers", hint=_HINT)
         return draw_pieces([_to_pixels(shares, size)], size)
 
     def _size_of(self, item: Item, name: str) -> tuple[int, int]:
@@ -125,7 +125,9 @@ def _split(line: str, where: str) -> tuple[int, list[float]]:
     except ValueError:
         shares = []
     if not number.isdecimal() or not shares or not all(-0.01 <= share <= 1.01 for share in shares):
-        raise MaskError(f"{where}: expected a class number and shares from 0 to 1, got {line!r:.60}", hint=_HINT)
+        raise MaskError(
+            subject=where, expected="a class number and shares from 0 to 1", got=f"{line!r:.60}", hint=_HINT
+        )
     return int(number), shares
 
 

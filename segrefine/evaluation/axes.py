@@ -57,7 +57,7 @@ def _with_rounds(settings: G4SegSettings, value: Number) -> G4SegSettings:
     """So many rounds, from the first one's level down to nothing in even steps."""
     count, first = int(value), settings.timesteps[0]
     if count != value or count < 1:
-        raise SettingsError(f"rounds: expected whole numbers from 1, got {value}")
+        raise SettingsError(subject="rounds", expected="whole numbers from 1", got=value)
     levels = tuple(round(first * (count - number) / count) for number in range(count))
     return replace(settings, timesteps=levels, confusion=(settings.confusion[0],) * count)
 
@@ -107,9 +107,9 @@ def plan_variants(base: G4SegSettings, wanted: Sequence[tuple[str, tuple[Number,
         axis = AXES.get(name) or _axis_of(name)
         own = axis.read(base)
         if not (values or axis.values):
-            raise SettingsError(f"{name}: expected values to try", hint=f"such as --vary {name}={own},{2 * own}")
+            raise SettingsError(subject=name, expected="values to try", hint=f"such as --vary {name}={own},{2 * own}")
         if not all(map(math.isfinite, values)):
-            raise SettingsError(f"{name}: expected finite numbers, got {', '.join(map(str, values))}")
+            raise SettingsError(subject=name, expected="finite numbers", got=f"{', '.join(map(str, values))}")
         for value in sorted({*(values or axis.values), own}):
             settings = base if value == own else axis.change(base, value)
             variants.append(Variant(axis=name, value=value, settings=settings, is_default=settings == base))
@@ -127,7 +127,7 @@ def _axis_of(name: str) -> Axis:
     def change(settings: G4SegSettings, value: Number) -> G4SegSettings:
         whole = isinstance(numbers[name], int)
         if whole and value != int(value):
-            raise SettingsError(f"{name}: expected whole numbers, got {value}")
+            raise SettingsError(subject=name, expected="whole numbers", got=value)
         return G4SegSettings.from_dict(settings.to_dict() | {name: int(value) if whole else float(value)})
 
     return Axis(name=name, what=name, values=(), read=lambda settings: getattr(settings, name), change=change)

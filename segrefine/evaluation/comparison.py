@@ -13,7 +13,7 @@ from segrefine.batch.journal import read_journal
 from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.notation import CLASSES, LABELS, Notation, Place, ReadingOptions
 from segrefine.datasets.opening import COCO_FILES, IMAGES, LABELS_FOLDER, MASKS, open_compared
-from segrefine.errors import ImageError, MaskError
+from segrefine.errors import ImageError, MaskError, SegrefineError
 from segrefine.evaluation.matching import Matched, by_label, by_number
 from segrefine.evaluation.scores import Score, compare
 from segrefine.storage import read_json_object
@@ -61,8 +61,11 @@ class Unread:
     @classmethod
     def of(cls, name: str, error: Exception) -> Unread:
         """That of an error; its message need not name the image again."""
-        message, hint = str(error).removeprefix(f"{name}: "), getattr(error, "hint", None)
-        return cls(name=name, error=type(error).__name__, message=message, hint=hint)
+        kind = type(error).__name__
+        if not isinstance(error, SegrefineError):
+            return cls(name=name, error=kind, message=str(error), hint=None)
+        message = error.complaint if error.subject == name else str(error)
+        return cls(name=name, error=kind, message=message, hint=error.hint)
 
 
 class Comparison:
@@ -243,5 +246,5 @@ def read_entries(file: Path | None, names: Sequence[str], kind: type) -> dict[st
         entry = content[name]
         parts = entry if isinstance(entry, list) else [entry]
         if not isinstance(entry, kind) or not all(isinstance(part, str) for part in parts):
-            raise MaskError(f"{file}: expected {expected} for {name!r}, got {entry!r}", hint=hint)
+            raise MaskError(subject=file, expected=f"{expected} for {name!r}", got=repr(entry), hint=hint)
     return content

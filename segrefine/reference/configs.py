@@ -116,7 +116,7 @@ def _read_schedule(model: Model, folder: Path) -> dict[str, Any]:
             config = apply_prediction(model, config)
         schedule = NoiseSchedule.from_config(config)
     except SettingsError as error:
-        raise ExportError(f"{file}: {error}", hint=error.hint or HINT) from error
+        raise ExportError(str(error), subject=file, hint=error.hint or HINT) from error
     if isinstance(model, SingleFile):
         check_levels(model, file, schedule.alphas_cumprod)
     return config

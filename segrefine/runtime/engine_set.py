@@ -208,7 +208,7 @@ class EngineSet(Closing, Generic[SettingsT]):
 def _check_resolution(resolution: int, bundle: Bundle) -> int:
     least = LATENT_MULTIPLE * bundle.manifest.vae_scale_factor
     if not isinstance(resolution, int) or resolution < least:
-        raise SettingsError(f"resolution: expected {least} pixels or more, got {resolution!r}")
+        raise SettingsError(subject="resolution", expected=f"{least} pixels or more", got=repr(resolution))
     return resolution
 
 

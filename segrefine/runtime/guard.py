@@ -59,7 +59,7 @@ class Judge:
         allowed = count + 1, count + count * (count + 1) // 2 + 1
         if len(self.scale) != count or len(self.weights) not in allowed:
             got = f"{len(self.scale)} scales and {len(self.weights)} weights"
-            raise SettingsError(f"expected {count} scales and {allowed[0]} or {allowed[1]} weights, got {got}")
+            raise SettingsError(expected=f"{count} scales and {allowed[0]} or {allowed[1]} weights", got=got)
 
     def __call__(self, features: Numbers) -> Numbers:
         """Log-odds, float64 (…,), of features (…, k)."""
@@ -113,7 +113,7 @@ class Guard:
         }  # fmt: skip
         for name, length in lengths.items():
             if (got := len(getattr(self, name).mean)) != length:
-                raise SettingsError(f"{name}: expected {length} features, got {got}")
+                raise SettingsError(subject=name, expected=f"{length} features", got=got)
 
     def to_dict(self) -> dict[str, Any]:
         """The guard as JSON values; `from_dict` reads them back."""

@@ -49,7 +49,8 @@ def load_image(source: str | Path | bytes) -> NDArray[np.uint8]:
     try:
         return _to_rgb(image)
     except ValueError as error:
-        raise ImageError(f"{name} cannot be turned into RGB: {error}", hint="save it as an 8-bit RGB PNG") from error
+        message = f"the picture cannot be turned into RGB: {error}"
+        raise ImageError(message, subject=name, hint="save it as an 8-bit RGB PNG") from error
 
 
 def as_image(image: ImageLike) -> NDArray[np.uint8]:
@@ -77,7 +78,7 @@ def as_image(image: ImageLike) -> NDArray[np.uint8]:
         array = array[..., 0]
     if not array.size or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         hint = "numpy.moveaxis(image, 0, -1)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else "one RGB picture"
-        raise ImageError(f"expected an image (H, W, 3), got an array of shape {array.shape}", hint=hint)
+        raise ImageError(expected="an image (H, W, 3)", got=f"an array of shape {array.shape}", hint=hint)
     return _to_rgb(Image.fromarray(_eight_bits_of(array)))
 
 
@@ -94,7 +95,7 @@ def array_of(given: Any, what: str, error_class: type[SegrefineError]) -> NDArra
     """
     hint = "give a path, a file's bytes, a PIL image or an array"
     if not isinstance(given, np.ndarray) and not hasattr(given, "__array__"):
-        raise error_class(f"expected {what}, got {type(given).__name__}", hint=hint)
+        raise error_class(expected=what, got=type(given).__name__, hint=hint)
     try:
         return np.asarray(given)
     except Exception as error:  # libraries of tensors fail in many ways, as where one is on a GPU
@@ -117,8 +118,11 @@ def _eight_bits_of(array: NDArray[Any]) -> NDArray[np.uint8]:
     found = "NaN" if kind == "f" and np.isnan(array).any() else f"{array.dtype}"
     if kind in "iuf" and found != "NaN":
         found += f" from {array.min():g} to {array.max():g}"
-    message = f"expected an image of uint8, or of floats from 0 to 1, got {found}"
-    raise ImageError(message, hint="scale the image to 0 … 255 and image.astype('uint8')")
+    raise ImageError(
+        expected="an image of uint8, or of floats from 0 to 1",
+        got=found,
+        hint="scale the image to 0 … 255 and image.astype('uint8')",
+    )
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
@@ -128,17 +132,18 @@ def check_image(image: NDArray[np.uint8]) -> None:
         ImageError: it is no uint8 array (H, W, 3), or has no pixel.
     """
     if not isinstance(image, np.ndarray):
-        raise ImageError(f"expected an image as an array, got {type(image).__name__}", hint="numpy.asarray(image)")
+        raise ImageError(expected="an image as an array", got=type(image).__name__, hint="numpy.asarray(image)")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageError(
-            f"expected an image uint8 (H, W, 3), got {image.dtype} {image.shape}",
+            expected="an image uint8 (H, W, 3)",
+            got=f"{image.dtype} {image.shape}",
             hint="segrefine.runtime.image.as_image makes one of any picture",
         )
 
 
-def name_of(source: str | Path | bytes) -> str:
-    """What messages call `source`."""
-    return "the input" if isinstance(source, bytes) else str(source)
+def name_of(source: str | Path | bytes) -> str | None:
+    """What errors call `source`: its path. Bytes have no name."""
+    return None if isinstance(source, bytes) else str(source)
 
 
 def read_bytes(source: str | Path | bytes) -> bytes:
@@ -151,22 +156,23 @@ def read_bytes(source: str | Path | bytes) -> bytes:
     try:
         encoded = source if isinstance(source, bytes) else Path(source).read_bytes()
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file", hint="check the path") from error
+        raise ImageError("no such file", subject=name, hint="check the path") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{name} is a folder", hint="give the path of one picture") from error
+        raise ImageError("this is a folder", subject=name, hint="give the path of one picture") from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name} cannot be read: {error}", hint="check the path and its permissions") from error
+        message = f"the file cannot be read: {error}"
+        raise ImageError(message, subject=name, hint="check the path and its permissions") from error
     if not encoded:
-        raise ImageError(f"{name} is empty", hint="write or download it again")
+        raise ImageError("the file is empty", subject=name, hint="write or download it again")
     return encoded
 
 
-def open_image(encoded: bytes, name: str) -> Image.Image:
+def open_image(encoded: bytes, name: str | None) -> Image.Image:
     """The decoded picture, in its file's own mode, turned as its EXIF orientation says.
 
     Args:
         encoded: the file.
-        name: what messages call it.
+        name: what errors call it; None where it has no name.
 
     Raises:
         ImageError: see `load_image`.
@@ -179,13 +185,18 @@ def open_image(encoded: bytes, name: str) -> Image.Image:
                 raise
             return _decode(plain)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        message = f"{name} is too large: expected at most {MEGAPIXELS} megapixels, got {error}"
-        raise ImageError(message, hint="scale it down") from error
+        raise ImageError(
+            "the picture is too large",
+            subject=name,
+            expected=f"at most {MEGAPIXELS} megapixels",
+            got=error,
+            hint="scale it down",
+        ) from error
     except UnidentifiedImageError as error:
-        message = f"{name} is no picture in a known format ({', '.join(FORMATS)})"
-        raise ImageError(message, hint="convert it to PNG") from error
+        message = f"the file is no picture in a known format ({', '.join(FORMATS)})"
+        raise ImageError(message, subject=name, hint="convert it to PNG") from error
     except _DECODER_ERRORS as error:
-        raise ImageError(f"{name} is damaged: {error}", hint="write or download it again") from error
+        raise ImageError(f"the file is damaged: {error}", subject=name, hint="write or download it again") from error
 
 
 def _decode(encoded: bytes) -> Image.Image:

@@ -125,23 +125,31 @@ def read_scribble(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[
     strokes = _strokes_of_array(stored, name) if isinstance(stored, np.ndarray) else _strokes_of_picture(stored, name)
     if strokes.shape != size:
         expected, got = ("×".join(map(str, reversed(shape))) for shape in (size, strokes.shape))
-        raise MaskError(f"{name}: expected {expected} pixels, as the image, got {got}", hint="draw on the image itself")
+        raise MaskError(
+            subject=name, expected=f"{expected} pixels, as the image", got=got, hint="draw on the image itself"
+        )
     if not strokes.any():
-        raise MaskError(f"{name}: there is no stroke in it", hint="white on the object, black on background")
+        raise MaskError("there is no stroke in it", subject=name, hint="white on the object, black on background")
     if strokes.all():
-        message = f"{name}: every pixel is a stroke, none says nothing"
-        raise MaskError(message, hint="leave the rest transparent or grey (128); a whole mask is given as MASK")
+        message = "every pixel is a stroke, none says nothing"
+        raise MaskError(
+            message, subject=name, hint="leave the rest transparent or grey (128); a whole mask is given as MASK"
+        )
     return strokes
 
 
-def _strokes_of_array(stored: NDArray[np.generic], name: str) -> NDArray[np.int8]:
+def _strokes_of_array(stored: NDArray[np.generic], name: str | None) -> NDArray[np.int8]:
     if stored.ndim != 2 or stored.dtype.kind not in "iu" or not np.isin(stored, (-1, 0, 1)).all():
-        message = f"{name}: expected whole numbers -1, 0 and 1 (H, W), got {stored.dtype} {stored.shape}"
-        raise MaskError(message, hint="1 on the object, -1 on background, 0 elsewhere")
+        raise MaskError(
+            subject=name,
+            expected="whole numbers -1, 0 and 1 (H, W)",
+            got=f"{stored.dtype} {stored.shape}",
+            hint="1 on the object, -1 on background, 0 elsewhere",
+        )
     return stored.astype(np.int8)
 
 
-def _strokes_of_picture(picture: Image.Image, name: str) -> NDArray[np.int8]:
+def _strokes_of_picture(picture: Image.Image, name: str | None) -> NDArray[np.int8]:
     if picture.mode == "P" or (picture.has_transparency_data and not picture.mode.startswith("I")):
         picture = picture.convert("RGBA")
     if picture.mode in ("LA", "RGBA") and np.ptp(alpha := np.asarray(picture.getchannel("A"))):
@@ -150,7 +158,7 @@ def _strokes_of_picture(picture: Image.Image, name: str) -> NDArray[np.int8]:
     colours = np.asarray(picture.convert("RGB")) if picture.mode in ("RGB", "RGBA") else None
     if colours is not None and np.ptp(colours, axis=2).any():
         hint = "white on the object, black on background, the rest transparent or grey (128)"
-        raise MaskError(f"{name}: expected grey or transparent strokes, got colours", hint=hint)
+        raise MaskError(subject=name, expected="grey or transparent strokes", got="colours", hint=hint)
     grey = np.asarray(picture) if picture.mode.startswith("I") else np.asarray(picture.convert("L"))
     share = grey / (65535 if grey.max(initial=0) > 255 else 255)
     return (np.int8(1) * (share > 2 / 3) - np.int8(1) * (share < 1 / 3)).astype(np.int8)
@@ -164,7 +172,7 @@ def _named(kind: type[Mark], given: Sequence[Any]) -> list[Mark]:
     except (TypeError, ValueError) as error:
         name, fields = kind.__name__, ", ".join(kind._fields)
         hint = f"a list, also of one: [{name}(...)], or tuples of as many numbers"
-        raise MaskError(f"expected a list of {name}({fields}), got {given!r:.200}", hint=hint) from error
+        raise MaskError(expected=f"a list of {name}({fields})", got=f"{given!r:.200}", hint=hint) from error
 
 
 def _check_strokes(scribble: NDArray[np.int8] | None, size: tuple[int, int]) -> NDArray[np.int8]:
@@ -173,8 +181,9 @@ def _check_strokes(scribble: NDArray[np.int8] | None, size: tuple[int, int]) -> 
         return np.zeros(size, np.int8)
     strokes = _strokes_of_array(np.asarray(scribble), "the strokes")
     if strokes.shape != size:
-        message = f"expected strokes {size} as the image, got {strokes.shape}"
-        raise MaskError(message, hint="draw them on the image itself")
+        raise MaskError(
+            expected=f"strokes {size} as the image", got=strokes.shape, hint="draw them on the image itself"
+        )
     return strokes
 
 

@@ -70,7 +70,7 @@ def load_mask(source: str | Path | bytes, size: tuple[int, int]) -> NDArray[np.f
     try:
         check_mask(probability, size)
     except MaskError as error:
-        raise MaskError(f"{name_of(source)}: {error}", hint=error.hint) from error
+        raise error.about(name_of(source)) from error
     return probability
 
 
@@ -85,7 +85,7 @@ def read_mask(source: str | Path | bytes) -> NDArray[np.float32]:
     try:
         return to_probability(decode(read_bytes(source), name))
     except MaskError as error:
-        raise MaskError(f"{name}: {error}", hint=error.hint) from error
+        raise error.about(name) from error
 
 
 def as_mask(mask: MaskLike, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
@@ -138,7 +138,7 @@ def check_range(probability: NDArray[np.floating[Any]]) -> None:
     """
     if not ((probability >= 0) & (probability <= 1)).all():
         found = "NaN" if np.isnan(probability).any() else f"{probability.min():g} to {probability.max():g}"
-        raise MaskError(f"expected probabilities from 0 to 1, got {found}", hint="scale the mask to [0, 1]")
+        raise MaskError(expected="probabilities from 0 to 1", got=found, hint="scale the mask to [0, 1]")
 
 
 def check_mask_size(mask: NDArray[Any], size: tuple[int, int]) -> None:
@@ -152,7 +152,7 @@ def check_mask_size(mask: NDArray[Any], size: tuple[int, int]) -> None:
         hint = "resize the mask, or give the image that it was drawn on"
         if mask.shape == size[::-1]:
             hint = "the image may be turned by its EXIF orientation: turn the mask as well, or remove the orientation"
-        raise MaskError(f"expected a mask of {expected} pixels, as the image, got {got}", hint=hint)
+        raise MaskError(expected=f"a mask of {expected} pixels, as the image", got=got, hint=hint)
 
 
 def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) -> None:
@@ -168,7 +168,7 @@ def check_mask(probability: NDArray[np.floating[Any]], size: tuple[int, int]) ->
     """
     if not isinstance(probability, np.ndarray) or probability.dtype.kind != "f":
         got = str(probability.dtype) if isinstance(probability, np.ndarray) else type(probability).__name__
-        raise MaskError(f"expected a mask as an array of floats, got {got}", hint="mask.astype(float), 0 to 1")
+        raise MaskError(expected="a mask as an array of floats", got=got, hint="mask.astype(float), 0 to 1")
     check_mask_size(probability, size)
     check_range(probability)
     foreground = probability > 0.5
@@ -199,7 +199,7 @@ def check_masks(
     if not pairs:
         found = f"a {type(masks).__name__} of something else" if isinstance(masks, Sequence) else type(masks).__name__
         hint = 'such as [("fox", fox_mask), ("tree", tree_mask)]'
-        raise MaskError(f"expected a list of pairs of label and mask, got {found}", hint=hint)
+        raise MaskError(expected="a list of pairs of label and mask", got=found, hint=hint)
     if not masks:
         raise MaskError("there is no mask to refine", hint="give one coarse mask or more, each with its label")
     checked = []
@@ -209,11 +209,14 @@ def check_masks(
             probability = as_mask(given)
             check_mask(probability, size)
             if doubt is not None and (doubt.shape != size or doubt.dtype != np.bool_):
-                message = f"expected a confusion area bool {size}, got {doubt.dtype} {doubt.shape}"
-                raise MaskError(message, hint="it is as large as the mask, and True where the mask may change")
+                raise MaskError(
+                    expected=f"a confusion area bool {size}",
+                    got=f"{doubt.dtype} {doubt.shape}",
+                    hint="it is as large as the mask, and True where the mask may change",
+                )
         except MaskError as error:
             if len(masks) == 1:
                 raise
-            raise MaskError(f"{label}: {error}", hint=error.hint) from error
+            raise error.about(label) from error
         checked.append(CheckedMask(label=label, probability=probability, confusion=doubt))
     return checked

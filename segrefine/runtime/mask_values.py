@@ -55,7 +55,7 @@ def _read_opaque(stored: Stored) -> NDArray[np.float32]:
     if kind == "b":
         return stored.values.astype(np.float32)
     if kind not in "ui":
-        raise MaskError(f"expected a mask of numbers, got {stored.values.dtype}", hint="save it as float32, 0 to 1")
+        raise MaskError(expected="a mask of numbers", got=stored.values.dtype, hint="save it as float32, 0 to 1")
     full = stored.full or _full_of_array(stored.values)
     if stored.lossy:
         return _read_lossy(stored.values)
@@ -69,7 +69,7 @@ def _read_floats(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         if len(found) == 2 and found[0] == 0 and found[1] > 1 and np.isfinite(found[1]):
             return (values > 0).astype(np.float32)
         got = "NaN" if np.isnan(values).any() else f"{values.min():g} to {values.max():g}"
-        raise MaskError(f"expected probabilities from 0 to 1, got {got}", hint="scale the mask to [0, 1]")
+        raise MaskError(expected="probabilities from 0 to 1", got=got, hint="scale the mask to [0, 1]")
     return values.astype(np.float32)
 
 
@@ -89,8 +89,11 @@ def _read_levels(values: NDArray[np.integer[Any]], full: int) -> NDArray[np.floa
     if len(found) == 2 and lowest == 0:  # whatever the other is
         return (values > 0).astype(np.float32)
     if lowest < 0 or highest > full or not _are_soft(found, full):
-        message = f"expected 0 and one other value, or soft levels from 0 to {full}; got {name_values(found)}"
-        raise MaskError(message, hint=f"are these class indices? {_ONE_OBJECT}")
+        raise MaskError(
+            expected=f"0 and one other value, or soft levels from 0 to {full}",
+            got=name_values(found),
+            hint=f"are these class indices? {_ONE_OBJECT}",
+        )
     return (values / full).astype(np.float32)
 
 
@@ -117,10 +120,15 @@ def _read_lossy(values: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     if lowest != highest and (highest < 192 or lowest > 127):
         if lowest == 0 and highest > 8 and len(np.unique(values)) == 2:
             return (values > 0).astype(np.float32)
-        message = f"expected black and white, as far as JPEG keeps them; got levels from {lowest} to {highest} of 255"
-        raise MaskError(message, hint="save the mask as a PNG, 0 and 255")
+        raise MaskError(
+            expected="black and white, as far as JPEG keeps them",
+            got=f"levels from {lowest} to {highest} of 255",
+            hint="save the mask as a PNG, 0 and 255",
+        )
     if lowest == highest and highest not in (0, 255):
-        raise MaskError(f"expected black and white, got {highest} everywhere", hint="save the mask as a PNG, 0 and 255")
+        raise MaskError(
+            expected="black and white", got=f"{highest} everywhere", hint="save the mask as a PNG, 0 and 255"
+        )
     return (values / 255).astype(np.float32)
 
 
@@ -177,8 +185,11 @@ def _read_opacity(alpha: NDArray[np.uint8]) -> NDArray[np.float32]:
     if len(found) == 2 and found[0] == 0:  # whatever the other is
         return (alpha > 0).astype(np.float32)
     if found[0] > 25 or found[-1] <= 127:
-        message = f"expected a transparent background, got an opacity of {name_values(found)} of 255"
-        raise MaskError(message, hint="save the mask as one channel, 0 and 255")
+        raise MaskError(
+            expected="a transparent background",
+            got=f"an opacity of {name_values(found)} of 255",
+            hint="save the mask as one channel, 0 and 255",
+        )
     return (alpha / 255).astype(np.float32)
 
 
@@ -230,23 +241,38 @@ def to_indices(
     values = stored.values
     if values.ndim == 3 or stored.lossy:
         what = "colours" if values.ndim == 3 else "a format that alters indices"
-        message = f"{name}: expected a palette or grey label map, got {what} ({stored.mode})"
-        raise MaskError(message, hint="save the indices as a palette PNG")
+        raise MaskError(
+            subject=name,
+            expected="a palette or grey label map",
+            got=f"{what} ({stored.mode})",
+            hint="save the indices as a palette PNG",
+        )
     if values.dtype.kind not in "iub":
-        message = f"{name}: expected a label map of whole numbers (H, W), got {values.dtype} {values.shape}"
-        hint = "save the indices as a palette PNG; of a mask of one object, labels.json says what it shows"
-        raise MaskError(message, hint=hint)
+        raise MaskError(
+            subject=name,
+            expected="a label map of whole numbers (H, W)",
+            got=f"{values.dtype} {values.shape}",
+            hint="save the indices as a palette PNG; of a mask of one object, labels.json says what it shows",
+        )
     if not 0 <= values.min() <= values.max() <= LARGEST_INDEX:
-        message = f"{name}: expected indices from 0 to {LARGEST_INDEX}, got {values.min()} to {values.max()}"
-        raise MaskError(message, hint=f"{IGNORED} is of no class")
+        raise MaskError(
+            subject=name,
+            expected=f"indices from 0 to {LARGEST_INDEX}",
+            got=f"{values.min()} to {values.max()}",
+            hint=f"{IGNORED} is of no class",
+        )
     indices = values.astype(np.int32)
     if stored.palette is not None:
         indices = _choose_reading(indices, stored.palette, name, named, ignored)
     if stored.alpha is None:
         return indices
     if not np.isin(stored.alpha, (0, 255)).all():
-        message = f"{name}: expected opaque or transparent pixels, got an opacity of {name_values(stored.alpha)} of 255"
-        raise MaskError(message, hint="save the indices as a palette PNG without transparency")
+        raise MaskError(
+            subject=name,
+            expected="opaque or transparent pixels",
+            got=f"an opacity of {name_values(stored.alpha)} of 255",
+            hint="save the indices as a palette PNG without transparency",
+        )
     if 0 in named:
         message = f"{name} has transparent pixels, which mean index 0, and index 0 is a class"
         raise MaskError(message, hint="save the indices as a palette PNG without transparency")

@@ -112,7 +112,9 @@ def to_detections(results: Sequence[HasMask]) -> dict[str, Any]:
     masks = [each.mask for each in results]
     if len(sizes := {mask.shape for mask in masks}) > 1:
         got = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
-        raise MaskError(f"expected masks of one image, got masks of {got} pixels", hint="convert each image by itself")
+        raise MaskError(
+            expected="masks of one image", got=f"masks of {got} pixels", hint="convert each image by itself"
+        )
     names = [each.name for each in results]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     confidence = [each.confidence for each in results]

@@ -95,7 +95,7 @@ def _save_npy(file: Path, values: NDArray[Any]) -> None:
 
 def _save_png(file: Path, pixels: NDArray[Any] | Image.Image) -> None:
     if file.suffix.lower() != ".png":
-        raise OutputError(f"expected a name that ends in .png to write to, got {str(file)!r}", hint="such as mask.png")
+        raise OutputError(expected="a name that ends in .png to write to", got=repr(str(file)), hint="such as mask.png")
     buffer = io.BytesIO()
     picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     picture.save(buffer, "PNG")

@@ -57,10 +57,10 @@ def build_prompt(
     """
     if template.count(MARKER) != 1:
         raise PromptError(
-            f"expected {MARKER} once in the template, got {template!r}", hint=f'such as "a photo of a {MARKER}"'
+            expected=f"{MARKER} once in the template", got=repr(template), hint=f'such as "a photo of a {MARKER}"'
         )
     if not isinstance(label, str):
-        raise PromptError(f"expected a label as text, got {label!r}", hint='name the object, such as "dog"')
+        raise PromptError(expected="a label as text", got=repr(label), hint='name the object, such as "dog"')
     label = label.strip()
     start = template.index(MARKER)
     text = template.replace(MARKER, label)
@@ -82,7 +82,7 @@ def _check_label(label: str, tokens: list[Token], inside: list[bool], length: in
     """Raises PromptError unless the label has tokens, and all of them stand before the end token."""
     if not any(inside) or all(unicodedata.category(character)[0] in "PZ" for character in label):
         raise PromptError(
-            f"expected a label that names something, got {label!r}", hint='name the object, such as "dog"'
+            expected="a label that names something", got=repr(label), hint='name the object, such as "dog"'
         )
     if any(marked and token.id in (tokens[0].id, tokens[-1].id) for token, marked in zip(tokens, inside, strict=True)):
         raise PromptError(
@@ -90,7 +90,4 @@ def _check_label(label: str, tokens: list[Token], inside: list[bool], length: in
         )
     room, count = max(0, length - 1 - inside.index(True)), sum(inside)
     if count > room:
-        raise PromptError(
-            f"the label is too long: expected at most {room} tokens, got {count}",
-            hint="use fewer words",
-        )
+        raise PromptError("the label is too long", expected=f"at most {room} tokens", got=count, hint="use fewer words")

@@ -36,7 +36,7 @@ def decode_rle(rle: Any) -> NDArray[np.bool_]:
     """
     size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
-        raise MaskError(f"expected run lengths with a size [height, width], got {size!r}", hint=_HINT)
+        raise MaskError(expected="run lengths with a size [height, width]", got=repr(size), hint=_HINT)
     height, width = size
     if height * width > _MOST_PIXELS:
         raise MaskError(f"a mask of {width}×{height} pixels is too large", hint=_HINT)
@@ -56,7 +56,7 @@ def _read_counts(counts: Any) -> NDArray[np.int64]:
             return np.array(counts, np.int64)
     except (ValueError, IndexError, OverflowError):
         pass
-    raise MaskError("expected run lengths as compressed text, or as a list of whole numbers", hint=_HINT)
+    raise MaskError(expected="run lengths as compressed text, or as a list of whole numbers", hint=_HINT)
 
 
 def _to_text(counts: NDArray[np.int64]) -> str:

@@ -67,7 +67,7 @@ class NoiseSchedule:
         """
         if (largest := max(timesteps)) >= len(self.alphas_cumprod):
             raise SettingsError(
-                f"timestep {largest}: expected at most {len(self.alphas_cumprod) - 1}, the schedule's last"
+                subject=f"timestep {largest}", expected=f"at most {len(self.alphas_cumprod) - 1}, the schedule's last"
             )
 
     @classmethod
@@ -139,7 +139,8 @@ class NoiseSchedule:
         visited = timesteps if start is None else timesteps[timesteps <= start]
         if not visited.size:
             raise SettingsError(
-                f"expected to start at timestep {timesteps[-1]} or above, got {start}",
+                expected=f"to start at timestep {timesteps[-1]} or above",
+                got=start,
                 hint="start later or use more steps",
             )
         return visited
@@ -163,7 +164,7 @@ class NoiseSchedule:
             SettingsError: more steps than were distilled.
         """
         if not 1 <= steps <= distilled_steps:
-            raise SettingsError(f"expected 1 to {distilled_steps} steps, got {steps}", hint=_FEWER_STEPS)
+            raise SettingsError(expected=f"1 to {distilled_steps} steps", got=steps, hint=_FEWER_STEPS)
         distilled = np.arange(distilled_steps, 0, -1) * (len(self.alphas_cumprod) // distilled_steps) - 1
         visited: NDArray[np.int64] = distilled[np.arange(steps) * distilled_steps // steps]
         return visited
@@ -176,7 +177,7 @@ class NoiseSchedule:
         """`count` timesteps over the whole schedule, falling, spaced as `timestep_spacing` says."""
         length = len(self.alphas_cumprod)
         if not 1 <= count <= length:
-            raise SettingsError(f"expected 1 to {length} steps, got {count}", hint=_FEWER_STEPS)
+            raise SettingsError(expected=f"1 to {length} steps", got=count, hint=_FEWER_STEPS)
         falling: NDArray[np.number]
         match self.timestep_spacing:
             case "leading":
@@ -206,8 +207,12 @@ def _read_betas(settings: Mapping[str, Any]) -> Array:
     if settings["trained_betas"] is not None:
         betas = np.asarray(settings["trained_betas"], np.float64)
         if betas.shape != (length,):
-            message = f"trained_betas: expected {length} numbers, as num_train_timesteps says; got {betas.size}"
-            raise SettingsError(message, hint="correct num_train_timesteps in the scheduler config")
+            raise SettingsError(
+                subject="trained_betas",
+                expected=f"{length} numbers, as num_train_timesteps says",
+                got=betas.size,
+                hint="correct num_train_timesteps in the scheduler config",
+            )
         return betas
     first, last, kind = settings["beta_start"], settings["beta_end"], settings["beta_schedule"]
     _check_choice("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2"))
@@ -231,5 +236,8 @@ def _end_without_signal(alphas_cumprod: Array) -> Array:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise SettingsError(
-            f"{name}: expected one of {', '.join(choices)}, got {value!r}", hint="change it in the scheduler config"
+            subject=name,
+            expected=f"one of {', '.join(choices)}",
+            got=repr(value),
+            hint="change it in the scheduler config",
         )

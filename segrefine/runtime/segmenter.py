@@ -128,7 +128,7 @@ class Segmenter(EngineSet[GsSettings]):
             SegrefineError: see `__call__`.
         """
         if not isinstance(seed, int | np.integer) or seed < 0:
-            raise SettingsError(f"seed: expected a whole number of 0 or more, got {seed!r}")
+            raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
         s = self.settings.change(settings)
         if not asked:
             return ()
@@ -168,8 +168,8 @@ class Segmenter(EngineSet[GsSettings]):
     def _fit_alike(self, images: Sequence[ImageLike]) -> list[FittedImage]:
         fits = [self.fit(as_image(image)) for image in images]
         if len(grids := {fit.grid for fit in fits}) > 1:
-            raise ImageError(f"expected images of one shape on the model's grid, got {sorted(grids)}",
-                             hint="segment images of other shapes apart")  # fmt: skip
+            hint = "segment images of other shapes apart"
+            raise ImageError(expected="images of one shape on the model's grid", got=sorted(grids), hint=hint)
         return fits
 
     def _read_beside(
@@ -190,7 +190,7 @@ class Segmenter(EngineSet[GsSettings]):
         """Token ids (P, tokens) of the phrases."""
         if not isinstance(phrases, list | tuple) or not phrases:
             raise PromptError(
-                f"expected one phrase or more in a list, got {phrases!r}", hint='such as ["the fox", "the red car"]'
+                expected="one phrase or more in a list", got=repr(phrases), hint='such as ["the fox", "the red car"]'
             )
         return np.concatenate([self._token_ids(phrase) for phrase in phrases])
 
@@ -200,7 +200,7 @@ class Segmenter(EngineSet[GsSettings]):
         except PromptError as error:
             named = repr(phrase)
             named = named if len(named) <= MOST_QUOTED else f"{named[:MOST_QUOTED]} …"
-            raise PromptError(f"phrase {named}: {error}", hint=error.hint) from error
+            raise error.about(f"phrase {named}") from error
 
     def _nothing(self, z: Floats) -> Text:
         """The empty phrase, from which guidance leads away, for images with latents (I, c, h, w)."""

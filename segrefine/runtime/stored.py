@@ -60,12 +60,12 @@ def read_npy(encoded: bytes) -> NDArray[Any]:
     return array
 
 
-def decode(encoded: bytes, name: str) -> Stored:
+def decode(encoded: bytes, name: str | None) -> Stored:
     """What the bytes of a picture file or a `.npy` hold.
 
     Args:
         encoded: the file.
-        name: what messages call it.
+        name: what errors call it; None where it has no name.
 
     Raises:
         ImageError: the picture is damaged, too large or of an unknown format.
@@ -87,7 +87,7 @@ def of_array(array: NDArray[Any]) -> Stored:
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2 or not array.size:
-        raise MaskError(f"expected a mask (H, W), got an array of shape {array.shape}", hint="save one channel")
+        raise MaskError(expected="a mask (H, W)", got=f"an array of shape {array.shape}", hint="save one channel")
     return Stored(values=array)
 
 
@@ -125,8 +125,9 @@ def of_picture(image: Image.Image, encoded: bytes = b"") -> Stored:
 
 def colour_error(mode: str) -> MaskError:
     """The error for a picture whose colours are not levels."""
-    message = f"expected a grey or palette mask, got colours ({mode})"
-    return MaskError(message, hint="save the mask as one channel, 0 and 255")
+    return MaskError(
+        expected="a grey or palette mask", got=f"colours ({mode})", hint="save the mask as one channel, 0 and 255"
+    )
 
 
 def _grey_of(image: Image.Image, alpha: NDArray[np.uint8] | None, *, lossy: bool) -> NDArray[np.uint8]:
@@ -230,5 +231,8 @@ def _full_scale(encoded: bytes, default: int) -> int:
 def _check_extra_channels(encoded: bytes) -> None:
     """Refuses a TIFF with a channel that Pillow would drop because the file does not say what it is."""
     if _tiff_tag(encoded, _EXTRA_SAMPLES) == 0:
-        message = "expected a mask of one channel, got a TIFF with a further channel of no stated meaning"
-        raise MaskError(message, hint="save one channel; or say in the file that the further one is alpha")
+        raise MaskError(
+            expected="a mask of one channel",
+            got="a TIFF with a further channel of no stated meaning",
+            hint="save one channel; or say in the file that the further one is alpha",
+        )

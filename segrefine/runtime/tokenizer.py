@@ -114,7 +114,9 @@ def _check_length(length: Any) -> int:
     """
     if not isinstance(length, int) or not 2 <= length <= 4096:
         raise BundleError(
-            f"tokenizer_config.json: expected a model_max_length of 2 to 4096, got {length!r}",
+            subject="tokenizer_config.json",
+            expected="a model_max_length of 2 to 4096",
+            got=repr(length),
             hint="set it to the text encoder's max_position_embeddings and export again",
         )
     return length

@@ -49,9 +49,11 @@ class Scale:
     def __post_init__(self) -> None:
         """Raises SettingsError where a value is outside its range."""
         if not 1 <= self.fewest <= self.most:
-            raise SettingsError(f"replicas: expected MIN:MAX with 1 ≤ MIN ≤ MAX, got {self.fewest}:{self.most}")
+            raise SettingsError(
+                subject="replicas", expected="MIN:MAX with 1 ≤ MIN ≤ MAX", got=f"{self.fewest}:{self.most}"
+            )
         if self.cpus < 0 or self.gpus < 0:
-            raise SettingsError(f"cpus, gpus: expected 0 or more, got {self.cpus:g}, {self.gpus:g}")
+            raise SettingsError(subject="cpus, gpus", expected="0 or more", got=f"{self.cpus:g}, {self.gpus:g}")
 
 
 def build_application(

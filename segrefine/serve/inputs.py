@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.image import FORMATS, load_image, name_of
+from segrefine.runtime.image import FORMATS, load_image
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters
@@ -134,7 +134,7 @@ def read_mask_file(form: Form, limits: Limits) -> bytes:
 
 @contextmanager
 def telling_of(name: str) -> Iterator[None]:
-    """A context in which errors on a file's bytes tell which of the pictures it is; to the library bytes have no name.
+    """A context in which errors name the picture, since bytes have no name of their own.
 
     Raises:
         ImageError: the picture cannot be read; so is MaskError.
@@ -142,9 +142,7 @@ def telling_of(name: str) -> Iterator[None]:
     try:
         yield
     except (ImageError, MaskError) as error:
-        unnamed = name_of(b"")
-        message = str(error).removeprefix(f"{unnamed}: ").replace(unnamed, f"the {name}", 1)
-        raise type(error)(message, hint=error.hint) from error
+        raise error.about(name) from error
 
 
 def _pictures(form: Form, name: str) -> list[bytes]:
@@ -206,11 +204,12 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _bad_field(error: ValidationError) -> Problem:
-    first: Mapping[str, Any] = error.errors(include_url=False, include_context=False)[0]
+    first: Mapping[str, Any] = error.errors(include_url=False)[0]
     name = ".".join(map(str, first["loc"])) or "the request"
     if first["type"] == "missing":
         return Problem(422, "bad_field", f"a field {name}", "none", f"such as curl -F {name}=…; /docs lists each field")
-    said, got = first["msg"].removeprefix("Value error, "), repr(first["input"])
+    said = str(first.get("ctx", {}).get("error", first["msg"]))  # that of a validator of ours, or else pydantic's own
+    got = repr(first["input"])
     return Problem(422, "bad_field", f"{name}: {said[:1].lower()}{said[1:]}", got[:200], "see /docs for each field")
 
 

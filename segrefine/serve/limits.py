@@ -38,15 +38,15 @@ class Limits:
     max_megapixels: float = float(MEGAPIXELS)
 
     def __post_init__(self) -> None:
-        """Raises SettingsError where a bound is outside its range; it begins with the bound's name."""
+        """Raises SettingsError where a bound is outside its range; its subject is the bound's name."""
         for name, fewest in (("queue", 0), ("workers", 1), ("batch", 1)):
             if getattr(self, name) < fewest:
-                raise SettingsError(f"{name}: expected {fewest} or more, got {getattr(self, name)}")
+                raise SettingsError(subject=name, expected=f"{fewest} or more", got=getattr(self, name))
         for name in ("timeout", "body_timeout", "drain_timeout", "max_body_mib", "max_maps_mib", "max_megapixels"):
             value, most = getattr(self, name), MEGAPIXELS if name == "max_megapixels" else math.inf
             if not (0 < value <= most and math.isfinite(value)):
                 most_text = f" up to {most}" if most < math.inf else ""
-                raise SettingsError(f"{name}: expected a number above 0{most_text}, got {value:g}")
+                raise SettingsError(subject=name, expected=f"a number above 0{most_text}", got=f"{value:g}")
 
     @property
     def body_bytes(self) -> int:

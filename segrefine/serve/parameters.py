@@ -125,7 +125,7 @@ def check_cost(settings: Settings, base: Settings) -> None:
         bounds["steps"] = (settings.steps, base.steps, MOST_STEPS)
     for name, (value, own, most) in bounds.items():
         if value > max(own, most):
-            raise SettingsError(f"expected settings with at most {max(own, most)} {name}; got {value}")
+            raise SettingsError(expected=f"settings with at most {max(own, most)} {name}", got=value)
 
 
 class RefineParameters(Parameters):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -12,7 +11,6 @@ from typing import Any
 from segrefine.errors import ImageError, MaskError, NumericalError, PromptError, SegrefineError, SettingsError
 
 MEDIA_TYPE = "application/problem+json"
-_EXPECTED_GOT = re.compile(r"expected (?P<expected>.+?)[,;]? got (?P<got>.+)", re.DOTALL)
 _INPUT_ERRORS: Mapping[type[SegrefineError], tuple[str, str]] = {
     ImageError: ("bad_image", "a readable image"),
     MaskError: ("bad_mask", "a mask that fits the image and has foreground and background"),
@@ -32,6 +30,7 @@ class Problem(Exception):
         expected: what the service takes.
         got: what came.
         hint: what to do.
+        subject: what it is about, such as "mask 2"; None where that is plain.
         headers: of the answer, besides the usual ones.
     """
 
@@ -41,6 +40,7 @@ class Problem(Exception):
     got: str
     hint: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    subject: str | None = None
 
     def __str__(self) -> str:
         """What was expected and what came, as one sentence."""
@@ -54,6 +54,7 @@ class Problem(Exception):
             "status": self.status,
             "code": self.code,
             "detail": _cut(str(self)),
+            "subject": self.subject,
             "expected": _cut(self.expected),
             "got": _cut(self.got),
             "hint": _cut(self.hint),
@@ -87,13 +88,18 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def _from_library(error: SegrefineError, status: int, code: str, expected: str) -> Problem:
-    message = " ".join(str(error).split())
-    if found := _EXPECTED_GOT.search(message):
-        lead = message[: found.start()].rstrip(" :")
-        return Problem(
-            status, code, found["expected"] + (f" ({lead})" if lead else ""), found["got"], error.hint or "change it"
-        )
-    return Problem(status, code, expected, message, error.hint or "see /docs for what a request takes")
+    """The problem of an error: what it expected if it says so, else what its kind expects."""
+    if error.expected is None or error.got is None:
+        got, hint = str(error), error.hint or "see /docs for what a request takes"
+    else:
+        lead = ": ".join(part for part in (error.subject, error.message) if part)
+        expected = f"{error.expected} ({lead})" if lead else error.expected
+        got, hint = error.got, error.hint or "change it"
+    return Problem(status, code, _one_line(expected), _one_line(got), hint, subject=error.subject)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _cut(text: str) -> str:

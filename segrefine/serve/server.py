@@ -28,7 +28,7 @@ class Address:
         """A socket that listens there: who connects before the service runs waits for it.
 
         Raises:
-            SettingsError: the host is no name and no address; begins with `host`.
+            SettingsError: the host is no name and no address.
             SegrefineError: the port cannot be had.
         """
         family = self._resolve()
@@ -51,8 +51,9 @@ class Address:
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no name"
             raise SettingsError(
-                f"host: expected a name or an address of this machine, got {self.host!r}: {reason}; "
-                "127.0.0.1 is for this machine alone, 0.0.0.0 for every interface"
+                subject="host",
+                expected="a name or an address of this machine",
+                got=f"{self.host!r}: {reason}; 127.0.0.1 is for this machine alone, 0.0.0.0 for every interface",
             ) from error
 
 

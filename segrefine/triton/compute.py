@@ -62,8 +62,11 @@ def _attempt(refine: Refiner, request: Arrays) -> Outcome:
 
 def _pair(labels: Sequence[str], masks: NDArray[np.float32]) -> list[tuple[str, NDArray[np.float32]]]:
     if len(labels) != len(masks):
-        message = f"expected one label for each mask, got {len(labels)} labels and {len(masks)} masks"
-        raise MaskError(message, hint="mask is (rows, labels, H, W), label is (rows, labels)")
+        raise MaskError(
+            expected="one label for each mask",
+            got=f"{len(labels)} labels and {len(masks)} masks",
+            hint="mask is (rows, labels, H, W), label is (rows, labels)",
+        )
     return list(zip(labels, masks, strict=True))
 
 
@@ -112,7 +115,7 @@ def _texts(values: NDArray[Any]) -> list[list[str]]:
     try:
         return [[each.decode() for each in row] for row in values.tolist()]
     except UnicodeDecodeError as error:
-        raise PromptError(f"expected texts in UTF-8: {error}", hint="encode them so") from error
+        raise PromptError(expected=f"texts in UTF-8: {error}", hint="encode them so") from error
 
 
 def _seeds(request: Arrays) -> list[int]:

@@ -53,12 +53,13 @@ class Serving:
         """Raises SettingsError where a value is outside its range."""
         if not _NAME.fullmatch(self.name):
             hint = "choose a --name of letters, digits, '_', '-' and '.'"
-            raise SettingsError(f"expected a model's name that can be a folder's, got {self.name!r}", hint=hint)
+            raise SettingsError(expected="a model's name that can be a folder's", got=repr(self.name), hint=hint)
         if min(self.version, self.instances, self.batch, self.queue) < 1 or not 0 <= self.delay < math.inf:
-            message = "expected a version, instances, a batch and a queue of 1 or more, and a delay of 0 or more"
-            raise SettingsError(message)
+            raise SettingsError(
+                expected="a version, instances, a batch and a queue of 1 or more, and a delay of 0 or more"
+            )
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise SettingsError(f"expected the device cpu, cuda or cuda:N, got {self.device!r}", hint="see --device")
+            raise SettingsError(expected="the device cpu, cuda or cuda:N", got=repr(self.device), hint="see --device")
 
     @property
     def on_gpu(self) -> bool:

@@ -149,7 +149,7 @@ def test_export_over_something_else(fails, tmp_path):
 
 def test_damaged_image_on_stdin(fails, scene, tmp_path):
     output = tmp_path / "mask.png"
-    assert "the input is no picture" in fails(
+    assert "stdin: the file is no picture" in fails(
         "refine", "-", scene[1], "--label", "fox", "-o", output, input=b"no picture"
     )
     assert not output.exists()

@@ -100,7 +100,7 @@ def test_json_that_is_no_coco(folder, changes, message):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"height": 48, "width": 64}, "a.png: expected a height of 48 pixels, as its entry says, got 24"),
+        ({"height": 48, "width": 64}, "a.png: expected a height of 48 pixels, as its entry says; got 24"),
         ({"height": 32, "width": 24}, "a.png: expected a height of 32 pixels"),
         ({"width": 64}, "a.png: expected a width of 64 pixels"),
         ({"height": 24, "width": None}, None),

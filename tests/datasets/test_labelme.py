@@ -147,7 +147,7 @@ def test_a_shape_without_a_usable_mask_stays_and_is_counted(folder, tmp_path, ba
     ("change", "words"),
     [
         ({"shapes": "x"}, "no list of shapes"), ({"shapes": [{"points": []}]}, "shape 0 has no label"),
-        ({"imageHeight": 99}, "expected 32×24 pixels, as the image, got 32×99"),
+        ({"imageHeight": 99}, "expected 32×24 pixels, as the image; got 32×99"),
     ],
 )  # fmt: skip
 def test_files_that_are_refused_say_why(folder, change, words):

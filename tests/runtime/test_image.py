@@ -149,7 +149,7 @@ def test_missing_file_folder_and_impossible_name(tmp_path: Path) -> None:
         load_image(tmp_path)
     with pytest.raises(ImageError, match="cannot be read"):
         load_image("nul\0byte")
-    with pytest.raises(ImageError, match="the input is empty"):
+    with pytest.raises(ImageError, match="^the file is empty"):
         load_image(b"")
 
 

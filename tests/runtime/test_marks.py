@@ -99,9 +99,9 @@ def test_boxes_may_reach_out_of_the_image_and_be_tiny(box):
         (Marks(scribble=np.ones((3, 4), np.int8)), "strokes"),
         (Marks(scribble=255 * strokes(off=0).astype(np.uint8)), "strokes: expected whole numbers -1, 0 and 1"),
         (Marks(scribble="strokes.png"), "strokes: expected whole numbers -1, 0 and 1"),
-        (Marks(boxes=BOX), r"expected a list of Box\(left, top, right, bottom\), got Box\(left=10"),
-        (Marks(boxes=[(1, 2, 3)]), r"expected a list of Box\(.*, got \[\(1, 2, 3\)\]"),
-        (Marks(points=[("left", 3)]), r"expected a list of Point\(x, y, foreground\), got \[\('left', 3\)\]"),
+        (Marks(boxes=BOX), r"expected a list of Box\(left, top, right, bottom\); got Box\(left=10"),
+        (Marks(boxes=[(1, 2, 3)]), r"expected a list of Box\(.*; got \[\(1, 2, 3\)\]"),
+        (Marks(points=[("left", 3)]), r"expected a list of Point\(x, y, foreground\); got \[\('left', 3\)\]"),
     ],
 )
 def test_marks_that_do_not_serve_are_refused(marks, message):

@@ -166,7 +166,7 @@ def test_a_mask_means_the_same_however_it_is_encoded_often(encoded: Encoded) -> 
 
 @pytest.mark.parametrize("encoded", [png(BYTES * 255), npy(SOFT)])
 def test_another_size_is_refused_in_the_order_people_say_it(encoded: bytes) -> None:
-    with pytest.raises(MaskError, match="expected a mask of 5×8 pixels, as the image, got 8×5") as caught:
+    with pytest.raises(MaskError, match="expected a mask of 5×8 pixels, as the image; got 8×5") as caught:
         load_mask(encoded, (8, 5))
     assert "turned by its EXIF orientation" in str(caught.value.hint)
     with pytest.raises(MaskError, match="expected a mask of 9×5 pixels") as caught:
@@ -271,7 +271,7 @@ def test_files_that_are_no_mask_are_named(tmp_path: Path) -> None:
 
 def test_arrays_are_checked_like_files() -> None:
     check_mask(SOFT, (5, 8))
-    with pytest.raises(MaskError, match="expected a mask of 8×5 pixels, as the image, got 40"):
+    with pytest.raises(MaskError, match="expected a mask of 8×5 pixels, as the image; got 40"):
         check_mask(SOFT.ravel(), (5, 8))
 
 
@@ -313,7 +313,7 @@ def test_soft_masks_files_and_pictures_in_python(tmp_path: Path) -> None:
         (None, "expected a mask, got NoneType", "an array"),
         (Tensor(np.array([None])), "cannot be read as an array: can't convert cuda", "cpu()"),
         (np.array([[None]]), "a mask of numbers, got object", "float32"),
-        (MASK.T, "expected a mask of 8×5 pixels, as the image, got 5×8", "EXIF"),
+        (MASK.T, "expected a mask of 8×5 pixels, as the image; got 5×8", "EXIF"),
         (SOFT * 2, "from 0 to 1, got 0 to 2", "scale"),
         (STEP % 3, "got 0, 1 and 2", "class indices"),
         (np.dstack([MASK, MASK]), r"of shape \(5, 8, 2\)", "one channel"),
