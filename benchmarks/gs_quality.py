@@ -21,6 +21,7 @@ from segrefine.assets import demo_bundle, demo_gs_bundle
 from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.metrics import average_recall, boundary_iou, iou
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.segmentation import Segment
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.settings import GsSettings
@@ -39,7 +40,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "things": (*SINGLES, "plural", "several"),
     "stuff": ("background",),
 }
-STEPS, SAMPLES, SAMPLERS = (1, 2, 4, 8, 20), (1, 2, 4, 8), ("ddim", "dpm-solver", "lcm")
+STEPS, SAMPLES = (1, 2, 4, 8, 20), (1, 2, 4, 8)
 SAMPLER_STEPS = 4
 """At one step all samplers do nearly the same."""
 FOUND = 0.01  # share of the image from which a mask counts as "something is there"

@@ -18,7 +18,6 @@ Changes = Mapping[str, Any] | str
 """Other values for some settings by their names, or the name of a preset."""
 Mode = Literal["one-step", "loop"]
 Comparison = Literal["original", "unmasked"]
-Sampler = Literal["ddim", "dpm-solver", "lcm"]
 MOST_SAMPLES = 256
 """Of 1024×1024 pixels, these take 1 GB."""
 
@@ -296,7 +295,7 @@ class GsSettings(Settings):
     """How a mask is generated. Defaults: `docs/gs.md` says what was tried and what it measured.
 
     Attributes:
-        sampler: "ddim", "dpm-solver" (DPM-Solver++ 2M), or "lcm".
+        sampler: one of `segrefine.runtime.sampler.SAMPLERS`: "ddim", "dpm-solver" (DPM-Solver++ 2M), or "lcm".
         steps: of the sampler, over the whole schedule.
         samples: masks that are drawn for each phrase; their mean is the probability, their spread the uncertainty.
         guidance_scale: classifier-free guidance by the phrase; 1 is none.
@@ -307,7 +306,7 @@ class GsSettings(Settings):
     method = "gs"
     title = "GS (segment)"
 
-    sampler: Sampler = "ddim"
+    sampler: str = "ddim"
     steps: int = 1
     samples: int = 1
     guidance_scale: float = 1.0
@@ -320,7 +319,9 @@ class GsSettings(Settings):
         return 1 + (self.image_guidance_scale != self.guidance_scale) + (self.image_guidance_scale != 1)
 
     def _check_ranges(self) -> None:
-        self._check_choice("sampler", get_args(Sampler))
+        from segrefine.runtime.sampler import SAMPLERS  # here: settings are read without NumPy
+
+        self._check_choice("sampler", tuple(SAMPLERS))
         self._check_counts("steps", "samples")
         if self.samples > MOST_SAMPLES:
             raise SettingsError(subject="samples", expected=f"at most {MOST_SAMPLES}", got=self.samples)

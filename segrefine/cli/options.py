@@ -61,6 +61,26 @@ class BundleFolder(click.ParamType):  # type: ignore[type-arg]  # click takes no
         return DEMO_BUNDLES.get(str(value), Path(value))
 
 
+class SamplerName(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
+    """The name of a sampler."""
+
+    name = "sampler"
+
+    def get_metavar(self, param: click.Parameter, *_: object) -> str:
+        """The names that there are; click 8.1 calls it without a context."""
+        from segrefine.runtime.sampler import SAMPLERS
+
+        return f"[{'|'.join(SAMPLERS)}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if there is such a sampler."""
+        from segrefine.runtime.sampler import SAMPLERS
+
+        if value not in SAMPLERS:
+            self.fail(f"{value!r} is not one of {', '.join(SAMPLERS)}", param, ctx)
+        return value
+
+
 def name_of_bundle(folder: Path) -> str:
     """What a bundle is called where several are served: `demo`, `demo-gs`, or its folder's name."""
     from segrefine.assets import DEMO_BUNDLES

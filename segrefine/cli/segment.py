@@ -13,7 +13,14 @@ import click
 
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.inputs import read_picture
-from segrefine.cli.options import BundleFolder, Model, SettingsChoice, model_options, settings_options
+from segrefine.cli.options import (
+    BundleFolder,
+    Model,
+    SamplerName,
+    SettingsChoice,
+    model_options,
+    settings_options,
+)
 from segrefine.cli.outputs import PictureFile, check_outputs
 
 if TYPE_CHECKING:
@@ -136,7 +143,7 @@ class Outputs:
     help=f"Masks drawn for each phrase, and averaged; {SPREAD_SAMPLES} for --uncertainty and --sheet, if not given.",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler.")
-@click.option("--sampler", type=click.Choice(["ddim", "dpm-solver", "lcm"]), help="How noise is taken away.")
+@click.option("--sampler", type=SamplerName(), help="How masks are sampled from noise.  [default: the model's]")
 @click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none.")
 @click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
 @settings_options

@@ -24,18 +24,23 @@ from segrefine.export.modules import LABEL_GRAPHS, GraphModule
 from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
 from segrefine.reference.weight_files import Model
+from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.settings import GsSettings
 
 _SAMPLING = {"steps": 4, "samples": 2}
-_VARIANTS: dict[str, dict[str, int | float | str]] = {
-    "as set": {},
-    "ddim": {**_SAMPLING, "sampler": "ddim", "guidance_scale": 1.0},
-    "ddim, guided": {**_SAMPLING, "sampler": "ddim", "guidance_scale": 1.5, "image_guidance_scale": 1.2},
-    "dpm-solver": {**_SAMPLING, "sampler": "dpm-solver"},
-    "lcm": {**_SAMPLING, "sampler": "lcm"},
-}
+_GUIDED = {**_SAMPLING, "sampler": "ddim", "guidance_scale": 1.5, "image_guidance_scale": 1.2}
+
+
+def _variants() -> dict[str, dict[str, int | float | str]]:
+    """Changes to the bundle's settings that are compared, by name: none, each sampler that diffusers has, guidance."""
+    plain = {
+        name: {**_SAMPLING, "sampler": name, "guidance_scale": 1.0, "image_guidance_scale": 1.0}
+        for name, sampler in SAMPLERS.items()
+        if sampler.scheduler
+    }
+    return {"as set": {}, **plain, "ddim, guided": _GUIDED}
 
 
 def check_label_parity(
@@ -49,7 +54,7 @@ def check_label_parity(
     with Segmenter.from_bundle(bundle, backend=backend, device=device) as segmenter:
         segmenter.resolution = served_resolution(segmenter, "label_denoiser")
         yield from compare_components(segmenter, label_modules(reference))
-        for name, changes in _VARIANTS.items():
+        for name, changes in _variants().items():
             settings = GsSettings.from_dict(segmenter.settings.to_dict() | changes)
             watched = {component: Watched(engine) for component, engine in segmenter.engines.items()}
             loop = Segmenter(segmenter.bundle, watched, settings=settings)
@@ -86,7 +91,7 @@ def run_label_reference(segmenter: Segmenter, reference: Gs, scene: Scene, phras
     grid = [side // manifest.vae_scale_factor for side in image.shape[2:]]
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((s.samples, reference.model.codec.channels, *grid), np.float32)
-    fresh = rng.standard_normal((s.steps - 1, *noise.shape), np.float32) if s.sampler == "lcm" else None
+    fresh = rng.standard_normal((s.steps - 1, *noise.shape), np.float32) if SAMPLERS[s.sampler].takes_noise else None
     given = None if fresh is None else torch.from_numpy(fresh)
     masks: Floats = reference.segment(image, phrases, torch.from_numpy(noise), given).numpy()
     return masks

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from torch import Tensor
 
+from segrefine.errors import SettingsError
 from segrefine.reference.checkpoint import LabelCheckpoint
 from segrefine.reference.text import Text, expand_text, predict
+from segrefine.runtime.sampler import SAMPLERS
 from segrefine.settings import GsSettings
-
-_SCHEDULERS = {"ddim": DDIMScheduler, "dpm-solver": DPMSolverMultistepScheduler, "lcm": LCMScheduler}
 
 
 class Gs:
@@ -26,6 +26,9 @@ class Gs:
         checkpoint: the model.
         settings: the method's numbers.
         observe: called with "sampling", the timestep and the label latents (B, C, h, w) of every step.
+
+    Raises:
+        SettingsError: diffusers has no such sampler.
     """
 
     def __init__(
@@ -35,7 +38,12 @@ class Gs:
         observe: Callable[[str, int, Tensor], None] = lambda stage, timestep, latents: None,
     ) -> None:
         self.model, self.settings, self.observe = checkpoint, settings, observe
-        self.scheduler: Any = _SCHEDULERS[settings.sampler].from_config(checkpoint.scheduler_config)
+        self.sampler = SAMPLERS[settings.sampler]
+        if self.sampler.scheduler is None:
+            known = ", ".join(name for name, each in SAMPLERS.items() if each.scheduler)
+            raise SettingsError(subject="sampler", expected=f"one that diffusers has ({known})", got=settings.sampler)
+        scheduler: Any = getattr(diffusers, self.sampler.scheduler)
+        self.scheduler: Any = scheduler.from_config(checkpoint.scheduler_config)
 
     @torch.no_grad()
     def segment(self, image: Tensor, phrases: Sequence[str], noise: Tensor, fresh: Tensor | None = None) -> Tensor:
@@ -45,7 +53,7 @@ class Gs:
             image: (1, 3, H, W) in [-1, 1]; H and W are multiples of the model's pixel grid.
             phrases: P of them.
             noise: (K, C, h, w), standard normal; where the samples of every phrase set out from.
-            fresh: (steps − 1, K, C, h, w), standard normal; what the "lcm" sampler adds between its steps.
+            fresh: (steps − 1, K, C, h, w), standard normal; what a sampler such as "lcm" adds between its steps.
         """
         count = len(noise)
         z = self.model.encode_image(image).expand(len(phrases) * count, -1, -1, -1)
@@ -63,7 +71,7 @@ class Gs:
         nothing = self.model.encode_text([""], size) if self.settings.predictions > 1 else {}
         for index, timestep in enumerate(timesteps):
             step = self.scheduler.step(self.predict_guided(y, int(timestep), z, text, nothing), timestep, y)
-            if self.settings.sampler != "lcm":
+            if not self.sampler.takes_noise:
                 y = step.prev_sample
             elif fresh is None or index + 1 == len(timesteps):
                 y = step.denoised

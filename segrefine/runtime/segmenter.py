@@ -25,7 +25,7 @@ from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.label_codec import label_decoder
 from segrefine.runtime.label_denoiser import LabelDenoiser
 from segrefine.runtime.prompt import MARKER, build_prompt
-from segrefine.runtime.sampler import sample_ddim, sample_dpm_solver, sample_lcm
+from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
 from segrefine.runtime.text import Text, count_texts, join_texts, pick_texts, repeat_texts
@@ -237,13 +237,11 @@ class Segmenter(EngineSet[GsSettings]):
             if observe:
                 observe("sampling", timestep, np.asarray(latents, np.float32))
 
-        match s.sampler:
-            case "ddim":
-                latents = sample_ddim(denoise, start, self._schedule, s.steps, callback=watch)
-            case "dpm-solver":
-                latents = sample_dpm_solver(denoise, start, self._schedule, s.steps, callback=watch)
-            case "lcm":
-                fresh = np.tile(rng.standard_normal((s.steps - 1, *shape), np.float32), (1, count, 1, 1, 1))
-                latents = sample_lcm(denoise, start, self._schedule, s.steps, noise=fresh, callback=watch)
+        sampler = SAMPLERS[s.sampler]
+        extra = {}
+        if sampler.takes_noise:
+            fresh = rng.standard_normal((s.steps - 1, *shape), np.float32)
+            extra = {"noise": np.tile(fresh, (1, count, 1, 1, 1))}
+        latents = sampler.run(denoise, start, self._schedule, s.steps, callback=watch, **extra)
         masks = self._decode(np.asarray(latents, np.float32))
         return masks.reshape(count, s.samples, *masks.shape[1:])

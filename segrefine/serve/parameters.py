@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from segrefine.errors import SettingsError
 from segrefine.runtime.marks import Box, Point
 from segrefine.runtime.narrative import split_caption
+from segrefine.runtime.sampler import SAMPLERS
 from segrefine.settings import G4SegSettings, GsSettings, Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -32,7 +33,18 @@ def _check_text(text: str) -> str:
     return text
 
 
+def _check_sampler(name: str) -> str:
+    if name not in SAMPLERS:
+        raise ValueError(f"one of {', '.join(SAMPLERS)}")
+    return name
+
+
+def _list_samplers(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(SAMPLERS)
+
+
 Text = Annotated[str, AfterValidator(_check_text)]
+SamplerName = Annotated[str, AfterValidator(_check_sampler), Field(json_schema_extra=_list_samplers)]
 
 
 def _read_settings(given: object) -> object:
@@ -161,7 +173,7 @@ class SegmentParameters(Parameters):
         None, ge=1, le=MOST_SAMPLES, description="Masks drawn for each phrase.  [default: the model's]"
     )
     steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Of the sampler; the model's, if none.")
-    sampler: Literal["ddim", "dpm-solver", "lcm"] | None = Field(None, description="The model's, if none.")
+    sampler: SamplerName | None = Field(None, description="How masks are sampled.  [default: the model's]")
     guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the phrase; 1 is none.")
     image_guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the image; 1 is none.")
     edges: bool | None = Field(None, description="Whether borders are moved to the image's edges.")

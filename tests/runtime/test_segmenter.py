@@ -13,6 +13,7 @@ from segrefine.runtime import label_denoiser
 from segrefine.runtime import segmenter as module
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.segmentation import guide_edges, read_samples
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.settings import GsSettings
@@ -113,7 +114,7 @@ def test_the_edge_step_moves_borders_and_leaves_empty_masks(segmenter):
     np.testing.assert_array_equal([segment.mean for segment in left], samples[:, 0])
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpm-solver", "lcm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers_and_guidance_differ(tiny_label_bundle, segmenter, sampler):
     with Segmenter.from_bundle(tiny_label_bundle, threads=1, settings=replace(SETTINGS, sampler=sampler)) as plain:
         settings = replace(SETTINGS, sampler=sampler, guidance_scale=3.0, image_guidance_scale=2.0)

@@ -1,0 +1,20 @@
+"""A sampler that nobody uses: it believes the first guess of the network, whatever the number of steps."""
+
+from __future__ import annotations
+
+from segrefine.runtime.sampler import Callback, Denoise, Sampler
+from segrefine.runtime.schedule import Array, NoiseSchedule
+
+
+def sample_at_once(
+    denoise: Denoise, sample: Array, schedule: NoiseSchedule, steps: int, *, callback: Callback | None = None
+) -> Array:
+    """The clean sample that the network implies at the noisiest timestep."""
+    timestep = len(schedule.alphas_cumprod) - 1
+    clean = schedule.predict_clean(denoise(sample, timestep), sample, timestep)
+    if callback:
+        callback(0, timestep, clean)
+    return clean
+
+
+TOY = Sampler(run=sample_at_once)
