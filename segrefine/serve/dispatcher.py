@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from segrefine.runtime.batching import Company
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import Metrics
-from segrefine.serve.models import Company, Model
+from segrefine.serve.models import Model
 from segrefine.serve.problem import Problem
 from segrefine.serve.stopping import Stopped
 from segrefine.serve.work import Answer, Work

@@ -1,14 +1,13 @@
-"""The models of a service: requests in, answers out. The one place that knows how requests are computed together."""
+"""The models of a service: requests in, answers out."""
 
 from __future__ import annotations
 
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
 from segrefine.bundle import Method
 from segrefine.engines import Closing
-from segrefine.errors import SegrefineError
 from segrefine.presets import PRESETS
+from segrefine.runtime.batching import Company, PhraseBatching, PhraseRequest
 from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.image import describe_turn, load_image
 from segrefine.runtime.marks import Marks, coarse_from_marks, read_scribble
@@ -33,10 +32,8 @@ from segrefine.serve.work import Answer, Work
 from segrefine.settings import G4SegSettings, GsSettings
 
 PipelineT = TypeVar("PipelineT", bound=EngineSet[Any])
-ItemT = TypeVar("ItemT")
-KeyT = TypeVar("KeyT", bound=Hashable)
-MOST_PIXELS = 2**23
-"""Pixels of the images of requests that are computed together; what is larger is computed alone."""
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +53,6 @@ class Served:
     device: str
     precision: str
     demo: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Company:
-    """With which others a request can be computed.
-
-    Attributes:
-        key: the same for all of them.
-        share: of what is computed together at most; shares add up to 1 or less.
-    """
-
-    key: Hashable
-    share: float
 
 
 class Model(Closing, Generic[PipelineT]):
@@ -92,23 +76,14 @@ class Model(Closing, Generic[PipelineT]):
         """Computes something small, so that the first request finds everything in its place."""
 
     @abstractmethod
-    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
-        """The answers of requests that have the same key; none for one that nobody waits for any more."""
+    def _compute(self, works: Sequence[Work]) -> Mapping[Work, Answer | Exception]:
+        """The answer, or the error, of each request of one key; none for one that nobody waits for any more."""
 
-    def run(self, works: Sequence[Work]) -> list[Answer | BaseException]:
-        """The answer, or the error, of each request; called on a worker's thread.
-
-        One that fails does not take the others along: they are computed again, each alone.
-        """
+    def run(self, works: Sequence[Work]) -> list[Answer | Exception]:
+        """The answer, or the error, of each request; called on a worker's thread."""
         wanted = [work for work in works if not work.unwanted]
         with stoppable(lambda: all(work.unwanted for work in wanted)):
-            try:
-                answers: dict[Work, Answer | BaseException] = {**self._compute(wanted)}
-            except Exception as error:  # whatever it is, it is the answer to these requests, and of them only
-                if len(wanted) > 1 and isinstance(error, SegrefineError):
-                    answers = {work: self.run([work])[0] for work in wanted}
-                else:
-                    answers = dict.fromkeys(wanted, error)
+            answers = self._compute(wanted)
         return [answers.get(work, Stopped()) for work in works]
 
     def describe(self) -> dict[str, Any]:
@@ -146,8 +121,8 @@ class RefineModel(Model[Refiner]):
         mask[side // 4 : side // 2, side // 4 : side // 2] = 1
         self.pipeline(image, mask, "fox")
 
-    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
-        return {work: self._refine(work) for work in works}
+    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer | Exception]:
+        return {work: _attempt(self._refine, work) for work in works}
 
     def _refine(self, work: Work) -> Answer:
         began, parameters = time.perf_counter(), cast(RefineParameters, work.parameters)
@@ -166,54 +141,43 @@ class RefineModel(Model[Refiner]):
 class SegmentModel(Model[Segmenter]):
     """GS. The phrases of requests on images of one shape are one batch of its denoiser."""
 
+    def __init__(self, pipeline: Segmenter, served: Served) -> None:
+        super().__init__(pipeline, served)
+        self._batching = PhraseBatching(pipeline)
+
     def company(self, work: Work) -> Company | None:
-        """Those of the same shape on the model's grid, seed and settings, as many as one call of the denoiser takes."""
+        """See `PhraseBatching.company`."""
         parameters, (height, width) = _parameters(work), work.pictures.size
         if not height * width:  # no picture, which is told when it is read
             return None
-        settings, grid = _gs_settings(work), self.pipeline.grid_of((height, width))
-        samples = settings.samples * len(parameters.named())
-        return Company(
-            key=(grid, parameters.seed, settings),
-            share=max(samples / self.pipeline.most_samples(grid, settings), height * width / MOST_PIXELS),
-        )
+        count = len(parameters.named())
+        return self._batching.company((height, width), count, parameters.seed, _gs_settings(work))
 
     def warm_up(self) -> None:
         """Segments a grey image."""
         side = self.pipeline.bundle.manifest.sample_size * self.pipeline.bundle.manifest.vae_scale_factor
         self.pipeline(np.full((side, side, 3), 128, np.uint8), ["the fox"])
 
-    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer]:
-        began, by_picture = time.perf_counter(), _grouped(works, lambda work: work.pictures.image)
-        with telling_of("image"):
-            asked = [_Asked(image=load_image(content), works=alike) for content, alike in by_picture.items()]
-        read, answers = time.perf_counter() - began, dict[Work, Answer]()
-        for alike in _grouped(asked, lambda each: self.pipeline.grid_of(each.image.shape[:2])).values():
-            answers |= self._segment(alike, read)
-        return answers
-
-    def _segment(self, asked: Sequence[_Asked], read: float) -> dict[Work, Answer]:
-        """The answers of requests on images of one shape."""
-        first = _parameters(asked[0].works[0])
-        tells = [work.tell for each in asked for work in each.works if work.tell]
-
-        def tell(stage: str, share: float) -> None:
-            for each in tells:
-                each(stage, share)
-
-        settings = _gs_settings(asked[0].works[0])
-        results = self.pipeline.segment_images(
-            [(each.image, each.phrases) for each in asked], settings=settings, seed=first.seed, progress=tell
-        )
-        answers = {}
-        for each, result in zip(asked, results, strict=True):
-            place = 0
-            for work in each.works:
-                count = len(_parameters(work).named())
-                part = replace(result, segments=result.segments[place : place + count])
-                place += count
-                with suppress(Stopped):
-                    answers[work] = self._answer(each.image, part, work, read)
+    def _compute(self, works: Sequence[Work]) -> dict[Work, Answer | Exception]:
+        began = time.perf_counter()
+        images: dict[bytes, NDArray[np.uint8] | Exception] = {}
+        for work in works:
+            if (content := work.pictures.image) not in images:
+                images[content] = _attempt(_load_picture, content)
+        read = time.perf_counter() - began
+        answers: dict[Work, Answer | Exception] = {}
+        asked: dict[Work, PhraseRequest] = {}
+        for work in works:
+            image = images[work.pictures.image]
+            if isinstance(image, Exception):
+                answers[work] = image
+            else:
+                asked[work] = _phrase_request(work, image)
+        for (work, request), result in zip(asked.items(), self._batching.run(list(asked.values())), strict=True):
+            if isinstance(result, Exception):
+                answers[work] = result
+            else:
+                answers[work] = _attempt(self._answer, request.image, result, work, read)
         return answers
 
     def _answer(self, image: NDArray[np.uint8], result: Segmentation, work: Work, read: float) -> Answer:
@@ -221,19 +185,6 @@ class SegmentModel(Model[Segmenter]):
         if self.served.demo and (unknown := _unknown_words(_parameters(work).named())):
             answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
         return replace(answer, seconds={"read": read, **answer.seconds})
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Asked:
-    """An image, uint8 (H, W, 3), and the requests on it."""
-
-    image: NDArray[np.uint8]
-    works: Sequence[Work]
-
-    @property
-    def phrases(self) -> list[str]:
-        """Of all the requests."""
-        return [phrase for work in self.works for phrase in _parameters(work).named()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +221,7 @@ def read_pictures(
         ImageError: a picture cannot be read.
         MaskError: a mask is none, or does not fit the image.
     """
-    with telling_of("image"):
-        image = load_image(pictures.image)
+    image = _load_picture(pictures.image)
     return image, _read_coarse(image, pictures, parameters)
 
 
@@ -293,11 +243,24 @@ def _read_coarse(
     return coarse
 
 
-def _grouped(items: Sequence[ItemT], key: Callable[[ItemT], KeyT]) -> dict[KeyT, list[ItemT]]:
-    groups: dict[KeyT, list[ItemT]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
+def _load_picture(content: bytes) -> NDArray[np.uint8]:
+    with telling_of("image"):
+        return load_image(content)
+
+
+def _phrase_request(work: Work, image: NDArray[np.uint8]) -> PhraseRequest:
+    asked = _parameters(work)
+    return PhraseRequest(
+        image=image, phrases=asked.named(), seed=asked.seed, settings=_gs_settings(work), progress=work.tell
+    )
+
+
+def _attempt(make: Callable[Arguments, Made], *given: Arguments.args, **named: Arguments.kwargs) -> Made | Exception:
+    """What a function makes, or the error that it raises: whatever it is, it is the answer to one request only."""
+    try:
+        return make(*given, **named)
+    except Exception as error:
+        return error
 
 
 def _parameters(work: Work) -> SegmentParameters:

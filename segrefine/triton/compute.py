@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.errors import MaskError, PromptError, SegrefineError
+from segrefine.errors import MaskError, PromptError
+from segrefine.runtime.batching import PhraseBatching, PhraseRequest
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmentation import Segment
+from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.runtime.segmenter import Segmenter
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -34,20 +34,9 @@ def segment_requests(segment: Segmenter, requests: Sequence[Arrays]) -> list[Out
     The phrases of all rows of one size with one seed are one batch of the denoiser.
     """
     read = [_read_rows(request) for request in requests]
-    groups: dict[Hashable, list[_Row]] = {}
-    for row in (row for rows in read if not isinstance(rows, Exception) for row in rows):
-        groups.setdefault((row.image.shape, row.seed), []).append(row)
-    found: dict[_Row, Sequence[Segment] | Exception] = {}
-    for group in groups.values():
-        found |= zip(group, _segment_rows(segment, group), strict=True)
-    return [rows if isinstance(rows, Exception) else _join([found[row] for row in rows]) for rows in read]
-
-
-@dataclass(frozen=True, eq=False)
-class _Row:
-    image: NDArray[np.uint8]
-    phrases: list[str]
-    seed: int
+    rows = [row for each in read if not isinstance(each, Exception) for row in each]
+    found = dict(zip(rows, PhraseBatching(segment).run(rows), strict=True))
+    return [each if isinstance(each, Exception) else _join([found[row] for row in each]) for each in read]
 
 
 def _attempt(refine: Refiner, request: Arrays) -> Outcome:
@@ -70,40 +59,21 @@ def _pair(labels: Sequence[str], masks: NDArray[np.float32]) -> list[tuple[str, 
     return list(zip(labels, masks, strict=True))
 
 
-def _read_rows(request: Arrays) -> list[_Row] | Exception:
+def _read_rows(request: Arrays) -> list[PhraseRequest] | Exception:
     try:
         rows = zip(request["image"], _texts(request["phrases"]), _seeds(request), strict=True)
-        return [_Row(image, phrases, seed) for image, phrases, seed in rows]
+        return [PhraseRequest(image=image, phrases=phrases, seed=seed) for image, phrases, seed in rows]
     except PromptError as error:
         return error
 
 
-def _segment_rows(segment: Segmenter, rows: Sequence[_Row]) -> list[Sequence[Segment] | Exception]:
-    """What was found for each of some rows of one size and seed; one that fails does not take the others along."""
-    pictures: dict[bytes, list[_Row]] = {}  # each is encoded once
-    for row in rows:
-        pictures.setdefault(row.image.tobytes(), []).append(row)
-    asked = [(same[0].image, [phrase for row in same for phrase in row.phrases]) for same in pictures.values()]
-    try:
-        results = segment.segment_images(asked, seed=rows[0].seed)
-    except Exception as error:
-        if len(rows) > 1 and isinstance(error, SegrefineError):
-            return [_segment_rows(segment, [row])[0] for row in rows]
-        return [error] * len(rows)
-    found: dict[_Row, Sequence[Segment]] = {}
-    for same, result in zip(pictures.values(), results, strict=True):
-        ends = np.cumsum([len(row.phrases) for row in same])
-        found |= {row: result.segments[end - len(row.phrases) : end] for row, end in zip(same, ends, strict=True)}
-    return [found[row] for row in rows]
-
-
-def _join(rows: Sequence[Sequence[Segment] | Exception]) -> Outcome:
+def _join(rows: Sequence[Segmentation | Exception]) -> Outcome:
     """A request's answer of its rows' in their order; the first thing that is wrong with one, if there is one."""
     whole: list[Sequence[Segment]] = []
     for row in rows:
         if isinstance(row, Exception):
             return row
-        whole.append(row)
+        whole.append(row.segments)
     return {
         "masks": np.stack([[each.mask for each in row] for row in whole]),
         "probabilities": np.stack([[each.probability for each in row] for row in whole]),
