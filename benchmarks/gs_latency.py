@@ -106,7 +106,7 @@ def _loop(segmenters: Segmenters, eager: Gs, phrases: Sequence[str], repeats: in
 def _careful_loop(segmenters: Segmenters, checkpoint: LabelCheckpoint, repeats: int) -> dict[str, list[float]]:
     """As `_loop`, one phrase, but with `CAREFUL` settings."""
     settings = GsSettings.from_dict(next(iter(segmenters.values())).settings.to_dict() | CAREFUL)
-    changed = {name: Segmenter(each.bundle, each.engines, settings=settings) for name, each in segmenters.items()}
+    changed = {name: each.derive(settings=settings) for name, each in segmenters.items()}
     return _loop(changed, Gs(checkpoint, settings), PHRASES[:1], repeats)
 
 

@@ -99,7 +99,7 @@ def _methods(refiner: Refiner) -> dict[str, Divide]:
         return label_map(result.probability for result in results)
 
     def jointly(settings: G4SegSettings) -> Divide:
-        changed = Refiner(refiner.bundle, refiner.engines, settings=settings)
+        changed = refiner.derive(settings=settings)
         return lambda image, masks: label_map(
             np.stack([result.probability for result in changed(image, masks, crop=False, guard=False)])
         )

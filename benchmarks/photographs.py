@@ -76,10 +76,10 @@ class CountedUnet:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.spec, self.samples = engine, engine.spec, 0
 
-    def __call__(self, feeds: Mapping[str, Any], **options: Any) -> Any:
+    def __call__(self, feeds: Mapping[str, Any], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """Run the engine."""
         self.samples += len(feeds["sample"])
-        return self.engine(feeds, **options)
+        return self.engine(feeds, only=only)
 
     def close(self) -> None:
         """Close the engine."""
@@ -104,11 +104,13 @@ def main(
     cases = list(_read_cases(data, images, coarse=coarse, kinds=kinds))
     if not cases:
         raise click.UsageError(f"expected photographs with masks in {data}, found none")
-    with Refiner.from_bundle(bundle or demo_bundle(), threads=threads) as refiner:
+    with Refiner.from_bundle(bundle or demo_bundle(), threads=threads) as opened:
+        counted = CountedUnet(opened.engines["unet"])
+        refiner = opened.derive({"unet": counted})
         methods = {key: run for key, run in _methods(refiner).items() if not only or key in {*only, "coarse"}}
         rows, found = [], {}
         for key, run in methods.items():
-            row, found[key] = _measure(key, run, cases, refiner)
+            row, found[key] = _measure(key, run, cases, counted)
             rows.append(row)
             click.echo(row, err=True)
     table = [list(map(str, row.values())) for row in rows]
@@ -217,17 +219,15 @@ def _methods(refiner: Refiner) -> dict[str, Method]:
 
 
 def _measure(
-    name: str, run: Method, cases: Sequence[Photograph], refiner: Refiner
+    name: str, run: Method, cases: Sequence[Photograph], counted: CountedUnet
 ) -> tuple[dict[str, Any], list[Mask]]:
     """One row of the table, and the masks."""
-    counted = CountedUnet(refiner.engines["unet"])
-    refiner.engines = {**refiner.engines, "unet": counted}  # type: ignore[dict-item]
+    counted.samples = 0
     masks, seconds = [], []
     for case in tqdm(cases, desc=name, leave=False):
         began = time.perf_counter()
         masks.append(run(case))
         seconds.append(time.perf_counter() - began)
-    refiner.engines = {**refiner.engines, "unet": counted.engine}
     before = np.array([case.iou(case.coarse > 0.5) for case in cases])
     after = np.array([case.iou(mask) for case, mask in zip(cases, masks, strict=True)])
     mean = estimate(after, [case.number for case in cases])

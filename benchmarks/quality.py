@@ -109,7 +109,7 @@ def _our_methods(bundle: Path) -> tuple[dict[str, Method], Callable[[], None]]:
     papers: dict[int, Mask] = {}
 
     def refine(settings: G4SegSettings) -> Method:
-        changed = Refiner(refiner.bundle, refiner.engines, settings=settings)
+        changed = refiner.derive(settings=settings)
         return lambda case: changed(case.image, case.coarse, case.label, crop=False, guard=False).mask
 
     def ours(case: Case) -> Mask:

@@ -64,7 +64,7 @@ class Outputs:
             return
         [result] = results
         if self.trace:
-            save_image(self.trace, trace_sheet(image, result.coarse, result.label, result, refiner.decode))
+            save_image(self.trace, trace_sheet(image, result, refiner.decode))
         if self.overlay:
             save_image(self.overlay, overlay(image, result.mask))
         if self.probability:

@@ -85,14 +85,13 @@ def sweep(
     from segrefine.engines import usable_cores
     from segrefine.evaluation.axes import AXES, plan_variants
     from segrefine.evaluation.sweep import sweep as run_sweep
-    from segrefine.runtime.pipeline import Refiner
 
     check_output_folder(output, {"the data set": source, "the truth": truth})
     workers = workers or usable_cores()
     with model.open(choice) as refiner:
         variants = plan_variants(refiner.settings, wanted or [(name, ()) for name in AXES])
         for variant in variants:
-            Refiner(refiner.bundle, refiner.engines, settings=variant.settings)  # what does not fit is told at once
+            refiner.check_settings(variant.settings)  # what does not fit is told at once
     job = Job(
         source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(choice), seed=seed,
         guard=guard, crop=crop, reading=reading,

@@ -52,13 +52,12 @@ def check_label_parity(
     """
     reference = load_label_checkpoint(checkpoint)
     with Segmenter.from_bundle(bundle, backend=backend, device=device) as segmenter:
-        segmenter.resolution = served_resolution(segmenter, "label_denoiser")
-        yield from compare_components(segmenter, label_modules(reference))
+        served = segmenter.derive(resolution=served_resolution(segmenter, "label_denoiser"))
+        yield from compare_components(served, label_modules(reference))
         for name, changes in _variants().items():
             settings = GsSettings.from_dict(segmenter.settings.to_dict() | changes)
             watched = {component: Watched(engine) for component, engine in segmenter.engines.items()}
-            loop = Segmenter(segmenter.bundle, watched, settings=settings)
-            loop.resolution = segmenter.resolution
+            loop = served.derive(watched, settings=settings)
             try:
                 yield from _loop(name, loop, reference, scenes)
             except NumericalError as error:

@@ -36,7 +36,7 @@ from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
 from segrefine.reference.weight_files import Model
-from segrefine.runtime.edges import logit, sharpen
+from segrefine.runtime.edges import EdgeSettings, logit, sharpen
 from segrefine.runtime.filters import pool
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
@@ -69,10 +69,10 @@ def check_parity(
         return
     reference = load_checkpoint(checkpoint)
     with Refiner.from_bundle(bundle, backend=backend, device=device) as refiner:
-        refiner.resolution = served_resolution(refiner, "unet")
-        yield from compare_components(refiner, _modules(reference, refiner.bundle.manifest))
+        served = refiner.derive(resolution=served_resolution(refiner, "unet"))
+        yield from compare_components(served, _modules(reference, refiner.bundle.manifest))
         for name, settings in _runs(refiner.settings).items():
-            yield from compare_loop(refiner, reference, scenes, name, settings)
+            yield from compare_loop(served, reference, scenes, name, settings)
 
 
 def locate_divergences(
@@ -139,8 +139,7 @@ def compare_loop(
     """
     dtype = refiner.bundle.manifest.dtype
     watched = {component: Watched(engine) for component, engine in refiner.engines.items()}
-    engines = Refiner(refiner.bundle, watched, settings=settings)
-    engines.resolution = refiner.resolution
+    engines = refiner.derive(watched, settings=settings)
     errors = LoopErrors()
     for scene in scenes:
         ours_steps, their_steps = Steps(), Steps()
@@ -185,4 +184,4 @@ def run_reference(
         return result, upsample(fit, scene.coarse, coarse, probability) > 0.5
     worth = 1.0 if result.worth is None else result.worth
     gain = np.float32(worth) * (logit(probability) - logit(coarse))
-    return result, sharpen(scene.image, scene.coarse, fit.restore(gain), refiner.edges) > 0.5
+    return result, sharpen(scene.image, scene.coarse, fit.restore(gain), EdgeSettings()) > 0.5

@@ -44,17 +44,26 @@ class EngineSet(Closing, Generic[SettingsT]):
         method: of the bundles that this is for.
         bundle: where the engines come from.
         engines: by the names of their components.
-        resolution: pixels on the longer side of an image as the model sees it; at first what it was trained on.
+        settings: the method's numbers, for calls that give none.
+        resolution: pixels on the longer side of an image as the model sees it.
     """
 
     method: ClassVar[Method]
+    settings: SettingsT
 
     @abstractmethod
     def __init__(
-        self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: SettingsT | Changes | None = None
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        *,
+        settings: SettingsT | Changes | None = None,
+        resolution: int | None = None,
     ) -> None:
-        self.bundle, self.engines = bundle, engines
-        self.resolution = bundle.manifest.sample_size * bundle.manifest.vae_scale_factor
+        self.bundle = bundle
+        self.engines = engines
+        trained = bundle.manifest.sample_size * bundle.manifest.vae_scale_factor
+        self.resolution = trained if resolution is None else _check_resolution(resolution, bundle)
         self._tokenizers = _read_tokenizers(bundle)
 
     @classmethod
@@ -99,9 +108,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         with ExitStack() as stack:
             for engine in engines.values():
                 stack.enter_context(engine)
-            opened = cls(bundle, engines, settings=settings)
-            if resolution is not None:
-                opened.resolution = _check_resolution(resolution, bundle)
+            opened = cls(bundle, engines, settings=settings, resolution=resolution)
             stack.pop_all()
         spent = time.perf_counter() - began
         _LOGGER.info("opened %s in %.2f s: backend %s, device %s", bundle.path, spent, backend, device)
@@ -145,6 +152,30 @@ class EngineSet(Closing, Generic[SettingsT]):
             threads=threads,
             resolution=resolution,
             settings=settings,
+        )
+
+    def derive(
+        self,
+        engines: Mapping[str, Engine] | None = None,
+        *,
+        settings: SettingsT | Changes | None = None,
+        resolution: int | None = None,
+    ) -> Self:
+        """A second pipeline on the same bundle. It shares the engines that are not replaced: close one of the two.
+
+        Args:
+            engines: other engines for some components.
+            settings: see `from_bundle`; a dict changes some of `self.settings`.
+            resolution: see `from_bundle`.  [default: `self.resolution`]
+
+        Raises:
+            SettingsError: a setting or the resolution is wrong.
+        """
+        return type(self)(
+            self.bundle,
+            {**self.engines, **(engines or {})},
+            settings=self.settings.change(settings),
+            resolution=resolution or self.resolution,
         )
 
     def fit(self, image: NDArray[np.uint8]) -> FittedImage:

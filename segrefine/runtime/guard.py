@@ -230,9 +230,11 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
         probability = coarse
     support = describe_pixels(judged, result, odds, trusted=trusted)
     certain = _mix(share * each.pixels(support) for each, share in by_worth)
+    probability = probability.astype(np.float32)
     return replace(
         result,
-        probability=probability.astype(np.float32),
+        mask=probability > 0.5,
+        probability=probability,
         confidence=confidence,
         confidence_threshold=threshold,
         pixel_confidence=sigmoid(certain.astype(np.float32)).astype(np.float16),

@@ -98,8 +98,6 @@ def heat_map(values: NDArray[np.floating[Any]], low: float, high: float) -> Pixe
 
 def trace_sheet(
     image: Pixels,
-    coarse: NDArray[np.float32],
-    label: str,
     result: Refinement,
     decode: Callable[[NDArray[np.float32]], Pixels],
 ) -> Pixels:
@@ -109,13 +107,12 @@ def trace_sheet(
 
     Args:
         image: uint8 (H, W, 3).
-        coarse: float32 (H, W) in [0, 1].
-        label: what the mask shows.
-        result: what the refiner made of them.
+        result: what the refiner made of a mask in it.
         decode: latents (1, c, h, w) → picture, such as `Refiner.decode`.
     """
     part = result.part or (slice(None), slice(None))
-    image, coarse = image[part], coarse[part]
+    image = image[part]
+    coarse = result.coarse[part]
     size = (image.shape[0], image.shape[1])
     large = magnify(image)
 
@@ -126,7 +123,7 @@ def trace_sheet(
     largest = max((float(each.discrepancy.max()) for each in result.rounds), default=1.0)
     rows = [
         [
-            Tile(picture=large, caption="image", note=label),
+            Tile(picture=large, caption="image", note=result.label),
             Tile(picture=overlaid(large, coarse > 0.5), caption="coarse mask"),
             Tile(
                 picture=latent_map(result.text_evidence, -evidence, evidence),

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +21,24 @@ from numpy.typing import NDArray
 from segrefine.bundle import Bundle
 from segrefine.engines import Engine
 from segrefine.runtime.crop import cut_mask, find_part, stitch
-from segrefine.runtime.denoiser import NOTHING, Conditions, Denoiser, Observe
-from segrefine.runtime.edges import EdgeSettings, logit, sharpen
+from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, TextEvidence
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
-from segrefine.runtime.evidence import against_others, doubt_sides, gather_evidence
+from segrefine.runtime.evidence import doubt_sides
 from segrefine.runtime.filters import pool
 from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.guard import guard_changes, read_guard
+from segrefine.runtime.guard import Guard, guard_changes, read_guard
 from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
 from segrefine.runtime.prompt import build_prompt
-from segrefine.runtime.refinement import Floats, Refinement, Round, divide_pixels, label_map
+from segrefine.runtime.refinement import Floats, Refinement, divide_pixels, label_map
+from segrefine.runtime.scene import JointRound, Scene
 from segrefine.runtime.schedule import NoiseSchedule
-from segrefine.runtime.upsampling import upsample
 from segrefine.runtime.worth import choose_nulls
 from segrefine.settings import Changes, G4SegSettings
 from segrefine.spec import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from typing import Self
 
 COMPONENTS = ("vae_encoder", "vae_decoder", "unet", "unet_features", "alignment")
 Masks = Sequence[tuple[str, MaskLike | CoarseMask]] | Mapping[str, MaskLike | CoarseMask]
@@ -61,7 +63,6 @@ class Refiner(EngineSet[G4SegSettings]):
     Attributes:
         bundle: where the engines come from.
         settings: the method's numbers, for calls that give none.
-        edges: the edge step's numbers.
         guard: what was fitted to the bundle's model; None: the free guard judges alone.
     """
 
@@ -73,14 +74,26 @@ class Refiner(EngineSet[G4SegSettings]):
         engines: Mapping[str, Engine],
         *,
         settings: G4SegSettings | Changes | None = None,
-        edges: EdgeSettings | None = None,
+        resolution: int | None = None,
     ) -> None:
-        super().__init__(bundle, engines)
+        super().__init__(bundle, engines, resolution=resolution)
         self.settings = G4SegSettings.from_dict(bundle.manifest.settings).change(settings)
-        self.edges = edges or EdgeSettings()
-        self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
         self.guard = read_guard(bundle)
-        self._check_settings(self.settings)
+        self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
+        self.check_settings(self.settings)
+
+    def derive(
+        self,
+        engines: Mapping[str, Engine] | None = None,
+        *,
+        settings: G4SegSettings | Changes | None = None,
+        resolution: int | None = None,
+        guard: Guard | None = None,
+    ) -> Self:
+        """A second refiner on the same bundle, see `EngineSet.derive`; with another guard, where one is given."""
+        derived = super().derive(engines, settings=settings, resolution=resolution)
+        derived.guard = guard or self.guard
+        return derived
 
     @classmethod
     def components(cls, bundle: Bundle) -> Sequence[str]:
@@ -149,7 +162,7 @@ class Refiner(EngineSet[G4SegSettings]):
             NumericalError: an engine gave a value that is not finite.
         """
         changed = self.settings.change(settings)
-        self._check_settings(changed)
+        self.check_settings(changed)
         call = _Call(settings=changed, guard=guard, seed=seed, progress=progress, observe=observe)
         pixels = as_image(image)
         pairs: Any = masks if label is None else [(label, masks)]
@@ -182,13 +195,39 @@ class Refiner(EngineSet[G4SegSettings]):
         return tuple(replace(each, seconds={**each.seconds, "guard": spent}) for each in guarded)
 
     def _refine(self, image: NDArray[np.uint8], given: Sequence[CheckedMask], call: _Call) -> tuple[Refinement, ...]:
-        """The method: refine checked masks (H, W) of L labels in an image (H, W, 3)."""
+        """The method: refine checked masks (H, W) of L labels in an image (H, W, 3), step by step."""
+        watch = Watch(call.progress, steps=4 + 2 * len(call.settings.timesteps))
+        scene = self._prepare(image, given, call)
+        watch.step("encode")
+        text = scene.denoiser.text_evidence(scene.latents, scene.start, scene.noise)
+        evidence = scene.combine_evidence(text.maps)
+        watch.step("text evidence")
+        rounds = self._run_rounds(scene, text, evidence, watch)
+        worth = np.ones(len(given), np.float32) if text.worth is None else text.worth
+        probabilities = scene.sharpen(rounds[-1].probability if rounds else scene.start, worth)
+        watch.step("edges")
+        numbers = label_map(probabilities)
+        return tuple(
+            Refinement(
+                label=each.label,
+                mask=numbers == i + 1,
+                probability=probabilities[i],
+                coarse=each.probability,
+                fit=scene.fit,
+                latents=scene.latents,
+                text_evidence=text.maps[i],
+                rounds=tuple(each_round.of_label(i) for each_round in rounds if worth[i] > 0),
+                seconds=watch.seconds,
+                evidence_worth=None if text.worth is None else float(text.worth[i]),
+            )
+            for i, each in enumerate(given)
+        )
+
+    def _prepare(self, image: NDArray[np.uint8], given: Sequence[CheckedMask], call: _Call) -> Scene:
+        """Bring the image and the masks to the model's grid, and the image into its latent space."""
         s = call.settings
-        watch = Watch(call.progress, steps=4 + 2 * len(s.timesteps))
         labels = [each.label for each in given]
         nulls = choose_nulls(labels, s)
-
-        # Bring the image and the masks to the model's grid, and the image into its latent space.
         fit = self.fit(image)
         cell = self.bundle.manifest.vae_scale_factor
         start = np.stack([pool(fit.apply(each.probability), cell) for each in given])
@@ -201,24 +240,24 @@ class Refiner(EngineSet[G4SegSettings]):
             nulls=range(len(labels), len(labels) + len(nulls)),
             observe=call.observe,
         )
-        prompt = 0 if len(given) == 1 else NOTHING  # several labels share the features of the image
-        z0 = self.encode_image(fit.image)
-        noise = np.random.default_rng(call.seed).standard_normal((s.noises, *z0.shape[1:]), np.float32)
-        watch.step("encode")
+        latents = self.encode_image(fit.image)
+        noise = np.random.default_rng(call.seed).standard_normal((s.noises, *latents.shape[1:]), np.float32)
+        return Scene(
+            image=image, masks=given, settings=s, fit=fit, start=start, changeable=changeable, latents=latents,
+            noise=noise, denoiser=denoiser,
+        )  # fmt: skip
 
-        # Ask how much better each label explains each pixel than no label does, and what that answer is worth.
-        text = denoiser.text_evidence(z0, start, noise)
-        telling = against_others(text.maps, labels, s.text_rivalry)
-        evidence = np.stack([gather_evidence(fit.image, *each, s) for each in zip(start, telling, strict=True)])
-        watch.step("text evidence")
+    def _run_rounds(self, scene: Scene, text: TextEvidence, evidence: Floats, watch: Watch) -> list[JointRound]:
+        """Generate under the mask, compare with the original, and move the mask where the two disagree.
 
-        # Generate under the mask, compare with the original, and move the mask where the two disagree.
-        # A model that knows none of the labels has nothing to say: its passes are not computed.
-        probability = start
-        rounds = []
+        A model that knows none of the labels has nothing to say: its passes are not computed.
+        """
+        s, z0, noise, denoiser = scene.settings, scene.latents, scene.noise, scene.denoiser
         knows = text.worth is None or bool(text.worth.any())
-        original = denoiser.features(z0, noise, prompt) if knows and s.comparison == "original" else None
+        original = denoiser.features(z0, noise, scene.prompt) if knows and s.comparison == "original" else None
         watch.step("features")
+        probability = scene.start
+        rounds: list[JointRound] = []
         for t, width in zip(s.timesteps, s.confusion, strict=True) if knows else ():
             generated = denoiser.generate(z0, probability, t, noise)
             unmasked = generated if original is not None else denoiser.generate(z0, probability, t, noise, masked=False)
@@ -226,45 +265,17 @@ class Refiner(EngineSet[G4SegSettings]):
             discrepancy = np.empty_like(probability)
             updated = np.empty_like(probability)
             for part in _parts_of(probability):  # features are large: those of hundreds of labels take gigabytes
-                features = denoiser.features(generated[part], noise, prompt)
-                compared = original if original is not None else denoiser.features(unmasked[part], noise, prompt)
-                given_part = compared, features, probability[part]
-                discrepancy[part], updated[part] = self._align(*given_part, evidence[part], width, s)
+                features = denoiser.features(generated[part], noise, scene.prompt)
+                compared = original if original is not None else denoiser.features(unmasked[part], noise, scene.prompt)
+                given = compared, features, probability[part]
+                discrepancy[part], updated[part] = self._align(*given, evidence[part], width, s)
                 if s.discrepancy_weight:  # it is known only now: update once more with it among the evidence
                     doubt = doubt_sides(discrepancy[part], probability[part], s.discrepancy_weight)
-                    _, updated[part] = self._align(*given_part, evidence[part] + doubt, width, s)
-            probability = np.where(changeable, updated, probability)
+                    _, updated[part] = self._align(*given, evidence[part] + doubt, width, s)
+            probability = np.where(scene.changeable, updated, probability)
             watch.step("align")
-            rounds.append((t, generated, discrepancy, probability))
-
-        # Carry the evidence that was gained to full size, as far as it is worth something, and move the border to the
-        # edges of the image.
-        worth = np.ones(len(given), np.float32) if text.worth is None else text.worth
-        gain = worth[:, None, None] * (logit(probability) - logit(start))
-        sharp = []
-        for number, (each, gained) in enumerate(zip(given, gain, strict=True)):
-            if s.edges:
-                found = sharpen(image, each.probability, fit.restore(gained), self.edges)
-            else:
-                found = upsample(fit, each.probability, start[number], probability[number])
-            sharp.append(found if each.confusion is None else np.where(each.confusion, found, each.probability))
-        watch.step("edges")
-        numbers = label_map(sharp)
-        return tuple(
-            Refinement(
-                label=each.label,
-                mask=numbers == i + 1,
-                probability=sharp[i],
-                coarse=each.probability,
-                fit=fit,
-                latents=z0,
-                text_evidence=text.maps[i],
-                rounds=tuple(Round.of_label(i, *each) for each in rounds if worth[i] > 0),
-                seconds=watch.seconds,
-                evidence_worth=None if text.worth is None else float(text.worth[i]),
-            )
-            for i, each in enumerate(given)
-        )
+            rounds.append(JointRound(timestep=t, generated=generated, discrepancy=discrepancy, probability=probability))
+        return rounds
 
     def decode(self, latents: Floats) -> NDArray[np.uint8]:
         """The picture of latents (1, c, h, w), uint8 (h·f, w·f, 3); for looking at a round's `generated`."""
@@ -272,7 +283,12 @@ class Refiner(EngineSet[G4SegSettings]):
             np.round((self.decode_image(latents)[0].transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5), np.uint8
         )
 
-    def _check_settings(self, settings: G4SegSettings) -> None:
+    def check_settings(self, settings: G4SegSettings) -> None:
+        """Check that the noise levels of settings are those of the model's schedule.
+
+        Raises:
+            SettingsError: one is outside of it.
+        """
         levels = (*settings.timesteps, *settings.text_timesteps, settings.feature_timestep)
         self._schedule.check_timesteps(levels)
 

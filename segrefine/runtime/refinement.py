@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.named_mask import NamedMask, describe
-
-if TYPE_CHECKING:
-    from typing import Self
 
 Floats = NDArray[np.float32]
 
@@ -33,16 +29,6 @@ class Round:
     generated: Floats = field(repr=False)
     discrepancy: Floats = field(repr=False)
     probability: Floats = field(repr=False)
-
-    @classmethod
-    def of_label(cls, number: int, timestep: int, generated: Floats, discrepancy: Floats, probability: Floats) -> Self:
-        """One label's part of a round of several, whose arrays have the labels as their first axis."""
-        return cls(
-            timestep=timestep,
-            generated=generated[number : number + 1],
-            discrepancy=discrepancy[number],
-            probability=probability[number],
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

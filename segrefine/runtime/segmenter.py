@@ -57,9 +57,14 @@ class Segmenter(EngineSet[GsSettings]):
     method = "gs"
 
     def __init__(
-        self, bundle: Bundle, engines: Mapping[str, Engine], *, settings: GsSettings | Changes | None = None
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        *,
+        settings: GsSettings | Changes | None = None,
+        resolution: int | None = None,
     ) -> None:
-        super().__init__(bundle, engines)
+        super().__init__(bundle, engines, resolution=resolution)
         self.settings = GsSettings.from_dict(bundle.manifest.settings).change(settings)
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
         self._empty: dict[tuple[int, int], Text] = {}

@@ -64,8 +64,8 @@ class Model(Closing, Generic[PipelineT]):
     """
 
     def __init__(self, pipeline: PipelineT, served: Served) -> None:
-        self.pipeline, self.served = pipeline, served
-        pipeline.engines = {name: StoppableEngine(engine) for name, engine in pipeline.engines.items()}
+        self.pipeline = pipeline.derive({name: StoppableEngine(each) for name, each in pipeline.engines.items()})
+        self.served = served
 
     @abstractmethod
     def company(self, work: Work) -> Company | None:
@@ -143,7 +143,7 @@ class SegmentModel(Model[Segmenter]):
 
     def __init__(self, pipeline: Segmenter, served: Served) -> None:
         super().__init__(pipeline, served)
-        self._batching = PhraseBatching(pipeline)
+        self._batching = PhraseBatching(self.pipeline)
 
     def company(self, work: Work) -> Company | None:
         """See `PhraseBatching.company`."""

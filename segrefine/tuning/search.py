@@ -84,9 +84,7 @@ def remember(refiner: Refiner) -> Refiner:
         name: engine if name in _CHEAP else _Remembering(engine, name, memory)
         for name, engine in refiner.engines.items()
     }
-    recalling = Refiner(refiner.bundle, engines, settings=refiner.settings, edges=refiner.edges)
-    recalling.resolution, recalling.guard = refiner.resolution, refiner.guard
-    return recalling
+    return refiner.derive(engines)
 
 
 @dataclass

@@ -208,9 +208,7 @@ class _Run:
 
     def _with(self, settings: G4SegSettings, guard: Guard) -> Refiner:
         """The refiner with other settings and another guard; it shares the engines."""
-        changed = Refiner(self.refiner.bundle, self.refiner.engines, settings=settings, edges=self.refiner.edges)
-        changed.resolution, changed.guard = self.refiner.resolution, guard
-        return changed
+        return self.refiner.derive(settings=settings, guard=guard)
 
     def _judge(self, side: str, refiner: Refiner, names: Sequence[str]) -> Figures:
         """The figures of the held-out part, refined as every surface does it: with crops and the guard."""

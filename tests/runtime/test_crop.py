@@ -105,10 +105,10 @@ def test_all_that_is_in_doubt_is_in_the_crop(refiner, mixed):
 def test_the_trace_shows_the_crop(refiner, mixed):
     image, _, small = mixed
     result = refiner(image, small, "fox", guard=False)
-    sheet = trace_sheet(image, small, "fox", result, refiner.decode)
+    sheet = trace_sheet(image, result, refiner.decode)
     part = find_crop(small)
     alone = refiner(image[part], small[part], "fox", guard=False)
-    of_part = trace_sheet(image[part], small[part], "fox", alone, refiner.decode)
+    of_part = trace_sheet(image[part], alone, refiner.decode)
     np.testing.assert_array_equal(sheet, of_part)
 
 

@@ -72,7 +72,7 @@ def test_the_image_is_encoded_once_and_steps_are_batches(refiner, monkeypatch):
             return self.engine(feeds, **extra)
 
     engines = {name: Counting(name, engine) for name, engine in refiner.engines.items()}
-    counted = Refiner(refiner.bundle, engines)
+    counted = refiner.derive(engines)
     counted(SCENE.image, MASKS, settings=UNMEASURED)
     levels, noises = len(counted.settings.text_timesteps), counted.settings.noises
     trials = len(counted.settings.joint_strengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ def test_a_toy_sampler_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyt
         assert (expected.samples != other.samples).any()
         served = Served(name="demo-gs", backend="onnxruntime", device="cpu", precision="fp32", demo=True)
         with TestClient(create_app([SegmentModel(segment, served)])) as client:
+            while client.get("/v2/health/ready").status_code != 200:
+                time.sleep(0.05)
             data = {"phrases": "the car", "sampler": "toy", "format": "rle"}
             answer = client.post("/v1/segment", data=data, files={"image": IMAGE.read_bytes()})
             assert answer.status_code == 200, answer.text

@@ -118,7 +118,7 @@ def test_the_edge_step_moves_borders_and_leaves_empty_masks(segmenter):
 def test_samplers_and_guidance_differ(tiny_label_bundle, segmenter, sampler):
     with Segmenter.from_bundle(tiny_label_bundle, threads=1, settings=replace(SETTINGS, sampler=sampler)) as plain:
         settings = replace(SETTINGS, sampler=sampler, guidance_scale=3.0, image_guidance_scale=2.0)
-        guided = Segmenter(plain.bundle, plain.engines, settings=settings)
+        guided = plain.derive(settings=settings)
         a, b = (each(picture(), ["fox"]).segments[0].samples for each in (plain, guided))
     assert np.abs(a - b).max() > 1e-3
 
@@ -131,7 +131,7 @@ def batch_sizes(segmenter, settings, phrases):
         sizes.append(len(feeds["sample"]))
         return engine(feeds)
 
-    Segmenter(segmenter.bundle, {**segmenter.engines, "label_denoiser": counting}, settings=settings)(
+    segmenter.derive({"label_denoiser": counting}, settings=settings)(
         picture(), phrases
     )
     return sizes
@@ -152,7 +152,7 @@ def test_what_guidance_predicts_counts_in_the_bound_of_a_batch(segmenter, monkey
 def test_samples_beyond_the_bound_go_in_parts(segmenter, monkeypatch):
     settings = replace(SETTINGS, samples=7)
     grid = segmenter.fit(picture()).image[..., 0].size // segmenter.bundle.manifest.vae_scale_factor**2
-    with_settings = Segmenter(segmenter.bundle, segmenter.engines, settings=settings)
+    with_settings = segmenter.derive(settings=settings)
     whole = with_settings(picture(), ["fox"]).segments[0].samples
     monkeypatch.setattr(module, "MAX_PIXELS", 3 * grid)
     assert set(batch_sizes(segmenter, settings, ["fox"])) == {3, 1}
@@ -162,7 +162,7 @@ def test_samples_beyond_the_bound_go_in_parts(segmenter, monkeypatch):
 def test_guidance_that_overflows_is_named(segmenter):
     settings = replace(SETTINGS, guidance_scale=3e38, image_guidance_scale=1e38)
     with pytest.raises(NumericalError, match=r"guidance gave a value that is not finite \(t=") as caught:
-        Segmenter(segmenter.bundle, segmenter.engines, settings=settings)(picture(), ["fox"])
+        segmenter.derive(settings=settings)(picture(), ["fox"])
     assert segmenter.bundle.manifest.dtype == "fp32" and "--dtype fp32" not in str(caught.value.hint)
 
 
@@ -246,7 +246,7 @@ def pictures():
 @pytest.mark.parametrize("most", [10**6, 1])
 def test_several_images_at_once_give_what_each_gives_alone(segmenter, monkeypatch, guided, most):
     monkeypatch.setattr(module, "MAX_PIXELS", most)
-    segment = Segmenter(segmenter.bundle, segmenter.engines, settings=replace(SETTINGS, **guided))
+    segment = segmenter.derive(settings=replace(SETTINGS, **guided))
     asked = [(pictures()[0], ["fox", "the car"]), (pictures()[1], ["tree"]), (pictures()[0], ["apple"])]
     together = segment.segment_images(asked, seed=3)
     for (image, phrases), result in zip(asked, together, strict=True):
@@ -260,7 +260,7 @@ def test_several_images_at_once_give_what_each_gives_alone(segmenter, monkeypatc
 
 
 def test_images_at_once_are_of_one_shape_on_the_grid(segmenter):
-    large = Segmenter(segmenter.bundle, segmenter.engines, settings=SETTINGS)
+    large = segmenter.derive(settings=SETTINGS)
     large.resolution *= 4
     with pytest.raises(ImageError, match="one shape on the model's grid"):
         large.segment_images([(picture(10, 40), ["fox"]), (picture(40, 10), ["fox"])])

@@ -96,7 +96,7 @@ class Counting:
 def counted():
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
         counters = {name: Counting(engine) for name, engine in refiner.engines.items()}
-        yield Refiner(refiner.bundle, counters), counters
+        yield refiner.derive(counters), counters
 
 
 @pytest.fixture(scope="module")

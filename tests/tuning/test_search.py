@@ -60,7 +60,7 @@ def test_other_settings_ask_the_diffusion_model_nothing_new() -> None:
     calls: list[str] = []
     with Refiner.from_bundle(demo_bundle(), threads=1, settings=fast) as refiner:
         counting = {name: _Counting(engine, name, calls) for name, engine in refiner.engines.items()}
-        trying = remember(Refiner(refiner.bundle, counting, settings=fast))
+        trying = remember(refiner.derive(counting, settings=fast))
         counts = []
         for settings in (fast, fast.with_changes({"text_weight": 1.0, "prior_weight": 1.0, "temperature": 4.0})):
             plain = refiner(scene.image, scene.coarse, scene.label, settings=settings, guard=False)
