@@ -21,9 +21,9 @@ from segrefine.assets import demo_bundle, demo_gs_bundle
 from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.metrics import average_recall, boundary_iou, iou
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.segmentation import Segment
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.samplers import SAMPLERS
 from segrefine.settings import GsSettings
 from training.demo.phrases import Phrase, list_phrases
 from training.demo.scenes import Scene, compose_scene

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from segrefine.errors import SettingsError
 from segrefine.presets import PRESETS
+from segrefine.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from typing import Self
@@ -295,7 +296,7 @@ class GsSettings(Settings):
     """How a mask is generated. Defaults: `docs/gs.md` says what was tried and what it measured.
 
     Attributes:
-        sampler: one of `segrefine.runtime.sampler.SAMPLERS`: "ddim", "dpm-solver" (DPM-Solver++ 2M), or "lcm".
+        sampler: one of `segrefine.samplers.SAMPLERS`: "ddim", "dpm-solver" (DPM-Solver++ 2M), or "lcm".
         steps: of the sampler, over the whole schedule.
         samples: masks that are drawn for each phrase; their mean is the probability, their spread the uncertainty.
         guidance_scale: classifier-free guidance by the phrase; 1 is none.
@@ -319,8 +320,6 @@ class GsSettings(Settings):
         return 1 + (self.image_guidance_scale != self.guidance_scale) + (self.image_guidance_scale != 1)
 
     def _check_ranges(self) -> None:
-        from segrefine.runtime.sampler import SAMPLERS  # here: settings are read without NumPy
-
         self._check_choice("sampler", tuple(SAMPLERS))
         self._check_counts("steps", "samples")
         if self.samples > MOST_SAMPLES:

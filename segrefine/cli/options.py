@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from segrefine.samplers import SAMPLERS
+
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
     from segrefine.runtime.pipeline import Refiner
@@ -68,14 +70,10 @@ class SamplerName(click.ParamType):  # type: ignore[type-arg]  # click takes no 
 
     def get_metavar(self, param: click.Parameter, *_: object) -> str:
         """The names that there are; click 8.1 calls it without a context."""
-        from segrefine.runtime.sampler import SAMPLERS
-
         return f"[{'|'.join(SAMPLERS)}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if there is such a sampler."""
-        from segrefine.runtime.sampler import SAMPLERS
-
         if value not in SAMPLERS:
             self.fail(f"{value!r} is not one of {', '.join(SAMPLERS)}", param, ctx)
         return value

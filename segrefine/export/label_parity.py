@@ -24,9 +24,9 @@ from segrefine.export.modules import LABEL_GRAPHS, GraphModule
 from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
 from segrefine.reference.weight_files import Model
-from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.samplers import SAMPLERS
 from segrefine.settings import GsSettings
 
 _SAMPLING = {"steps": 4, "samples": 2}

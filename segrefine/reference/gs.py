@@ -15,7 +15,7 @@ from torch import Tensor
 from segrefine.errors import SettingsError
 from segrefine.reference.checkpoint import LabelCheckpoint
 from segrefine.reference.text import Text, expand_text, predict
-from segrefine.runtime.sampler import SAMPLERS
+from segrefine.samplers import SAMPLERS
 from segrefine.settings import GsSettings
 
 

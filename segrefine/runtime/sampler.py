@@ -1,10 +1,9 @@
-"""Samplers, their one table, and the inversion of DDIM: plain loops over a network."""
+"""Samplers, and the inversion of DDIM: plain loops over a network. `segrefine.samplers` lists them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -163,27 +162,3 @@ def sample_lcm(
         if callback:
             callback(index, timestep, sample)
     return sample
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """One way to sample masks from noise.
-
-    Attributes:
-        run: called with `(denoise, sample, schedule, steps, callback=…)`, like `sample_ddim`; and with `noise=…`, like
-            `sample_lcm`, where the sampler takes it.
-        takes_noise: whether it adds fresh noise between its steps.
-        scheduler: name of the class of diffusers that does the same. Parity compares the two. None: there is none.
-    """
-
-    run: Callable[..., Any]
-    takes_noise: bool = False
-    scheduler: str | None = None
-
-
-SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler(run=sample_ddim, scheduler="DDIMScheduler"),
-    "dpm-solver": Sampler(run=sample_dpm_solver, scheduler="DPMSolverMultistepScheduler"),
-    "lcm": Sampler(run=sample_lcm, takes_noise=True, scheduler="LCMScheduler"),
-}
-"""Every sampler, by the name that settings, command line and service know it by."""

@@ -25,10 +25,10 @@ from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.label_codec import label_decoder
 from segrefine.runtime.label_denoiser import LabelDenoiser
 from segrefine.runtime.prompt import MARKER, build_prompt
-from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
 from segrefine.runtime.text import Text, count_texts, join_texts, pick_texts, repeat_texts
+from segrefine.samplers import SAMPLERS
 from segrefine.settings import Changes, GsSettings
 from segrefine.spec import MAX_PIXELS
 
@@ -247,6 +247,6 @@ class Segmenter(EngineSet[GsSettings]):
         if sampler.takes_noise:
             fresh = rng.standard_normal((s.steps - 1, *shape), np.float32)
             extra = {"noise": np.tile(fresh, (1, count, 1, 1, 1))}
-        latents = sampler.run(denoise, start, self._schedule, s.steps, callback=watch, **extra)
+        latents = sampler.load()(denoise, start, self._schedule, s.steps, callback=watch, **extra)
         masks = self._decode(np.asarray(latents, np.float32))
         return masks.reshape(count, s.samples, *masks.shape[1:])

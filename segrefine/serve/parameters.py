@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from segrefine.errors import SettingsError
 from segrefine.runtime.marks import Box, Point
 from segrefine.runtime.narrative import split_caption
-from segrefine.runtime.sampler import SAMPLERS
+from segrefine.samplers import SAMPLERS
 from segrefine.settings import G4SegSettings, GsSettings, Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

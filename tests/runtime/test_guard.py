@@ -78,7 +78,7 @@ def test_mask_and_probability_agree_on_every_path():
     small[20:27, 30:38] = 1
     rolled = np.roll(SCENE.coarse, 25, 1)
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        for options in ({}, {"crop": False}, {"guard": False}, {"settings": {"edges": False}}):
+        for options in ({}, {"guard": False}):
             for mask in (SCENE.coarse, small):
                 alone, [listed] = (
                     refiner(SCENE.image, mask, SCENE.label, **options),

@@ -13,9 +13,9 @@ from segrefine.runtime import label_denoiser
 from segrefine.runtime import segmenter as module
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.sampler import SAMPLERS
 from segrefine.runtime.segmentation import guide_edges, read_samples
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.samplers import SAMPLERS
 from segrefine.settings import GsSettings
 
 SETTINGS = GsSettings(steps=2, samples=3)

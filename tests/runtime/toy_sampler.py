@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from segrefine.runtime.sampler import Callback, Denoise, Sampler
+from segrefine.runtime.sampler import Callback, Denoise
 from segrefine.runtime.schedule import Array, NoiseSchedule
+from segrefine.samplers import Sampler
 
 
 def sample_at_once(
@@ -17,4 +18,4 @@ def sample_at_once(
     return clean
 
 
-TOY = Sampler(run=sample_at_once)
+TOY = Sampler(function="sample_at_once", module=__name__)
