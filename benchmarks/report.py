@@ -19,6 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 RESULTS = Path(__file__).parent / "results"
+INDEX = "README.md"
+_INDEX_HEADER = ("results", "figures", "date", "command", "state")
+_INDEX_INTRODUCTION = """# Results of the benchmarks
+
+`python -m benchmarks.report` generates this page, and so does every benchmark that writes a result. Each result names the
+machine, the versions and the command.
+"""
 PACKAGES = (
     *("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"),
     *("torch", "diffusers", "transformers", "opencv-python-headless", "scikit-image"),
@@ -102,7 +109,35 @@ def write_result(name: str, data: Mapping[str, object], markdown: str, *, result
     facts = "\n".join(f"- {key.replace('_', ' ')}: {_cell(value)}" for key, value in described.items())
     path = results / f"{name}.md"
     path.write_text(f"{markdown.rstrip()}\n\n## Machine\n\n{facts}\n", encoding="utf-8")
+    write_index(results)
     return path
+
+
+def write_index(results: Path = RESULTS) -> None:
+    """Write the list of all results in a folder beside them."""
+    (results / INDEX).write_text(describe_results(results), encoding="utf-8")
+
+
+def describe_results(results: Path) -> str:
+    """The list of all results in a folder, as Markdown."""
+    rows = [_describe_result(page) for page in sorted(results.glob("*.md")) if page.name != INDEX]
+    return f"{_INDEX_INTRODUCTION}\n{markdown_table(_INDEX_HEADER, rows)}\n"
+
+
+def _describe_result(page: Path) -> tuple[str, str, str, str, str]:
+    text = page.read_text(encoding="utf-8")
+    first = text.partition("\n")[0]
+    title = first.removeprefix("# ") if first.startswith("# ") else page.stem.replace("_", " ")
+    figures = page.with_suffix(".json")
+    machine = json.loads(figures.read_text(encoding="utf-8")).get("machine", {}) if figures.exists() else {}
+    command = machine.get("command")
+    return (
+        f"[{title}]({page.name})",
+        f"[{figures.name}]({figures.name})" if figures.exists() else "",
+        machine.get("date", ""),
+        f"`{command}`" if command else "",
+        "not measured" if "**Not measured" in text else "",
+    )
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -157,3 +192,7 @@ def _command() -> str:
     program = f"-m {module}" if module else Path(sys.argv[0]).name
     arguments = [re.sub(r"(?<![^\s=])/(?:[^/]*/)*", "", argument) for argument in sys.argv[1:]]
     return " ".join(["python", program, *arguments])
+
+
+if __name__ == "__main__":
+    write_index()

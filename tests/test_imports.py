@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +73,30 @@ def test_public_names_resolve(name: str) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         segrefine.nonsense  # noqa: B018
+
+
+def rooms_imported() -> dict[str, set[str]]:
+    """Each room of the package, a folder or a module, with the rooms that it imports."""
+    found: dict[str, set[str]] = {}
+    for file in ROOT.rglob("*.py"):
+        room = file.relative_to(ROOT).with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        imported = found.setdefault(room, set())
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("segrefine"):
+                _, *inside = node.module.split(".")
+                imported |= {inside[0]} if inside else {each.name for each in node.names if each.name[0] != "_"}
+        imported.discard(room)
+    return found
+
+
+def test_rooms_import_only_rooms_below_as_the_architecture_page_says() -> None:
+    page = (ROOT.parent / "docs/architecture.md").read_text().partition("## Walk")[0]
+    lines = re.findall(r"^\| (\d+) \| (.*?) \|", page, re.MULTILINE)
+    floors = {room: int(floor) for floor, rooms in lines for room in re.findall(r"`(\w+)`", rooms)}
+    imported = rooms_imported()
+    assert floors.keys() == imported.keys()
+    for room, others in imported.items():
+        climbing = sorted(other for other in others if floors[other] >= floors[room])
+        assert not climbing, f"{room}, on floor {floors[room]}, imports {climbing}"

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.report import Estimate, estimate, machine, markdown_table, paired_difference, write_result
+from benchmarks.report import (
+    INDEX,
+    RESULTS,
+    Estimate,
+    describe_results,
+    estimate,
+    machine,
+    markdown_table,
+    paired_difference,
+    write_result,
+)
 
 
 def test_standard_error_of_independent_values():
@@ -70,3 +80,13 @@ def test_result_is_written_twice_with_the_machine(tmp_path):
     assert loaded["gain"] == 0.5 and loaded["per_kind"] == [0, 1]
     assert loaded["error"] == {"mean": 1.0, "standard_error": None, "count": 1}
     assert loaded["machine"]["command"].startswith("python")
+
+
+def test_the_index_lists_every_result_and_is_up_to_date(tmp_path):
+    write_result("speed", {"measured": True}, "# Speed\n\n1 ms", results=tmp_path)
+    write_result("gpu", {"measured": False}, "# A GPU\n\n**Not measured: there is none.**", results=tmp_path)
+    index = (tmp_path / INDEX).read_text()
+    assert "| [Speed](speed.md) | [speed.json](speed.json) |" in index
+    assert [line.endswith("| not measured |") for line in index.splitlines()[-2:]] == [True, False]
+    committed = (RESULTS / INDEX).read_text(encoding="utf-8")
+    assert committed == describe_results(RESULTS), "python -m benchmarks.report writes it again"

@@ -131,9 +131,7 @@ def batch_sizes(segmenter, settings, phrases):
         sizes.append(len(feeds["sample"]))
         return engine(feeds)
 
-    segmenter.derive({"label_denoiser": counting}, settings=settings)(
-        picture(), phrases
-    )
+    segmenter.derive({"label_denoiser": counting}, settings=settings)(picture(), phrases)
     return sizes
 
 
