@@ -23,8 +23,8 @@ INDEX = "README.md"
 _INDEX_HEADER = ("results", "figures", "date", "command", "state")
 _INDEX_INTRODUCTION = """# Results of the benchmarks
 
-`python -m benchmarks.report` generates this page, and so does every benchmark that writes a result. Each result names the
-machine, the versions and the command.
+`python -m benchmarks.report` generates this page, and so does every benchmark that writes a result. Each result names
+the machine, the versions and the command.
 """
 PACKAGES = (
     *("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"),

@@ -75,7 +75,7 @@ class SegrefineError(Exception):
         if subject is None:
             return self
         named = copy.copy(self)
-        named.subject = f"{subject}: {self.subject}" if self.subject else subject
+        named.subject = f"{subject}: {self.subject}" if self.subject else str(subject)
         return named
 
     def _contrast(self) -> str:

@@ -129,19 +129,6 @@ class ShapeProfile:
                 sizes = f"{self.min[symbol]}, {self.opt[symbol]}, {self.max[symbol]}"
                 raise ShapeError(f"{symbol} has min, opt, max {sizes}; expected 1 ≤ min ≤ opt ≤ max")
 
-    @classmethod
-    def parse(cls, min: str, opt: str, max: str) -> Self:
-        """The profile that three texts such as ``"batch=1,height=64"`` give.
-
-        Raises:
-            ShapeError: a text cannot be read, or the three do not go together.
-        """
-        return cls(parse_sizes(min), parse_sizes(opt), parse_sizes(max))
-
-    def contains(self, sizes: Mapping[str, int]) -> bool:
-        """Whether the profile covers these sizes; a symbol that it does not name is not covered."""
-        return all(s in self.opt and self.min[s] <= size <= self.max[s] for s, size in sizes.items())
-
 
 def parse_sizes(text: str) -> dict[str, int]:
     """The sizes that a text such as ``"batch=1,height=64"`` gives, by symbol.

@@ -68,8 +68,8 @@ class SamplerName(click.ParamType):  # type: ignore[type-arg]  # click takes no 
 
     name = "sampler"
 
-    def get_metavar(self, param: click.Parameter, *_: object) -> str:
-        """The names that there are; click 8.1 calls it without a context."""
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The names that there are. click 8.1 gives no context."""
         return f"[{'|'.join(SAMPLERS)}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -61,7 +62,7 @@ def group_by_company(companies: Mapping[PhraseRequest, Company]) -> list[list[Ph
     groups: list[list[PhraseRequest]] = []
     open_groups: dict[Hashable, tuple[list[PhraseRequest], float]] = {}
     for request, company in companies.items():
-        group, taken = open_groups.get(company.key, ([], 1.0))
+        group, taken = open_groups.get(company.key, ([], math.inf))
         if taken + company.share > 1:
             group = []
             taken = 0.0

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.engine_set import Progress
+from segrefine.runtime.mask import has_border
 from segrefine.runtime.narrative import label_of
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment, Segmentation
@@ -43,7 +44,7 @@ def refine_segments(
         if progress:
             progress(segment.phrase, number / len(result.segments))
         coarse = segment.probability
-        if 0 < np.count_nonzero(coarse > 0.5) < coarse.size:
+        if has_border(coarse > 0.5):
             refined = refine(image, coarse, label_of(segment.phrase), seed=seed).probability.astype(np.float16)
             segments.append(replace(segment, refined=refined))
         else:

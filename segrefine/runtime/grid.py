@@ -50,6 +50,13 @@ class FittedImage:
         return _resize(values, self.size, box=(0, 0, right, bottom))
 
 
+def cut_filling(picture: NDArray[Number], size: tuple[int, int]) -> NDArray[Number]:
+    """A picture of the model's grid at any resolution, cut to where the image of `size` (H, W) lies in it."""
+    scale = max(picture.shape[:2]) / max(size)
+    height, width = (max(1, round(side * scale)) for side in size)
+    return picture[:height, :width]
+
+
 def fit_to_grid(image: NDArray[np.uint8], *, side: int, multiple: int) -> FittedImage:
     """The image with its longer side scaled to `side`, filled up so that both are multiples of `multiple`.
 

@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabelDenoiser:
+class GuidedDenoiser:
     """The label denoiser under images and phrases; called by a sampler.
 
     Attributes:

@@ -36,9 +36,3 @@ def average_recall(ious: Sequence[float] | NDArray[np.floating]) -> float:
     drawn at many thresholds comes near. NaN where there is no object.
     """
     return float(np.mean(ious)) if len(ious) else float("nan")
-
-
-def recall_curve(ious: Sequence[float] | NDArray[np.floating], thresholds: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Share of objects with an IoU of each threshold or more, float64, one for each threshold."""
-    found = np.sort(np.asarray(ious, np.float64))
-    return 1 - np.searchsorted(found, thresholds, side="left") / len(found)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segrefine.runtime.filters import erode
+from segrefine.runtime.grid import cut_filling
 from segrefine.runtime.output import voc_colours
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.segmentation import Segment
@@ -117,7 +118,7 @@ def trace_sheet(
     large = magnify(image)
 
     def latent_map(values: NDArray[np.float32], low: float, high: float) -> Pixels:
-        return magnify(_without_filling(heat_map(values, low, high), size), smooth=False)
+        return magnify(cut_filling(heat_map(values, low, high), size), smooth=False)
 
     evidence = float(np.abs(result.text_evidence).max())
     largest = max((float(each.discrepancy.max()) for each in result.rounds), default=1.0)
@@ -133,7 +134,7 @@ def trace_sheet(
         ]
     ]
     for number, each in enumerate(result.rounds, 1):
-        generated = magnify(_without_filling(decode(each.generated), size))
+        generated = magnify(cut_filling(decode(each.generated), size))
         rows.append(
             [
                 Tile(picture=generated, caption=f"round {number}: generated, t = {each.timestep}"),
@@ -234,13 +235,6 @@ def overlaid(large: Pixels, mask: NDArray[np.bool_]) -> Pixels:
     """A magnified image under a mask at its own size, whose border is smoothed on the way."""
     soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(large.shape[1::-1], Image.Resampling.BICUBIC)
     return overlay(large, np.asarray(soft) > 127)
-
-
-def _without_filling(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """A picture of the model's grid, cut to where the image of `size` (H, W) lies in it; see `fit_to_grid`."""
-    scale = max(picture.shape[:2]) / max(size)
-    height, width = (max(1, round(side * scale)) for side in size)
-    return picture[:height, :width]
 
 
 def _write_caption(draw: ImageDraw.ImageDraw, place: tuple[int, int], tile: Tile) -> None:

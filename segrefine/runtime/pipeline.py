@@ -29,9 +29,9 @@ from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.guard import Guard, guard_changes, read_guard
 from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
+from segrefine.runtime.masked_image import JointRound, MaskedImage
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.refinement import Floats, Refinement, divide_pixels, label_map
-from segrefine.runtime.scene import JointRound, Scene
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.worth import choose_nulls
 from segrefine.settings import Changes, G4SegSettings
@@ -223,7 +223,7 @@ class Refiner(EngineSet[G4SegSettings]):
             for i, each in enumerate(given)
         )
 
-    def _prepare(self, image: NDArray[np.uint8], given: Sequence[CheckedMask], call: _Call) -> Scene:
+    def _prepare(self, image: NDArray[np.uint8], given: Sequence[CheckedMask], call: _Call) -> MaskedImage:
         """Bring the image and the masks to the model's grid, and the image into its latent space."""
         s = call.settings
         labels = [each.label for each in given]
@@ -242,12 +242,12 @@ class Refiner(EngineSet[G4SegSettings]):
         )
         latents = self.encode_image(fit.image)
         noise = np.random.default_rng(call.seed).standard_normal((s.noises, *latents.shape[1:]), np.float32)
-        return Scene(
+        return MaskedImage(
             image=image, masks=given, settings=s, fit=fit, start=start, changeable=changeable, latents=latents,
             noise=noise, denoiser=denoiser,
         )  # fmt: skip
 
-    def _run_rounds(self, scene: Scene, text: TextEvidence, evidence: Floats, watch: Watch) -> list[JointRound]:
+    def _run_rounds(self, scene: MaskedImage, text: TextEvidence, evidence: Floats, watch: Watch) -> list[JointRound]:
         """Generate under the mask, compare with the original, and move the mask where the two disagree.
 
         A model that knows none of the labels has nothing to say: its passes are not computed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,42 +13,28 @@ from segrefine.runtime.tokenizer import ClipTokenizer, Token
 
 MARKER = "{label}"
 
-SpecialTokens = Literal["untouched", "background"]
-"""Whether mask injection leaves the start, end and padding tokens alone, or counts them as background."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
     """A text for the text encoder and for mask injection.
 
     Attributes:
-        text: the prompt in full.
         input_ids: int64 (1, tokens).
         token_indicator: float32 (1, tokens, 2), 0 or 1. Column 0: the token belongs to the label; column 1: it counts
-            as background; a token with neither is left untouched.
-        truncated: words after the label did not fit and were cut off.
+            as background; a token with neither is left untouched, as are start, end and padding.
     """
 
-    text: str
     input_ids: NDArray[np.int64]
     token_indicator: NDArray[np.float32]
-    truncated: bool
 
 
-def build_prompt(
-    tokenizer: ClipTokenizer,
-    label: str,
-    *,
-    template: str = "a photo of a {label}",
-    special_tokens: SpecialTokens = "untouched",
-) -> Prompt:
-    """The prompt for `label`, with the label's tokens marked.
+def build_prompt(tokenizer: ClipTokenizer, label: str, *, template: str = "a photo of a {label}") -> Prompt:
+    """Build the prompt for `label`, with the label's tokens marked. Words that do not fit behind it are cut off.
 
     Args:
         tokenizer: the text encoder's.
         label: one or more words; white space around them does not count.
         template: the words around it, with `{label}` once.
-        special_tokens: what becomes of start, end and padding.
 
     Raises:
         PromptError: the label is no text, empty, too long, or holds the start or end token; the template has not one
@@ -73,9 +58,7 @@ def build_prompt(
     for position, token in enumerate(tokens[: tokenizer.length - 1]):
         if not token.added:
             indicator[0, position, 0 if inside[position] else 1] = 1
-    if special_tokens == "background":
-        indicator[..., 1] = 1 - indicator[..., 0]
-    return Prompt(text=text, input_ids=input_ids, token_indicator=indicator, truncated=len(tokens) > tokenizer.length)
+    return Prompt(input_ids=input_ids, token_indicator=indicator)
 
 
 def _check_label(label: str, tokens: list[Token], inside: list[bool], length: int) -> None:

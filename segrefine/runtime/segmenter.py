@@ -23,7 +23,7 @@ from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encode
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.label_codec import label_decoder
-from segrefine.runtime.label_denoiser import LabelDenoiser
+from segrefine.runtime.label_denoiser import GuidedDenoiser
 from segrefine.runtime.prompt import MARKER, build_prompt
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
@@ -229,7 +229,7 @@ class Segmenter(EngineSet[GsSettings]):
         channels = int(self.bundle.manifest.components["label_denoiser"].outputs[0].shape[1])
         shape = (s.samples, channels, *z.shape[2:])
         start = np.tile(rng.standard_normal(shape, np.float32), (count, 1, 1, 1))
-        denoise = LabelDenoiser(
+        denoise = GuidedDenoiser(
             engine=self.engines["label_denoiser"],
             settings=s,
             image_latents=z,

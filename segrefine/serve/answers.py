@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from segrefine.runtime.grid import cut_filling
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pictures import overlay, overlay_labels
 from segrefine.runtime.refinement import Refinement, Round, label_map
@@ -175,17 +176,11 @@ def _round_value(each: Round, decode: Decode, size: tuple[int, int]) -> dict[str
     discrepancy = each.discrepancy / max(float(each.discrepancy.max()), 1e-9)
     return {
         "timestep": each.timestep,
-        "generated": picture_value(_cut(decode(each.generated), size)),
-        "discrepancy": picture_value(_cut(_grey(discrepancy), size)),
-        "probability": picture_value(_cut(_grey(each.probability), size)),
+        "generated": picture_value(cut_filling(decode(each.generated), size)),
+        "discrepancy": picture_value(cut_filling(_grey(discrepancy), size)),
+        "probability": picture_value(cut_filling(_grey(each.probability), size)),
     }
 
 
 def _grey(values: Floats) -> Pixels:
     return np.round(values.clip(0, 1) * 255).astype(np.uint8)
-
-
-def _cut(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    scale = max(picture.shape[:2]) / max(size)
-    height, width = (max(1, round(side * scale)) for side in size)
-    return picture[:height, :width]

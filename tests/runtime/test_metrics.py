@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segrefine.runtime.metrics import average_recall, boundary_iou, iou, recall_curve
+from segrefine.runtime.metrics import average_recall, boundary_iou, iou
 
 
 def square(left, top, side, size=20):
@@ -46,11 +46,7 @@ def test_boundary_width_is_two_percent_of_the_diagonal():
 def test_average_recall_is_the_area_under_the_curve():
     ious = [0.0, 0.2, 0.2, 0.7, 1.0]
     thresholds = np.linspace(0, 1, 100_001)
-    curve = recall_curve(ious, thresholds)
-    assert [curve[0], recall_curve(ious, np.array([0.2, 0.5, 0.71, 1.0])).tolist()] == [
-        1.0,
-        pytest.approx([0.8, 0.4, 0.2, 0.2]),
-    ]
+    curve = (np.array(ious)[:, None] >= thresholds).mean(0)
     assert average_recall(ious) == pytest.approx(0.42)
     assert average_recall(ious) == pytest.approx(np.trapezoid(curve, thresholds), abs=1e-4)
     assert np.isnan(average_recall([]))

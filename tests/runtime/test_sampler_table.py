@@ -38,7 +38,7 @@ def test_a_toy_sampler_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyt
             data = {"phrases": "the car", "sampler": "toy", "format": "rle"}
             answer = client.post("/v1/segment", data=data, files={"image": IMAGE.read_bytes()})
             assert answer.status_code == 200, answer.text
-            listed = json.dumps(client.get("/openapi.json").json()["components"]["schemas"])
+            listed = client.get("/openapi.json").text
     assert answer.json()["segments"][0]["mask"]["counts"] == expected.rle["counts"] and '"toy"' in listed
     for words in (["--sampler", "toy"], ["--set", "sampler=toy"]):
         output = tmp_path / "labels.png"

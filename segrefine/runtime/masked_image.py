@@ -22,7 +22,7 @@ EDGES = EdgeSettings()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class MaskedImage:
     """An image and the masks of L labels, on the model's grid.
 
     Attributes:
