@@ -35,7 +35,7 @@ Stamps = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class KillTrial:
     """What one kill left behind, and what became of it. All but the first four should be 0.
 
     Attributes:
@@ -89,7 +89,7 @@ def main(kills: int, scenes: int, seed: int) -> None:
     write_result("batch_kills", {"trials": trials, "good": good, "seed": seed, "scenes": scenes}, markdown)
 
 
-def _try(kind: str, source: Path, output: Path, whole: Path, rng: random.Random, duration: float) -> Trial:
+def _try(kind: str, source: Path, output: Path, whole: Path, rng: random.Random, duration: float) -> KillTrial:
     """One run that is disturbed, and resumed."""
     expected, began = _stamps(whole), time.perf_counter()
     process = subprocess.Popen(
@@ -110,7 +110,7 @@ def _try(kind: str, source: Path, output: Path, whole: Path, rng: random.Random,
     _resume(source, output)
     after, entries = _stamps(output), _journal(output)
     finished = [entry["name"] for entry in entries if entry["status"] == "done"]
-    return Trial(
+    return KillTrial(
         kind=kind,
         seconds=killed - began,
         done=len(before),
@@ -171,7 +171,7 @@ def _journal(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def _describe(trials: Iterable[Trial], scenes: int, seed: int) -> str:
+def _describe(trials: Iterable[KillTrial], scenes: int, seed: int) -> str:
     rows = [
         [t.kind, f"{t.seconds:.2f}", t.done, t.noted, t.unaccounted, t.missing, t.twice, t.differing, t.leftovers]
         for t in trials

@@ -23,7 +23,7 @@ WORSE = 0.02  # a mask that loses more IoU than this was made worse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class CorruptedCase:
     """One mask to refine.
 
     Attributes:
@@ -50,11 +50,11 @@ class Case:
         return np.equal(self.instances, self.target)
 
 
-Method = Callable[[Case], Mask]
+Method = Callable[[CorruptedCase], Mask]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class MethodOutcome:
     """What one method did to every case, in the order of the cases.
 
     Attributes:
@@ -76,7 +76,7 @@ def make_cases(
     scene: int,
     seed: int = 0,
     kinds: Iterable[str] = tuple(CORRUPTIONS),
-) -> list[Case]:
+) -> list[CorruptedCase]:
     """Cases of one scene: one object, drawn from those in sight, under each kind of corruption that applies.
 
     Args:
@@ -98,19 +98,19 @@ def make_cases(
     for kind in kinds:
         coarse = corrupt(kind, eligible, target, np.random.default_rng([seed, scene, list(CORRUPTIONS).index(kind)]))
         if coarse is not None:
-            case = Case(
+            case = CorruptedCase(
                 scene=scene, image=image, instances=instances, target=target, label=label, kind=kind, coarse=coarse
             )
             cases.append(case)
     return cases
 
 
-def keep_coarse(case: Case) -> Mask:
+def keep_coarse(case: CorruptedCase) -> Mask:
     """The coarse mask itself."""
     return np.greater(case.coarse, 0.5)
 
 
-def _apply(baseline: Baseline, case: Case) -> Mask:
+def _apply(baseline: Baseline, case: CorruptedCase) -> Mask:
     return baseline(case.image, case.coarse)
 
 
@@ -127,8 +127,8 @@ def iou(mask: Mask, truth: Mask) -> float:
 
 
 def evaluate(
-    cases: Sequence[Case], methods: Mapping[str, Method], *, processes: int = 1, progress: bool = True
-) -> dict[str, Outcome]:
+    cases: Sequence[CorruptedCase], methods: Mapping[str, Method], *, processes: int = 1, progress: bool = True
+) -> dict[str, MethodOutcome]:
     """Outcome of every method on every case; join calls with `|`.
 
     Args:
@@ -141,7 +141,7 @@ def evaluate(
         ValueError: A method returned something other than a bool mask of the image's size.
     """
 
-    def outcome(name: str, runs: Iterable[tuple[Mask, float]]) -> Outcome:
+    def outcome(name: str, runs: Iterable[tuple[Mask, float]]) -> MethodOutcome:
         return _collect(name, cases, tqdm(runs, desc=name, total=len(cases), unit="mask", disable=not progress))
 
     if processes == 1:
@@ -153,20 +153,20 @@ def evaluate(
         }
 
 
-def _run(method: Method, case: Case) -> tuple[Mask, float]:
+def _run(method: Method, case: CorruptedCase) -> tuple[Mask, float]:
     start = time.perf_counter()
     mask = method(case)
     return mask, time.perf_counter() - start
 
 
-def _collect(name: str, cases: Sequence[Case], runs: Iterable[tuple[Mask, float]]) -> Outcome:
+def _collect(name: str, cases: Sequence[CorruptedCase], runs: Iterable[tuple[Mask, float]]) -> MethodOutcome:
     masks, seconds = zip(*runs, strict=True)
     for mask, case in zip(masks, cases, strict=True):
         if mask.shape != case.coarse.shape or mask.dtype != np.bool_:
             expected = f"a bool mask of shape {case.coarse.shape}"
             raise ValueError(f"expected {expected} from method {name!r}; got {mask.dtype} {mask.shape}")
     overlap = [iou(mask, case.truth) for mask, case in zip(masks, cases, strict=True)]
-    return Outcome(masks=masks, iou=np.array(overlap), seconds=np.array(seconds))
+    return MethodOutcome(masks=masks, iou=np.array(overlap), seconds=np.array(seconds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ class Summary:
     seconds: float
 
 
-def summarise(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> dict[str, Summary]:
+def summarise(cases: Sequence[CorruptedCase], outcomes: Mapping[str, MethodOutcome]) -> dict[str, Summary]:
     """Figures of every method."""
     scenes = [case.scene for case in cases]
     coarse = [keep_coarse(case) for case in cases]
@@ -209,13 +209,15 @@ def summarise(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> dict[st
     return summaries
 
 
-def rows_by_kind(cases: Sequence[Case]) -> dict[str, NDArray[np.intp]]:
+def rows_by_kind(cases: Sequence[CorruptedCase]) -> dict[str, NDArray[np.intp]]:
     """Indices of the cases of each kind that occurs, in the order of `CORRUPTIONS`."""
     kinds = np.array([case.kind for case in cases])
     return {kind: np.flatnonzero(kinds == kind) for kind in CORRUPTIONS if kind in kinds}
 
 
-def compare(cases: Sequence[Case], outcomes: Mapping[str, Outcome], against: str) -> dict[str, dict[str, Estimate]]:
+def compare(
+    cases: Sequence[CorruptedCase], outcomes: Mapping[str, MethodOutcome], against: str
+) -> dict[str, dict[str, Estimate]]:
     """Paired IoU difference of every other method to `against`, by kind and, under "all", over all masks."""
     scenes, theirs = np.array([case.scene for case in cases]), outcomes[against].iou
     groups = rows_by_kind(cases) | {"all": np.arange(len(cases))}

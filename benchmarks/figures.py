@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.evaluate import Case, Mask, Outcome, Summary, iou, keep_coarse
+from benchmarks.evaluate import CorruptedCase, Mask, MethodOutcome, Summary, iou, keep_coarse
 
 
 def plot_kinds(summaries: Mapping[str, Summary], path: Path) -> None:
@@ -44,7 +44,7 @@ def plot_times(seconds: Mapping[str, Mapping[str, float]], path: Path) -> None:
 
 
 def contact_sheet(
-    cases: Sequence[Case], outcomes: Mapping[str, Outcome], method: str, path: Path, *, rows: int = 3
+    cases: Sequence[CorruptedCase], outcomes: Mapping[str, MethodOutcome], method: str, path: Path, *, rows: int = 3
 ) -> None:
     """Write the best, worst and typical cases of one method, by IoU gained over the coarse mask.
 
@@ -84,7 +84,7 @@ def pick_cases(gain: NDArray[np.float64], count: int) -> list[tuple[int, str]]:
     return list(chosen.items())
 
 
-def _show(axes: Axes, case: Case, mask: Mask, caption: str) -> None:
+def _show(axes: Axes, case: CorruptedCase, mask: Mask, caption: str) -> None:
     """Draw the image, dark outside the mask."""
     axes.imshow((case.image * np.where(mask, 1, 0.25)[..., None]).astype(np.uint8), interpolation="nearest")
     axes.set_title(caption, fontsize=7)

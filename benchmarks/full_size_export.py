@@ -36,7 +36,7 @@ with Refiner.from_bundle(sys.argv[1], threads=2):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ExportRow:
     """One figure beside its bar."""
 
     what: str
@@ -63,7 +63,7 @@ def main(folder: Path, models: tuple[str, ...]) -> None:
     for name in models:
         rows = _sd15(folder) if name == "sd15" else _sdxl(folder)
         data[name] = [dataclasses.asdict(row) for row in rows]
-    rows = [Row(**row) for name in sorted(data) for row in data[name]]
+    rows = [ExportRow(**row) for name in sorted(data) for row in data[name]]
     markdown = "\n\n".join(
         [
             "# Models of full size",
@@ -76,30 +76,30 @@ def main(folder: Path, models: tuple[str, ...]) -> None:
     write_result("full_size", data, markdown)
 
 
-def _sd15(folder: Path) -> list[Row]:
+def _sd15(folder: Path) -> list[ExportRow]:
     checkpoint, bundle = write_full_size("sd15", folder, torch.float32), folder / "sd15-bundle"
     seconds, peak = run_command("export", checkpoint, bundle, "--overwrite")
     build_seconds, build_peak = run_command("build-engine", bundle, "--backend", "onnxruntime")
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", _LOAD, str(bundle)], text=True))
     weights = sum(each.size for name, each in Bundle.open(bundle).manifest.files.items() if name.endswith("_data"))
     return [
-        Row(what="SD 1.5, all components, fp32: export", measured=seconds, bar=240, unit="s"),
-        Row(what="SD 1.5, all components, fp32: peak memory", measured=peak / 1e9, bar=6, unit="GB"),
-        Row(what="SD 1.5, building its engines", measured=build_seconds, unit="s"),
-        Row(what="SD 1.5, building its engines: peak memory", measured=build_peak / 1e9, unit="GB"),
-        Row(what="SD 1.5, load of the built engines", measured=loaded["seconds"], bar=25, unit="s"),
-        Row(what="SD 1.5, memory held after it ÷ weights", measured=loaded["held"] / weights, bar=1.5, unit="×"),
-        Row(what="SD 1.5, peak memory of it ÷ weights", measured=loaded["peak"] / weights, bar=1.5, unit="×"),
+        ExportRow(what="SD 1.5, all components, fp32: export", measured=seconds, bar=240, unit="s"),
+        ExportRow(what="SD 1.5, all components, fp32: peak memory", measured=peak / 1e9, bar=6, unit="GB"),
+        ExportRow(what="SD 1.5, building its engines", measured=build_seconds, unit="s"),
+        ExportRow(what="SD 1.5, building its engines: peak memory", measured=build_peak / 1e9, unit="GB"),
+        ExportRow(what="SD 1.5, load of the built engines", measured=loaded["seconds"], bar=25, unit="s"),
+        ExportRow(what="SD 1.5, memory held after it ÷ weights", measured=loaded["held"] / weights, bar=1.5, unit="×"),
+        ExportRow(what="SD 1.5, peak memory of it ÷ weights", measured=loaded["peak"] / weights, bar=1.5, unit="×"),
     ]
 
 
-def _sdxl(folder: Path) -> list[Row]:
+def _sdxl(folder: Path) -> list[ExportRow]:
     checkpoint = write_full_size("sdxl", folder, torch.float16)
     options = ["--dtype", "fp16", "--components", "unet", "--overwrite"]
     seconds, peak = run_command("export", checkpoint, folder / "sdxl-unet", *options)
     return [
-        Row(what="SDXL UNet, 2.6 billion weights, fp16: export", measured=seconds, unit="s"),
-        Row(what="SDXL UNet, fp16: peak memory", measured=peak / 1e9, bar=20, unit="GB"),
+        ExportRow(what="SDXL UNet, 2.6 billion weights, fp16: export", measured=seconds, unit="s"),
+        ExportRow(what="SDXL UNet, fp16: peak memory", measured=peak / 1e9, bar=20, unit="GB"),
     ]
 
 

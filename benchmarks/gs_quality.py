@@ -26,7 +26,7 @@ from segrefine.runtime.segmenter import Segmenter
 from segrefine.samplers import SAMPLERS
 from segrefine.settings import GsSettings
 from training.demo.phrases import Phrase, list_phrases
-from training.demo.scenes import Scene, compose_scene
+from training.demo.scenes import DemoScene, compose_scene
 from training.demo.sources import load_sources
 from training.demo.train import TWINS
 
@@ -47,7 +47,7 @@ FOUND = 0.01  # share of the image from which a mask counts as "something is the
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PhraseAnswer:
     """What was found for one phrase.
 
     Attributes:
@@ -102,34 +102,34 @@ def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path | None, 
 
 
 def segment_all(
-    segmenter: Segmenter, settings: GsSettings, scenes: Sequence[Scene], asked: Sequence[list[Phrase]], title: str
-) -> list[Answer]:
+    segmenter: Segmenter, settings: GsSettings, scenes: Sequence[DemoScene], asked: Sequence[list[Phrase]], title: str
+) -> list[PhraseAnswer]:
     """What is found for every phrase of every scene."""
-    answers: list[Answer] = []
+    answers: list[PhraseAnswer] = []
     for number, (scene, phrases) in enumerate(zip(tqdm(scenes, desc=title, leave=False), asked, strict=True)):
         found = segmenter(scene.image, [phrase.text for phrase in phrases], settings=settings).segments
         answers += [_judge(number, scene, *pair) for pair in zip(phrases, found, strict=True)]
     return answers
 
 
-def _ask(scene: Scene, seed: int) -> list[Phrase]:
+def _ask(scene: DemoScene, seed: int) -> list[Phrase]:
     """One phrase of every kind that the scene has."""
     rng = np.random.default_rng(seed)
     return [phrases[rng.integers(len(phrases))] for phrases in list_phrases(scene).values()]
 
 
-def _naming(scenes: Sequence[Scene], asked: Sequence[list[Phrase]]) -> tuple[list[Scene], list[list[Phrase]]]:
+def _naming(scenes: Sequence[DemoScene], asked: Sequence[list[Phrase]]) -> tuple[list[DemoScene], list[list[Phrase]]]:
     """The scenes in which something can be named, and those phrases."""
     named = [[phrase for phrase in phrases if phrase.kind in NAMED] for phrases in asked]
     pairs = [(scene, phrases) for scene, phrases in zip(scenes, named, strict=True) if phrases]
     return [scene for scene, _ in pairs], [phrases for _, phrases in pairs]
 
 
-def _judge(number: int, scene: Scene, phrase: Phrase, found: Segment) -> Answer:
+def _judge(number: int, scene: DemoScene, phrase: Phrase, found: Segment) -> PhraseAnswer:
     mask, truth = found.mask, phrase.mask(scene.instances)
     overlap = iou(mask, truth)
     others = [iou(mask, scene.instances == n + 1) for n in range(len(scene.classes)) if n + 1 not in phrase.objects]
-    return Answer(
+    return PhraseAnswer(
         scene=number,
         phrase=phrase,
         iou=overlap,
@@ -148,19 +148,19 @@ def _variants(settings: GsSettings) -> dict[str, GsSettings]:
     return steps | samples | samplers
 
 
-def _of(answers: Iterable[Answer], kinds: Sequence[str]) -> list[Answer]:
+def _of(answers: Iterable[PhraseAnswer], kinds: Sequence[str]) -> list[PhraseAnswer]:
     return [answer for answer in answers if answer.phrase.kind in kinds]
 
 
-def _mean_iou(answers: Iterable[Answer], kinds: Sequence[str]) -> float:
+def _mean_iou(answers: Iterable[PhraseAnswer], kinds: Sequence[str]) -> float:
     return float(np.mean([answer.iou for answer in _of(answers, kinds)]))
 
 
-def _wrong_rate(answers: Iterable[Answer], kinds: Sequence[str]) -> float:
+def _wrong_rate(answers: Iterable[PhraseAnswer], kinds: Sequence[str]) -> float:
     return float(np.mean([answer.wrong for answer in _of(answers, kinds) if answer.wrong is not None]))
 
 
-def _named(answers: Sequence[Answer]) -> dict[str, float]:
+def _named(answers: Sequence[PhraseAnswer]) -> dict[str, float]:
     """The figures of what is named as people would name it."""
     named = _of(answers, NAMED)
     return {
@@ -171,7 +171,7 @@ def _named(answers: Sequence[Answer]) -> dict[str, float]:
     }
 
 
-def _summary(answers: Sequence[Answer]) -> dict[str, object]:
+def _summary(answers: Sequence[PhraseAnswer]) -> dict[str, object]:
     named, absent = _of(answers, NAMED), _of(answers, ("absent",))
     kinds = sorted({answer.phrase.kind for answer in answers} - {"absent"})
     return {
@@ -190,7 +190,7 @@ def _summary(answers: Sequence[Answer]) -> dict[str, object]:
 
 
 def _refine(
-    segmenter: Segmenter, refiner: Refiner, scenes: Sequence[Scene], asked: Sequence[list[Phrase]]
+    segmenter: Segmenter, refiner: Refiner, scenes: Sequence[DemoScene], asked: Sequence[list[Phrase]]
 ) -> dict[str, float]:
     """What G4Seg makes of the generated probabilities of single objects, paired."""
     scores: list[tuple[float, ...]] = []
@@ -221,7 +221,7 @@ def _report(
     summary: Mapping[str, object],
     curves: Mapping[str, float],
     chain: Mapping[str, float],
-    answers: Sequence[Answer],
+    answers: Sequence[PhraseAnswer],
     settings: GsSettings,
     scenes: tuple[int, int],
 ) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.evaluate import WORSE, Case
+from benchmarks.evaluate import WORSE, CorruptedCase
 from benchmarks.quality import SEMANTIC, TEST_SEED, VALIDATION_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
@@ -77,24 +77,24 @@ def main(scenes: int, validation: bool, threads: int, cache: Path) -> None:
         write_result("guard", data | {"scenes": scenes, "masks": len(cases)}, markdown)
 
 
-def _cases(count: int, first: int, cache: Path) -> Iterator[Case]:
+def _cases(count: int, first: int, cache: Path) -> Iterator[CorruptedCase]:
     sources = load_sources(cache, held_out=True)
     for number in tqdm(range(first, first + count), desc="scenes"):
         yield from cases_of(compose_scene(np.random.default_rng(number), sources), number)
 
 
-def _gains(cases: list[Case], results: list[Refinement]) -> tuple[float, float, float]:
+def _gains(cases: list[CorruptedCase], results: list[Refinement]) -> tuple[float, float, float]:
     """Mean gain in IoU, share of the masks made worse, and mean gain over the semantic kinds."""
     gains = np.array([_gain(case, result.mask) for case, result in zip(cases, results, strict=True)])
     semantic = np.array([case.kind in SEMANTIC for case in cases])
     return float(gains.mean()), float((gains < -WORSE).mean()), float(gains[semantic].mean())
 
 
-def _gain(case: Case, mask: NDArray[np.bool_]) -> float:
+def _gain(case: CorruptedCase, mask: NDArray[np.bool_]) -> float:
     return iou(mask, case.truth) - iou(case.coarse > 0.5, case.truth)
 
 
-def _row(name: str, cases: list[Case], results: list[Refinement]) -> list[str]:
+def _row(name: str, cases: list[CorruptedCase], results: list[Refinement]) -> list[str]:
     gains = [_gain(case, result.mask) for case, result in zip(cases, results, strict=True)]
     _, worse, semantic = _gains(cases, results)
     kept = np.mean([result.kept_coarse for result in results])
@@ -107,7 +107,7 @@ def _row(name: str, cases: list[Case], results: list[Refinement]) -> list[str]:
     ]
 
 
-def _calibration(cases: list[Case], results: list[Refinement]) -> dict[str, float]:
+def _calibration(cases: list[CorruptedCase], results: list[Refinement]) -> dict[str, float]:
     """Calibration errors of the confidences of masks and of pixels."""
     confidence = np.array([result.confidence for result in results], np.float64)
     safe = np.array([_gain(case, result.mask) >= -WORSE for case, result in zip(cases, results, strict=True)])

@@ -26,7 +26,7 @@ from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import label_map
 from segrefine.settings import G4SegSettings
 from training.demo.captions import NAMES
-from training.demo.scenes import Scene, compose_scene
+from training.demo.scenes import DemoScene, compose_scene
 from training.demo.sources import load_sources
 
 LABELS = 4
@@ -36,10 +36,10 @@ Divide = Callable[[NDArray[np.uint8], list[tuple[str, Floats]]], NDArray[np.uint
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class LabelMapCase:
     """A scene and a spoilt mask of each object, with its label, in the order of the objects."""
 
-    scene: Scene
+    scene: DemoScene
     masks: list[tuple[str, Floats]]
 
     def score(self, labels: NDArray[np.uint16]) -> float:
@@ -74,7 +74,7 @@ def main(scenes: int, validation: bool, threads: int, cache: Path) -> None:
         write_result("label_maps", {**data, "scenes": len(cases), "threads": threads}, markdown)
 
 
-def _make_cases(count: int, first: int, cache: Path) -> list[Case]:
+def _make_cases(count: int, first: int, cache: Path) -> list[LabelMapCase]:
     """The scenes in which every object can be spoilt, each by a kind drawn for it."""
     sources, cases = load_sources(cache, held_out=True), []
     for seed in range(first, first + count):
@@ -86,7 +86,7 @@ def _make_cases(count: int, first: int, cache: Path) -> list[Case]:
             if coarse is not None:
                 masks.append((NAMES[scene.classes[target - 1]], coarse))
         if len(masks) == LABELS:
-            cases.append(Case(scene=scene, masks=masks))
+            cases.append(LabelMapCase(scene=scene, masks=masks))
     return cases
 
 

@@ -34,7 +34,7 @@ from benchmarks.timing import (
 )
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.export.modules import GRAPHS, Source
+from segrefine.export.modules import GRAPHS, GraphSource
 from segrefine.export.parity import run_reference
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
@@ -123,7 +123,7 @@ def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
 
 def _components(refiners: Refiners, checkpoint: Checkpoint, repeats: int, peak: float) -> list[list[str]]:
     taps = next(iter(refiners.values())).bundle.manifest.feature_taps
-    source = Source(checkpoint=checkpoint, attend=attend_naive, taps=taps)
+    source = GraphSource(checkpoint=checkpoint, attend=attend_naive, taps=taps)
     return time_components(refiners, lambda name: GRAPHS[name](source), {"unet": 24}, repeats, peak)
 
 

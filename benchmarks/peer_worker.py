@@ -23,7 +23,7 @@ from benchmarks.plain_export import PlainG4Seg, open_onnxruntime, open_openvino
 from benchmarks.timing import sample_scenes
 from segrefine.bundle import Bundle
 from segrefine.engines import EnginePrecision
-from segrefine.export.comparison import Scene
+from segrefine.export.comparison import ParityScene
 from segrefine.export.parity import run_reference
 from segrefine.reference.attention import MaskInjection
 from segrefine.reference.checkpoint import load_checkpoint
@@ -84,12 +84,12 @@ def _open(job: dict[str, Any]) -> tuple[Run, Run]:
     return lambda: run_reference(refiner, eager, scene)[1], partial(_torch_step, eager, feeds)
 
 
-def _scene(side: int) -> Scene:
+def _scene(side: int) -> ParityScene:
     """The first shipped scene, its longer side `side` pixels."""
     scene = sample_scenes()[0]
     image = Image.fromarray(scene.image).resize((side, side), Image.Resampling.BICUBIC)
     coarse = Image.fromarray(scene.coarse).resize((side, side), Image.Resampling.BILINEAR)
-    return Scene(image=np.asarray(image), coarse=np.asarray(coarse).clip(0, 1), label=scene.label)
+    return ParityScene(image=np.asarray(image), coarse=np.asarray(coarse).clip(0, 1), label=scene.label)
 
 
 def _step_inputs(refiner: Refiner) -> dict[str, Any]:

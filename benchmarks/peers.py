@@ -47,7 +47,7 @@ Times = dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class PeerSize:
     """A model and a job.
 
     Attributes:
@@ -75,16 +75,16 @@ class Size:
     bars: tuple[float, float]
 
 
-class Worker:
+class PeerWorker:
     """A contestant's process; a context."""
 
-    def __init__(self, peer: str, size: Size, mask: Path) -> None:
+    def __init__(self, peer: str, size: PeerSize, mask: Path) -> None:
         job = {"peer": peer, "checkpoint": str(size.checkpoint), "bundle": str(size.bundle), "plain": str(size.plain),
                "side": size.side, "settings": size.settings, "threads": THREADS, "mask": str(mask)}  # fmt: skip
         command = [sys.executable, "-m", "benchmarks.peer_worker", json.dumps(job)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> PeerWorker:
         """Waits until it is ready."""
         self._answer()
         return self
@@ -137,10 +137,10 @@ TITLES = {
 }
 
 
-def _demo(folder: Path) -> Size:
+def _demo(folder: Path) -> PeerSize:
     plain = folder / "demo-plain"
     export_plain(demo_checkpoint(), plain, Bundle.open(demo_bundle()).manifest.feature_taps)
-    return Size(
+    return PeerSize(
         checkpoint=demo_checkpoint(),
         bundle=_built(demo_bundle(), folder / "demo-built"),
         plain=plain,
@@ -152,7 +152,7 @@ def _demo(folder: Path) -> Size:
     )
 
 
-def _sd15(folder: Path) -> Size:
+def _sd15(folder: Path) -> PeerSize:
     checkpoint, bundle, plain = (
         write_full_size("sd15", folder, torch.float32),
         folder / "sd15-bundle",
@@ -162,7 +162,7 @@ def _sd15(folder: Path) -> Size:
         export_bundle(checkpoint, bundle)
     export_plain(checkpoint, plain, Bundle.open(bundle).manifest.feature_taps)
     build_engine(bundle)
-    return Size(
+    return PeerSize(
         checkpoint=checkpoint,
         bundle=bundle,
         plain=plain,
@@ -190,14 +190,14 @@ def build_engine(bundle: Path) -> None:
         subprocess.run([sys.executable, "-m", "segrefine.cli", "build-engine", str(bundle), *options], check=True)
 
 
-def _measure(size: Size) -> dict[str, Any]:
+def _measure(size: PeerSize) -> dict[str, Any]:
     """Seconds of every turn by contestant, and the IoU of its mask with eager PyTorch's."""
     seconds: Times = {peer: {"loop": [], "step": []} for peer in size.peers}
     with tempfile.TemporaryDirectory() as scratch:
         masks = {peer: Path(scratch) / f"{number}.npy" for number, peer in enumerate(size.peers)}
         with ExitStack() as stack:
             if size.together:
-                workers = {peer: stack.enter_context(Worker(peer, size, masks[peer])) for peer in size.peers}
+                workers = {peer: stack.enter_context(PeerWorker(peer, size, masks[peer])) for peer in size.peers}
                 for _ in range(2):
                     for worker in workers.values():
                         worker.time("loop")
@@ -206,14 +206,14 @@ def _measure(size: Size) -> dict[str, Any]:
                     if size.together:
                         _take_turn(workers[peer], size, seconds[peer])
                         continue
-                    with Worker(peer, size, masks[peer]) as worker:
+                    with PeerWorker(peer, size, masks[peer]) as worker:
                         worker.time("step")
                         _take_turn(worker, size, seconds[peer])
         found = {peer: np.load(path) for peer, path in masks.items()}
     return {"seconds": seconds, "iou": {peer: iou(found[peer], found[EAGER]) for peer in size.peers}}
 
 
-def _gflop(size: Size) -> float:
+def _gflop(size: PeerSize) -> float:
     """Of one forward pass of the UNet, without the mask."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         configs = load_checkpoint(size.checkpoint).configs["unet"]
@@ -223,7 +223,7 @@ def _gflop(size: Size) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def _take_turn(worker: Worker, size: Size, seconds: dict[str, list[float]]) -> None:
+def _take_turn(worker: PeerWorker, size: PeerSize, seconds: dict[str, list[float]]) -> None:
     time.sleep(REST)
     seconds["loop"].append(worker.time("loop"))
     seconds["step"] += [worker.time("step") for _ in range(size.steps)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segrefine.export.graph import export_graph
-from segrefine.export.modules import GRAPHS, Source
+from segrefine.export.modules import GRAPHS, GraphSource
 from segrefine.export.storage import WeightFile
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
@@ -35,7 +35,7 @@ def export_plain(checkpoint: Path, folder: Path, taps: tuple[str, ...]) -> None:
         path = folder / name / "model.onnx"
         if path.exists():
             continue
-        source = Source(checkpoint=load_checkpoint(checkpoint), attend=attend_naive, taps=taps)
+        source = GraphSource(checkpoint=load_checkpoint(checkpoint), attend=attend_naive, taps=taps)
         image = {side: 8 * _SIZES[side.removeprefix("image_")] for side in ("image_height", "image_width")}
         model = export_graph(GRAPHS[name](source), _SIZES | image, opset=23)
         path.parent.mkdir(parents=True, exist_ok=True)

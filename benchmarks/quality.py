@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler
 from benchmarks.corruptions import CORRUPTIONS, SEMANTIC_KINDS
 from benchmarks.evaluate import (
     CLASSICAL,
-    Case,
+    CorruptedCase,
     Mask,
     Method,
     Summary,
@@ -41,7 +41,7 @@ from segrefine.settings import G4SegSettings
 from training.demo.captions import NAMES, CaptionEncoder
 from training.demo.gate import gate_cases, text_gate
 from training.demo.pool import ScenePool
-from training.demo.scenes import Scene, compose_scene
+from training.demo.scenes import DemoScene, compose_scene
 from training.demo.sources import load_sources
 from training.demo.train_vae import to_unit
 
@@ -93,7 +93,7 @@ def main(scenes: int, validation: bool, bundle: Path | None, cache: Path) -> Non
         write_result("quality", data, markdown)
 
 
-def cases_of(scene: Scene, number: int) -> list[Case]:
+def cases_of(scene: DemoScene, number: int) -> list[CorruptedCase]:
     """Up to four masks of a scene: two kinds in turn, and the two semantic ones where they apply."""
     others = [kind for kind in CORRUPTIONS if kind not in SEMANTIC]
     kinds = [others[(2 * number + i) % len(others)] for i in range(2)] + list(SEMANTIC)
@@ -112,12 +112,12 @@ def _our_methods(bundle: Path) -> tuple[dict[str, Method], Callable[[], None]]:
         changed = refiner.derive(settings=settings)
         return lambda case: changed(case.image, case.coarse, case.label, crop=False, guard=False).mask
 
-    def ours(case: Case) -> Mask:
+    def ours(case: CorruptedCase) -> Mask:
         result = refiner(case.image, case.coarse, case.label, crop=False, guard=False)
         papers[id(case)] = result.paper_probability > 0.5
         return result.mask
 
-    def edges_only(case: Case) -> Mask:
+    def edges_only(case: CorruptedCase) -> Mask:
         nothing_gained = np.zeros_like(case.coarse)
         return sharpen(case.image, case.coarse, nothing_gained, EdgeSettings()) > 0.5
 
@@ -155,7 +155,7 @@ def _bars(summaries: dict[str, Summary], injection: Estimate, gate: float) -> li
     return [[figure, bar, measured, "yes" if met else "no"] for figure, bar, measured, met in rows]
 
 
-def _text_gate(scenes: list[Scene]) -> tuple[float, float]:
+def _text_gate(scenes: list[DemoScene]) -> tuple[float, float]:
     model = load_checkpoint(demo_checkpoint())
     pool = ScenePool.of(scenes)
     with torch.no_grad():

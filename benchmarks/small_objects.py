@@ -14,7 +14,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.evaluate import Case
+from benchmarks.evaluate import CorruptedCase
 from benchmarks.quality import TEST_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
 from segrefine.assets import demo_bundle
@@ -60,7 +60,7 @@ def main(scenes: int, threads: int, cache: Path) -> None:
     write_result("small_objects", {"masks": len(cases), "rows": rows, "crop_minus_whole": gain}, markdown)
 
 
-def _paste(number: int, sources: Sources) -> list[Case]:
+def _paste(number: int, sources: Sources) -> list[CorruptedCase]:
     """The cases of a scene, in a photograph, whose object and mask are small there."""
     rng = np.random.default_rng([number, 1])
     scene = compose_scene(np.random.default_rng(number), sources)

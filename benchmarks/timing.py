@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segrefine.assets import demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.engines import EnginePrecision
-from segrefine.export.comparison import Scene
+from segrefine.export.comparison import ParityScene
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GraphModule
 from segrefine.runtime.engine_set import EngineSet
@@ -47,10 +47,10 @@ def open_on_all(kind: type[PipelineT], bundle: Path, threads: int, stack: ExitSt
     }
 
 
-def sample_scenes() -> list[Scene]:
+def sample_scenes() -> list[ParityScene]:
     """The twelve shipped scenes."""
     samples = load_samples(demo_samples()).values()
-    return [Scene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
+    return [ParityScene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
 
 
 def take_turns(contestants: Mapping[str, Callable[[], object]], repeats: int) -> Times:

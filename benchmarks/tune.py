@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.evaluate import WORSE, Case
+from benchmarks.evaluate import WORSE, CorruptedCase
 from benchmarks.quality import VALIDATION_SEED, cases_of
 from benchmarks.report import markdown_table, write_result
 from segrefine.assets import demo_bundle
@@ -96,7 +96,7 @@ def _row(coarse: float, iou: float, worse: float) -> tuple[str, str, str]:
     return f"{iou:.3f}", f"{iou - coarse:+.3f}", f"{worse:.1%}"
 
 
-def _write(cases: list[Case], folder: Path) -> None:
+def _write(cases: list[CorruptedCase], folder: Path) -> None:
     """Write cases as a data set of one mask for each image."""
     labels = {}
     for kind in ("images", "masks", "truth"):

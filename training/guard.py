@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.corruptions import CORRUPTIONS, SEMANTIC_KINDS
-from benchmarks.evaluate import Case, make_cases
+from benchmarks.evaluate import CorruptedCase, make_cases
 from benchmarks.quality import VALIDATION_SEED, cases_of
 from segrefine.assets import demo_bundle
 from segrefine.runtime.guard import contrast
@@ -34,7 +34,7 @@ from segrefine.runtime.output import write_whole
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.regions import FREE_FEATURES, REGION_FEATURES, describe_regions
 from segrefine.settings import G4SegSettings
-from segrefine.tuning.guard_fit import Sample, fit_guard
+from segrefine.tuning.guard_fit import GuardSample, fit_guard
 from training.demo.scenes import compose_scene
 from training.demo.sources import load_sources
 
@@ -43,7 +43,7 @@ LEAST_SHARE, MOST_SHARE = 0.01, 0.98
 """Objects and masks of another share of the image are left out."""
 MOST_WORSE = {"free": 0.035, "demo": 0.04}
 """Greatest share of masks made worse in cross-validation."""
-Fitted = Sequence[tuple[Case, NDArray[np.bool_], str]]
+Fitted = Sequence[tuple[CorruptedCase, NDArray[np.bool_], str]]
 """Cases with the pixels that do not count, and the group that each belongs to."""
 
 
@@ -81,24 +81,24 @@ def main(which: str, photographs: Path, output: Path, scenes: int, cache: Path) 
 
 
 def _sample(
-    refiner: Refiner, number: int, case: Case, void: NDArray[np.bool_], group: str, settings: G4SegSettings
-) -> Sample:
+    refiner: Refiner, number: int, case: CorruptedCase, void: NDArray[np.bool_], group: str, settings: G4SegSettings
+) -> GuardSample:
     result = refiner(case.image, case.coarse, case.label, crop=False, guard=False, settings=settings)
     regions, features = describe_regions(case.image, result)
-    return Sample(
+    return GuardSample(
         image=case.scene, truth=case.truth, void=void, regions=regions, features=features, result=result,
         contrast=contrast(result.fit.image), group=group,
     )  # fmt: skip
 
 
-def _emoji_cases(scenes: int, cache: Path) -> Iterator[tuple[Case, NDArray[np.bool_], str]]:
+def _emoji_cases(scenes: int, cache: Path) -> Iterator[tuple[CorruptedCase, NDArray[np.bool_], str]]:
     sources = load_sources(cache, held_out=True)
     for number in range(VALIDATION_SEED, VALIDATION_SEED + scenes):
         for case in cases_of(compose_scene(np.random.default_rng(number), sources), number):
             yield case, np.zeros(case.truth.shape, np.bool_), "emoji"
 
 
-def _photograph_cases(folder: Path, names: Sequence[str]) -> Iterator[tuple[Case, NDArray[np.bool_], str]]:
+def _photograph_cases(folder: Path, names: Sequence[str]) -> Iterator[tuple[CorruptedCase, NDArray[np.bool_], str]]:
     """Cases of one object of each photograph: one way to spoil its outline, the semantic ways, and a network's."""
     classes = json.loads((folder / "classes.json").read_text())
     outlines = [kind for kind in CORRUPTIONS if kind not in SEMANTIC_KINDS]

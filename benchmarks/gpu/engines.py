@@ -30,7 +30,7 @@ from segrefine.errors import SegrefineError
 from segrefine.export import export_bundle
 from segrefine.export.comparison import named_inputs
 from segrefine.export.graph import example_inputs
-from segrefine.export.modules import MaskedUnet, Source
+from segrefine.export.modules import GraphSource, MaskedUnet
 from segrefine.export.parity import check_parity, run_reference
 from segrefine.export.precision import half_precision
 from segrefine.reference.attention import attend_naive
@@ -148,7 +148,7 @@ def _parity(bundle: Bundle, backend: str, device: str) -> tuple[str, str]:
 def _steps(bundle: Bundle, checkpoint: Path, backends: list[str], device: str, stack: ExitStack) -> Runs:
     """One step of the UNet under a mask: inputs from the host, outputs back to it, for all alike."""
     loaded = load_checkpoint(checkpoint)
-    source = Source(checkpoint=loaded, attend=attend_naive, taps=bundle.manifest.feature_taps)
+    source = GraphSource(checkpoint=loaded, attend=attend_naive, taps=bundle.manifest.feature_taps)
     module = MaskedUnet(source)
     sizes = {"batch": 2, "height": 64, "width": 64, "pixels": 4096, "tokens": bundle.manifest.tokens}
     inputs = example_inputs(module, sizes)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
+class RefineOutputs:
     """The files to write; None leaves one out."""
 
     mask: Path
@@ -122,7 +122,7 @@ def refine(
     With --box, --point or --scribble there is no MASK: outside of all boxes is background, strokes and points stay as
     they are drawn, and the rest is found.
     """
-    outputs = Outputs(mask=output, probability=probability, overlay=overlay, trace=trace)
+    outputs = RefineOutputs(mask=output, probability=probability, overlay=overlay, trace=trace)
     if console.json and output == STREAM:
         raise click.UsageError("--json and -o - both want stdout")
     _check_masks(masks, labels, marks, outputs)
@@ -160,7 +160,7 @@ def refine(
     console.result(values, _describe(values, summaries, model), stdout=output != STREAM)
 
 
-def _check_masks(masks: Sequence[Path], labels: Sequence[str], marks: MarkOptions, outputs: Outputs) -> None:
+def _check_masks(masks: Sequence[Path], labels: Sequence[str], marks: MarkOptions, outputs: RefineOutputs) -> None:
     """Check that there is one mask for each label, or marks of one object, and that the outputs fit them.
 
     Raises:

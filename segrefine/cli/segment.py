@@ -38,7 +38,7 @@ SPREAD_SAMPLES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
+class SegmentOutputs:
     """What to write; None leaves it out."""
 
     labels: Path
@@ -167,7 +167,7 @@ def segment(
         raise click.UsageError("--refine-bundle says what refines: add --refine")
     if uncertainty and samples == 1:
         raise click.UsageError(f"one sample has no spread: leave --samples out, or take --samples {SPREAD_SAMPLES}")
-    outputs = Outputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
+    outputs = SegmentOutputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
     outputs.check(image, [span.text for span in spans])
     changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
                "image_guidance_scale": image_guidance}  # fmt: skip

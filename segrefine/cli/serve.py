@@ -16,8 +16,7 @@ from segrefine.errors import MissingDependencyError, SegrefineError, SettingsErr
 
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
-    from segrefine.serve.models import Model as ServedModel
-    from segrefine.serve.models import Offer
+    from segrefine.serve.models import Offer, ServedModel
     from segrefine.serve.server import Address
 
 

@@ -32,7 +32,7 @@ class Axis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class SweepVariant:
     """Settings that are tried.
 
     Attributes:
@@ -92,7 +92,7 @@ AXES = {
 """Those that are varied where nobody names any."""
 
 
-def plan_variants(base: G4SegSettings, wanted: Sequence[tuple[str, tuple[Number, ...]]]) -> list[Variant]:
+def plan_variants(base: G4SegSettings, wanted: Sequence[tuple[str, tuple[Number, ...]]]) -> list[SweepVariant]:
     """The variants of some axes, each with the default's own value among them, in rising order.
 
     Args:
@@ -112,7 +112,7 @@ def plan_variants(base: G4SegSettings, wanted: Sequence[tuple[str, tuple[Number,
             raise SettingsError(subject=name, expected="finite numbers", got=f"{', '.join(map(str, values))}")
         for value in sorted({*(values or axis.values), own}):
             settings = base if value == own else axis.change(base, value)
-            variants.append(Variant(axis=name, value=value, settings=settings, is_default=settings == base))
+            variants.append(SweepVariant(axis=name, value=value, settings=settings, is_default=settings == base))
     return variants
 
 

@@ -16,12 +16,12 @@ from segrefine.batch.journal import Entry, claimed
 from segrefine.batch.options import agree_on_options, describe_options
 from segrefine.batch.run import run_batch
 from segrefine.batch.worker import Job
-from segrefine.evaluation.axes import Number, Variant
+from segrefine.evaluation.axes import Number, SweepVariant
 from segrefine.evaluation.comparison import Comparison, Places
 from segrefine.evaluation.scores import Score, summarise
 
 RUNS = "runs"
-Tell = Callable[[Variant, Entry, int, int], None]
+Tell = Callable[[SweepVariant, Entry, int, int], None]
 """Called with each finished image of a variant, how many are finished over all variants, and how many there are."""
 
 
@@ -57,7 +57,13 @@ class Row:
 
 
 def sweep(
-    job: Job, truth: Path, variants: Sequence[Variant], *, workers: int, resume: bool = False, tell: Tell | None = None
+    job: Job,
+    truth: Path,
+    variants: Sequence[SweepVariant],
+    *,
+    workers: int,
+    resume: bool = False,
+    tell: Tell | None = None,
 ) -> tuple[list[Row], dict[str, Any]]:
     """A row for each variant, and the measures of the coarse masks.
 
@@ -84,9 +90,9 @@ def sweep(
 
 
 def _refine_and_judge(
-    job: Job, truth: Path, variants: Sequence[Variant], *, workers: int, tell: Tell | None
+    job: Job, truth: Path, variants: Sequence[SweepVariant], *, workers: int, tell: Tell | None
 ) -> tuple[list[Row], dict[str, Any]]:
-    distinct: dict[str, Variant] = {}
+    distinct: dict[str, SweepVariant] = {}
     for variant in variants:
         distinct.setdefault(_name_of(variant), variant)
     total = len(distinct) * len(job.open_dataset().items)
@@ -95,7 +101,7 @@ def _refine_and_judge(
         run = replace(job, output=job.output / RUNS / name, engines=job.engines | {"settings": variant.settings})
         ahead = place * (total // len(distinct))
 
-        def told(entry: Entry, number: int, _: int, variant: Variant = variant, ahead: int = ahead) -> None:
+        def told(entry: Entry, number: int, _: int, variant: SweepVariant = variant, ahead: int = ahead) -> None:
             if tell:
                 tell(variant, entry, ahead + number, total)
 
@@ -114,13 +120,13 @@ def _refine_and_judge(
     return rows, before
 
 
-def _name_of(variant: Variant) -> str:
+def _name_of(variant: SweepVariant) -> str:
     """The folder of a variant's results."""
     return "default" if variant.is_default else f"{variant.axis}={variant.value}"
 
 
 def _judge(
-    variant: Variant, scores: Sequence[Score], default: Sequence[Score], seconds: float | None, failed: int
+    variant: SweepVariant, scores: Sequence[Score], default: Sequence[Score], seconds: float | None, failed: int
 ) -> Row:
     values = summarise(scores)
     own = {(score.name, score.key): score.after.iou for score in default if score.counted}

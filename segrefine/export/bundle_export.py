@@ -21,7 +21,7 @@ from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
 from segrefine.export.graph import cut_graph, example_inputs, export_graph
 from segrefine.export.mapped import release_weight_files
-from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, PARTS, GraphModule, Source, has_graph
+from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, PARTS, GraphModule, GraphSource, has_graph
 from segrefine.export.ops import masked_attention
 from segrefine.export.precision import half_precision
 from segrefine.export.resources import check_resources
@@ -30,7 +30,7 @@ from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import Trial, run_trials, verify_graph
 from segrefine.reference.checkpoint import (
     Checkpoint,
-    Parts,
+    ModelParts,
     load_checkpoint,
     load_label_checkpoint,
     reopen,
@@ -62,7 +62,7 @@ class _Plan:
     """
 
     method: Method
-    checkpoint: Parts
+    checkpoint: ModelParts
     denoiser: str
     graphs: Mapping[str, Callable[[Any], GraphModule]]
     settings: Settings
@@ -162,8 +162,8 @@ def export_bundle(
 def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
     """The plan for a text-to-image model."""
 
-    def make(graph: Callable[[Source], GraphModule], checkpoint: Checkpoint) -> GraphModule:
-        return graph(Source(checkpoint=checkpoint, attend=masked_attention, taps=chosen))
+    def make(graph: Callable[[GraphSource], GraphModule], checkpoint: Checkpoint) -> GraphModule:
+        return graph(GraphSource(checkpoint=checkpoint, attend=masked_attention, taps=chosen))
 
     loaded = load_checkpoint(model)
     chosen = loaded.family.taps if taps is None else tuple(taps)
@@ -270,7 +270,7 @@ def _trial_sizes(plan: _Plan) -> list[dict[str, int]]:
     return trials
 
 
-def _write_texts(checkpoint: Parts, directory: Path) -> None:
+def _write_texts(checkpoint: ModelParts, directory: Path) -> None:
     """Writes the files that diffusers' own tools read as well: tokenizers, schedule, pipeline."""
     for name, tokenizer in checkpoint.tokenizers.items():
         tokenizer.save_pretrained(directory / name)

@@ -61,7 +61,7 @@ class ParityRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class ParityScene:
     """An image, uint8 (H, W, 3); its coarse mask, float32 (H, W) in [0, 1]; and the label."""
 
     image: NDArray[np.uint8]

@@ -13,7 +13,7 @@ from segrefine.export.comparison import (
     Floats,
     LoopErrors,
     ParityRow,
-    Scene,
+    ParityScene,
     Steps,
     Watched,
     compare_components,
@@ -44,7 +44,7 @@ def _variants() -> dict[str, dict[str, int | float | str]]:
 
 
 def check_label_parity(
-    bundle: str | Path, checkpoint: Model, scenes: Sequence[Scene], *, backend: str, device: str
+    bundle: str | Path, checkpoint: Model, scenes: Sequence[ParityScene], *, backend: str, device: str
 ) -> Iterator[ParityRow]:
     """Compares a label diffusion bundle with its checkpoint, row by row; see `check_parity`.
 
@@ -69,7 +69,9 @@ def label_modules(checkpoint: LabelCheckpoint) -> Callable[[str], GraphModule]:
     return lambda name: LABEL_GRAPHS[name](checkpoint)
 
 
-def _loop(name: str, segmenter: Segmenter, checkpoint: LabelCheckpoint, scenes: Sequence[Scene]) -> Iterator[ParityRow]:
+def _loop(
+    name: str, segmenter: Segmenter, checkpoint: LabelCheckpoint, scenes: Sequence[ParityScene]
+) -> Iterator[ParityRow]:
     errors = LoopErrors()
     for scene in scenes:
         phrases = [f"the {scene.label}", "the background"]
@@ -83,7 +85,7 @@ def _loop(name: str, segmenter: Segmenter, checkpoint: LabelCheckpoint, scenes: 
     yield from errors.rows(name, segmenter.bundle.manifest.dtype)
 
 
-def run_label_reference(segmenter: Segmenter, reference: Gs, scene: Scene, phrases: Sequence[str]) -> Floats:
+def run_label_reference(segmenter: Segmenter, reference: Gs, scene: ParityScene, phrases: Sequence[str]) -> Floats:
     """The masks (P, K, h, w) that the reference samples from the segmenter's pixels and noise."""
     manifest, s = segmenter.bundle.manifest, reference.settings
     image = torch.from_numpy(segmenter.fit(scene.image).image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1

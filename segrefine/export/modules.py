@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segrefine.export import ops
 from segrefine.reference.alignment import align
 from segrefine.reference.attention import Attend, MaskInjection, MaskInjector, inject_masks
-from segrefine.reference.checkpoint import Checkpoint, LabelCheckpoint, Parts
+from segrefine.reference.checkpoint import Checkpoint, LabelCheckpoint, ModelParts
 from segrefine.reference.features import combine_features, tap_outputs
 from segrefine.reference.latents import scale_latents, unscale_latents
 from segrefine.reference.text import encode_ids, predict
@@ -25,7 +25,7 @@ from segrefine.spec import ComponentSpec, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class GraphSource:
     """What the graphs of a text-to-image model are made from.
 
     Attributes:
@@ -75,10 +75,10 @@ class GraphModule(nn.Module):
     added: tuple[str, ...] = ()
 
 
-class TextEncoder(GraphModule):
+class TextEncoderGraph(GraphModule):
     """Token ids → states, and the pooled text where the family's denoiser is told of it."""
 
-    def __init__(self, checkpoint: Parts, part: str = "text_encoder") -> None:
+    def __init__(self, checkpoint: ModelParts, part: str = "text_encoder") -> None:
         super().__init__()
         self.kind = next(kind for kind in checkpoint.family.text_encoders if kind.part == part)
         self.encoder, self.file = checkpoint.load(part), f"{part}/model.onnx"
@@ -103,7 +103,7 @@ class VaeEncoder(GraphModule):
 
     file = "vae_encoder/model.onnx"
 
-    def __init__(self, checkpoint: Parts) -> None:
+    def __init__(self, checkpoint: ModelParts) -> None:
         super().__init__()
         self.vae = checkpoint.vae
         self.spec = ComponentSpec("vae_encoder", (_image("sample", self.vae),), (_latent("latent_sample", self.vae),))
@@ -118,7 +118,7 @@ class VaeDecoder(GraphModule):
 
     file = "vae_decoder/model.onnx"
 
-    def __init__(self, checkpoint: Parts) -> None:
+    def __init__(self, checkpoint: ModelParts) -> None:
         super().__init__()
         self.vae = checkpoint.vae
         self.spec = ComponentSpec("vae_decoder", (_latent("latent_sample", self.vae),), (_image("sample", self.vae),))
@@ -137,7 +137,7 @@ class MaskedUnet(GraphModule):
         truncated: gives the features alone; what only the prediction needs is left out of the graph.
     """
 
-    def __init__(self, source: Source, *, truncated: bool = False) -> None:
+    def __init__(self, source: GraphSource, *, truncated: bool = False) -> None:
         super().__init__()
         checkpoint = source.checkpoint
         self.unet, self.injector, self.taps = checkpoint.unet, source.injector, source.taps
@@ -187,7 +187,7 @@ class Alignment(GraphModule):
 
     file = "alignment/model.onnx"
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: GraphSource) -> None:
         super().__init__()
         channels = source.feature_channels
         self.spec = ComponentSpec(
@@ -249,9 +249,9 @@ class LabelDenoiser(GraphModule):
         return predict(self.unet, joined, timestep, text).float()
 
 
-GRAPHS: dict[str, Callable[[Source], GraphModule]] = {
-    "text_encoder": lambda source: TextEncoder(source.checkpoint),
-    "text_encoder_2": lambda source: TextEncoder(source.checkpoint, "text_encoder_2"),
+GRAPHS: dict[str, Callable[[GraphSource], GraphModule]] = {
+    "text_encoder": lambda source: TextEncoderGraph(source.checkpoint),
+    "text_encoder_2": lambda source: TextEncoderGraph(source.checkpoint, "text_encoder_2"),
     "vae_encoder": lambda source: VaeEncoder(source.checkpoint),
     "vae_decoder": lambda source: VaeDecoder(source.checkpoint),
     "unet": MaskedUnet,
@@ -261,8 +261,8 @@ GRAPHS: dict[str, Callable[[Source], GraphModule]] = {
 """The components of a text-to-image model's bundle, in the order in which they are exported."""
 
 LABEL_GRAPHS: dict[str, Callable[[LabelCheckpoint], GraphModule]] = {
-    "text_encoder": TextEncoder,
-    "text_encoder_2": partial(TextEncoder, part="text_encoder_2"),
+    "text_encoder": TextEncoderGraph,
+    "text_encoder_2": partial(TextEncoderGraph, part="text_encoder_2"),
     "vae_encoder": VaeEncoder,
     "vae_decoder": VaeDecoder,
     "label_denoiser": LabelDenoiser,
@@ -284,7 +284,7 @@ def has_graph(name: str, text_encoders: Collection[str]) -> bool:
     return not name.startswith("text_encoder") or name in text_encoders
 
 
-def text_inputs(checkpoint: Parts, denoiser: str) -> tuple[TensorSpec, ...]:
+def text_inputs(checkpoint: ModelParts, denoiser: str) -> tuple[TensorSpec, ...]:
     """What a denoiser takes of a text, by the names of its inputs; see `segrefine.reference.text`."""
     config = checkpoint.configs[denoiser]
     states = _float("encoder_hidden_states", "batch", "tokens", config["cross_attention_dim"])

@@ -19,7 +19,7 @@ from segrefine.export.comparison import (
     Feeds,
     LoopErrors,
     ParityRow,
-    Scene,
+    ParityScene,
     Steps,
     Watched,
     compare_components,
@@ -31,7 +31,7 @@ from segrefine.export.comparison import (
 from segrefine.export.graph import example_inputs
 from segrefine.export.label_parity import check_label_parity, label_modules
 from segrefine.export.locate import Divergence, locate_divergence
-from segrefine.export.modules import GRAPHS, GraphModule, Source
+from segrefine.export.modules import GRAPHS, GraphModule, GraphSource
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
@@ -47,7 +47,7 @@ from segrefine.settings import G4SegSettings, Mode
 def check_parity(
     bundle: str | Path,
     checkpoint: Model,
-    scenes: Sequence[Scene],
+    scenes: Sequence[ParityScene],
     *,
     backend: str = "onnxruntime",
     device: str = "cpu",
@@ -111,7 +111,7 @@ def _trials(module: GraphModule, manifest: Manifest, known: Feeds | None, engine
 
 
 def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], GraphModule]:
-    source = Source(checkpoint=checkpoint, attend=attend_naive, taps=manifest.feature_taps)
+    source = GraphSource(checkpoint=checkpoint, attend=attend_naive, taps=manifest.feature_taps)
     return lambda name: GRAPHS[name](source)
 
 
@@ -126,7 +126,7 @@ def _runs(settings: G4SegSettings) -> dict[str, G4SegSettings]:
 
 
 def compare_loop(
-    refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[Scene], name: str, settings: G4SegSettings
+    refiner: Refiner, checkpoint: Checkpoint, scenes: Sequence[ParityScene], name: str, settings: G4SegSettings
 ) -> Iterator[ParityRow]:
     """Compare every step of the loop and the final mask, under one choice of settings.
 
@@ -164,7 +164,7 @@ def _on_grid(refiner: Refiner, result: Refinement) -> NDArray[np.float32]:
 
 
 def run_reference(
-    refiner: Refiner, reference: G4Seg, scene: Scene, device: str = "cpu"
+    refiner: Refiner, reference: G4Seg, scene: ParityScene, device: str = "cpu"
 ) -> tuple[ReferenceResult, NDArray[np.bool_]]:
     """What the reference, whose model is on `device`, makes of a scene, and its mask, bool (H, W).
 

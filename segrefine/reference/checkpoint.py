@@ -37,7 +37,7 @@ Load = Callable[[str], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class ModelParts:
     """What models of both methods have.
 
     Attributes:
@@ -105,11 +105,11 @@ class Parts:
         return text
 
 
-PartsT = TypeVar("PartsT", bound=Parts)
+PartsT = TypeVar("PartsT", bound=ModelParts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(Parts):
+class Checkpoint(ModelParts):
     """A text-to-image model."""
 
     @property
@@ -119,7 +119,7 @@ class Checkpoint(Parts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelCheckpoint(Parts):
+class LabelCheckpoint(ModelParts):
     """A label diffusion model.
 
     Attributes:
@@ -183,7 +183,7 @@ def reopen(checkpoint: PartsT, dtype: torch.dtype | None) -> PartsT:
 
 
 def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[str, Any]:
-    """What `Parts` has, by name.
+    """What `ModelParts` has, by name.
 
     Raises:
         ExportError: something is missing, or of another kind than it should be.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.errors import ExportError
-from segrefine.reference.weight_files import Stored, read_metadata, read_tensor_bytes
+from segrefine.reference.weight_files import StoredTensor, read_metadata, read_tensor_bytes
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _FORMATS = {"float8_e4m3fn", "float8_e5m2"}
@@ -44,7 +44,7 @@ def is_quantized(name: str) -> bool:
     return is_scale(name) or last in _QUANTIZED or ".quant_state." in name or ":_data" in name
 
 
-def find_scales(header: Mapping[str, Stored]) -> dict[str, str]:
+def find_scales(header: Mapping[str, StoredTensor]) -> dict[str, str]:
     """The scale's name for each 8-bit weight that has one.
 
     Args:
@@ -100,7 +100,7 @@ def expand_shape(name: str, scale: Sequence[int], weight: Sequence[int]) -> tupl
     raise ExportError(message, hint=_HINT)
 
 
-def check_quantization(file: Path, header: Mapping[str, Stored]) -> None:
+def check_quantization(file: Path, header: Mapping[str, StoredTensor]) -> None:
     """Check that what a single file says of quantized tensors is understood.
 
     Args:

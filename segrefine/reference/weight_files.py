@@ -69,7 +69,7 @@ class SingleFile:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a safetensors file.
 
     Attributes:
@@ -90,7 +90,7 @@ class Stored:
         return math.prod(self.shape)
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any], after: int) -> Stored:
+    def of(cls, entry: Mapping[str, Any], after: int) -> StoredTensor:
         """What a header's entry describes; raises what Python does where it is malformed.
 
         Args:
@@ -105,7 +105,7 @@ Model = str | Path | SingleFile
 """A diffusers folder, or a single file."""
 
 
-def read_header(file: Path) -> dict[str, Stored]:
+def read_header(file: Path) -> dict[str, StoredTensor]:
     """What a safetensors file says of its tensors, by name.
 
     Raises:
@@ -113,7 +113,7 @@ def read_header(file: Path) -> dict[str, Stored]:
     """
     content, after = _read_entries(file)
     try:
-        header = {name: Stored.of(entry, after) for name, entry in content.items() if name != _METADATA}
+        header = {name: StoredTensor.of(entry, after) for name, entry in content.items() if name != _METADATA}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _no_weights(file, json.dumps(content).encode()) from error
     there, whole = file.stat().st_size, max((stored.end for stored in header.values()), default=after)
@@ -134,7 +134,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     return {name: str(text) for name, text in metadata.items()} if isinstance(metadata, dict) else {}
 
 
-def read_tensor_bytes(file: Path, stored: Stored) -> bytes:
+def read_tensor_bytes(file: Path, stored: StoredTensor) -> bytes:
     """The bytes of one tensor, which should be a small one."""
     with file.open("rb") as stream:
         stream.seek(stored.start)
@@ -191,7 +191,7 @@ def find_weights(folder: Path, part: str) -> tuple[str | None, tuple[Path, ...]]
     raise ExportError(f"{stem}.safetensors is missing", hint=hint)
 
 
-def read_part_header(model: Model, part: str) -> dict[str, Stored]:
+def read_part_header(model: Model, part: str) -> dict[str, StoredTensor]:
     """What the files of a model say of one part's tensors, by name.
 
     Raises:

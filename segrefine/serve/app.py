@@ -20,7 +20,7 @@ from segrefine.serve.journal import log
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import MEDIA_TYPE, Metrics
 from segrefine.serve.middleware import Envelope
-from segrefine.serve.models import Model, RefineModel, SegmentModel
+from segrefine.serve.models import RefineModel, SegmentModel, ServedModel
 from segrefine.serve.pages import add_pages
 from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem
@@ -30,8 +30,8 @@ Drain = Callable[[], Any]
 
 
 def create_app(
-    models: Sequence[Model[Any]], *, limits: Limits | None = None, api_key: str | None = None, answers_id: bool = True,
-    root_path: str = "",
+    models: Sequence[ServedModel[Any]], *, limits: Limits | None = None, api_key: str | None = None,
+    answers_id: bool = True, root_path: str = "",
 ) -> FastAPI:  # fmt: skip
     """The application that serves `models`, which the caller closes after it.
 
@@ -74,7 +74,7 @@ def create_app(
     return app
 
 
-def _add_methods(app: FastAPI, models: Sequence[Model[Any]]) -> None:
+def _add_methods(app: FastAPI, models: Sequence[ServedModel[Any]]) -> None:
     @app.post("/v1/refine", **describe_route("refine"))
     async def refine(request: Request) -> Response:
         replier: Replier = request.app.state.replier
@@ -113,7 +113,7 @@ def _add_probes(app: FastAPI, metrics: Metrics) -> None:
         return Response(metrics.to_bytes(), media_type=MEDIA_TYPE)
 
 
-async def _warm_up(dispatcher: Dispatcher, models: Sequence[Model[Any]], metrics: Metrics) -> None:
+async def _warm_up(dispatcher: Dispatcher, models: Sequence[ServedModel[Any]], metrics: Metrics) -> None:
     for model in models:
         await dispatcher.run_aside(model)
     dispatcher.warm = True

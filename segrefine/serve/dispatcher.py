@@ -19,14 +19,14 @@ from typing import Any
 from segrefine.runtime.batching import Company
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import Metrics
-from segrefine.serve.models import Model
+from segrefine.serve.models import ServedModel
 from segrefine.serve.problem import Problem
 from segrefine.serve.stopping import Stopped
 from segrefine.serve.work import Answer, Work
 
 
 @dataclass(eq=False)
-class Place:
+class QueuePlace:
     """A place in the service, held by one request from its first byte until nothing of it runs any more.
 
     Attributes:
@@ -54,9 +54,9 @@ class Place:
 @dataclass(eq=False, kw_only=True)
 class _Entry:
     work: Work
-    model: Model[Any]
+    model: ServedModel[Any]
     company: Company | None
-    place: Place
+    place: QueuePlace
     answer: asyncio.Future[Answer]
 
 
@@ -84,8 +84,8 @@ class Dispatcher:
         """Whether requests are taken."""
         return self.warm and not self.draining
 
-    def admit(self) -> Place:
-        """A place for a request that has just begun; whoever has it calls `Place.leave` in the end, come what may.
+    def admit(self) -> QueuePlace:
+        """A place for a request that has just begun; whoever has it calls `QueuePlace.leave` in the end, come what may.
 
         Raises:
             Problem: the service is not ready, or full.
@@ -103,9 +103,9 @@ class Dispatcher:
         self._held += 1
         self._empty.clear()
         self._count()
-        return Place(self)
+        return QueuePlace(self)
 
-    async def compute(self, model: Model[Any], work: Work, place: Place) -> Answer:
+    async def compute(self, model: ServedModel[Any], work: Work, place: QueuePlace) -> Answer:
         """The answer to a request. Cancelling the call takes it out of the queue, or stops it at its next step.
 
         Raises:
@@ -127,7 +127,7 @@ class Dispatcher:
             if entry in self._waiting:
                 self._waiting.remove(entry)
 
-    async def run_aside(self, model: Model[Any]) -> None:
+    async def run_aside(self, model: ServedModel[Any]) -> None:
         """Warms a model up on a worker."""
         await asyncio.get_running_loop().run_in_executor(self._pool, model.warm_up)
 
@@ -148,7 +148,7 @@ class Dispatcher:
         self._pool.shutdown(wait=True)
 
     def left(self) -> None:
-        """A place was given back; see `Place`."""
+        """A place was given back; see `QueuePlace`."""
         self._held -= 1
         if not self._held:
             self._empty.set()

@@ -55,7 +55,7 @@ class Served:
     demo: bool = False
 
 
-class Model(Closing, Generic[PipelineT]):
+class ServedModel(Closing, Generic[PipelineT]):
     """A pipeline behind the service.
 
     Attributes:
@@ -107,7 +107,7 @@ class Model(Closing, Generic[PipelineT]):
         self.pipeline.close()
 
 
-class RefineModel(Model[Refiner]):
+class RefineModel(ServedModel[Refiner]):
     """G4Seg. Its denoiser already sees a batch for each request, so that requests are computed one at a time."""
 
     def company(self, work: Work) -> Company | None:
@@ -138,7 +138,7 @@ class RefineModel(Model[Refiner]):
         return replace(answer, seconds={"read": read, **answer.seconds})
 
 
-class SegmentModel(Model[Segmenter]):
+class SegmentModel(ServedModel[Segmenter]):
     """GS. The phrases of requests on images of one shape are one batch of its denoiser."""
 
     def __init__(self, pipeline: Segmenter, served: Served) -> None:

@@ -20,11 +20,11 @@ from starlette.types import Receive, Scope, Send
 
 from segrefine.runtime.mask import read_mask
 from segrefine.serve.body import HungUp, parse_body, read_body
-from segrefine.serve.dispatcher import Dispatcher, Place
+from segrefine.serve.dispatcher import Dispatcher, QueuePlace
 from segrefine.serve.inputs import read_inputs, read_mask_file, telling_of
 from segrefine.serve.journal import log_failure
 from segrefine.serve.limits import Limits
-from segrefine.serve.models import Model, RefineModel
+from segrefine.serve.models import RefineModel, ServedModel
 from segrefine.serve.parameters import Parameters
 from segrefine.serve.problem import STOPPED, Problem, problem_of
 from segrefine.serve.work import Answer, Media, Work
@@ -54,10 +54,10 @@ class Replier:
 
     dispatcher: Dispatcher
     limits: Limits
-    models: tuple[Model[Any], ...]
+    models: tuple[ServedModel[Any], ...]
     read: Callable[..., Awaitable[Any]]
 
-    async def reply(self, request: Request, parameters: type[Parameters], kind: type[Model[Any]]) -> Response:
+    async def reply(self, request: Request, parameters: type[Parameters], kind: type[ServedModel[Any]]) -> Response:
         """The reply to a request to a method.
 
         Raises:
@@ -106,7 +106,9 @@ class EventReply(Response):
 
     media_type = EVENTS
 
-    def __init__(self, dispatcher: Dispatcher, model: Model[Any], work: Work, place: Place, request_id: str) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, model: ServedModel[Any], work: Work, place: QueuePlace, request_id: str
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._dispatcher, self._place = dispatcher, place
@@ -239,7 +241,7 @@ def _liking(part: str) -> tuple[str, float]:
         return name, 1.0
 
 
-def _choose(models: tuple[Model[Any], ...], kind: type[Model[Any]], name: str | None) -> Model[Any]:
+def _choose(models: tuple[ServedModel[Any], ...], kind: type[ServedModel[Any]], name: str | None) -> ServedModel[Any]:
     able = [model for model in models if isinstance(model, kind)]
     for model in able:
         if name in (None, model.served.name):
@@ -250,7 +252,7 @@ def _choose(models: tuple[Model[Any], ...], kind: type[Model[Any]], name: str | 
                   f"GET /v1/models lists them; segrefine serve {bundle} … serves another")  # fmt: skip
 
 
-def _plain(answer: Answer, model: Model[Any], request_id: str) -> Response:
+def _plain(answer: Answer, model: ServedModel[Any], request_id: str) -> Response:
     if answer.picture is not None:
         return PiecewiseReply(answer.picture, headers=_warning_header(answer), media_type="image/png")
     return PiecewiseReply(json.dumps(_values(answer, model, request_id)), media_type="application/json")
@@ -268,7 +270,7 @@ def _warning_header(answer: Answer) -> dict[str, str]:
     return {"X-Segrefine-Warnings": json.dumps(told)} if told else {}
 
 
-def _values(answer: Answer, model: Model[Any], request_id: str) -> dict[str, Any]:
+def _values(answer: Answer, model: ServedModel[Any], request_id: str) -> dict[str, Any]:
     return {"request_id": request_id, "model": model.served.name, **answer.values, "seconds": dict(answer.seconds)}
 
 

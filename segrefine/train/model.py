@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.assets import demo_gs_checkpoint
 from segrefine.errors import SettingsError
-from segrefine.reference.checkpoint import LabelCheckpoint, Parts, load_checkpoint, load_label_checkpoint
+from segrefine.reference.checkpoint import LabelCheckpoint, ModelParts, load_checkpoint, load_label_checkpoint
 from segrefine.reference.configs import is_label_checkpoint
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
 from segrefine.reference.weight_files import Model, SingleFile
@@ -115,7 +115,7 @@ def open_model(found: Model | None, options: TrainOptions, classes: Sequence[str
     """
     torch.manual_seed(options.seed)  # new weights
     if found is None:
-        opened: Parts = _new_tiny()
+        opened: ModelParts = _new_tiny()
     elif is_label_checkpoint(found):
         opened = load_label_checkpoint(found)
     else:
@@ -182,7 +182,7 @@ def _shorten_text(encoder: CLIPTextModel, tokens: int) -> None:
     encoder.config.max_position_embeddings = tokens
 
 
-def _part_names(opened: Parts) -> list[str]:
+def _part_names(opened: ModelParts) -> list[str]:
     denoiser = "label_denoiser" if isinstance(opened, LabelCheckpoint) else "unet"
     return [denoiser, "vae", *(kind.part for kind in opened.family.text_encoders)]
 
@@ -194,7 +194,7 @@ def _loosen(part: nn.Module) -> nn.Module:
     return part.float().requires_grad_(False)
 
 
-def _choose_codec(opened: Parts, options: TrainOptions, vae: nn.Module) -> AreaCodec | VaeCodec:
+def _choose_codec(opened: ModelParts, options: TrainOptions, vae: nn.Module) -> AreaCodec | VaeCodec:
     own = opened.codec if isinstance(opened, LabelCheckpoint) else None
     if options.codec is None and options.fold is None and own is not None:
         return VaeCodec(vae=vae, scale=own.scale) if isinstance(own, VaeCodec) else own  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ def _choose_codec(opened: Parts, options: TrainOptions, vae: nn.Module) -> AreaC
     return AreaCodec(fold=fold, scale=_AREA_SCALE, vae_scale_factor=factor)
 
 
-def _fit_denoiser(denoiser: UNet2DConditionModel, opened: Parts, codec: AreaCodec | VaeCodec) -> None:
+def _fit_denoiser(denoiser: UNet2DConditionModel, opened: ModelParts, codec: AreaCodec | VaeCodec) -> None:
     """Give the denoiser the codec's channels, unless it has them."""
     old = opened.codec.channels if isinstance(opened, LabelCheckpoint) else 0
     image = int(opened.configs["vae"]["latent_channels"])
@@ -218,7 +218,7 @@ def _fit_denoiser(denoiser: UNet2DConditionModel, opened: Parts, codec: AreaCode
 
 
 def _tokenizers(
-    opened: Parts,
+    opened: ModelParts,
     found: Model | None,
     options: TrainOptions,
     classes: Sequence[str],

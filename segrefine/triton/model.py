@@ -19,7 +19,7 @@ from segrefine.triton.signature import SIGNATURES
 _CLIENTS_ERRORS = (ImageError, MaskError, PromptError, SettingsError)
 
 
-class Model:
+class TritonModel:
     """One instance of a model, in a process of its own.
 
     Attributes:

@@ -16,10 +16,10 @@ MODEL = '''"""Run by Triton's Python backend: segrefine's model, on the bundle b
 
 import triton_python_backend_utils
 
-from segrefine.triton.model import Model
+from segrefine.triton.model import TritonModel
 
 
-class TritonPythonModel(Model):
+class TritonPythonModel(TritonModel):
     """The model; Triton makes one for each instance."""
 
     backend = triton_python_backend_utils

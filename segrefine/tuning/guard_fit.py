@@ -35,7 +35,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
+class GuardSample:
     """One refined mask with its truth, and the regions that refining changed.
 
     Attributes:
@@ -69,7 +69,7 @@ class Sample:
 
 
 def fit_guard(
-    samples: Sequence[Sample],
+    samples: Sequence[GuardSample],
     features: Sequence[str],
     *,
     most_worse: float,
@@ -126,7 +126,7 @@ class _MaskFit:
 
 
 def _fit_masks(
-    samples: Sequence[Sample], odds: Sequence[Numbers], folds: NDArray[np.intp], margin: float, most_worse: float
+    samples: Sequence[GuardSample], odds: Sequence[Numbers], folds: NDArray[np.intp], margin: float, most_worse: float
 ) -> _MaskFit:
     """A judge of masks, its calibration, and the threshold that keeps the share made worse in bounds."""
     judged = [Judged(regions=s.regions, odds=each, margin=margin) for s, each in zip(samples, odds, strict=True)]
@@ -171,14 +171,14 @@ def _divide_images(images: Sequence[int]) -> NDArray[np.intp]:
     return (np.random.default_rng(0).permutation(len(names)) % FOLDS)[member]
 
 
-def _judge(sample: Sample, judges: tuple[Judge, Judge], columns: Sequence[int]) -> Numbers:
+def _judge(sample: GuardSample, judges: tuple[Judge, Judge], columns: Sequence[int]) -> Numbers:
     """Log-odds that each change of a sample is right, as judges of added and of removed regions have it."""
     known = sample.features[:, columns]
     added, removed = judges
     return np.where(sample.regions.added, added(known), removed(known))
 
 
-def _fit_regions(samples: Sequence[Sample], columns: Sequence[int], *, pairs: bool) -> tuple[Judge, Judge]:
+def _fit_regions(samples: Sequence[GuardSample], columns: Sequence[int], *, pairs: bool) -> tuple[Judge, Judge]:
     """Judges of added and of removed regions. Each region counts by its share of the mask.
 
     A region that is right in parts counts as both, each by its part.
@@ -212,7 +212,7 @@ def _rank(features: Numbers, gain: Numbers) -> Numbers:
     return fit_logistic(features, gain > 0, np.abs(gain) + WORSE, ridge=MASK_RIDGE)
 
 
-def _fit_pixels(samples: Sequence[Sample], fit: _MaskFit) -> Judge:
+def _fit_pixels(samples: Sequence[GuardSample], fit: _MaskFit) -> Judge:
     """A judge of whether a pixel is right in the end."""
     features, right = [], []
     for sample, each, of_mask, stays in zip(samples, fit.judged, fit.odds, fit.trusted, strict=True):

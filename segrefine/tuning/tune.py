@@ -31,7 +31,7 @@ from segrefine.settings import G4SegSettings
 from segrefine.tuning.bundle_fit import check_writable, hash_denoiser, write_fit
 from segrefine.tuning.cases import Case, LabelledData
 from segrefine.tuning.evaluations import Evaluation, Evaluations, Figures, identify
-from segrefine.tuning.guard_fit import FOLDS, Sample, fit_guard
+from segrefine.tuning.guard_fit import FOLDS, GuardSample, fit_guard
 from segrefine.tuning.search import GRID, Grid, count_trials, remember, search_settings
 
 MOST_WORSE = 0.03
@@ -196,9 +196,9 @@ class _Run:
         self.known.add(evaluation)
         return evaluation
 
-    def _collect(self, trying: Refiner, settings: G4SegSettings, names: Sequence[str]) -> list[Sample]:
+    def _collect(self, trying: Refiner, settings: G4SegSettings, names: Sequence[str]) -> list[GuardSample]:
         """What the guard is fitted to: the masks of the fit part, refined without a guard."""
-        samples: list[Sample] = []
+        samples: list[GuardSample] = []
         for number, name in enumerate(names):
             self.tell("guard", number / len(names))
             case = self.data.read(name)
@@ -236,18 +236,18 @@ class _Run:
         }
 
 
-def _sample(number: int, case: Case, results: Sequence[Refinement]) -> Iterator[Sample]:
+def _sample(number: int, case: Case, results: Sequence[Refinement]) -> Iterator[GuardSample]:
     """What the guard is fitted to: masks about which the model knew something; the free guard judges the others."""
     for truth, result in zip(case.truths, results, strict=True):
         if result.evidence_worth:
             regions, features = describe_regions(case.image, result)
-            yield Sample(
+            yield GuardSample(
                 image=number, truth=truth, void=case.void, regions=regions, features=features, result=result,
                 contrast=contrast(result.fit.image),
             )  # fmt: skip
 
 
-def _fit(samples: Sequence[Sample]) -> Guard | None:
+def _fit(samples: Sequence[GuardSample]) -> Guard | None:
     """A guard; None where there are too few changes to fit it to."""
     changes = np.concatenate([sample.regions.added for sample in samples]) if samples else np.zeros(0, np.bool_)
     if min(len({sample.image for sample in samples}), changes.sum(), (~changes).sum()) < FOLDS:

@@ -6,7 +6,7 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from benchmarks.evaluate import Case, make_cases
+from benchmarks.evaluate import CorruptedCase, make_cases
 
 LABELS = ("disc", "plate", "star")
 COLOURS = np.array([[60, 90, 60], [220, 40, 40], [40, 60, 220], [230, 200, 30]])  # background, then object 1, 2, 3
@@ -40,6 +40,6 @@ def image(instances: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @pytest.fixture
-def cases(image: NDArray[np.uint8], instances: NDArray[np.uint8]) -> list[Case]:
+def cases(image: NDArray[np.uint8], instances: NDArray[np.uint8]) -> list[CorruptedCase]:
     """Three scenes, each with the kinds that apply to the object drawn."""
     return [case for scene in range(3) for case in make_cases(image, instances, LABELS, scene=scene)]

@@ -14,7 +14,7 @@ from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 from segrefine.bundle import Bundle
 from segrefine.engines import load_engine
 from segrefine.export import export_bundle
-from segrefine.export.comparison import Scene
+from segrefine.export.comparison import ParityScene
 from segrefine.export.parity import check_parity
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.families import GUIDANCE_EMBEDDED
@@ -23,11 +23,11 @@ from segrefine.reference.text import guidance_embedding
 from tests.tiny_checkpoint import TINY_UNET, write_tiny_checkpoint
 
 
-def scene() -> Scene:
+def scene() -> ParityScene:
     rng = np.random.default_rng(0)
     coarse = np.zeros((20, 28), np.float32)
     coarse[4:14, 6:20] = 1
-    return Scene(image=rng.integers(0, 255, (20, 28, 3)).astype(np.uint8), coarse=coarse, label="fox")
+    return ParityScene(image=rng.integers(0, 255, (20, 28, 3)).astype(np.uint8), coarse=coarse, label="fox")
 
 
 def test_sdxl_runs_as_in_torch(tiny_xl_checkpoint: Path, tmp_path: Path) -> None:

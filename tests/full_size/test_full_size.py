@@ -19,7 +19,7 @@ from segrefine.engines import load_engine
 from segrefine.export import export_bundle
 from segrefine.export.comparison import named_inputs, relative_error
 from segrefine.export.graph import example_inputs
-from segrefine.export.modules import GRAPHS, Source
+from segrefine.export.modules import GRAPHS, GraphSource
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import load_checkpoint
 
@@ -50,7 +50,7 @@ def test_every_component_is_torch_s_masked_and_unmasked(exported: tuple[Path, Bu
     checkpoint, bundle = exported
     for name in bundle.manifest.graphs:
         opened = load_checkpoint(checkpoint)
-        source = Source(checkpoint=opened, attend=attend_naive, taps=bundle.manifest.feature_taps)
+        source = GraphSource(checkpoint=opened, attend=attend_naive, taps=bundle.manifest.feature_taps)
         module = GRAPHS[name](source)
         feeds = named_inputs(module, example_inputs(module, SIZES))
         trials = [feeds, feeds | {"strength": np.zeros((1, 2), np.float32)}] if "strength" in feeds else [feeds]

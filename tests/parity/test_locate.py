@@ -20,7 +20,7 @@ from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS, load_engine
 from segrefine.export.comparison import Watched, named_inputs
 from segrefine.export.graph import example_inputs
-from segrefine.export.modules import GRAPHS, Source
+from segrefine.export.modules import GRAPHS, GraphSource
 from segrefine.export.parity import locate_divergences
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import load_checkpoint
@@ -103,7 +103,7 @@ def test_inputs_that_are_known_to_overflow_are_tried_first(tmp_path: Path) -> No
     bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle", 1000)
     sizes = {"batch": 1, "height": 16, "width": 16, "pixels": 256, "tokens": 77}
     checkpoint, taps = load_checkpoint(demo_checkpoint()), bundle.manifest.feature_taps
-    module = GRAPHS["unet"](Source(checkpoint=checkpoint, attend=attend_naive, taps=taps))
+    module = GRAPHS["unet"](GraphSource(checkpoint=checkpoint, attend=attend_naive, taps=taps))
     feeds = named_inputs(module, example_inputs(module, sizes))
     feeds["sample"] *= 1e36
     [found] = locate_divergences(bundle, demo_checkpoint(), {"unet": feeds})

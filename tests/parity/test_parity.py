@@ -6,20 +6,22 @@ import pytest
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.engines import CPU_BACKENDS
-from segrefine.export.comparison import TOLERANCES, Scene
+from segrefine.export.comparison import TOLERANCES, ParityScene
 from segrefine.export.parity import check_parity
 
 pytestmark = pytest.mark.usefixtures("reference_once")
 
 
-def scenes() -> list[Scene]:
+def scenes() -> list[ParityScene]:
     """The twelve shipped scenes, and as many mirrored, upright and cropped ones: 24 of three shapes."""
-    originals = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
+    originals = [
+        ParityScene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()
+    ]
     mirrored = []
     for number, scene in enumerate(originals):
         part = np.s_[:, ::-1] if number % 2 else np.s_[: 128 - 8 * number]
         image, coarse = (np.ascontiguousarray(each[part]) for each in (scene.image, scene.coarse))
-        mirrored.append(Scene(image=image, coarse=coarse, label=scene.label))
+        mirrored.append(ParityScene(image=image, coarse=coarse, label=scene.label))
     return originals + [s for s in mirrored if 0 < (s.coarse > 0.5).sum() < s.coarse.size]
 
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint
 from segrefine.bundle import Bundle
 from segrefine.export.modules import GRAPHS
-from segrefine.reference.checkpoint import Parts, load_checkpoint, load_label_checkpoint
+from segrefine.reference.checkpoint import ModelParts, load_checkpoint, load_label_checkpoint
 from segrefine.reference.families import FAMILIES
 from segrefine.reference.label_codec import describe_codec
 from segrefine.settings import G4SegSettings, GsSettings
@@ -24,7 +24,7 @@ class Shipped:
     """A demo model, in both forms."""
 
     bundle: Bundle
-    checkpoint: Parts
+    checkpoint: ModelParts
 
     @cached_property
     def known(self):

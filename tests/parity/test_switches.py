@@ -10,14 +10,14 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.export.comparison import Scene
+from segrefine.export.comparison import ParityScene
 from segrefine.export.parity import compare_loop
 from segrefine.presets import PRESETS
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.runtime.pipeline import Refiner
 
 SCENES = [
-    Scene(image=s.image, coarse=s.coarse, label=s.label)
+    ParityScene(image=s.image, coarse=s.coarse, label=s.label)
     for name, s in load_samples(demo_samples()).items()
     if name in ("02-car-erode", "08-cactus-two")
 ]

@@ -13,7 +13,7 @@ from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
 from segrefine.engines import TensorRtOptions, build, build_engine, load_engine
-from segrefine.export.comparison import Scene, trial_sizes
+from segrefine.export.comparison import ParityScene, trial_sizes
 from segrefine.export.locate import _float_tensors, _mark
 from segrefine.export.parity import check_parity, locate_divergences
 from segrefine.runtime.pipeline import Refiner
@@ -38,7 +38,7 @@ def bundle(tmp_path: Path) -> Bundle:
 def test_engines_of_the_default_profile(gpu: Cuda, bundle: Bundle) -> None:
     build_engine(bundle, backend=RTX)
     sample = next(iter(load_samples(demo_samples()).values()))
-    scenes = [Scene(image=sample.image, coarse=sample.coarse, label=sample.label)]
+    scenes = [ParityScene(image=sample.image, coarse=sample.coarse, label=sample.label)]
     rows = list(check_parity(bundle.path, demo_checkpoint(), scenes, backend=RTX))
     assert not [row for row in rows if not row.ok]
     assert [row.step for row in rows if row.component == "unet"] == ["batch 1, latents 16×16", "batch 3, latents 16×16"]
@@ -71,7 +71,7 @@ def test_sizes_are_those_that_the_engine_serves(
 def test_loop_has_a_size_that_the_denoiser_serves(gpu: Cuda, bundle: Bundle) -> None:
     build_engine(bundle, backend=RTX, options=TensorRtOptions(min_shapes={"height": 24, "width": 24}))
     sample = next(iter(load_samples(demo_samples()).values()))
-    scenes = [Scene(image=sample.image, coarse=sample.coarse, label=sample.label)]
+    scenes = [ParityScene(image=sample.image, coarse=sample.coarse, label=sample.label)]
     assert not [row for row in check_parity(bundle.path, demo_checkpoint(), scenes, backend=RTX) if not row.ok]
 
 

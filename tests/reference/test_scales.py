@@ -18,7 +18,7 @@ from segrefine.errors import ExportError
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.configs import read_configs
 from segrefine.reference.scales import expand_shape, find_scales, is_quantized
-from segrefine.reference.weight_files import SingleFile, Stored
+from segrefine.reference.weight_files import SingleFile, StoredTensor
 from tests.single_file import write_single_file
 
 Weights = dict[str, Tensor]
@@ -234,8 +234,8 @@ def test_blocks_of_128_may_be_cut_off_at_the_edge(weight: tuple[int, int]) -> No
 
 
 def test_two_scales_of_one_weight() -> None:
-    header = {"a.weight": Stored("F8_E4M3", (2, 2), 0, 4), "a.scale_weight": Stored("F32", (), 4, 8)}
+    header = {"a.weight": StoredTensor("F8_E4M3", (2, 2), 0, 4), "a.scale_weight": StoredTensor("F32", (), 4, 8)}
     assert find_scales(header) == {"a.weight": "a.scale_weight"}
     with pytest.raises(ExportError, match="a.weight has two scales"):
-        find_scales(header | {"a.weight_scale": Stored("F32", (), 8, 12)})
+        find_scales(header | {"a.weight_scale": StoredTensor("F32", (), 8, 12)})
     assert not is_quantized("a.weight")

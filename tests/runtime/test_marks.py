@@ -166,8 +166,15 @@ GREYS = {level: (level,) * 3 for level in (0, 128, 255)}
         npy(strokes()),
     ],
     ids=[
-        "grey", "grey as RGB", "16 bits", "grey as palette", "palette", "transparent palette", "transparent grey",
-        "transparent", "npy",
+        "grey",
+        "grey as RGB",
+        "16 bits",
+        "grey as palette",
+        "palette",
+        "transparent palette",
+        "transparent grey",
+        "transparent",
+        "npy",
     ],  # fmt: skip
 )
 def test_strokes_are_read_from_every_kind_of_file(source):

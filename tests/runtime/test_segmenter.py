@@ -7,7 +7,7 @@ import pytest
 
 from segrefine.assets import demo_bundle
 from segrefine.errors import BundleError, ImageError, NumericalError, PromptError, SettingsError
-from segrefine.export.comparison import Scene
+from segrefine.export.comparison import ParityScene
 from segrefine.export.parity import check_parity
 from segrefine.runtime import label_denoiser
 from segrefine.runtime import segmenter as module
@@ -229,7 +229,7 @@ def test_wrong_settings(wrong):
 
 
 def test_engines_do_what_the_reference_does(tiny_label_bundle, tiny_label_checkpoint):
-    scenes = [Scene(image=picture(), coarse=np.zeros((20, 30), np.float32), label="fox")]
+    scenes = [ParityScene(image=picture(), coarse=np.zeros((20, 30), np.float32), label="fox")]
     rows = list(check_parity(tiny_label_bundle, tiny_label_checkpoint, scenes))
     assert {"label_denoiser", "ddim", "ddim, guided", "dpm-solver", "lcm"} <= {row.component for row in rows}
     assert not [row for row in rows if not row.ok]

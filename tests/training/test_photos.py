@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segrefine.assets import demo_checkpoint, demo_gs_checkpoint
-from training.photos.classes import ClassTraining, class_loss
+from training.photos.classes import PhotoClassTraining, class_loss
 from training.photos.compose import ASKED, LabelledScene, SceneComposer
 from training.photos.gate import photo_cases
 from training.photos.model import CHANNELS, PhotoDenoiser, fold_vae, load_emoji, new_photo_text_encoder, new_photo_unet
@@ -236,7 +236,9 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(pool, photos, emoj
         for total in totals:
             torch.manual_seed(0)
             denoiser = PhotoDenoiser(load_emoji(demo_checkpoint())[0])
-            training = ClassTraining(tmp_path / run, SceneComposer(pool), cases, denoiser, vae, torch.zeros(1, 77, 128))
+            training = PhotoClassTraining(
+                tmp_path / run, SceneComposer(pool), cases, denoiser, vae, torch.zeros(1, 77, 128)
+            )
             training.loop.gate = lambda: ""
             training.loop.run(total, print)
         return [weight.detach() for weight in denoiser.parameters()]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.demo.pool import ScenePool
-from training.demo.scenes import Scene, rotate_hue
+from training.demo.scenes import DemoScene, rotate_hue
 from training.demo.train_vae import to_unit
 
 _BEND, _SCALE, _LIGHT = 0.025, 0.2, 0.12  # of the side; log of the stretch; relative brightness
@@ -22,7 +22,7 @@ _BEND, _SCALE, _LIGHT = 0.025, 0.2, 0.12  # of the side; log of the stretch; rel
 def augment_scene(
     rng: Generator, image: NDArray[np.uint8], instances: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The scene bent smoothly, stretched, unevenly lit and with its hues turned; both arrays as `Scene` has them."""
+    """Bend, stretch and relight a scene, and turn its hues; both arrays are as `DemoScene` has them."""
     side = image.shape[0]
     shift = _waves(rng, side, 2) * (_BEND * side)
     middle = (side - 1) / 2
@@ -46,7 +46,7 @@ class SceneBatch:
         latents: float32 (n, c, h, w) of their images, scaled.
     """
 
-    scenes: list[Scene]
+    scenes: list[DemoScene]
     latents: Tensor
 
     @property

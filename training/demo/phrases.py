@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from training.demo.captions import NAMES, PLURALS
-from training.demo.scenes import Scene
+from training.demo.scenes import DemoScene
 
 PhraseKind = Literal["single", "colour", "relation", "size", "side", "plural", "several", "background", "absent"]
 SHARES: dict[PhraseKind, float] = {
@@ -35,7 +35,7 @@ class Phrase:
     Attributes:
         text: such as "the red car".
         kind: how the words pick their object.
-        objects: numbers of the objects named, as in `Scene.instances`; 0 is the background, none is nothing.
+        objects: numbers of the objects named, as in `DemoScene.instances`; 0 is the background, none is nothing.
     """
 
     text: str
@@ -47,7 +47,7 @@ class Phrase:
         return np.isin(instances, self.objects)
 
 
-def list_phrases(scene: Scene) -> dict[PhraseKind, list[Phrase]]:
+def list_phrases(scene: DemoScene) -> dict[PhraseKind, list[Phrase]]:
     """All phrases that fit the scene without doubt, by kind, and for "absent" those that fit nothing in it."""
     listed: dict[PhraseKind, list[Phrase]] = {kind: [] for kind in get_args(PhraseKind)}
     for phrase in _phrases(scene):
@@ -55,7 +55,7 @@ def list_phrases(scene: Scene) -> dict[PhraseKind, list[Phrase]]:
     return {kind: phrases for kind, phrases in listed.items() if phrases}
 
 
-def draw_phrase(rng: Generator, scene: Scene) -> Phrase:
+def draw_phrase(rng: Generator, scene: DemoScene) -> Phrase:
     """One of the scene's phrases: first the kind, by `SHARES`, then evenly; its article varies."""
     listed = list_phrases(scene)
     shares = np.array([SHARES[kind] for kind in listed])
@@ -80,7 +80,7 @@ def colour_name(rgb: NDArray[np.uint8]) -> str | None:
     return name if shares[name] >= 0.6 else None
 
 
-def _phrases(scene: Scene) -> Iterator[Phrase]:
+def _phrases(scene: DemoScene) -> Iterator[Phrase]:
     areas = dict(enumerate(np.bincount(scene.instances.ravel(), minlength=len(scene.classes) + 1).tolist()))
     alike: dict[str, list[int]] = {}
     for number, index in enumerate(scene.classes, 1):

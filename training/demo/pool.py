@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.demo.scenes import Scene, compose_scene
+from training.demo.scenes import DemoScene, compose_scene
 from training.demo.sources import load_sources
 
 SHARD = 4096
@@ -25,7 +25,7 @@ class ScenePool:
 
     Attributes:
         images: uint8 (n, side, side, 3) RGB.
-        instances: uint8 (n, side, side), object numbers as in `Scene`.
+        instances: uint8 (n, side, side), object numbers as in `DemoScene`.
         classes: int16 (n, 4) class index of each object, -1 where there is none.
     """
 
@@ -34,7 +34,7 @@ class ScenePool:
     classes: NDArray[np.int16]
 
     @classmethod
-    def of(cls, scenes: Sequence[Scene]) -> ScenePool:
+    def of(cls, scenes: Sequence[DemoScene]) -> ScenePool:
         """A pool of the given scenes, all of one size."""
         classes = np.full((len(scenes), MAX_OBJECTS), -1, np.int16)
         for row, scene in zip(classes, scenes, strict=True):
@@ -45,10 +45,10 @@ class ScenePool:
             classes=classes,
         )
 
-    def scene(self, index: int) -> Scene:
+    def scene(self, index: int) -> DemoScene:
         """One of the scenes."""
         classes = tuple(int(c) for c in self.classes[index] if c >= 0)
-        return Scene(image=self.images[index], instances=self.instances[index], classes=classes)
+        return DemoScene(image=self.images[index], instances=self.instances[index], classes=classes)
 
     def __len__(self) -> int:
         """How many scenes there are."""

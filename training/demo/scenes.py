@@ -18,7 +18,7 @@ _OBJECT_COUNT, _TWIN_COUNT = (0.42, 0.40, 0.13, 0.05), (0.25, 0.42, 0.22, 0.11)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class DemoScene:
     """One composed scene.
 
     Attributes:
@@ -42,7 +42,7 @@ class _Placement:
 
 def compose_scene(
     rng: Generator, sources: Sources, *, side: int = 64, count: int | None = None, twins: float = 0.0
-) -> Scene:
+) -> DemoScene:
     """A scene of `count` objects (drawn when None), which may touch and overlap.
 
     Hues of objects and background are drawn independently, so that colour alone does not tell what is what.
@@ -65,7 +65,7 @@ def compose_scene(
         visible = np.bincount(instances.ravel(), minlength=count + 1)[1:]
         if (visible > 0.7 * area).all() and visible.min() > 60 * (side / _REFERENCE_SIDE) ** 2 and margin > 0.4:
             break
-    return Scene(image=_finish(rng, image), instances=instances, classes=classes)
+    return DemoScene(image=_finish(rng, image), instances=instances, classes=classes)
 
 
 def rotate_hue(rgb: Floats, angle: float) -> Floats:

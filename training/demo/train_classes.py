@@ -22,7 +22,7 @@ from training.demo.augment import SceneSource
 from training.demo.captions import NAMES
 from training.demo.networks import use_plain_attention
 from training.demo.pool import ScenePool
-from training.demo.scenes import Scene
+from training.demo.scenes import DemoScene
 from training.demo.training import TrainingLoop
 
 Logits = Callable[..., Tensor]
@@ -57,7 +57,7 @@ class ClassProbe(nn.Module):
         return F.pixel_shuffle(self.head(middle), CELLS)
 
 
-def class_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
+def class_loss(logits: Tensor, scenes: Sequence[DemoScene]) -> Tensor:
     """Cross-entropy of logits (B, 1 + classes, h, w) with the share of each class in each cell."""
     rows, columns = logits.shape[2:]
     numbers = np.stack([_class_map(scene) for scene in scenes])
@@ -65,7 +65,7 @@ def class_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
     return F.cross_entropy(logits.float(), F.adaptive_avg_pool2d(one_hot.float(), (rows, columns)))
 
 
-def _class_map(scene: Scene) -> NDArray[np.int64]:
+def _class_map(scene: DemoScene) -> NDArray[np.int64]:
     """The class of each pixel from 1, 0 for the background, int64 (H, W)."""
     return np.array([0, *(index + 1 for index in scene.classes)])[scene.instances]
 

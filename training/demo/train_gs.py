@@ -18,7 +18,7 @@ from training.demo.captions import CaptionEncoder
 from training.demo.label_gate import LabelCases, label_gate
 from training.demo.networks import new_label_scheduler, use_plain_attention
 from training.demo.phrases import Phrase, draw_phrase
-from training.demo.scenes import Scene
+from training.demo.scenes import DemoScene
 from training.demo.train_classes import ClassProbe, class_loss
 from training.demo.training import Compiled, TrainingLoop
 
@@ -124,7 +124,7 @@ class LabelTraining:
         return loss + CLASS_WEIGHT * class_loss(classes, scenes)
 
 
-def _masks(phrases: Sequence[Phrase], scenes: Sequence[Scene]) -> Tensor:
+def _masks(phrases: Sequence[Phrase], scenes: Sequence[DemoScene]) -> Tensor:
     """What the phrases name, float32 (B, 1, H, W)."""
     masks = [phrase.mask(scene.instances) for phrase, scene in zip(phrases, scenes, strict=True)]
     return torch.from_numpy(np.array(masks, np.float32))[:, None]

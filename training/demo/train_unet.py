@@ -20,7 +20,7 @@ from training.demo.checkpoints import load_state, save_state
 from training.demo.gate import GateCases, text_gate
 from training.demo.networks import new_scheduler, new_text_encoder, new_unet, use_plain_attention
 from training.demo.pool import ScenePool
-from training.demo.scenes import Scene
+from training.demo.scenes import DemoScene
 from training.demo.train_vae import to_unit
 from training.demo.training import Compiled, TrainingLoop
 
@@ -115,7 +115,7 @@ class DenoiserTraining:
         return total
 
 
-def _draw_pairs(rng: np.random.Generator, scenes: Sequence[Scene]) -> tuple[list[str], list[str], Tensor]:
+def _draw_pairs(rng: np.random.Generator, scenes: Sequence[DemoScene]) -> tuple[list[str], list[str], Tensor]:
     """Of each scene one object: its caption, a wrong one, and its region, float32 (n, 16, 16)."""
     right, wrong, regions = [], [], []
     for scene in scenes:

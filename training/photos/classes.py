@@ -26,7 +26,7 @@ from training.photos.words import SEVEN, VOID
 SCENES, LEARNING_RATE = 16, 1e-3
 
 
-class ClassTraining:
+class PhotoClassTraining:
     """A training run of the denoiser's first half.
 
     Args:

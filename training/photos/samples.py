@@ -29,7 +29,7 @@ COMMONS = "https://commons.wikimedia.org/wiki/File:"
 
 
 @dataclass(frozen=True)
-class Sample:
+class PhotoSample:
     """One photograph.
 
     Attributes:
@@ -50,12 +50,12 @@ class Sample:
 
 
 SAMPLES = {
-    "cow": Sample("cow", "ellipse", "explore_farm_animals/cow", "Dohduhdah", PUBLIC, f"{COMMONS}Cow-IMG_2050.JPG"),
-    "sheep": Sample(
+    "cow": PhotoSample("cow", "ellipse", "explore_farm_animals/cow", "Dohduhdah", PUBLIC, f"{COMMONS}Cow-IMG_2050.JPG"),
+    "sheep": PhotoSample(
         "sheep", "dilate", "explore_farm_animals/sheep", "Rob Mitchell", CC0, f"{COMMONS}Sheep_(33625876592).jpg"
     ),
-    "horse": Sample("horse", "blob8", "erase/horse", "Eatcha", BY_SA, f"{COMMONS}Zaniskari_Horse_in_Ladakh.jpg"),
-    "dog": Sample(
+    "horse": PhotoSample("horse", "blob8", "erase/horse", "Eatcha", BY_SA, f"{COMMONS}Zaniskari_Horse_in_Ladakh.jpg"),
+    "dog": PhotoSample(
         "dog",
         "shift",
         "explore_farm_animals/dog",
@@ -63,7 +63,7 @@ SAMPLES = {
         PUBLIC,
         f"{COMMONS}German-shepherd-4040871920._(2).jpg",
     ),
-    "kitten": Sample(
+    "kitten": PhotoSample(
         "cat",
         "blob8",
         "explore_farm_animals/cat",
@@ -71,7 +71,7 @@ SAMPLES = {
         PUBLIC,
         f"{COMMONS}Spielendes_K%C3%A4tzchen.JPG",
     ),
-    "duck": Sample(
+    "duck": PhotoSample(
         "bird",
         "chunks",
         "explore_farm_animals/duck",
@@ -79,7 +79,7 @@ SAMPLES = {
         CC0,
         f"{COMMONS}Aylesbury_Duck._(9373723157).jpg",
     ),
-    "chelsea": Sample(
+    "chelsea": PhotoSample(
         "cat",
         "erode",
         "chelsea",
@@ -87,7 +87,7 @@ SAMPLES = {
         CC0,
         "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.chelsea",
     ),
-    "astronaut": Sample(
+    "astronaut": PhotoSample(
         "person",
         "ellipse",
         "astronaut",

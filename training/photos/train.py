@@ -23,7 +23,7 @@ from training.demo.networks import new_scheduler, use_plain_attention
 from training.demo.train_vae import to_unit
 from training.demo.training import TrainingLoop
 from training.demo.vocabulary import fetch_bpe, prune_clip_vocabulary, write_tokenizer
-from training.photos.classes import ClassTraining, class_loss
+from training.photos.classes import PhotoClassTraining, class_loss
 from training.photos.compose import SceneComposer
 from training.photos.gate import QUICK, PhotoCases, photo_cases, photo_gate
 from training.photos.model import PhotoDenoiser, fold_vae, load_emoji, new_photo_text_encoder, new_photo_unet
@@ -59,7 +59,7 @@ class PhotoTraining:
         use_plain_attention(unet, text_encoder)
         self._encode = CaptionEncoder(self.tokenizer)
         nothing = text_encoder(self._encode([""])).last_hidden_state
-        classes = ClassTraining(run, composer, cases, self.networks["denoiser"], self.vae, nothing)
+        classes = PhotoClassTraining(run, composer, cases, self.networks["denoiser"], self.vae, nothing)
         if not (run / "state.pt").exists():
             classes.loop.run(class_samples, log)
             self.networks["denoiser"].load_state_dict(classes.loop.averages["denoiser"].state_dict())

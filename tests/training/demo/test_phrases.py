@@ -6,7 +6,7 @@ import pytest
 from segrefine.assets import DEMO_PHRASE_WORDS
 from training.demo.captions import NAMES, PLURALS, WORDS
 from training.demo.phrases import SHARES, colour_name, draw_phrase, list_phrases
-from training.demo.scenes import Scene
+from training.demo.scenes import DemoScene
 
 RED, BLUE, GREY = (220, 20, 20), (20, 40, 220), (128, 128, 128)
 
@@ -17,7 +17,7 @@ def scene(*objects):
     for number, (_, colour, (x, y), side) in enumerate(objects, 1):
         image[y : y + side, x : x + side] = colour
         instances[y : y + side, x : x + side] = number
-    return Scene(image=image, instances=instances, classes=tuple(NAMES.index(name) for name, *_ in objects))
+    return DemoScene(image=image, instances=instances, classes=tuple(NAMES.index(name) for name, *_ in objects))
 
 
 def texts(painted):

@@ -14,7 +14,7 @@ from training.demo.augment import SceneSource
 from training.demo.label_gate import label_cases
 from training.demo.networks import IMAGE_TIMESTEP, new_label_denoiser, widen_vae
 from training.demo.pool import ScenePool
-from training.demo.scenes import Scene
+from training.demo.scenes import DemoScene
 from training.demo.train_classes import ClassProbe, ClassTraining, class_loss
 from training.demo.train_gs import LabelTraining, _WithClasses
 
@@ -44,7 +44,7 @@ def pool(count):
         instances = np.zeros((64, 64), np.uint8)
         instances[y : y + 24, x : x + 24] = 1
         image = np.where(instances[..., None] > 0, np.array([230, 30, 30]), 20).astype(np.uint8)
-        scenes.append(Scene(image=image, instances=instances, classes=(0,)))
+        scenes.append(DemoScene(image=image, instances=instances, classes=(0,)))
     return ScenePool.of(scenes)
 
 
