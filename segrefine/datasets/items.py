@@ -114,12 +114,12 @@ def read_image(item: Item) -> NDArray[np.uint8]:
                 hint="write a whole number, or leave it out",
             )
         if stated is not None and whole_number(stated) != found:
-            message = f"{item.image}: expected a {side} of {stated} pixels, as its entry says, got {found}"
             hint = (
                 "give the images that the annotations were drawn on, not scaled; or mend the entry. Images are turned "
                 "as their EXIF orientation says: where annotations were drawn on an unturned one, remove it"
             )
-            raise MaskError(message, hint=hint)
+            expected = f"a {side} of {stated} pixels, as its entry says"
+            raise MaskError(subject=item.image, expected=expected, got=found, hint=hint)
     return image
 
 

@@ -125,7 +125,7 @@ class PhraseBatching:
         by_image: dict[Hashable, list[PhraseRequest]] = {}
         for request in requests:
             pixels = np.ascontiguousarray(request.image)
-            by_image.setdefault((pixels.shape, hashlib.sha256(pixels).digest()), []).append(request)
+            by_image.setdefault((pixels.shape, hashlib.sha256(pixels.data).digest()), []).append(request)
         asked = [(alike[0].image, [p for each in alike for p in each.phrases]) for alike in by_image.values()]
 
         def tell(stage: str, share: float) -> None:

@@ -101,8 +101,8 @@ def _draw(job: Job, truth: Path, outcome: Outcome) -> Sequence[BeforeAfter]:
     """Masks of the first held-out images, coarse and refined with what was found."""
     data = LabelledData(job, truth)
     rows: list[BeforeAfter] = []
-    with Refiner.from_bundle(**job.engines | {"settings": outcome.settings}) as refiner:
-        refiner.guard = outcome.guard
+    with Refiner.from_bundle(**job.engines | {"settings": outcome.settings}) as opened:
+        refiner = opened.derive(guard=outcome.guard)
         for name in outcome.held_out[:_SHOWN]:
             case = data.read(name)
             for number, result in enumerate(refiner(case.image, case.masks, seed=job.seed)):
