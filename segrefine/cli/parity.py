@@ -92,11 +92,11 @@ def parity(
 
 def _check_locating(backend: str) -> None:
     """Checks that `--locate` can build the engines that it takes: known now, not after everything was compared."""
-    from segrefine.engines.tensorrt.libraries import check_builder
+    from segrefine.engines import find_backend
 
-    match backend:
-        case "tensorrt" | "tensorrt-rtx":
-            check_builder(backend)
+    found = find_backend(backend)
+    if found.needs_build:
+        found.check_builder()
 
 
 def _wrong_components(failed: Sequence[ParityRow], bundle: Bundle) -> dict[str, Feeds | None]:
