@@ -34,10 +34,10 @@ test: lint .venv/.stamp-triton ## lint, types and the quick tests
 	$(PYTEST)
 
 test-all: lint .venv/.stamp-triton ## the same with the slow tests
-	$(PYTEST) -m 'not full_size'
+	$(PYTEST) -m 'not full_size' --timeout 7200
 
 test-full: .venv/.stamp-dev ## models of full size with random weights: an hour, 40 GB of disk
-	$(BIN)/python -m pytest -m full_size tests/full_size
+	$(BIN)/python -m pytest -m full_size --timeout 0 tests/full_size
 
 test-install: .venv/.stamp-dev ## every extra alone from a built wheel, and the lowest versions; CASES="cpu lowest" chooses
 	$(BIN)/python -m tests.install.extras $(CASES)

@@ -26,7 +26,7 @@ from onnx.parser import parse_model
 
 from benchmarks.report import markdown_table, write_result
 from benchmarks.timing import take_turns
-from segrefine.engines.cpu_attention import with_flash_attention
+from segrefine.engines.onnxruntime.attention import with_flash_attention
 from segrefine.export.functions import attach_functions
 from segrefine.export.ops import DOMAIN
 

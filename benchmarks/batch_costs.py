@@ -25,6 +25,8 @@ from segrefine.batch.journal import Entry, Journal
 from segrefine.batch.run import RefineAll, run_batch
 from segrefine.batch.worker import Job, read_item
 from segrefine.datasets.opening import open_data_set
+from segrefine.engines import EngineOptions
+from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.pipeline import Refiner
 
 PHOTO = (640, 480)
@@ -154,8 +156,8 @@ def _dispatch(folder: Path, by: str, workers: int, refine_all: RefineAll | None)
             used = resource.getrusage(resource.RUSAGE_SELF)
             marks.append((time.perf_counter(), used.ru_utime + used.ru_stime))
 
-    engines = {"path": demo_bundle(), "threads": 1}
-    job = Job(source=folder / "empty", images=None, output=folder / f"by {by}", engines=engines)
+    setup = PipelineSetup(bundle=demo_bundle(), engines=EngineOptions(threads=1))
+    job = Job(source=folder / "empty", images=None, output=folder / f"by {by}", setup=setup)
     values = run_batch(job, workers=workers, tell=tell, refine_all=refine_all)
     (began, before), (ended, after) = marks
     passed = values["done"] - 1

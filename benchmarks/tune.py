@@ -21,6 +21,8 @@ from benchmarks.quality import VALIDATION_SEED, cases_of
 from benchmarks.report import markdown_table, write_result
 from segrefine.assets import demo_bundle
 from segrefine.batch.worker import Job
+from segrefine.engines import EngineOptions
+from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.guard import GUARD
 from segrefine.runtime.output import save_image, save_mask
 from segrefine.runtime.pipeline import Refiner
@@ -51,7 +53,7 @@ def main(scenes: int, threads: int, cache: Path) -> None:
         _write([several[place % len(several)] for place, several in enumerate(cases)], folder / "data")
         job = Job(
             source=folder / "data", images=None, output=folder / "out",
-            engines={"path": _spoil(folder / "bundle"), "threads": threads},
+            setup=PipelineSetup(bundle=_spoil(folder / "bundle"), engines=EngineOptions(threads=threads)),
         )  # fmt: skip
         outcome = tune(job, folder / "data" / "truth", tell=_tell)
         shipped = _measure_shipped(LabelledData(job, folder / "data" / "truth"), outcome.held_out, threads)

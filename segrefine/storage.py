@@ -153,10 +153,11 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _lock(file: Path, *, wait: bool) -> Iterator[None]:
-    from filelock import FileLock, Timeout  # reading a bundle does without it
+    from filelock import FileLock, SoftFileLock, Timeout  # reading a bundle does without it
 
-    file.touch()  # raises what keeps it from being made, where filelock would wait for ever
     lock = FileLock(file, timeout=-1 if wait else 0)
+    if not isinstance(lock, SoftFileLock):  # such a lock, for systems that lock no files, is held while its file exists
+        file.touch()  # raises what keeps it from being made, where filelock would wait for ever
     try:
         lock.acquire()
     except Timeout as error:

@@ -75,7 +75,7 @@ def test_no_file_imports_what_windows_lacks(file: Path) -> None:
 
 
 def test_locks_and_folders_without_posix(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", WINDOWS, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", WINDOWS, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     content, *names = done.stdout.split()
     assert content == "whole" and "made" in names and not any("partial" in name for name in names)

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.gpu.device import name_of, require_gpu, time_in_turns
 from benchmarks.gpu.launch import count_tiles, run_attention, run_hausdorff
 from benchmarks.report import markdown_table, write_result
-from segrefine.engines.plugins.compile import Variant, attention_variant, hausdorff_variant
+from segrefine.engines.tensorrt.plugins.compile import Variant, attention_variant, hausdorff_variant
 from segrefine.reference.hausdorff import pixel_hausdorff
 
 WIDTHS, HEADS, BATCH, RANK, CHANNELS = (40, 64, 80, 160), 8, 2, 2, 640

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segrefine.engines.plugins.compile import Variant
+from segrefine.engines.tensorrt.plugins.compile import Variant
 
 
 def count_tiles(size: int, variant: Variant, side: str) -> int:

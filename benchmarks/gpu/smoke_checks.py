@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.bundle import Bundle
-from segrefine.engines import TensorRtOptions, build_engine, load_engine
+from segrefine.engines import BuildOptions, build_engine, load_engine
 from segrefine.engines.cuda import open_gpu
 from segrefine.engines.diagnosis import cuda_driver, gpu_here, list_packages
 from segrefine.engines.hardware import gpu_identity
@@ -108,7 +108,7 @@ def check_reopened(scratch: Path, *, backend: str, device: str) -> Mapping[str, 
 def check_graph(scratch: Path) -> Mapping[str, object]:
     """An engine of one size: captured, and the same as its own first run."""
     bundle, size = _bundle(scratch), {"batch": 2}
-    options = TensorRtOptions(min_shapes=size, opt_shapes=size, max_shapes=size)
+    options = BuildOptions(min_shapes=size, opt_shapes=size, max_shapes=size)
     build_engine(bundle, backend="tensorrt", components=["unet"], options=options)
     feeds = _feeds(bundle, 2, 16, 16)
     with load_engine(bundle, "unet", "tensorrt") as engine:
@@ -128,7 +128,7 @@ def check_kernels(scratch: Path, *, device: str) -> Mapping[str, object]:
     import torch
 
     from benchmarks.gpu.launch import run_attention, run_hausdorff
-    from segrefine.engines.plugins.compile import attention_variant, hausdorff_variant
+    from segrefine.engines.tensorrt.plugins.compile import attention_variant, hausdorff_variant
     from segrefine.reference.hausdorff import pixel_hausdorff
 
     torch.manual_seed(0)
@@ -226,11 +226,11 @@ def _full_size_bundle(scratch: Path) -> Bundle:
 
 def _build(bundle: Bundle, backend: str, device: str, components: list[str] | None) -> None:
     """Build what is not there yet, for the GPU here and all of `SIZES`."""
-    options = TensorRtOptions()
+    options = BuildOptions()
     if backend.startswith("tensorrt"):
         side = bundle.manifest.sample_size
         capability = gpu_identity(0).removeprefix("sm")
-        options = TensorRtOptions(
+        options = BuildOptions(
             max_shapes={"batch": 3, "height": side + 8, "width": side} if side == 16 else {"batch": 3},
             compute_capabilities=(f"{capability[:-1]}.{capability[-1]}",) if backend == "tensorrt-rtx" else (),
         )

@@ -117,7 +117,7 @@ class Worker:
     def open(self) -> SegrefineError | None:
         """Opens the data set and the engines, and gives the error where that fails."""
         try:
-            self._dataset, self._refiner = self._job.open_dataset(), Refiner.from_bundle(**self._job.engines)
+            self._dataset, self._refiner = self._job.open_dataset(), Refiner.open(self._job.setup)
         except SegrefineError as error:
             return error
         return None

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from segrefine import __version__
 from segrefine.batch.worker import Job
 from segrefine.bundle import MANIFEST, Bundle
 from segrefine.datasets.coco_file import images_of
-from segrefine.engines import AUTO, choose_backend
+from segrefine.engines import choose_backend
 from segrefine.errors import OutputError
 from segrefine.runtime.output import write_whole
 from segrefine.settings import Changes, G4SegSettings
@@ -33,18 +33,17 @@ def describe_options(job: Job) -> dict[str, Any]:
         BundleError: there is no bundle.
         MaskError: there is no data set.
     """
-    engines, dataset = job.engines, job.open_dataset()
-    bundle, is_folder = Bundle.open(engines["path"]), job.source.is_dir()
+    engines, dataset = job.setup.engines, job.open_dataset()
+    bundle, is_folder = Bundle.open(job.setup.bundle), job.source.is_dir()
     return {
         "source": os.path.realpath(job.source),
         "images": None if is_folder else os.path.realpath(job.images or images_of(job.source)),
         "notation": dataset.title,
         "bundle": FileRecord.of(bundle.path / MANIFEST).sha256,  # it lists the hashes of all other files
-        "backend": choose_backend(
-            engines.get("backend", AUTO), bundle.path, engines.get("device", "cpu"), engines.get("precision")
-        ),
-        **{name: engines.get(name) for name in ("precision", "resolution")},
-        "settings": _changed_settings(bundle, engines.get("settings")),
+        "backend": choose_backend(engines.backend, bundle.path, engines.device, engines.precision),
+        "precision": engines.precision,
+        "resolution": engines.resolution,
+        "settings": _changed_settings(bundle, cast("G4SegSettings | Changes | None", job.setup.settings)),
         **{"seed": job.seed, "guard": job.guard, "crop": job.crop},
         **job.reading.given,  # so that outputs of versions with fewer options stay resumable
     }
@@ -74,7 +73,7 @@ def agree_on_options(job: Job, options: Mapping[str, Any], *, begun: bool) -> No
         if begun:
             message = f"{job.output} holds results, and no {OPTIONS} that tells how they were made"
             raise OutputError(message, hint="choose a new folder")
-        told = {"segrefine": __version__, "bundle": str(job.engines["path"])}
+        told = {"segrefine": __version__, "bundle": str(job.setup.bundle)}
         values = {"begun_with": told, "options": options}
         write_whole(file, (json.dumps(values, indent=2) + "\n").encode())
         return

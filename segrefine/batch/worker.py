@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from segrefine.batch.journal import Entry, Judgement
 from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading, read_image, turn_of
@@ -21,6 +20,7 @@ from segrefine.datasets.notation import Notation, ReadingOptions, select_masks
 from segrefine.datasets.opening import check_options, detect_notation, place_of
 from segrefine.engines import usable_cores
 from segrefine.errors import SegrefineError
+from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
 
@@ -35,7 +35,7 @@ class Job:
         source: a folder, or a COCO JSON.
         images: folder of a COCO JSON's images; None for the one beside it.
         output: folder of the results.
-        engines: arguments of `Refiner.from_bundle`; `threads` is of each process.
+        setup: what opens the refiner; its threads are those of each process.
         seed: of the noise, of every image alike.
         guard: whether changes that cannot be trusted are undone.
         crop: whether small objects are refined in a crop around them.
@@ -46,7 +46,7 @@ class Job:
     source: Path
     images: Path | None
     output: Path
-    engines: dict[str, Any]
+    setup: PipelineSetup
     seed: int = 0
     guard: bool = True
     crop: bool = True
@@ -55,11 +55,12 @@ class Job:
 
     def with_threads(self, threads: int) -> Job:
         """The same with so many threads in each process."""
-        return replace(self, engines=self.engines | {"threads": threads})
+        engines = replace(self.setup.engines, threads=threads)
+        return replace(self, setup=replace(self.setup, engines=engines))
 
     def share_cores(self, workers: int) -> Job:
         """The same with the cores that this one may use shared among processes, where nobody named their threads."""
-        return self.with_threads(self.engines["threads"] or max(1, usable_cores() // workers))
+        return self.with_threads(self.setup.engines.threads or max(1, usable_cores() // workers))
 
     def with_notation(self) -> Job:
         """The same with the notation of the data set found, so that no worker looks for it.
@@ -91,7 +92,7 @@ def serve(job: Job, pipe: Connection) -> None:
     if os.name == "nt":  # elsewhere the parent has blocked it, see `_uninterrupted`
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        dataset, refiner = job.open_dataset(), Refiner.from_bundle(**job.engines)
+        dataset, refiner = job.open_dataset(), Refiner.open(job.setup)
     except SegrefineError as error:
         pipe.send(error)
         return

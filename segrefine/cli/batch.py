@@ -87,7 +87,7 @@ def batch(
     _check(source, output, images, address, gpus)
     job = Job(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
-        engines=model.engines(choice), seed=seed, guard=guard, crop=crop, reading=reading,
+        setup=model.setup(choice), seed=seed, guard=guard, crop=crop, reading=reading,
     )  # fmt: skip
     if lack := model.describe_lack():
         console.warn(lack)
@@ -145,8 +145,8 @@ def _share(model: Model, gpus: float | None) -> Share:
     from segrefine.batch.cluster import Share
     from segrefine.engines import needs_gpu
 
-    needed = float(needs_gpu(model.backend, model.device))
-    return Share(cpus=model.threads or 1, gpus=needed if gpus is None else gpus)
+    needed = float(needs_gpu(model.engines.backend, model.engines.device))
+    return Share(cpus=model.engines.threads or 1, gpus=needed if gpus is None else gpus)
 
 
 def _run_on_cluster(

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from segrefine.bundle import Bundle, Precision
+from segrefine.cli.backend_help import BackendOption, default_backend
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.options import BundleFolder, components_option, device_option
 from segrefine.errors import ShapeError
 from segrefine.spec import parse_sizes
 
 if TYPE_CHECKING:
-    from segrefine.engines.tensorrt import Plugins
+    from segrefine.engines import Plugins
 
 
 def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, int] | None:
@@ -39,48 +40,51 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 @click.command(short_help="Build a bundle's engines: every start is faster.")
 @click.argument("bundle", type=BundleFolder())
 @click.option(
-    "--backend",
-    default="onnxruntime",
-    show_default=True,
-    metavar="NAME",
-    help="What runs the engines: onnxruntime, openvino, tensorrt, tensorrt-rtx.",
-)
-@click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs; decided at export, checked here."
-)
+    "--backend", default=default_backend, metavar="NAME", cls=BackendOption,
+    help="What runs the engines: {backends}.  [default: {default}]",
+)  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Precision of the graphs; checked, not changed.")
 @device_option
 @components_option
 @click.option(
-    "--min-shapes", metavar="S=N,…", callback=_sizes, help="TensorRT: the smallest batch, height, width, tokens."
-)
-@click.option("--opt-shapes", metavar="S=N,…", callback=_sizes, help="TensorRT: those that the engine is tuned to.")
-@click.option(
-    "--max-shapes", metavar="S=N,…", callback=_sizes,
-    help="TensorRT: the largest; height and width are those of latents.  [default: the model's one size of image]",
+    "--min-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
+    help="Smallest batch, height, width, tokens. ({min_shapes})",
 )  # fmt: skip
 @click.option(
-    "--compute-capability", metavar="X.Y", multiple=True, callback=_capabilities,
-    help="TensorRT-RTX: a GPU that the engine runs on, such as 8.9; may be repeated.  [default: the GPU that is here]",
-)  # fmt: skip
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="TensorRT: how long the builder searches.")
-@click.option(
-    "--workspace", metavar="MIB", type=click.IntRange(1, 1 << 20), help="TensorRT: scratch memory of an engine."
-)
-@click.option(
-    "--plugins", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
-    help="TensorRT: the custom ops as plugins; auto takes those that measured faster.",
+    "--opt-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
+    help="Sizes that the engine is tuned to. ({opt_shapes})",
 )  # fmt: skip
 @click.option(
-    "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help="TensorRT: keeps the builder's measurements for the next build.",
+    "--max-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
+    help="Largest sizes; height and width are those of latents. ({max_shapes})  [default: the model's one size]",
 )  # fmt: skip
 @click.option(
-    "--tf32", is_flag=True,
-    help="On GPUs: float32 products may be rounded to TensorFloat-32 (10 bits of mantissa). Faster, and less exact.",
+    "--compute-capability", metavar="X.Y", multiple=True, callback=_capabilities, cls=BackendOption,
+    help="GPU that the engine runs on, such as 8.9. Can be repeated. ({compute_capabilities})  [default: the GPU here]",
 )  # fmt: skip
 @click.option(
-    "--version-compatible", is_flag=True,
-    help="TensorRT: engines that later minor versions and the lean runtime run too. Larger, and can be slower.",
+    "--optimization-level", type=click.IntRange(0, 5), cls=BackendOption,
+    help="How long the builder searches. ({optimization_level})",
+)  # fmt: skip
+@click.option(
+    "--workspace", metavar="MIB", type=click.IntRange(1, 1 << 20), cls=BackendOption,
+    help="Scratch memory of an engine. ({workspace})",
+)  # fmt: skip
+@click.option(
+    "--plugins", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, cls=BackendOption,
+    help="Custom ops as plugins; auto takes those that measured faster. ({plugins})",
+)  # fmt: skip
+@click.option(
+    "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), cls=BackendOption,
+    help="File that keeps the builder's measurements for the next build. ({timing_cache})",
+)  # fmt: skip
+@click.option(
+    "--tf32", is_flag=True, cls=BackendOption,
+    help="Round float32 products to TensorFloat-32 (10 bits of mantissa) on GPUs. Faster, and less exact. ({tf32})",
+)  # fmt: skip
+@click.option(
+    "--version-compatible", is_flag=True, cls=BackendOption,
+    help="Engines that later minor versions of the library run too. Larger, can be slower. ({version_compatible})",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Build also what is there already.")
 @with_console
@@ -105,8 +109,8 @@ def build_engine(
 ) -> None:
     """Build the engines of BUNDLE: every start afterwards is faster.
 
-    BUNDLE is a folder, `demo` or `demo-gs`. ONNX Runtime and OpenVINO build for this machine. TensorRT builds for the
-    GPU of this machine. TensorRT-RTX builds for any GPU that it supports, even on a machine without one.
+    BUNDLE is a folder, `demo` or `demo-gs`. Engines are for this machine, or for its GPU. With --compute-capability
+    they are for other GPUs, and no GPU need be here. Options name in brackets the backends that take them.
     """
     from segrefine import engines
 
@@ -118,7 +122,7 @@ def build_engine(
             precision=precision,
             device=device,
             components=components,
-            options=engines.TensorRtOptions(
+            options=engines.BuildOptions(
                 min_shapes=min_shapes,
                 opt_shapes=opt_shapes,
                 max_shapes=max_shapes,

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from segrefine.bundle import Bundle
-from segrefine.engines import BACKENDS
-from segrefine.engines.onnxruntime import built_recipe
-from segrefine.engines.openvino import openvino_recipe
-from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_recipe, rebuild_command
-from segrefine.engines.tensorrt.runtime_cache import SUFFIX
+from segrefine.engines import BACKENDS, Backend
+from segrefine.engines.recipe import EngineRecipe, find_engine, graph_hashes, read_recipe
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 from segrefine.storage import read_json_object
 
@@ -33,7 +29,7 @@ class BuiltEngine:
         state: `current` is what would be loaded here, or, for GPUs, on one that it was built for; `stale` was built
             from another graph, or for something else.
         problem: why it is damaged, with the rebuild command as its hint; None where it is not.
-        caches: size in bytes of each file with what TensorRT-RTX compiled for a kind of GPU and driver.
+        caches: size in bytes of each file that the backend's library keeps beside it, by the machine that it is for.
     """
 
     backend: str
@@ -63,12 +59,13 @@ def list_engines(bundle: Bundle) -> list[BuiltEngine]:
 
 def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
     backend, component = sidecar.parts[-3:-1]
+    found = BACKENDS.get(backend)
     said: Mapping[str, Any] = {}
     problem: EngineError | None = None
     state: State = "stale"  # as is what no component or backend asks for
     try:
-        said = read_json_object(sidecar, EngineError, hint=_rebuild(bundle, sidecar))
-        if backend in BACKENDS and component in bundle.manifest.graphs and _is_current(bundle, sidecar, said):
+        said = read_json_object(sidecar, EngineError, hint=_rebuild_hint(bundle, sidecar))
+        if found and component in bundle.manifest.graphs and _is_current(bundle, found, sidecar, said):
             state = "current"
     except EngineError as error:
         state, problem = "damaged", error
@@ -79,20 +76,17 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
         recipe={name: said[name] for name in _TOLD if name in said},
         state=state,
         problem=problem,
-        caches={
-            path.name.removeprefix(f"{sidecar.stem}.").removesuffix(SUFFIX): path.stat().st_size
-            for path in sorted(sidecar.parent.glob(f"{escape(sidecar.stem)}.*{SUFFIX}"))
-        },
+        caches=found.cache_sizes(sidecar) if found else {},
     )
 
 
-def _is_current(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> bool:
+def _is_current(bundle: Bundle, backend: Backend, sidecar: Path, said: Mapping[str, Any]) -> bool:
     """Whether `load_engine` would load this engine here; if not, it is stale.
 
     Raises:
         EngineError: it would be loaded, but a file is not what the sidecar says.
     """
-    recipe = _recipe(bundle, sidecar, said)
+    recipe = _recipe(bundle, backend, sidecar, said)
     if recipe is None or sidecar.stem != recipe.stem or said.get("key") != recipe.key:
         return False
     engine = find_engine(bundle, recipe)
@@ -102,24 +96,18 @@ def _is_current(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> bool:
     return True
 
 
-def _recipe(bundle: Bundle, sidecar: Path, said: Mapping[str, Any]) -> EngineRecipe | None:
+def _recipe(bundle: Bundle, backend: Backend, sidecar: Path, said: Mapping[str, Any]) -> EngineRecipe | None:
     """What the engine should be made from here.
 
-    Where its backend or its device is not to be had here, and for TensorRT, which builds for other machines too, this
-    is what the sidecar says, of the graph as it is now; None where the sidecar does not say enough.
+    If its backend or its device is not to be had here, or its backend builds for other machines too, this is what the
+    sidecar says, of the graph as it is now; None where the sidecar does not say enough.
     """
-    backend, component = sidecar.parts[-3:-1]
+    component = sidecar.parts[-2]
     try:
-        match backend:
-            case "openvino":
-                return openvino_recipe(bundle, component, _device(sidecar))
-            case "onnxruntime":
-                return built_recipe(bundle, component, _device(sidecar))
-            case _:
-                raise BackendError(f"{backend} builds for other machines")
+        return backend.current_recipe(bundle, component, _device(sidecar))
     except (MissingDependencyError, BackendError):
         try:
-            return replace(read_recipe(said), graph=graph_hashes(bundle, component))
+            return replace(read_recipe(said, backend.recipe_kind), graph=graph_hashes(bundle, component))
         except EngineError:
             return None
 
@@ -128,5 +116,7 @@ def _device(sidecar: Path) -> str:
     return "cpu" if sidecar.stem.endswith("_cpu") else "cuda"
 
 
-def _rebuild(bundle: Bundle, sidecar: Path) -> str:
-    return f"build it again: {rebuild_command(bundle, sidecar.parts[-3], _device(sidecar))}"
+def _rebuild_hint(bundle: Bundle, sidecar: Path) -> str:
+    name = sidecar.parts[-3]
+    kind = BACKENDS[name].recipe_kind if name in BACKENDS else EngineRecipe
+    return f"build it again: {kind.rebuild_all_command(bundle, name, _device(sidecar))}"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from segrefine.cli.backend_help import BackendOption
 from segrefine.samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from segrefine.engines import EnginePrecision
+    from segrefine.engines import EngineOptions, EnginePrecision
+    from segrefine.runtime.engine_set import PipelineSetup
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.segmenter import Segmenter
     from segrefine.settings import Settings
@@ -26,14 +28,16 @@ backend_option = click.option(
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="What runs the graphs: onnxruntime, openvino, tensorrt, tensorrt-rtx; auto: the best one here.",
+    cls=BackendOption,
+    help="What runs the graphs: {backends}; auto: the best one here.",
 )
 device_option = click.option(
     "--device",
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="Where they run: cpu, cuda or cuda:N; TensorRT always takes a GPU.",
+    cls=BackendOption,
+    help="Where they run: cpu, cuda or cuda:N. Always on a GPU: {gpu_only}.",
 )
 
 
@@ -194,32 +198,24 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The bundle that serves, and how it runs.
+    """A bundle, and how its engines run.
 
     Attributes:
         bundle: its folder; None for the demo model of the method.
-        backend: what runs the graphs; "auto" becomes the best one here, see `choose_backend`.
-        device: where they run.
-        precision: what they compute in; None for their own.
-        threads: of the CPU; None for all cores.
-        resolution: see `EngineSet`; None for the bundle's.
+        engines: how its engines run; the backend "auto" becomes the best one here, see `choose_backend`.
     """
 
     bundle: Path | None
-    backend: str
-    device: str
-    precision: EnginePrecision | None
-    threads: int | None
-    resolution: int | None = None
+    engines: EngineOptions
 
     def __post_init__(self) -> None:
-        """Replaces "auto" by the backend that it stands for here."""
-        if self.backend == "auto":
-            from segrefine.assets import demo_bundle
-            from segrefine.engines import choose_backend
+        """Replace "auto" by the backend that it stands for here."""
+        from segrefine.assets import demo_bundle
+        from segrefine.engines import choose_backend
 
-            chosen = choose_backend(self.backend, self.bundle or demo_bundle(), self.device, self.precision)
-            object.__setattr__(self, "backend", chosen)
+        asked = self.engines
+        chosen = choose_backend(asked.backend, self.bundle or demo_bundle(), asked.device, asked.precision)
+        object.__setattr__(self, "engines", replace(asked, backend=chosen))
 
     @property
     def is_demo(self) -> bool:
@@ -239,10 +235,10 @@ class Model:
         """
         from segrefine.runtime.pipeline import Refiner
 
-        return Refiner.from_bundle(**self.engines(choice))
+        return Refiner.open(self.setup(choice))
 
-    def engines(self, choice: SettingsChoice | None = None) -> dict[str, Any]:
-        """The arguments of `Refiner.from_bundle`, for another process to open it.
+    def setup(self, choice: SettingsChoice | None = None) -> PipelineSetup:
+        """What opens the refiner, here or in another process.
 
         Args:
             choice: changes to the bundle's settings.
@@ -251,11 +247,12 @@ class Model:
             SegrefineError: see `SettingsChoice.apply`.
         """
         from segrefine.assets import demo_bundle
+        from segrefine.runtime.engine_set import PipelineSetup
         from segrefine.settings import G4SegSettings
 
         folder = self.bundle or demo_bundle()
         settings = choice.apply_to(folder, G4SegSettings) if choice else None
-        return {"path": folder, **self._engines(), "settings": settings}
+        return PipelineSetup(bundle=folder, engines=self.engines, settings=settings)
 
     def open_segmenter(self, choice: SettingsChoice | None = None) -> Segmenter:
         """Open the segmenter; the caller closes it.
@@ -267,18 +264,13 @@ class Model:
             SegrefineError: see `Segmenter.from_bundle` and `SettingsChoice.apply`.
         """
         from segrefine.assets import demo_gs_bundle
+        from segrefine.runtime.engine_set import PipelineSetup
         from segrefine.runtime.segmenter import Segmenter
         from segrefine.settings import GsSettings
 
         folder = self.bundle or demo_gs_bundle()
         settings = choice.apply_to(folder, GsSettings) if choice else None
-        return Segmenter.from_bundle(folder, **self._engines(), settings=settings)
-
-    def _engines(self) -> dict[str, Any]:
-        return {
-            "backend": self.backend, "device": self.device, "precision": self.precision, "threads": self.threads,
-            "resolution": self.resolution,
-        }  # fmt: skip
+        return Segmenter.open(PipelineSetup(bundle=folder, engines=self.engines, settings=settings))
 
     def describe_lack(self) -> str | None:
         """A sentence where neither settings nor guard were fitted to a model that refines; else None.
@@ -301,16 +293,19 @@ class Model:
         """The most memory of the GPU that was taken, bytes; None on the CPU."""
         from segrefine.engines import peak_memory
 
-        return peak_memory(self.backend, self.device)
+        return peak_memory(self.engines.backend, self.engines.device)
 
     def describe(self) -> str:
         """The model in words."""
         model = self.bundle or "the demo model that ships with segrefine (--bundle chooses another)"
-        return f"{model}, {self.backend} on {self.device}" + (f" in {self.precision}" if self.precision else "")
+        engines = self.engines
+        return f"{model}, {engines.backend} on {engines.device}" + (
+            f" in {engines.precision}" if engines.precision else ""
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The model as JSON values; `demo` says whether it is the shipped one."""
-        return asdict(self) | {"bundle": self.bundle and str(self.bundle), "demo": self.is_demo}
+        return {"bundle": self.bundle and str(self.bundle), **asdict(self.engines), "demo": self.is_demo}
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -322,7 +317,8 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "bf16"]),
-        help="Without, the bundle's. bf16: a faster denoiser, with --backend openvino.",
+        cls=BackendOption,
+        help="Precision to compute in; bf16, a faster denoiser, needs {bf16}.  [default: the bundle's]",
     )
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; without, all cores.")
     @click.option("--resolution", type=int, help="Pixels on the longer side as the model sees it; without, its own.")
@@ -337,10 +333,12 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         resolution: int | None,
         **rest: Any,
     ) -> None:
-        model = Model(
-            bundle=bundle, backend=backend, device=device, precision=precision, threads=threads, resolution=resolution
+        from segrefine.engines import EngineOptions
+
+        engines = EngineOptions(
+            backend=backend, device=device, precision=precision, threads=threads, resolution=resolution
         )
-        command(*args, model=model, **rest)
+        command(*args, model=Model(bundle=bundle, engines=engines), **rest)
 
     return gathered
 

@@ -59,9 +59,11 @@ def parity(
         model = find_model(reference, revision, config)
         tell("loading PyTorch", None)
         with torch_imports("parity"):
-            from segrefine.export.comparison import Scene
+            from segrefine.export.comparison import ParityScene
             from segrefine.export.parity import check_parity, locate_divergences
-        scenes = [Scene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()]
+        scenes = [
+            ParityScene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()
+        ]
         for row in check_parity(bundle, model, scenes, backend=backend, device=device):
             tell(row.component, None)
             rows.append(row)
@@ -92,11 +94,11 @@ def parity(
 
 def _check_locating(backend: str) -> None:
     """Checks that `--locate` can build the engines that it takes: known now, not after everything was compared."""
-    from segrefine.engines.tensorrt.libraries import check_builder
+    from segrefine.engines import find_backend
 
-    match backend:
-        case "tensorrt" | "tensorrt-rtx":
-            check_builder(backend)
+    found = find_backend(backend)
+    if found.needs_build:
+        found.check_builder()
 
 
 def _wrong_components(failed: Sequence[ParityRow], bundle: Bundle) -> dict[str, Feeds | None]:

@@ -85,15 +85,16 @@ def serve(
     BUNDLE is a folder that `segrefine export` wrote, `demo` or `demo-gs`. Those that refine and those that segment can
     be served together. SIGTERM ends the service once every accepted request has its answer.
     """
+    from segrefine.engines import EngineOptions
+
     with _needed_packages("serve", "FastAPI and uvicorn"):
         from segrefine.serve.limits import Limits
         from segrefine.serve.server import Address
 
     with _bad_options():
         limits = Limits(**bounds)
-    models = [
-        Model(bundle=each, backend=backend, device=device, precision=precision, threads=threads) for each in bundles
-    ]
+    engines = EngineOptions(backend=backend, device=device, precision=precision, threads=threads)
+    models = [Model(bundle=each, engines=engines) for each in bundles]
     offers = _offers(models)
     for lack in filter(None, (model.describe_lack() for model in models)):
         console.warn(lack)
@@ -116,6 +117,7 @@ def serve(
 
 def _offers(models: Sequence[Model]) -> list[Offer]:
     from segrefine.bundle import Bundle
+    from segrefine.runtime.engine_set import PipelineSetup
     from segrefine.serve.models import Offer, Served
 
     offers: dict[str, Offer] = {}
@@ -125,10 +127,11 @@ def _offers(models: Sequence[Model]) -> list[Offer]:
         if name in offers:
             raise click.UsageError(f"two bundles are named {name}; rename a folder, since requests choose by it")
         manifest = Bundle.open(model.bundle).manifest
-        served = Served(name=name, backend=model.backend, device=model.device, demo=model.is_demo,
-                        precision=model.precision or manifest.dtype)  # fmt: skip
-        engines = model.engines() | {"path": model.bundle.absolute()}
-        offers[name] = Offer(served=served, method=manifest.method, engines=engines)
+        engines = model.engines
+        served = Served(name=name, backend=engines.backend, device=engines.device, demo=model.is_demo,
+                        precision=engines.precision or manifest.dtype)  # fmt: skip
+        setup = PipelineSetup(bundle=model.bundle.absolute(), engines=engines)
+        offers[name] = Offer(served=served, method=manifest.method, setup=setup)
     return list(offers.values())
 
 
@@ -162,7 +165,7 @@ def _serve_on_ray(
     first = offers[0]
     on_gpu = needs_gpu(first.served.backend, first.served.device)
     with _bad_options():
-        wanted = Scale(fewest=scale[0], most=scale[1], cpus=first.engines["threads"] or 1, gpus=int(on_gpu))
+        wanted = Scale(fewest=scale[0], most=scale[1], cpus=first.setup.engines.threads or 1, gpus=int(on_gpu))
     port = address.port
     if cluster is None:
         with _bad_options(), address.bind() as free:  # told now; Ray's proxies would only try again and again

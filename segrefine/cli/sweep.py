@@ -93,7 +93,7 @@ def sweep(
         for variant in variants:
             refiner.check_settings(variant.settings)  # what does not fit is told at once
     job = Job(
-        source=source.absolute(), images=None, output=output.absolute(), engines=model.engines(choice), seed=seed,
+        source=source.absolute(), images=None, output=output.absolute(), setup=model.setup(choice), seed=seed,
         guard=guard, crop=crop, reading=reading,
     ).share_cores(workers)  # fmt: skip
     with console.resumable(), console.progress("sweep", long=True) as tell:

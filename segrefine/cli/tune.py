@@ -64,7 +64,7 @@ def tune(
     )
     job = Job(
         source=data.absolute(), images=images and images.absolute(), output=output.absolute(),
-        engines=model.engines(), seed=seed, reading=reading,
+        setup=model.setup(), seed=seed, reading=reading,
     )  # fmt: skip
     with console.resumable(), console.progress("tune", long=True) as tell:
         outcome = run_tune(job, truth.absolute(), resume=resume, tell=tell)

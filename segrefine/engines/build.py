@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from segrefine.bundle import Bundle, Precision
-from segrefine.engines.engine import BACKENDS, parse_device, unknown_backend
-from segrefine.engines.onnxruntime import onnxruntime_recipe, optimize_graph
-from segrefine.engines.openvino import convert_graph, openvino_recipe
+from segrefine.engines.backend import Backend
+from segrefine.engines.backends import find_backend, join_names, taking
+from segrefine.engines.engine import parse_device
+from segrefine.engines.options import BuildOptions
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
-from segrefine.engines.tensorrt import TensorRtOptions
-from segrefine.engines.tensorrt.build import build_tensorrt, tensorrt_recipe
-from segrefine.errors import BackendError, EngineError, SettingsError
+from segrefine.errors import EngineError, SettingsError
 from segrefine.storage import locked, output_errors, staging_folder, sync
 
 
@@ -39,7 +39,7 @@ def build_engine(
     precision: Precision | None = None,
     device: str = "cpu",
     components: Iterable[str] | None = None,
-    options: TensorRtOptions | None = None,
+    options: BuildOptions | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[EngineFile]:
@@ -47,11 +47,11 @@ def build_engine(
 
     Args:
         bundle: the bundle.
-        backend: one of `BACKENDS`.
+        backend: a name in `BACKENDS`.
         precision: of the graphs; another one than theirs is an error. None takes what there is.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; TensorRT builds for GPUs, whatever this says.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. A backend that runs on GPUs only builds for one either way.
         components: which graphs; None takes all.
-        options: what TensorRT builds for.
+        options: what the engines are built for.
         overwrite: builds also what is there already.
         progress: called with a component's name when its turn comes.
 
@@ -64,12 +64,9 @@ def build_engine(
         SettingsError: the bundle has another precision, or the backend no such options.
         ShapeError: the shapes of `options` do not go together.
     """
-    if backend not in BACKENDS:
-        raise unknown_backend(backend)
-    tensorrt = backend.startswith("tensorrt")
-    _check_options(backend, device, options or TensorRtOptions())
-    if tensorrt and device != "cpu":
-        _check_device(device)
+    builder, chosen = find_backend(backend), options or BuildOptions()
+    _check_options(builder, device, chosen)
+    builder.check_build_device(device)
     if isinstance(components, str):
         raise SettingsError(f"components is {components!r}, expected a list of names")
     check_precision(bundle, precision)
@@ -77,45 +74,27 @@ def build_engine(
     for component in bundle.manifest.graphs if components is None else components:
         if progress:
             progress(component)
-        recipe, make = _plan(bundle, component, backend, device, options or TensorRtOptions())
+        recipe = builder.recipe(bundle, component, device, chosen)
+        make = partial(builder.build, bundle, recipe, device=device, options=chosen)
         engines.append(_build(bundle, recipe, make, overwrite=overwrite))
     return engines
 
 
-def _check_options(backend: str, device: str, options: TensorRtOptions) -> None:
-    """Raises SettingsError where the backend has no such options. ONNX Runtime has one, and only on a GPU."""
-    if backend.startswith("tensorrt"):
-        return
-    on_gpu = backend == "onnxruntime" and parse_device(device)[0] == "cuda"
-    if options != TensorRtOptions(tf32=on_gpu and options.tf32):
-        hint = "add --device cuda" if backend == "onnxruntime" and options == TensorRtOptions(tf32=True) else None
-        raise SettingsError(
-            f"{backend} has no such options", hint=hint or "they are TensorRT's: add --backend tensorrt-rtx"
-        )
-
-
-def _check_device(device: str) -> None:
-    """Raises BackendError unless TensorRT can build for the device."""
-    if parse_device(device) != ("cuda", 0):
-        raise BackendError(
-            f"TensorRT builds for the first GPU, not for {device!r}",
-            hint="leave --device out; CUDA_VISIBLE_DEVICES chooses another GPU",
-        )
-
-
-def _plan(
-    bundle: Bundle, component: str, backend: str, device: str, options: TensorRtOptions
-) -> tuple[EngineRecipe, Callable[[Path], None]]:
-    """What an engine is made from, and what makes it in the file that it is given."""
-    match backend:
-        case "openvino":
-            return openvino_recipe(bundle, component, device), lambda path: convert_graph(bundle.graph(component), path)
-        case "tensorrt" | "tensorrt-rtx":
-            recipe = tensorrt_recipe(bundle, component, backend, options)
-            return recipe, lambda path: build_tensorrt(bundle, recipe, path, options)
-        case _:
-            recipe = onnxruntime_recipe(bundle, component, device, tf32=options.tf32)
-            return recipe, lambda path: optimize_graph(bundle.graph(component), recipe, path, device)
+def _check_options(backend: Backend, device: str, options: BuildOptions) -> None:
+    """Raises SettingsError where the backend has no such option, or has it for another kind of device only."""
+    kind, _ = parse_device(device)
+    for option in options.changed:
+        taken_for = backend.build_options.get(option)
+        if taken_for is None:
+            others = taking(option)
+            raise SettingsError(
+                f"{backend.name} has no such options: {option}",
+                hint=f"it is an option of {join_names(others)}: add --backend {others[-1]}" if others else None,
+            )
+        if taken_for and kind not in taken_for:
+            raise SettingsError(
+                f"{backend.name} has no such options on {kind}: {option}", hint=f"add --device {taken_for[0]}"
+            )
 
 
 def _build(bundle: Bundle, recipe: EngineRecipe, make: Callable[[Path], None], *, overwrite: bool) -> EngineFile:

@@ -17,10 +17,7 @@ from segrefine.engines.resident import Resident
 from segrefine.errors import BackendError, EngineError, MissingDependencyError
 
 _NO_DRIVER = "install NVIDIA's driver; nvidia-smi shows whether there is one"
-_OLD = (
-    'install a newer driver (CUDA 13 needs R580 or later), or the packages for CUDA 12: "cuda-bindings<13" with '
-    "tensorrt_rtx_cu12_libs and tensorrt_rtx_cu12_bindings, or with tensorrt_cu12; nvidia-smi shows the driver"
-)
+_BINDINGS = '"cuda-bindings<13"'
 _SHORTAGE = "use smaller images or batches, or close other programs on the GPU"
 
 MOST_POOLED = 1 << 28
@@ -41,10 +38,14 @@ def import_cuda() -> ModuleType:
     return runtime  # type: ignore[no-any-return]  # it comes without types
 
 
-def check_gpu(index: int) -> None:
+def check_gpu(index: int, packages: str = _BINDINGS) -> None:
     """Check that CUDA answers, and has this device.
 
-    TensorRT's libraries must not be called before: without CUDA some end the process with a segmentation fault.
+    Libraries for GPUs must not be called before: without CUDA some end the process with a segmentation fault.
+
+    Args:
+        index: number of the device.
+        packages: what to install instead where the driver is for CUDA 12, for the hint.
 
     Raises:
         BackendError: there is no driver, an old one, or no such device.
@@ -60,7 +61,9 @@ def check_gpu(index: int) -> None:
         return
     if status == cuda.cudaError_t.cudaErrorInsufficientDriver and driver:
         raise BackendError(
-            f"the NVIDIA driver supports CUDA {driver}, but the installed cuda-bindings need CUDA {needed}", hint=_OLD
+            f"the NVIDIA driver supports CUDA {driver}, but the installed cuda-bindings need CUDA {needed}",
+            hint=f"install a newer driver (CUDA 13 needs R580 or later), or the packages for CUDA 12: {packages}; "
+            "nvidia-smi shows the driver",
         )
     if status == cuda.cudaError_t.cudaErrorInsufficientDriver:
         message = f"the NVIDIA driver is missing, and the installed cuda-bindings need CUDA {needed}"

@@ -1,4 +1,4 @@
-"""What every engine can do, and the names of the backends that make one."""
+"""What every engine can do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ from segrefine.spec import ComponentSpec
 
 if TYPE_CHECKING:
     from typing import Self
-
-CPU_BACKENDS = ("onnxruntime", "openvino")
-"""The backends that need no GPU."""
-
-BACKENDS = (*CPU_BACKENDS, "tensorrt", "tensorrt-rtx")
-"""The backends that `build_engine` and `load_engine` know."""
 
 EnginePrecision = Literal["fp32", "fp16", "bf16"]
 """What an engine computes in: the precision of the graph, or bfloat16 where the backend can."""
@@ -100,16 +94,6 @@ def check_threads(threads: int) -> int:
     if not 1 <= threads <= MOST_THREADS:
         raise SettingsError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
     return threads
-
-
-def unknown_backend(name: str) -> BackendError:
-    """The error for a backend that is not one of `BACKENDS`."""
-    return BackendError(f"there is no backend {name!r}", hint=f"choose one of: {', '.join(BACKENDS)}")
-
-
-def needs_gpu(backend: str, device: str) -> bool:
-    """Whether engines of a backend run on a GPU; TensorRT's always do."""
-    return device.startswith("cuda") or backend.startswith("tensorrt")
 
 
 def parse_device(device: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ _INSTRUCTION_SETS = ("avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm"
 
 @cache
 def cpu_identity() -> str:
-    """The machine type and the instruction sets that ONNX Runtime's kernels and layouts depend on."""
+    """The machine type and the instruction sets that kernels and layouts depend on."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
     words = set(text.split("\n\n")[0].lower().split())  # the first core stands for all

@@ -1,37 +1,39 @@
 """What an engine file was made from: the recipe in its sidecar, compared before the engine is ever loaded.
 
-Layout: ``engines/<backend>/<component>/<stem>.onnx`` (``.xml`` for OpenVINO, ``.engine`` for TensorRT) with
-``<stem>.json`` beside it. The sidecar is written last: an engine without one does not count.
+Layout: ``engines/<backend>/<component>/<stem><suffix>`` with ``<stem>.json`` beside it. The sidecar is written last: an
+engine without one does not count.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from segrefine.bundle import Bundle, Precision
 from segrefine.errors import EngineError, EngineWarning, IntegrityError, SettingsError, StaleEngineError
 from segrefine.storage import FileRecord, read_json_object
 
-_PROFILE = re.compile(r"\w+=\d+(:\d+:\d+)?(,\w+=\d+(:\d+:\d+)?)*")
-_GPUS = re.compile(r"sm\d{2,}(-sm\d{2,})*")
+LARGE = 2**27
+"""Bytes of a large graph and its weights: there, work done once while loading pays off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecipe:
     """Everything that shapes an engine; two engines with one recipe are the same.
 
+    A backend has a class of its own, with the suffix of its engines, and with what else names or rebuilds them.
+
     Attributes:
+        suffix: of the engine itself.
         component: name of the graph.
         graph: SHA-256 of the graph and of each file of its external data, by path in the bundle.
-        backend: one of `BACKENDS`.
+        backend: name of the backend.
         version: version of the backend's library.
         precision: precision of the graph.
         profile: sizes that the engine serves, smallest, tuned and largest, such as ``"batch=1:2:4,tokens=77"``;
@@ -40,6 +42,8 @@ class EngineRecipe:
         hardware: what the engine was tuned to: instruction sets of the CPU, or compute capabilities of the GPUs.
         options: of the builder, what else shapes an engine.
     """
+
+    suffix: ClassVar[str]
 
     component: str
     graph: Mapping[str, str]
@@ -61,74 +65,60 @@ class EngineRecipe:
         """The name of the engine's files, less the suffix."""
         machine = self.hardware if self.device == "cuda" else "cpu"
         profile = self.profile.replace("=", "").replace(":", "-").replace(",", "_")
-        given = self._given_options() if self.suffix == ".engine" else {}
-        options = "".join(f"_{name}" if value is True else f"_{name}-{value}" for name, value in given.items())
-        return f"{self.precision}_{profile}_{self.version}{options}_{machine}"
+        return f"{self.precision}_{profile}_{self.version}{self._mark()}_{machine}"
 
-    @property
-    def suffix(self) -> str:
-        """The suffix of the engine itself."""
-        return {"onnxruntime": ".onnx", "openvino": ".xml"}.get(self.backend, ".engine")
+    def _mark(self) -> str:
+        """What the name says of the options."""
+        return ""
 
     def folder(self, bundle: Bundle) -> Path:
         """The folder of this component's engines."""
         return bundle.path / "engines" / self.backend / self.component
 
-    @property
-    def limits(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-        """The smallest sizes of `profile`, those that it is tuned to, and the largest, by symbol; of TensorRT alone."""
-        sizes = [size.partition("=")[::2] for size in self.profile.split(",")]
-        smallest, tuned, largest = (
-            {symbol: int((3 * limits.split(":"))[index]) for symbol, limits in sizes} for index in range(3)
-        )
-        return smallest, tuned, largest
-
-    @property
-    def compute_capabilities(self) -> tuple[str, ...]:
-        """The GPUs of `hardware`, such as ("8.6", "12.0"); of TensorRT alone."""
-        return tuple(f"{each[2:-1]}.{each[-1]}" for each in self.hardware.split("-"))
+    @classmethod
+    def rebuild_all_command(cls, bundle: Bundle, backend: str, device: str) -> str:
+        """The command that builds a bundle's engines again, for a kind of device."""
+        return f"{build_command(bundle, backend)} --device {device}"
 
     def rebuild_command(self, bundle: Bundle) -> str:
         """The command that builds the engine again."""
-        command = f"{rebuild_command(bundle, self.backend, self.device)} --components {self.component}"
-        if self.suffix != ".engine":
-            return command
-        for limit, sizes in zip(("min", "opt", "max"), self.limits, strict=True):
-            command += f" --{limit}-shapes {','.join(f'{symbol}={size}' for symbol, size in sizes.items())}"
-        if self.backend == "tensorrt-rtx":
-            command += "".join(f" --compute-capability {each}" for each in self.compute_capabilities)
-        for name, value in self._given_options().items():
-            command += f" --{shlex.quote(name)}" + ("" if value is True else f" {shlex.quote(str(value))}")
-        return command
+        return f"{self.rebuild_all_command(bundle, self.backend, self.device)} --components {self.component}"
 
-    def _given_options(self) -> dict[str, Any]:
-        """The options that differ from the default, by their names on the command line. A flag's value is True."""
-        chosen = {name: value for name, value in self.options.items() if value is not None and value is not False}
-        return {name.replace("_", "-"): value for name, value in chosen.items()}
+    def check_form(self) -> None:
+        """Check what a sidecar said, as far as commands and names are made of it.
+
+        Raises:
+            EngineError: an entry has another form.
+        """
 
 
-def read_recipe(sidecar: Mapping[str, Any]) -> EngineRecipe:
+RecipeT = TypeVar("RecipeT", bound=EngineRecipe)
+
+
+def read_recipe(sidecar: Mapping[str, Any], kind: type[RecipeT]) -> RecipeT:
     """The recipe in a sidecar's content; `key` tells whether it was altered.
+
+    Args:
+        sidecar: its content.
+        kind: class of the backend's recipes.
 
     Raises:
         EngineError: it lacks an entry, or has one of another form.
     """
-    names = [entry.name for entry in fields(EngineRecipe)]
+    names = [entry.name for entry in fields(kind)]
     if missing := [name for name in names if name not in sidecar]:
         raise EngineError(f"its sidecar has no entry {missing[0]!r}")
-    recipe = EngineRecipe(**{name: sidecar[name] for name in names})
+    recipe = kind(**{name: sidecar[name] for name in names})
     texts = [value for name, value in asdict(recipe).items() if name not in ("graph", "options")]
     if not all(isinstance(text, str) for text in texts) or not isinstance(recipe.options, Mapping):
         raise EngineError("its sidecar has entries of another form")
-    if recipe.suffix == ".engine" and not (_PROFILE.fullmatch(recipe.profile) and _GPUS.fullmatch(recipe.hardware)):
-        raise EngineError(f"its sidecar has the profile {recipe.profile!r} and the GPUs {recipe.hardware!r}")
+    recipe.check_form()
     return recipe
 
 
-def rebuild_command(bundle: Bundle, backend: str, device: str) -> str:
-    """The command that builds a bundle's engines again, for CPUs or for whichever GPU there is."""
-    where = "" if backend.startswith("tensorrt") else f" --device {device}"
-    return f"segrefine build-engine {shlex.quote(str(bundle.path))} --backend {backend}{where}"
+def build_command(bundle: Bundle, backend: str) -> str:
+    """The command that builds a bundle's engines for a backend."""
+    return f"segrefine build-engine {shlex.quote(str(bundle.path))} --backend {backend}"
 
 
 def check_precision(bundle: Bundle, precision: Precision | None) -> None:
@@ -147,6 +137,16 @@ def check_precision(bundle: Bundle, precision: Precision | None) -> None:
 def graph_hashes(bundle: Bundle, component: str) -> dict[str, str]:
     """The SHA-256 of a component's graph and external data by path, as the manifest records them."""
     return {name: bundle.manifest.files[name].sha256 for name in bundle.graph_files(component)}
+
+
+def is_large(bundle: Bundle, component: str) -> bool:
+    """Whether a graph and its weights have `LARGE` bytes or more."""
+    return graph_size(bundle, component) >= LARGE
+
+
+def graph_size(bundle: Bundle, component: str) -> int:
+    """Bytes of a graph and its weights."""
+    return sum(bundle.manifest.files[name].size for name in bundle.graph_files(component))
 
 
 def write_sidecar(recipe: EngineRecipe, folder: Path) -> None:
@@ -175,7 +175,7 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
     found = read_json_object(sidecar, EngineError, hint=hint)
     if found.get("key") != recipe.key:
         message = f"the engine of {sidecar} is stale: {_difference(found, recipe)}"
-        command = rebuild_command(bundle, recipe.backend, recipe.device)
+        command = recipe.rebuild_all_command(bundle, recipe.backend, recipe.device)
         raise StaleEngineError(message, hint=f"build all again: {command}")
     return check_files(bundle, sidecar, found, recipe, hint=hint)
 

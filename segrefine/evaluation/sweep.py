@@ -98,7 +98,8 @@ def _refine_and_judge(
     total = len(distinct) * len(job.open_dataset().items)
     scores, failed, seconds = {}, {}, {}
     for place, (name, variant) in enumerate(distinct.items()):
-        run = replace(job, output=job.output / RUNS / name, engines=job.engines | {"settings": variant.settings})
+        setup = replace(job.setup, settings=variant.settings)
+        run = replace(job, output=job.output / RUNS / name, setup=setup)
         ahead = place * (total // len(distinct))
 
         def told(entry: Entry, number: int, _: int, variant: SweepVariant = variant, ahead: int = ahead) -> None:

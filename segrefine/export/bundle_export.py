@@ -240,7 +240,7 @@ class _Graphs:
         self.specs[name], self.files[name] = spec, file = module.spec, module.file
         self._save(model, self._directory / file)
         del module, model
-        gc.collect()  # and with them the checkpoint is gone, before ONNX Runtime opens the graph
+        gc.collect()  # and with them the checkpoint is gone, before the graph is opened
         release_weight_files()
         verify_graph(self._directory / file, spec, trials, atol=self._options.atol)
         if any(CUT_FROM.get(other) == name for other in wanted):

@@ -13,8 +13,8 @@ from onnxscript import values
 
 from segrefine.export.ops import DOMAIN
 
-# Folded as `ops.masked_attention` says, on the standard Attention op. q, k and v are padded to the same multiple of 8:
-# TensorRT-RTX fuses nothing else. The node names no second output: TensorRT-RTX refuses it.
+# Folded as `ops.masked_attention` says, on the standard Attention op. Builders for GPUs fuse it only if q, k and v are
+# padded to the same multiple of 8. One of them refuses a node that names a second output.
 _MASKED_ATTENTION = """
 <domain: "ai.segrefine", opset_import: ["": 23]>
 MaskedAttention <scale> (q, k, v, a, b) => (output) {
@@ -98,7 +98,7 @@ PixelHausdorff (fa, fb, w) => (output) {
 """
 
 PLUGIN_NAMESPACE = "segrefine"
-"""Of the TensorRT plugins that can take the place of the functions; TensorRT allows no dot in it."""
+"""Namespace of the plugins that can take the place of the functions. Builders allow no dot in it."""
 
 _BODIES = {"MaskedAttention": _MASKED_ATTENTION, "PixelHausdorff": _PIXEL_HAUSDORFF}
 
@@ -143,7 +143,7 @@ def attach_functions(model: ir.Model) -> tuple[str, ...]:
     """
     nodes = [node for node in model.graph if node.domain == DOMAIN]
     for node in nodes:
-        # A TensorRT plugin of this name and version replaces the function where one is registered.
+        # A plugin of this name and version replaces the function where the builder knows one.
         node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", PLUGIN_NAMESPACE)
         node.attributes["plugin_version"] = ir.AttrString("plugin_version", "1")
     used = sorted({node.op_type for node in nodes})

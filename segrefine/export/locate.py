@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, BundleWriter
-from segrefine.engines import Engine, build_engine, built_options, load_engine
+from segrefine.engines import DEFAULT, Engine, build_engine, built_options, load_engine
 from segrefine.errors import EngineError, MissingDependencyError
 from segrefine.export.bundle_export import export_bundle
 from segrefine.export.comparison import TOLERANCES, Feeds
@@ -58,7 +58,7 @@ def locate_divergence(
     component: str,
     trials: Callable[[Engine], Iterable[Feeds]],
     *,
-    backend: str = "onnxruntime",
+    backend: str = DEFAULT.name,
     device: str = "cpu",
 ) -> Divergence | None:
     """The first tensor of a component in which the bundle and a fresh float32 export differ; None where none does.
@@ -71,8 +71,8 @@ def locate_divergence(
         checkpoint: what it was exported from.
         component: one of its graphs.
         trials: engine → sets of inputs by name that it takes, tried one after another.
-        backend: what runs the bundle's graph; ONNX Runtime runs the fresh one. For TensorRT the graph with its outputs
-            is built as the bundle's own engines were.
+        backend: what runs the bundle's graph; the default backend runs the fresh one. If a backend only runs what was
+            built, the graph with its outputs is built as the bundle's own engines were.
         device: where it runs it.
 
     Raises:
@@ -109,7 +109,7 @@ def _marked_errors(component: str) -> Iterator[None]:
         yield
     except EngineError as error:
         message = f"{component} with every tensor as an output cannot be built or run: {' '.join(str(error).split())}"
-        hint = "on another backend, such as --backend onnxruntime, --locate finds what the graph itself gets wrong"
+        hint = f"on another backend, such as --backend {DEFAULT.name}, --locate finds what the graph itself gets wrong"
         raise EngineError(message, hint=hint) from error
 
 

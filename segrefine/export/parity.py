@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Manifest
-from segrefine.engines import Engine
+from segrefine.engines import DEFAULT, Engine
 from segrefine.errors import NumericalError
 from segrefine.export.comparison import (
     Feeds,
@@ -49,7 +49,7 @@ def check_parity(
     checkpoint: Model,
     scenes: Sequence[ParityScene],
     *,
-    backend: str = "onnxruntime",
+    backend: str = DEFAULT.name,
     device: str = "cpu",
 ) -> Iterator[ParityRow]:
     """Compares a bundle's engines with the checkpoint that it was exported from, row by row.
@@ -80,7 +80,7 @@ def locate_divergences(
     checkpoint: Model,
     components: Mapping[str, Feeds | None],
     *,
-    backend: str = "onnxruntime",
+    backend: str = DEFAULT.name,
     device: str = "cpu",
 ) -> Iterator[Divergence | None]:
     """For each component the first tensor in which it differs from its checkpoint; see `locate_divergence`.

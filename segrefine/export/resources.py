@@ -19,7 +19,7 @@ def estimate_memory(counts: Mapping[str, int], *, half: bool) -> int:
     Measured with random weights, two sizes of UNet (382 million weights, and the check of SDXL's in half precision, 2.6
     billion). Files that are mapped come on top, as far as there is room: their pages are dropped where there is none.
 
-    - In half precision ONNX Runtime, which checks the graph, widens weights before their layers' turn: 2.8 bytes each.
+    - In half precision the library that checks the graph widens weights before their layers' turn: 2.8 bytes each.
     - In float32 from weights in half precision, they are widened, and the bundle's, in half of the bytes again, are
       made beside them: 6 bytes each.
     - In float32 from float32 the weights are mapped. They count all the same, 4 bytes each: with no room for them

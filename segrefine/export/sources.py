@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from segrefine.assets import DEMO_CHECKPOINTS
+from segrefine.engines import DEFAULT
 from segrefine.errors import ExportError, MissingDependencyError
 from segrefine.export.source_files import explain_file, explain_folder, holds_model, is_model_folder
 from segrefine.hub import fetch_folder, is_hub_id
@@ -18,7 +19,7 @@ _PARTS = (
     *("unet/diffusion_pytorch_model", "label_denoiser/diffusion_pytorch_model"),
     *("vae/diffusion_pytorch_model", "text_encoder/model", "text_encoder_2/model"),
 )
-_CHECKED = ("torch", "diffusers", "transformers", "onnxruntime")
+_CHECKED = ("torch", "diffusers", "transformers", *DEFAULT.modules)
 _TEXTS = ["*.json", "tokenizer*/*.txt"]
 _WEIGHTS = [f"{part}*.safetensors" for part in _PARTS]
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp32*"]
@@ -109,7 +110,7 @@ def torch_imports(command: str) -> Iterator[None]:
         yield
         _silence_libraries()
     except ImportError as error:
-        message = f"{command} takes PyTorch, diffusers and ONNX Runtime, and {error.name} is not installed"
+        message = f"{command} takes PyTorch, diffusers and {DEFAULT.title}, and {error.name} is not installed"
         raise MissingDependencyError(message, hint='pip install "segrefine[export]"') from error
 
 

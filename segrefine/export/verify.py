@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segrefine.engines import open_plain_session
 from segrefine.errors import ExportError, MissingDependencyError
 from segrefine.export.modules import GraphModule
 from segrefine.export.precision import widened
@@ -58,7 +59,7 @@ def verify_graph(path: Path, spec: ComponentSpec, trials: Iterable[Trial], *, at
 
     Raises:
         ExportError: the graph is not valid or differs; names the tensor and its error.
-        MissingDependencyError: ONNX Runtime, which runs the graph, is not installed.
+        MissingDependencyError: the library that runs the graph is not installed.
     """
     session = _open_session(path, spec.name)
     _check_interface(spec.name, "inputs", session.get_inputs(), spec.inputs)
@@ -73,22 +74,14 @@ def verify_graph(path: Path, spec: ComponentSpec, trials: Iterable[Trial], *, at
 
 
 def _open_session(path: Path, name: str) -> Any:
-    """ONNX Runtime on a graph as it is: weights stay in their file, mapped."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError(
-            "export checks its graphs by ONNX Runtime, which is not installed", hint='pip install "segrefine[export]"'
-        ) from error
+    """A session on a graph as it is, once the graph is valid."""
     try:
         onnx.checker.check_model(path, full_check=True)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        # a half-precision weight, widened for a layer, is dropped after it
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return open_plain_session(path)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"export runs the graphs that it checks: {error}", hint='pip install "segrefine[export]"'
+        ) from error
     except Exception as error:  # both libraries raise classes of their own, which share no other base
         raise ExportError(f"{name}: the exported graph is not valid: {error}") from error
 

@@ -7,16 +7,17 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Method
 from segrefine.bundle_sources import find_bundle, local_bundle
-from segrefine.engines import Closing, Engine, EnginePrecision, choose_backend, load_engines
+from segrefine.engines import Closing, Engine, EngineOptions, EnginePrecision, choose_backend, load_engines
 from segrefine.errors import NumericalError, SettingsError
 from segrefine.runtime.grid import FittedImage, fit_to_grid, size_on_grid
 from segrefine.runtime.text import Text, size_condition
@@ -35,6 +36,21 @@ Progress = Callable[[str, float], None]
 
 LATENT_MULTIPLE = 8
 """Sides of a latent are multiples of this: Stable Diffusion's UNet halves them three times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSetup:
+    """What opens a pipeline, also in another process.
+
+    Attributes:
+        bundle: folder that `segrefine export` wrote, or "demo" or "demo-gs".
+        engines: how the bundle's engines run.
+        settings: other settings than the bundle's; a dict changes some of them, a text names a preset.
+    """
+
+    bundle: str | Path
+    engines: EngineOptions = field(default_factory=EngineOptions)
+    settings: Settings | Changes | None = None
 
 
 class EngineSet(Closing, Generic[SettingsT]):
@@ -87,9 +103,9 @@ class EngineSet(Closing, Generic[SettingsT]):
 
         Args:
             path: folder that `segrefine export` wrote, or "demo" or "demo-gs".
-            backend: what runs the graphs; one of `segrefine.engines.BACKENDS`, or "auto" for the best one here.
+            backend: what runs the graphs; a name in `segrefine.engines.BACKENDS`, or "auto" for the best one here.
             device: `cpu`, or `cuda:0` where the backend has it.
-            precision: None for the graphs' own; ``"bf16"`` for a faster denoiser on OpenVINO.
+            precision: None for the graphs' own; ``"bf16"`` for a faster denoiser, on a backend that can.
             threads: of the CPU; None for all cores.
             resolution: pixels on the longer side of an image as the model sees it; None for what it was trained on.
             settings: other settings than the bundle's; a dict changes some of them, a text names a preset.
@@ -99,19 +115,38 @@ class EngineSet(Closing, Generic[SettingsT]):
             BackendError: unknown backend, or the device is not there.
             SettingsError: the bundle or the backend has another precision; the resolution is less than one cell.
         """
+        engines = EngineOptions(
+            backend=backend, device=device, precision=precision, threads=threads, resolution=resolution
+        )
+        return cls.open(PipelineSetup(bundle=path, engines=engines, settings=settings))
+
+    @classmethod
+    def open(cls, setup: PipelineSetup) -> Self:
+        """Open a pipeline.
+
+        Args:
+            setup: the bundle, how its engines run, and the settings.
+
+        Raises:
+            SegrefineError: see `from_bundle`.
+        """
         began = time.perf_counter()
-        bundle = Bundle.open(local_bundle(path))
+        bundle = Bundle.open(local_bundle(setup.bundle))
+        chosen = setup.engines
         bundle.check_method(cls.method)
         names = cls.components(bundle)
-        backend = choose_backend(backend, bundle.path, device, precision)
-        engines = load_engines(bundle, names, backend, device=device, precision=precision, threads=threads)
+        backend = choose_backend(chosen.backend, bundle.path, chosen.device, chosen.precision)
+        engines = load_engines(
+            bundle, names, backend, device=chosen.device, precision=chosen.precision, threads=chosen.threads
+        )
         with ExitStack() as stack:
             for engine in engines.values():
                 stack.enter_context(engine)
-            opened = cls(bundle, engines, settings=settings, resolution=resolution)
+            settings = cast("SettingsT | Changes | None", setup.settings)
+            opened = cls(bundle, engines, settings=settings, resolution=chosen.resolution)
             stack.pop_all()
         spent = time.perf_counter() - began
-        _LOGGER.info("opened %s in %.2f s: backend %s, device %s", bundle.path, spent, backend, device)
+        _LOGGER.info("opened %s in %.2f s: backend %s, device %s", bundle.path, spent, backend, chosen.device)
         return opened
 
     @classmethod
@@ -175,7 +210,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             self.bundle,
             {**self.engines, **(engines or {})},
             settings=self.settings.change(settings),
-            resolution=resolution or self.resolution,
+            resolution=self.resolution if resolution is None else resolution,
         )
 
     def fit(self, image: NDArray[np.uint8]) -> FittedImage:

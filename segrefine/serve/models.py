@@ -17,7 +17,7 @@ from segrefine.bundle import Method
 from segrefine.engines import Closing
 from segrefine.presets import PRESETS
 from segrefine.runtime.batching import Company, PhraseBatching, PhraseRequest
-from segrefine.runtime.engine_set import EngineSet
+from segrefine.runtime.engine_set import EngineSet, PipelineSetup
 from segrefine.runtime.image import describe_turn, load_image
 from segrefine.runtime.marks import Marks, coarse_from_marks, read_scribble
 from segrefine.runtime.mask import CoarseMask, load_mask
@@ -194,22 +194,22 @@ class Offer:
     Attributes:
         served: what will be known of it.
         method: of its bundle.
-        engines: arguments of `Refiner.from_bundle` or `Segmenter.from_bundle`.
+        setup: what opens its pipeline.
     """
 
     served: Served
     method: Method
-    engines: Mapping[str, Any]
+    setup: PipelineSetup
 
     def open(self) -> RefineModel | SegmentModel:
         """The model; the caller closes it.
 
         Raises:
-            SegrefineError: see `EngineSet.from_bundle`.
+            SegrefineError: see `EngineSet.open`.
         """
         if self.method == "g4seg":
-            return RefineModel(Refiner.from_bundle(**self.engines), self.served)
-        return SegmentModel(Segmenter.from_bundle(**self.engines), self.served)
+            return RefineModel(Refiner.open(self.setup), self.served)
+        return SegmentModel(Segmenter.open(self.setup), self.served)
 
 
 def read_pictures(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segrefine.bundle import Manifest
-from segrefine.engines import EnginePrecision, needs_gpu
+from segrefine.engines import DEFAULT, EnginePrecision, needs_gpu
 from segrefine.errors import SettingsError
 from segrefine.triton.signature import SIGNATURES, Tensor
 
@@ -40,7 +40,7 @@ class Serving:
 
     name: str
     version: int = 1
-    backend: str = "onnxruntime"
+    backend: str = DEFAULT.name
     device: str = "cpu"
     precision: EnginePrecision | None = None
     threads: int | None = None

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from segrefine.bundle import Bundle
+from segrefine.engines import EngineOptions
 from segrefine.errors import ImageError, MaskError, PromptError, SettingsError
+from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.triton.compute import Outcome, refine_requests, segment_requests
@@ -41,16 +43,16 @@ class TritonModel:
         given = json.loads(args["model_config"])["parameters"]
         options = {name: each["string_value"] for name, each in given.items()}
         on_gpu = args["model_instance_kind"] == "GPU"
-        engines: dict[str, Any] = {
-            "backend": options["backend"],
-            "device": f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
-            "precision": options.get("precision"),
-            "threads": int(options["threads"]) if "threads" in options else None,
-        }
+        engines = EngineOptions(
+            backend=options["backend"],
+            device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
+            precision=options.get("precision"),
+            threads=int(options["threads"]) if "threads" in options else None,
+        )
         folder = Path(args["model_repository"]) / args["model_version"] / BUNDLE
         self._method = Bundle.open(folder).manifest.method
         kind = Refiner if self._method == "g4seg" else Segmenter
-        self._pipeline: Refiner | Segmenter = kind.from_bundle(folder, **engines)
+        self._pipeline: Refiner | Segmenter = kind.open(PipelineSetup(bundle=folder, engines=engines))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """The response to each request, in their order; a request that fails does not take the others along."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def describe(job: Job, outcome: Outcome) -> dict[str, Any]:
     return {
         "gained": outcome.gained,
         "reason": outcome.reason,
-        "bundle": str(job.engines["path"]),
+        "bundle": str(job.setup.bundle),
         "written": outcome.gained,
         "fit_images": list(outcome.fit),
         "held_out_images": list(outcome.held_out),
@@ -101,7 +101,7 @@ def _draw(job: Job, truth: Path, outcome: Outcome) -> Sequence[BeforeAfter]:
     """Masks of the first held-out images, coarse and refined with what was found."""
     data = LabelledData(job, truth)
     rows: list[BeforeAfter] = []
-    with Refiner.from_bundle(**job.engines | {"settings": outcome.settings}) as opened:
+    with Refiner.open(replace(job.setup, settings=outcome.settings)) as opened:
         refiner = opened.derive(guard=outcome.guard)
         for name in outcome.held_out[:_SHOWN]:
             case = data.read(name)

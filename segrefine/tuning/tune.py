@@ -94,13 +94,13 @@ def tune(job: Job, truth: Path, *, grid: Grid = GRID, resume: bool = False, tell
         MaskError: there is no data set or no truth, they do not fit together, or fewer than ten images can be used.
         OutputError: the output folder or the bundle cannot be written to, or other options were used before.
     """
-    bundle = Bundle.open(job.engines["path"])
+    bundle = Bundle.open(job.setup.bundle)
     bundle.check_method("g4seg")
     check_writable(bundle)
     data = LabelledData(job, truth)
     fit, held_out, unread = data.split(job.seed)
     options = describe_options(job) | {"truth": str(truth.resolve()), "grid": {k: list(v) for k, v in grid.items()}}
-    with claimed(job.output, resume=resume), Refiner.from_bundle(**job.engines) as refiner:
+    with claimed(job.output, resume=resume), Refiner.open(job.setup) as refiner:
         known = Evaluations(job.output)
         agree_on_options(job, options, begun=len(known) > 0)
         run = _Run(

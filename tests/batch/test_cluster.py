@@ -19,7 +19,9 @@ from segrefine.batch.journal import Entry, read_journal
 from segrefine.batch.run import run_batch
 from segrefine.batch.worker import Job
 from segrefine.cli import main
+from segrefine.engines import EngineOptions
 from segrefine.errors import BundleError
+from segrefine.runtime.engine_set import PipelineSetup
 from tests.batch.copies import copies, damaged_bundle
 from tests.batch.deadly import deadly
 
@@ -35,8 +37,9 @@ def cluster() -> Iterator[Cluster]:
     ray.shutdown()
 
 
-def job(source: Path, output: Path, **changes: object) -> Job:
-    return Job(source=source, images=None, output=output, engines={"path": demo_bundle(), "threads": 1} | changes)
+def job(source: Path, output: Path, bundle: Path | None = None) -> Job:
+    setup = PipelineSetup(bundle=bundle or demo_bundle(), engines=EngineOptions(threads=1))
+    return Job(source=source, images=None, output=output, setup=setup)
 
 
 def actors(doing: bytes = b"ray::Worker") -> list[int]:
@@ -100,7 +103,7 @@ def test_of_the_images_that_a_dead_worker_held_only_the_one_that_it_died_of_has_
 
 @pytest.mark.slow
 def test_engines_that_do_not_open(cluster, scenes, tmp_path):
-    damaged = job(scenes, tmp_path / "out", path=damaged_bundle(tmp_path / "damaged"))
+    damaged = job(scenes, tmp_path / "out", bundle=damaged_bundle(tmp_path / "damaged"))
     with pytest.raises(BundleError, match=r"model\.onnx is missing"):
         run_batch(damaged, workers=2, refine_all=cluster.refine_all(Share()))
     deadline = time.monotonic() + 30

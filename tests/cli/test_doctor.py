@@ -3,6 +3,7 @@
 import json
 
 from segrefine.engines import diagnosis
+from segrefine.engines.openvino import backend as openvino_backend
 from segrefine.errors import BackendError
 
 
@@ -23,7 +24,7 @@ def test_says_why_not_and_what_to_do(run, monkeypatch):
     def refuse(precision):
         raise BackendError("no such CPU", hint="buy one")
 
-    monkeypatch.setattr(diagnosis, "check_openvino", refuse)
+    monkeypatch.setattr(openvino_backend, "check_openvino", refuse)
     said = run("doctor").stdout
     assert "no such CPU" in said and "hint: buy one" in said
 

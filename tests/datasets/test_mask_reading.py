@@ -19,6 +19,7 @@ from segrefine.datasets.items import read_image
 from segrefine.datasets.notation import Place
 from segrefine.datasets.opening import open_compared, open_data_set
 from segrefine.errors import MaskError
+from segrefine.runtime.engine_set import PipelineSetup
 from tests.datasets.trial import SIZE
 from tests.runtime.encodings import ALWAYS_READ, Encoded, encode, encode_npy, encoded_masks, raw_png
 
@@ -169,7 +170,7 @@ def test_a_batch_tells_which_images_are_turned_and_copies_what_has_nothing_to_re
     root, exif = data_set(tmp_path / "data", encode(np.zeros((8, 8), np.uint16)), (8, 8)), Image.Exif()
     exif[0x0112] = orientation
     (root / "images/a.png").write_bytes(encode(np.zeros((8, 8, 3), np.uint8), exif=exif))
-    job = Job(source=root, images=None, output=tmp_path / "out", engines={})
+    job = Job(source=root, images=None, output=tmp_path / "out", setup=PipelineSetup(bundle="demo"))
     dataset = job.open_dataset()
     [item] = dataset.items
     read: Future[Read] = Future()

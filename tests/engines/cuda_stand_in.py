@@ -23,10 +23,11 @@ import pytest
 from cuda.bindings import runtime as real
 
 from segrefine.bundle import Bundle
-from segrefine.engines import TensorRtOptions, hardware
+from segrefine.engines import BuildOptions, hardware
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines.recipe import EngineRecipe, graph_hashes, write_sidecar
 from segrefine.engines.tensorrt import libraries, profile, runtime
+from segrefine.engines.tensorrt.recipe import TensorRtRecipe
 from tests.engines.real_parts import StandIn, checked_function, import_bindings
 
 OK = real.cudaError_t.cudaSuccess
@@ -197,7 +198,7 @@ def build(bundle: Bundle, component: str, library: str, least: int = 1, most: in
         "device": "cuda",
         "hardware": "sm86-sm89" if library == "tensorrt-rtx" else "sm89",
     }
-    recipe = EngineRecipe(**(values | changes))
+    recipe = TensorRtRecipe(**(values | changes))
     limits = {
         tensor.name: [[size if isinstance(size, int) else other[size == "batch"] for size in tensor.shape]
                       for other in ((1, least), (1024, most), (1024, most))]
@@ -214,7 +215,7 @@ def build(bundle: Bundle, component: str, library: str, least: int = 1, most: in
     return path
 
 
-def write_engine(bundle: Bundle, recipe: EngineRecipe, target: Path, options: TensorRtOptions) -> None:
+def write_engine(bundle: Bundle, library: str, recipe: EngineRecipe, target: Path, options: BuildOptions) -> None:
     """In place of `build_tensorrt`: an engine for `TensorRt`, with the limits that the builder would be given."""
     spec = bundle.manifest.components[recipe.component]
     sizes = profile.make_profile(bundle.manifest, spec, options)

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from segrefine.bundle import Bundle
-from segrefine.engines import BACKENDS, EngineFile, TensorRtOptions, build_engine, load_engine
+from segrefine.engines import BACKENDS, BuildOptions, EngineFile, build_engine, load_engine
 from segrefine.errors import (
     BackendError,
     BundleError,
@@ -222,7 +222,7 @@ def test_unknown_backend_lists_the_known_ones(bundle: Bundle, name: str) -> None
 
 def test_options_of_another_backend_and_other_slips(bundle: Bundle) -> None:
     with pytest.raises(SettingsError, match="onnxruntime has no such options"):
-        build_engine(bundle, backend="onnxruntime", options=TensorRtOptions(workspace=5))
+        build_engine(bundle, backend="onnxruntime", options=BuildOptions(workspace=5))
     with pytest.raises(SettingsError, match="expected a list of names"):
         build_engine(bundle, backend="onnxruntime", components="chain")
     for device in ("cuda:3", "foo"):

@@ -6,7 +6,8 @@ import pytest
 
 from segrefine.bundle import Bundle
 from segrefine.cli.options import Model
-from segrefine.engines import BACKENDS, choice, choose_backend
+from segrefine.engines import BACKENDS, EngineOptions, choose_backend
+from segrefine.engines import backend as backend_module
 from segrefine.errors import BackendError
 from tests.engines.cuda_stand_in import Cuda, build
 
@@ -31,7 +32,7 @@ def test_a_named_backend_stays(bundle: Bundle, backend: str) -> None:
 def test_on_the_cpu(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, installed: set[str], precision: str | None, expected: str
 ) -> None:
-    monkeypatch.setattr(choice, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(backend_module, "find_spec", lambda name: name in installed or None)
     assert choose_backend("auto", bundle.path, "cpu", precision) == expected  # type: ignore[arg-type]
 
 
@@ -62,6 +63,6 @@ def test_no_gpu_is_never_the_cpu(bundle: Bundle) -> None:
 
 
 def test_the_output_says_which_one(bundle: Bundle) -> None:
-    model = Model(bundle=bundle.path, backend="auto", device="cpu", precision=None, threads=None)
-    assert model.backend == "onnxruntime" and "onnxruntime on cpu" in model.describe()
+    model = Model(bundle=bundle.path, engines=EngineOptions())
+    assert model.engines.backend == "onnxruntime" and "onnxruntime on cpu" in model.describe()
     assert model.to_dict()["backend"] == "onnxruntime"

@@ -14,8 +14,8 @@ import torch
 
 from segrefine.assets import demo_bundle
 from segrefine.bundle import Bundle
-from segrefine.engines import build_engine, load, load_engine
-from segrefine.engines.cpu_attention import with_flash_attention
+from segrefine.engines import build_engine, load_engine, recipe
+from segrefine.engines.onnxruntime.attention import with_flash_attention
 from segrefine.errors import EngineError
 from segrefine.reference.attention import attend_naive
 from tests.export.test_ops import attention_inputs, run_node
@@ -48,7 +48,7 @@ def test_engines_that_have_it_compute_the_same(tmp_path: Path, monkeypatch: pyte
     with load_engine(bundle, "unet") as graph:
         expected = graph(feeds)["out_sample"]
     with monkeypatch.context() as patch:
-        patch.setattr(load, "LARGE", 0)
+        patch.setattr(recipe, "LARGE", 0)
         with load_engine(bundle, "unet") as large:
             found = large(feeds)["out_sample"]
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)

@@ -14,8 +14,9 @@ from pathlib import Path
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from segrefine.batch.worker import Job
 from segrefine.engines import usable_cores
-job = Job(source=Path("in"), images=None, output=Path("out"), engines={"threads": None})
-print(usable_cores(), job.share_cores(1).engines["threads"])
+from segrefine.runtime.engine_set import PipelineSetup
+job = Job(source=Path("in"), images=None, output=Path("out"), setup=PipelineSetup(bundle="demo"))
+print(usable_cores(), job.share_cores(1).setup.engines.threads)
 """
 
 

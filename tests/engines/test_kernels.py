@@ -19,9 +19,9 @@ from torch import Tensor
 triton = pytest.importorskip("triton")
 
 from benchmarks.gpu.launch import count_tiles, run_attention, run_hausdorff  # noqa: E402
-from segrefine.engines.plugins import compile as compile_module  # noqa: E402
-from segrefine.engines.plugins import kernels  # noqa: E402
-from segrefine.engines.plugins.compile import (  # noqa: E402
+from segrefine.engines.tensorrt.plugins import compile as compile_module  # noqa: E402
+from segrefine.engines.tensorrt.plugins import kernels  # noqa: E402
+from segrefine.engines.tensorrt.plugins.compile import (  # noqa: E402
     ARCHITECTURES,
     FOLDER,
     Variant,
@@ -153,7 +153,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compilation:
     """Every kernel, compiled by the Triton that is installed, and checked with ptxas for every GPU."""
     folder = tmp_path_factory.mktemp("kernels")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "segrefine.engines.plugins.compile", str(folder)]
+    command = [sys.executable, "-m", "segrefine.engines.tensorrt.plugins.compile", str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr  # ptxas refused a kernel, or it takes too much
     return Compilation(folder, done.stdout.splitlines())

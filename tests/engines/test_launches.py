@@ -17,8 +17,8 @@ from torch import Tensor
 pytest.importorskip("triton")
 pytest.importorskip("tensorrt_lean_bindings")
 
-from segrefine.engines.plugins.compile import list_variants  # noqa: E402
-from segrefine.engines.plugins.tensorrt_plugins import register_plugins  # noqa: E402
+from segrefine.engines.tensorrt.plugins.compile import list_variants  # noqa: E402
+from segrefine.engines.tensorrt.plugins.registration import register_plugins  # noqa: E402
 from segrefine.reference.hausdorff import pixel_hausdorff  # noqa: E402
 from tests.engines.tensorrt_stand_in import Build, stand_in  # noqa: E402
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from segrefine.bundle import Bundle
-from segrefine.engines import CPU_BACKENDS, Engine, load, load_engine, load_engines
+from segrefine.engines import Engine, load, load_engine, load_engines
 from segrefine.errors import BackendError, EngineError, SegrefineError, SettingsError
+from tests.backends import CPU_BACKENDS
 from tests.tiny_bundle import CHANNELS, chain
 
 SAMPLE = np.ones((2, CHANNELS), np.float32)

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from segrefine.engines import onnxruntime as ort_engine
-from segrefine.engines.onnxruntime import OnnxRuntimeEngine, run_bound
+from segrefine.engines.onnxruntime import engine as ort_engine
+from segrefine.engines.onnxruntime.engine import OnnxRuntimeEngine, run_bound
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.spec import TensorSpec
 from tests.tiny_bundle import CHAIN, CHANNELS, LINEAR, chain, chain_graph, linear, linear_graph

@@ -16,14 +16,15 @@ import pytest
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import CPU_BACKENDS, build_engine, load, load_engine
+from segrefine.engines import build_engine, load_engine, recipe
 from segrefine.engines.engine import even_parts
-from segrefine.engines.openvino import OpenVinoEngine
-from segrefine.engines.openvino_attention import spread_attention
+from segrefine.engines.openvino.attention import spread_attention
+from segrefine.engines.openvino.engine import OpenVinoEngine
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
 from segrefine.runtime.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
+from tests.backends import CPU_BACKENDS
 from tests.tiny_bundle import CHANNELS, LINEAR, chain, linear, linear_graph
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
@@ -175,7 +176,7 @@ def test_images_are_encoded_in_bfloat16_by_large_models_and_for_label_diffusion(
     rounded: bool,
 ) -> None:
     if large:
-        monkeypatch.setattr(load, "LARGE", 0)
+        monkeypatch.setattr(recipe, "LARGE", 0)
     image = next(iter(load_samples(demo_samples()).values())).image
     with pipeline.from_bundle(path) as exact, pipeline.from_bundle(path, backend="openvino", precision="bf16") as ours:
         error = np.abs(exact.encode_image(image) - ours.encode_image(image)).max()

@@ -7,9 +7,9 @@ from openvino import opset13 as ops
 
 from segrefine.assets import demo_bundle
 from segrefine.bundle import Bundle
-from segrefine.engines.openvino import OpenVinoEngine
-from segrefine.engines.openvino_attention import spread_attention
-from segrefine.engines.openvino_long_attention import MOST_KEYS, split_long_attention
+from segrefine.engines.openvino.attention import spread_attention
+from segrefine.engines.openvino.engine import OpenVinoEngine
+from segrefine.engines.openvino.long_attention import MOST_KEYS, split_long_attention
 from segrefine.spec import ComponentSpec, TensorSpec
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segrefine.engines.plugins.tensorrt_plugins import register_plugins
+from segrefine.engines.tensorrt.plugins.registration import register_plugins
 
 pytest.importorskip("tensorrt_lean_bindings")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segrefine.engines.plugins import tensorrt_plugins
+from segrefine.engines.tensorrt.plugins import registration
 from segrefine.export.functions import attach_functions
 from segrefine.export.ops import DOMAIN, masked_attention, pixel_hausdorff
 from segrefine.reference.attention import attend_naive
@@ -78,7 +78,7 @@ def test_distances_are_the_reference_s(dtype: torch.dtype) -> None:
 def test_nodes_name_the_plugin_that_may_replace_them() -> None:
     _, model = run_node("MaskedAttention", attention_inputs(8), scale=1.0)
     (node,) = model.graph
-    assert node.attributes["plugin_namespace"].as_string() == tensorrt_plugins.NAMESPACE
+    assert node.attributes["plugin_namespace"].as_string() == registration.NAMESPACE
     assert node.attributes["plugin_version"].as_string() == "1"
     (attention,) = (each for each in model.functions[DOMAIN, "MaskedAttention", ""] if each.op_type == "Attention")
     assert len(attention.outputs) == 1  # TensorRT-RTX accepts no more

@@ -17,13 +17,14 @@ from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.bundle import MANIFEST, Bundle, BundleWriter
 from segrefine.cli import main, samples
 from segrefine.cli.samples import load_samples
-from segrefine.engines import CPU_BACKENDS, load_engine
+from segrefine.engines import load_engine
 from segrefine.export.comparison import Watched, named_inputs
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GRAPHS, GraphSource
 from segrefine.export.parity import locate_divergences
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import load_checkpoint
+from tests.backends import CPU_BACKENDS
 from tests.tiny_bundle import CHANNELS, write_bundle
 
 pytestmark = pytest.mark.usefixtures("fresh_export_once")

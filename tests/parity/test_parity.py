@@ -5,9 +5,9 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.engines import CPU_BACKENDS
 from segrefine.export.comparison import TOLERANCES, ParityScene
 from segrefine.export.parity import check_parity
+from tests.backends import CPU_BACKENDS
 
 pytestmark = pytest.mark.usefixtures("reference_once")
 

@@ -12,7 +12,8 @@ import pytest
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import TensorRtOptions, build, build_engine, load_engine
+from segrefine.engines import BuildOptions, build_engine, load_engine
+from segrefine.engines.tensorrt import backend
 from segrefine.export.comparison import ParityScene, trial_sizes
 from segrefine.export.locate import _float_tensors, _mark
 from segrefine.export.parity import check_parity, locate_divergences
@@ -25,7 +26,7 @@ RTX = "tensorrt-rtx"
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
-    monkeypatch.setattr(build, "build_tensorrt", write_engine)
+    monkeypatch.setattr(backend, "build_tensorrt", write_engine)
     with one_gpu() as cuda:
         yield cuda
 
@@ -60,7 +61,7 @@ def test_engines_of_the_default_profile(gpu: Cuda, bundle: Bundle) -> None:
 def test_sizes_are_those_that_the_engine_serves(
     gpu: Cuda, bundle: Bundle, component: str, options: dict[str, dict[str, int]], expected: list[tuple[int, ...]]
 ) -> None:
-    build_engine(bundle, backend=RTX, components=[component], options=TensorRtOptions(**options))  # type: ignore[arg-type]
+    build_engine(bundle, backend=RTX, components=[component], options=BuildOptions(**options))  # type: ignore[arg-type]
     with load_engine(bundle, component, RTX) as engine:
         found = trial_sizes(bundle.manifest, engine)
     assert [(each["batch"], each["height"], each["width"], each["tokens"]) for each in found] == expected
@@ -69,7 +70,7 @@ def test_sizes_are_those_that_the_engine_serves(
 
 
 def test_loop_has_a_size_that_the_denoiser_serves(gpu: Cuda, bundle: Bundle) -> None:
-    build_engine(bundle, backend=RTX, options=TensorRtOptions(min_shapes={"height": 24, "width": 24}))
+    build_engine(bundle, backend=RTX, options=BuildOptions(min_shapes={"height": 24, "width": 24}))
     sample = next(iter(load_samples(demo_samples()).values()))
     scenes = [ParityScene(image=sample.image, coarse=sample.coarse, label=sample.label)]
     assert not [row for row in check_parity(bundle.path, demo_checkpoint(), scenes, backend=RTX) if not row.ok]
@@ -78,7 +79,7 @@ def test_loop_has_a_size_that_the_denoiser_serves(gpu: Cuda, bundle: Bundle) -> 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_pipeline_on_engines_of_one_size_of_everything(gpu: Cuda, bundle: Bundle, batch: int) -> None:
     given = {"batch": batch}
-    build_engine(bundle, backend=RTX, options=TensorRtOptions(min_shapes=given, max_shapes=given))
+    build_engine(bundle, backend=RTX, options=BuildOptions(min_shapes=given, max_shapes=given))
     sample = next(iter(load_samples(demo_samples()).values()))
     with Refiner.from_bundle(bundle.path) as on_cpu, Refiner.from_bundle(bundle.path, backend=RTX) as on_gpu:
         ours, theirs = (refine(sample.image, sample.coarse, sample.label, guard=False) for refine in (on_gpu, on_cpu))
@@ -89,7 +90,7 @@ def test_pipeline_on_engines_of_one_size_of_everything(gpu: Cuda, bundle: Bundle
 def test_changed_weight_is_found_in_an_engine_of_the_same_profile(gpu: Cuda, tmp_path: Path) -> None:
     weight = "unet.mid_block.resnets.0.conv1.weight"
     bundle = with_changed_weight(Bundle.open(demo_bundle()), "unet/model.onnx", weight, tmp_path / "bundle")
-    options = TensorRtOptions(min_shapes={"width": 8}, max_shapes={"batch": 2, "width": 8}, workspace=64)
+    options = BuildOptions(min_shapes={"width": 8}, max_shapes={"batch": 2, "width": 8}, workspace=64)
     build_engine(bundle, backend=RTX, components=["unet"], options=options)
     [found] = locate_divergences(bundle, demo_checkpoint(), {"unet": None}, backend=RTX)
     assert found is not None
@@ -99,5 +100,5 @@ def test_changed_weight_is_found_in_an_engine_of_the_same_profile(gpu: Cuda, tmp
 def test_the_real_builder_builds_a_graph_with_all_outputs(bundle: Bundle, tmp_path: Path) -> None:
     marked = _mark(bundle, "unet", _float_tensors(bundle, "unet"), tmp_path / "marked")
     assert len(marked.manifest.components["unet"].outputs) > 100
-    [built] = build_engine(marked, backend=RTX, options=TensorRtOptions(compute_capabilities=("8.9",)))
+    [built] = build_engine(marked, backend=RTX, options=BuildOptions(compute_capabilities=("8.9",)))
     assert built.path.stat().st_size > 1_000_000

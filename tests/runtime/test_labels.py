@@ -10,13 +10,13 @@ from PIL import Image
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.engines import CPU_BACKENDS
 from segrefine.errors import MaskError, PromptError
 from segrefine.runtime import denoiser, pipeline
 from segrefine.runtime.evidence import against_others
 from segrefine.runtime.mask import CoarseMask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import label_map
+from tests.backends import CPU_BACKENDS
 
 SCENE = load_samples(demo_samples())["08-cactus-two"]
 LEFT = np.zeros_like(SCENE.coarse)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.batch.worker import Job
+from segrefine.engines import EngineOptions
+from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.guard import GUARD
 from segrefine.settings import G4SegSettings
 
@@ -41,4 +43,5 @@ def write_scenes(folder: Path, count: int, *, label: str | None = None) -> Path:
 
 def job_of(data: Path, bundle: Path, output: Path, seed: int = 0) -> Job:
     """The job of tuning a bundle to a data set."""
-    return Job(source=data, images=None, output=output, engines={"path": bundle, "threads": 1}, seed=seed)
+    setup = PipelineSetup(bundle=bundle, engines=EngineOptions(threads=1))
+    return Job(source=data, images=None, output=output, setup=setup, seed=seed)

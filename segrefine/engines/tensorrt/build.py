@@ -5,7 +5,6 @@ TensorRT-RTX builds for any GPU that it supports, also on a machine without one.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,8 +15,11 @@ from types import ModuleType
 from segrefine.bundle import Bundle
 from segrefine.engines.cuda import open_gpu
 from segrefine.engines.hardware import gpu_identity
+from segrefine.engines.options import BuildOptions
 from segrefine.engines.recipe import EngineRecipe, graph_hashes
+from segrefine.engines.tensorrt.job import BuildJob
 from segrefine.engines.tensorrt.libraries import (
+    Library,
     check_builder,
     check_capability,
     check_driver,
@@ -25,12 +27,12 @@ from segrefine.engines.tensorrt.libraries import (
     rtx_capabilities,
 )
 from segrefine.engines.tensorrt.messages import explain_failure
-from segrefine.engines.tensorrt.options import LIBRARIES, Library, TensorRtOptions
 from segrefine.engines.tensorrt.profile import make_profile, profile_limits, tensor_shapes
+from segrefine.engines.tensorrt.recipe import TensorRtRecipe
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError
 
 
-def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: TensorRtOptions) -> EngineRecipe:
+def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: BuildOptions) -> TensorRtRecipe:
     """What an engine of this component is made from.
 
     Raises:
@@ -50,7 +52,7 @@ def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: T
     hashes, module = graph_hashes(bundle, component), import_library(library)
     profile = make_profile(bundle.manifest, bundle.manifest.components[component], options)
     sizes = {symbol: [str(limit[symbol]) for limit in profile_limits(profile)] for symbol in profile.opt}
-    return EngineRecipe(
+    return TensorRtRecipe(
         component=component,
         graph=hashes,
         backend=library,
@@ -69,7 +71,7 @@ def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: T
     )
 
 
-def build_tensorrt(bundle: Bundle, recipe: EngineRecipe, target: Path, options: TensorRtOptions) -> None:
+def build_tensorrt(bundle: Bundle, library: Library, recipe: EngineRecipe, target: Path, options: BuildOptions) -> None:
     """Writes the engine of `recipe` to `target`.
 
     The builder runs in a process of its own: a library that crashes takes nothing with it, its gigabytes are given back
@@ -84,26 +86,26 @@ def build_tensorrt(bundle: Bundle, recipe: EngineRecipe, target: Path, options: 
         raise OutputError(message, hint="choose a folder that exists and is writable")
     spec = bundle.manifest.components[recipe.component]
     profile = make_profile(bundle.manifest, spec, options)
-    job = {
-        "graph": str(bundle.graph(recipe.component)),
-        "engine": str(target),
-        "library": LIBRARIES[recipe.backend],
-        "shapes": {tensor.name: tensor_shapes(bundle.manifest, tensor, profile) for tensor in spec.inputs},
-        "compute_capabilities": [divmod(int(each), 10) for each in recipe.hardware.removeprefix("sm").split("-sm")],
-        "optimization_level": options.optimization_level,
-        "workspace": _workspace(options),
-        "plugins": options.plugins == "always",
-        "tf32": options.tf32,
-        "version_compatible": options.version_compatible,
-        "timing_cache": options.timing_cache and str(options.timing_cache.absolute()),
-    }
+    job = BuildJob(
+        library=library,
+        graph=str(bundle.graph(recipe.component)),
+        engine=str(target),
+        shapes={tensor.name: tensor_shapes(bundle.manifest, tensor, profile) for tensor in spec.inputs},
+        compute_capabilities=[divmod(int(each), 10) for each in recipe.hardware.removeprefix("sm").split("-sm")],
+        optimization_level=options.optimization_level,
+        workspace=_workspace(options),
+        plugins=options.plugins == "always",
+        tf32=options.tf32,
+        version_compatible=options.version_compatible,
+        timing_cache=str(options.timing_cache.absolute()) if options.timing_cache else None,
+    )
     command = [sys.executable, "-m", "segrefine.engines.tensorrt.builder"]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
+    done = subprocess.run(command, input=job.to_json(), capture_output=True, text=True)
     if done.returncode:
         _raise_failure(recipe.component, done)
 
 
-def _workspace(options: TensorRtOptions) -> int | None:
+def _workspace(options: BuildOptions) -> int | None:
     """The scratch memory to allow, MiB: no more than is free, where the engine is for the GPU here."""
     if options.workspace is None or options.compute_capabilities:
         return options.workspace

@@ -5,7 +5,6 @@ The line is "built", or "disk: …" or "failed: …" with the exit status 1. All
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -13,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from segrefine.engines.tensorrt.job import BuildJob
+
 
 def main() -> int:
     """Builds the engine; the exit status."""
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    job = json.load(sys.stdin)
+    job = BuildJob.from_json(sys.stdin.read())
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the library prints on stdout as well
     try:
@@ -39,20 +40,20 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _build(job: dict[str, Any]) -> None:
-    rtx = job["library"] == "tensorrt_rtx"
+def _build(job: BuildJob) -> None:
+    rtx = job.library == "tensorrt-rtx"
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(rtx))
-    from segrefine.engines.plugins.tensorrt_plugins import register_plugins
     from segrefine.engines.tensorrt.libraries import import_library
+    from segrefine.engines.tensorrt.plugins.registration import register_plugins
 
-    library: Any = import_library("tensorrt-rtx" if rtx else "tensorrt")
+    library: Any = import_library(job.library)
     from polygraphy.backend.trt import EngineBytesFromNetwork
 
-    if job["plugins"]:  # the plugins replace the graph's functions if they are known before it is read
+    if job.plugins:  # the plugins replace the graph's functions if they are known before it is read
         register_plugins(library)
-    parsed = parse_graph(library, job["graph"])
-    engine = EngineBytesFromNetwork(parsed, _configure(library, job), save_timing_cache=job["timing_cache"])()
-    Path(job["engine"]).write_bytes(engine)
+    parsed = parse_graph(library, job.graph)
+    engine = EngineBytesFromNetwork(parsed, _configure(library, job), save_timing_cache=job.timing_cache)()
+    Path(job.engine).write_bytes(engine)
 
 
 def parse_graph(library: Any, graph: str) -> tuple[Any, Any, Any]:
@@ -67,30 +68,30 @@ def parse_graph(library: Any, graph: str) -> tuple[Any, Any, Any]:
     return builder, network, parser
 
 
-def _configure(library: Any, job: dict[str, Any]) -> Any:
+def _configure(library: Any, job: BuildJob) -> Any:
     """What makes the builder's configuration, once it has builder and network."""
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import CreateConfig, Profile
 
     profile = Profile()
-    for name, (smallest, tuned, largest) in job["shapes"].items():
+    for name, (smallest, tuned, largest) in job.shapes.items():
         profile.add(name, tuple(smallest), tuple(tuned), tuple(largest))
-    options: dict[str, Any] = {"profiles": [profile], "builder_optimization_level": job["optimization_level"]}
-    if job["workspace"]:
-        options["memory_pool_limits"] = {library.MemoryPoolType.WORKSPACE: job["workspace"] << 20}
-    cache = job["timing_cache"]
+    options: dict[str, Any] = {"profiles": [profile], "builder_optimization_level": job.optimization_level}
+    if job.workspace:
+        options["memory_pool_limits"] = {library.MemoryPoolType.WORKSPACE: job.workspace << 20}
+    cache = job.timing_cache
     if cache and Path(cache).exists():
         _check_timing_cache(library, Path(cache))
         options["load_timing_cache"] = cache
-    if job["library"] == "tensorrt_rtx":
-        capabilities = [tuple(each) for each in job["compute_capabilities"]]
+    if job.library == "tensorrt-rtx":
+        capabilities = [tuple(each) for each in job.compute_capabilities]
         make: Any = CreateConfigRTX(compute_capabilities=capabilities, **options)
     else:
-        make = CreateConfig(version_compatible=job["version_compatible"], **options)
+        make = CreateConfig(version_compatible=job.version_compatible, **options)
 
     def create(builder: Any, network: Any) -> Any:
         config = make(builder, network)
-        set_tf32(library, config, allowed=job["tf32"])
+        set_tf32(library, config, allowed=job.tf32)
         return config
 
     return create

@@ -37,8 +37,9 @@ class TensorRtEngine(Closing):
 
     def __init__(self, plan: EnginePlan, index: int) -> None:
         self.spec, self._rebuild = plan.spec, plan.rebuild
-        self._gpu = open_gpu(index)  # before the library, which may crash without CUDA
+        # first of all: it checks that CUDA answers, and without CUDA the library may crash
         module = check_runtime(plan.recipe.backend, index)  # type: ignore[arg-type]  # a recipe's backend is any text
+        self._gpu = open_gpu(index)
         with self._gpu.lock:
             self._gpu.select()
             loaded = LoadedEngine(module, plan)

@@ -8,11 +8,18 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Literal
 
 from segrefine.engines.cuda import check_gpu, driver_cuda
 from segrefine.engines.hardware import gpu_identity, version_numbers
-from segrefine.engines.tensorrt.options import LIBRARIES, Library
 from segrefine.errors import BackendError, MissingDependencyError
+
+Library = Literal["tensorrt", "tensorrt-rtx"]
+LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Library → the module that builds."""
+
+CUDA_VERSIONS = ("cu12", "cu13")
+"""What names of packages say of CUDA."""
 
 _RUNTIMES: Mapping[Library, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"),
@@ -91,7 +98,7 @@ def check_runtime(library: Library, index: int) -> ModuleType:
             library does not support this GPU.
         MissingDependencyError: the library, or cuda-bindings, is not installed.
     """
-    check_gpu(index)
+    check_gpu(index, f'"cuda-bindings<13" with {" and ".join(_packages(LIBRARIES[library]))}')
     module = import_runtime(library)
     check_version(library, module)
     check_driver(module)
@@ -154,7 +161,7 @@ def check_capability(library: Library, module: ModuleType, gpu: str) -> None:
             raise BackendError(
                 f"TensorRT does not support compute capability {_dotted(number)}: it starts at "
                 f"{_dotted(_LEAST_CAPABILITY)}",
-                hint="use --backend onnxruntime",
+                hint=_elsewhere(library),
             )
         return
     known = rtx_capabilities(module)
@@ -162,8 +169,17 @@ def check_capability(library: Library, module: ModuleType, gpu: str) -> None:
         raise BackendError(
             f"TensorRT-RTX {module.__version__} does not support compute capability {_dotted(number)}; it supports "
             f"{', '.join(map(_dotted, known))}",
-            hint="use --backend tensorrt, or --backend onnxruntime --device cuda, on such a GPU",
+            hint=_elsewhere(library),
         )
+
+
+def _elsewhere(library: Library) -> str:
+    """What else runs on GPUs: the hint for one that a library does not support."""
+    from segrefine.engines.backends import BACKENDS, join_names  # here: the table imports this module
+
+    others = [each for each in BACKENDS.values() if "cuda" in each.devices and each.name != library]
+    words = [f"--backend {each.name}" + " --device cuda" * ("cpu" in each.devices) for each in others]
+    return f"on such a GPU use {join_names(words)}"
 
 
 def rtx_capabilities(module: ModuleType) -> list[int]:

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from segrefine.bundle import Bundle
 from segrefine.engines.hardware import version_numbers
-from segrefine.engines.recipe import EngineRecipe, check_files, graph_hashes, read_recipe, rebuild_command
-from segrefine.engines.tensorrt.options import Library
+from segrefine.engines.recipe import check_files, graph_hashes, read_recipe
+from segrefine.engines.tensorrt.libraries import Library
+from segrefine.engines.tensorrt.recipe import TensorRtRecipe
 from segrefine.errors import EngineError, EngineWarning
 from segrefine.storage import read_json_object
 
 
 def find_tensorrt_engines(
     bundle: Bundle, component: str, library: Library, *, version: str, hardware: str, lean: bool = False
-) -> list[tuple[Path, EngineRecipe]]:
+) -> list[tuple[Path, TensorRtRecipe]]:
     """The engines of a component that this machine can run, with their recipes; their files are checked.
 
     Of several for the same sizes it is the one that was built last. A damaged one is left out, with an `EngineWarning`.
@@ -35,14 +36,14 @@ def find_tensorrt_engines(
     """
     hashes = graph_hashes(bundle, component)
     folder = bundle.path / "engines" / library / component
-    command = f"{rebuild_command(bundle, library, 'cuda')} --components {component}"
-    found: dict[str, tuple[Path, EngineRecipe]] = {}
+    command = f"{TensorRtRecipe.rebuild_all_command(bundle, library, 'cuda')} --components {component}"
+    found: dict[str, tuple[Path, TensorRtRecipe]] = {}
     problems: dict[str, str] = {}
     damaged: list[str] = []
     for sidecar in sorted(folder.glob("*_sm*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
             content = read_json_object(sidecar, EngineError, hint=command)
-            recipe = replace(read_recipe(content), component=component, backend=library, device="cuda")
+            recipe = replace(read_recipe(content, TensorRtRecipe), component=component, backend=library, device="cuda")
             command = _build_for(recipe, hardware).rebuild_command(bundle)
             if content.get("key") != recipe.key:
                 raise EngineError("its sidecar was altered, its key does not match")
@@ -68,14 +69,14 @@ def find_tensorrt_engines(
     )
 
 
-def _build_for(recipe: EngineRecipe, hardware: str) -> EngineRecipe:
+def _build_for(recipe: TensorRtRecipe, hardware: str) -> TensorRtRecipe:
     """The recipe that also names the GPU here."""
     named = recipe.hardware.split("-")
     return recipe if hardware in named else replace(recipe, hardware="-".join([*named, hardware]))
 
 
 def _find_misfit(
-    recipe: EngineRecipe, hashes: Mapping[str, str], version: str, hardware: str, lean: bool
+    recipe: TensorRtRecipe, hashes: Mapping[str, str], version: str, hardware: str, lean: bool
 ) -> str | None:
     """Why an engine does not fit: it was built from another graph, or for another library or GPU."""
     if dict(recipe.graph) != dict(hashes):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segrefine.bundle import Manifest
-from segrefine.engines.tensorrt.options import TensorRtOptions
+from segrefine.engines.options import BuildOptions
 from segrefine.errors import ShapeError
 from segrefine.spec import MAX_PIXELS, ComponentSpec, ShapeProfile, TensorSpec
 
@@ -23,7 +23,7 @@ def profile_limits(profile: ShapeProfile) -> tuple[Mapping[str, int], ...]:
     return profile.min, profile.opt, profile.max
 
 
-def make_profile(manifest: Manifest, spec: ComponentSpec, options: TensorRtOptions) -> ShapeProfile:
+def make_profile(manifest: Manifest, spec: ComponentSpec, options: BuildOptions) -> ShapeProfile:
     """The sizes of the symbols that a component has, in latent pixels.
 
     Raises:

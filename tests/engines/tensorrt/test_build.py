@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from segrefine.bundle import Bundle
-from segrefine.engines import EngineFile, TensorRtOptions, build_engine
+from segrefine.engines import BuildOptions, EngineFile, build_engine
 from segrefine.engines.tensorrt import build as build_module
 from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.messages import explain_failure
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
 from segrefine.storage import LOCK
 
-ADA = TensorRtOptions(compute_capabilities=("8.9",))
+ADA = BuildOptions(compute_capabilities=("8.9",))
 
 
-def build(bundle: Bundle, options: TensorRtOptions = ADA, *components: str) -> list[EngineFile]:
+def build(bundle: Bundle, options: BuildOptions = ADA, *components: str) -> list[EngineFile]:
     return build_engine(bundle, backend="tensorrt-rtx", components=components or None, options=options)
 
 
@@ -56,17 +56,17 @@ def test_what_shapes_an_engine_makes_another_one(bundle: Bundle) -> None:
         {"max_shapes": {"batch": 4}},
         {"optimization_level": 1},
     ]
-    built = [build(bundle, TensorRtOptions(**vars(ADA) | change), "chain")[0] for change in changes]  # type: ignore[arg-type]
+    built = [build(bundle, BuildOptions(**vars(ADA) | change), "chain")[0] for change in changes]  # type: ignore[arg-type]
     assert not any(engine.cached for engine in built)
     assert built[1].path.stem.endswith("_sm86-sm120") and "_batch1-2-4_" in built[2].path.name
     assert built[3].path.name.endswith("_optimization-level-1_sm89.engine")
     assert len({engine.path for engine in built}) == 4
     for change in changes:
-        assert build(bundle, TensorRtOptions(**vars(ADA) | change), "chain")[0].cached  # type: ignore[arg-type]
+        assert build(bundle, BuildOptions(**vars(ADA) | change), "chain")[0].cached  # type: ignore[arg-type]
 
 
 def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> None:
-    options = TensorRtOptions(
+    options = BuildOptions(
         min_shapes={"batch": 2}, max_shapes={"batch": 6}, compute_capabilities=("8.6", "12.0"), workspace=64
     )
     recipe = tensorrt_recipe(bundle, "chain", "tensorrt-rtx", options)
@@ -100,7 +100,7 @@ def test_what_cannot_be_built_for(
     bundle: Bundle, options: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        build(bundle, TensorRtOptions(**options), "chain")  # type: ignore[arg-type]
+        build(bundle, BuildOptions(**options), "chain")  # type: ignore[arg-type]
     assert not list(bundle.path.glob("engines/**/*.engine"))
 
 
@@ -117,13 +117,13 @@ def test_what_cannot_be_built_for(
 )
 def test_values_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(options))):
-        TensorRtOptions(**options)  # type: ignore[arg-type]
+        BuildOptions(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("capability", ["1.20", "8..9", "89", 8.9])
 def test_compute_capabilities_are_major_and_minor(capability: object) -> None:
     with pytest.raises(SettingsError, match="such as '8.9'"):
-        TensorRtOptions(compute_capabilities=(capability,))  # type: ignore[arg-type]
+        BuildOptions(compute_capabilities=(capability,))  # type: ignore[arg-type]
 
 
 def test_sizes_that_were_not_given_make_way(bundle: Bundle) -> None:
@@ -132,13 +132,13 @@ def test_sizes_that_were_not_given_make_way(bundle: Bundle) -> None:
         ({"min_shapes": {"batch": 3}}, "batch=3:3:32"),
         ({"opt_shapes": {"batch": 40}}, "batch=1:40:40"),
     ):
-        options = TensorRtOptions(compute_capabilities=("8.9",), **given)
+        options = BuildOptions(compute_capabilities=("8.9",), **given)
         assert tensorrt_recipe(bundle, "chain", "tensorrt-rtx", options).profile == expected
 
 
 def test_only_a_timing_cache_is_written_over(bundle: Bundle, tmp_path: Path) -> None:
     cache = tmp_path / "timing.cache"
-    options = TensorRtOptions(compute_capabilities=("8.9",), timing_cache=cache)
+    options = BuildOptions(compute_capabilities=("8.9",), timing_cache=cache)
     for _ in range(2):
         build_engine(bundle, backend="tensorrt-rtx", components=["chain"], options=options, overwrite=True)
     assert cache.stat().st_size
@@ -146,7 +146,7 @@ def test_only_a_timing_cache_is_written_over(bundle: Bundle, tmp_path: Path) -> 
     with pytest.raises(EngineError, match="is no timing cache"):
         build_engine(bundle, backend="tensorrt-rtx", components=["chain"], options=options, overwrite=True)
     assert cache.read_text() == "precious"
-    nowhere = TensorRtOptions(compute_capabilities=("8.9",), timing_cache=tmp_path / "no" / "cache")
+    nowhere = BuildOptions(compute_capabilities=("8.9",), timing_cache=tmp_path / "no" / "cache")
     with pytest.raises(OutputError, match="its folder is not there"):
         build_engine(bundle, backend="tensorrt-rtx", components=["chain"], options=nowhere, overwrite=True)
 
@@ -154,7 +154,7 @@ def test_only_a_timing_cache_is_written_over(bundle: Bundle, tmp_path: Path) -> 
 def test_full_tensorrt_is_not_installed_here(bundle: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     with pytest.raises(MissingDependencyError, match="the builder of tensorrt is not installed") as refused:
-        build_engine(bundle, backend="tensorrt", options=TensorRtOptions())
+        build_engine(bundle, backend="tensorrt", options=BuildOptions())
     assert "segrefine[tensorrt]" in (refused.value.hint or "")
 
 
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPa
 def test_of_two_builds_at_once_one_builds(bundle: Bundle) -> None:
     code = (
         "from segrefine.bundle import Bundle; from segrefine.engines import *; import sys\n"
-        "options = TensorRtOptions(compute_capabilities=('8.9',))\n"
+        "options = BuildOptions(compute_capabilities=('8.9',))\n"
         "bundle = Bundle.open(sys.argv[1])\n"
         "[engine] = build_engine(bundle, backend='tensorrt-rtx', components=['chain'], options=options)\n"
         "print(engine.cached)"
@@ -208,7 +208,7 @@ def test_a_killed_build_leaves_no_engine_and_no_builder(bundle: Bundle) -> None:
     code = (
         "from segrefine.bundle import Bundle; from segrefine.engines import *; import sys\n"
         "build_engine(Bundle.open(sys.argv[1]), backend='tensorrt-rtx', "
-        "options=TensorRtOptions(compute_capabilities=('8.9',)))"
+        "options=BuildOptions(compute_capabilities=('8.9',)))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(bundle.path)])
     while not (children := _children(process.pid)):
@@ -262,10 +262,10 @@ def test_messages_say_what_to_do(output: str, status: int, message: str, hint: s
 
 GPUS = ("8.6", "8.9", "12.0")
 PROFILES = {
-    "static": TensorRtOptions(
+    "static": BuildOptions(
         compute_capabilities=GPUS, min_shapes={"batch": 2}, opt_shapes={"batch": 2}, max_shapes={"batch": 2}
     ),
-    "dynamic": TensorRtOptions(
+    "dynamic": BuildOptions(
         compute_capabilities=GPUS,
         min_shapes={"height": 8, "width": 8},
         max_shapes={"batch": 4, "height": 32, "width": 32},

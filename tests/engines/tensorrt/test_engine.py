@@ -17,12 +17,13 @@ import pytest
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import TensorRtOptions, load, load_engine, peak_memory
+from segrefine.engines import BuildOptions, load, load_engine, peak_memory
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines.recipe import read_recipe
 from segrefine.engines.tensorrt import buffers, libraries
 from segrefine.engines.tensorrt.build import _workspace
 from segrefine.engines.tensorrt.engine import TensorRtEngine
+from segrefine.engines.tensorrt.recipe import TensorRtRecipe
 from segrefine.engines.tensorrt.runtime import EnginePlan
 from segrefine.errors import BackendError, EngineError, EngineWarning, ShapeError
 from segrefine.runtime.pipeline import Refiner
@@ -166,9 +167,9 @@ def test_engine_of_one_size_is_a_graph(gpu: Cuda, bundle: Bundle, monkeypatch: p
 
 def test_workspace_is_at_most_what_is_free(gpu: Cuda) -> None:
     gpu.capacity = 100 << 20
-    assert _workspace(TensorRtOptions(workspace=400)) == 100
-    assert _workspace(TensorRtOptions(workspace=40)) == 40
-    assert _workspace(TensorRtOptions(workspace=400, compute_capabilities=("8.9",))) == 400
+    assert _workspace(BuildOptions(workspace=400)) == 100
+    assert _workspace(BuildOptions(workspace=40)) == 40
+    assert _workspace(BuildOptions(workspace=400, compute_capabilities=("8.9",))) == 400
 
 
 def test_full_memory(gpu: Cuda, bundle: Bundle) -> None:
@@ -328,7 +329,7 @@ def test_altered_files(gpu: Cuda, bundle: Bundle) -> None:
 
 def test_engine_that_the_library_refuses(gpu: Cuda, bundle: Bundle, tmp_path: Path) -> None:
     path, spec = build(bundle, "linear", "tensorrt"), bundle.manifest.components["linear"]
-    recipe = read_recipe(json.loads(path.with_suffix(".json").read_text()))
+    recipe = read_recipe(json.loads(path.with_suffix(".json").read_text()), TensorRtRecipe)
     command = "segrefine build-engine x"
     plan = EnginePlan(path=tmp_path / "no.engine", spec=spec, recipe=recipe, rebuild=command, machine="sm89")
     plan.path.write_bytes(b"no engine")

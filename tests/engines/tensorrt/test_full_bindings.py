@@ -65,7 +65,7 @@ print(json.dumps(describe(tensorrt_bindings)))
 def test_both_plugins_register(stubs: Path, before: str) -> None:
     code = f"""
 {before}
-from segrefine.engines.plugins.tensorrt_plugins import register_plugins
+from segrefine.engines.tensorrt.plugins.registration import register_plugins
 from segrefine.engines.tensorrt.libraries import import_library
 library = import_library("tensorrt")
 register_plugins(library)
@@ -79,8 +79,10 @@ for each in library.get_plugin_registry().all_creators:
 
 BUILDER = """
 import json, sys
+from dataclasses import replace
 from types import SimpleNamespace
 from segrefine.engines.tensorrt import builder
+from segrefine.engines.tensorrt.job import BuildJob
 from segrefine.engines.tensorrt.libraries import import_library
 from tests.engines.real_parts import StandIn
 
@@ -118,9 +120,9 @@ try:
     builder.parse_graph(library, sys.argv[1])
 except Stop:
     pass
-job = {"library": "tensorrt", "shapes": {}, "workspace": 64, "timing_cache": None, "optimization_level": 3}
+job = BuildJob(library="tensorrt", graph="", engine="", shapes={}, workspace=64, optimization_level=3)
 for tf32, compatible in ((False, False), (True, True)):
-    make = builder._configure(library, job | {"tf32": tf32, "version_compatible": compatible})
+    make = builder._configure(library, replace(job, tf32=tf32, version_compatible=compatible))
     make(Builder(library.Logger()), Network())
     said["changes"].append(["done"])
 said["strong"] = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from segrefine.bundle import Bundle
-from segrefine.engines import TensorRtOptions, build_engine, diagnosis, load_engine
+from segrefine.engines import BuildOptions, build_engine, diagnosis, load_engine
 from segrefine.engines import cuda as cuda_module
-from segrefine.engines.tensorrt import libraries
+from segrefine.engines.tensorrt import backend, libraries
 from segrefine.errors import BackendError
 from tests.engines.cuda_stand_in import Cuda, TensorRt, build, real
 
@@ -24,7 +24,7 @@ OLD = real.cudaError_t.cudaErrorInsufficientDriver
     ("failing", "driver", "message", "hint"),
     [
         ({"cudaGetDeviceCount": OLD}, 0, "the NVIDIA driver is missing", "install NVIDIA's driver"),
-        ({"cudaGetDeviceCount": OLD}, 12040, r"driver supports CUDA 12\.4, but .* need CUDA 13", "tensorrt_cu12"),
+        ({"cudaGetDeviceCount": OLD}, 12040, r"driver supports CUDA 12\.4, but .* need CUDA 13", "{library}_cu12"),
         ({"cudaGetDeviceCount": real.cudaError_t.cudaErrorNoDevice}, 13000, "cudaErrorNoDevice", "nvidia-smi"),
         ({"cudaGetDeviceCount": real.cudaError_t.cudaErrorSystemDriverMismatch}, 13000, "Mismatch", "nvidia-smi"),
     ],
@@ -36,7 +36,7 @@ def test_drivers_that_do_not_answer(
     gpu.failing, gpu.driver = failing, driver
     with pytest.raises(BackendError, match=message) as caught:
         load_engine(bundle, "linear", library)
-    assert hint in str(caught.value.hint)
+    assert hint.format(library=library.replace("-", "_")) in str(caught.value.hint)
 
 
 def test_cuda_bindings_that_raise_without_a_driver(gpu: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_a_gpu_that_the_library_does_not_support(
     if library == "tensorrt-rtx":
         assert dotted in str(abilities[library, "build", "the GPU here"].problem)
         with pytest.raises(BackendError, match=f"does not support compute capability {dotted}"):
-            build_engine(bundle, backend=library, components=["linear"], options=TensorRtOptions())
+            build_engine(bundle, backend=library, components=["linear"], options=BuildOptions())
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)])
@@ -128,7 +128,7 @@ def test_gpus_that_tensorrt_rtx_supports(gpu: Cuda, capability: tuple[int, int])
 
 
 def test_doctor_misses_the_compiler_that_tensorrt_rtx_needs(gpu: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "load_nvrtc", lambda: False)
+    monkeypatch.setattr(backend, "load_nvrtc", lambda: False)
     [gap] = diagnosis.find_gaps()
     assert "pip install nvidia-cuda-nvrtc" in gap
     gpu.capability = 9, 0  # TensorRT-RTX does not run here anyway

@@ -12,10 +12,10 @@ import pytest
 
 from segrefine.bundle import Bundle
 from segrefine.cli.built_engines import list_engines
-from segrefine.engines import TensorRtOptions, build_engine, load_engine
+from segrefine.engines import BuildOptions, build_engine, load_engine
 from segrefine.engines import build as build_module
-from segrefine.engines import onnxruntime as ort_module
-from segrefine.engines.onnxruntime import preload_cuda
+from segrefine.engines.onnxruntime import session as ort_module
+from segrefine.engines.onnxruntime.session import preload_cuda
 from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.builder import set_tf32
 from segrefine.errors import BackendError, SettingsError
@@ -37,18 +37,18 @@ def test_the_library_allows_tf32_unless_it_is_told() -> None:
 @pytest.mark.parametrize("tf32", [False, True])
 def test_a_built_engine_records_it(bundle: Bundle, tf32: bool) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
-    options = TensorRtOptions(**ADA, tf32=tf32)  # type: ignore[arg-type]
+    options = BuildOptions(**ADA, tf32=tf32)  # type: ignore[arg-type]
     [built] = build_engine(bundle, backend="tensorrt-rtx", components=["linear"], options=options)
     sidecar = json.loads(built.path.with_suffix(".json").read_text())
     assert sidecar["options"]["tf32"] is tf32
     assert ("_tf32_" in built.path.name) == tf32
     recipe = tensorrt_recipe(bundle, "linear", "tensorrt-rtx", options)
     assert recipe.rebuild_command(bundle).endswith(" --tf32") == tf32
-    assert TensorRtOptions.of(recipe).tf32 is tf32
+    assert recipe.build_options.tf32 is tf32
 
 
 def test_an_engine_of_tensorrt_rtx_is_of_one_version(bundle: Bundle) -> None:
-    options = TensorRtOptions(**ADA, version_compatible=True)  # type: ignore[arg-type]
+    options = BuildOptions(**ADA, version_compatible=True)  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="TensorRT-RTX runs on its own version only"):
         build_engine(bundle, backend="tensorrt-rtx", components=["linear"], options=options)
 
@@ -83,7 +83,7 @@ def test_onnx_runtime_on_a_gpu(bundle: Bundle, cuda_session: list[Any], tf32: bo
     with one_gpu():
         load_engine(bundle, "linear", "onnxruntime", device="cuda").close()
         assert cuda_session.pop() == (["CUDAExecutionProvider"], [{"device_id": "0", "use_tf32": "0"}])
-        options = TensorRtOptions(tf32=tf32)
+        options = BuildOptions(tf32=tf32)
         [built] = build_engine(bundle, backend="onnxruntime", device="cuda", components=["linear"], options=options)
         load_engine(bundle, "linear", "onnxruntime", device="cuda").close()
         assert cuda_session[-1][1] == [{"device_id": "0", "use_tf32": str(int(tf32))}]
@@ -96,7 +96,7 @@ def test_onnx_runtime_on_a_gpu(bundle: Bundle, cuda_session: list[Any], tf32: bo
 )
 def test_tf32_is_an_option_of_gpus(bundle: Bundle, backend: str, device: str, hint: str) -> None:
     with pytest.raises(SettingsError, match=f"{backend} has no such options") as caught:
-        build_module.build_engine(bundle, backend=backend, device=device, options=TensorRtOptions(tf32=True))
+        build_module.build_engine(bundle, backend=backend, device=device, options=BuildOptions(tf32=True))
     assert hint in str(caught.value.hint)
 
 

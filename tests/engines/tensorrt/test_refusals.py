@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from segrefine.bundle import Bundle
 from segrefine.engines import diagnosis, load_engine
-from segrefine.engines import onnxruntime as ort_module
+from segrefine.engines.onnxruntime import session as ort_module
 from segrefine.engines.tensorrt import libraries, runtime
 from segrefine.errors import BackendError, EngineError
 from tests.engines.cuda_stand_in import Cuda, TensorRt, build
@@ -75,7 +75,7 @@ def test_an_onnx_runtime_that_would_compute_attention_on_the_cpu(monkeypatch: py
     assert floor("onnxruntime-gpu[cuda,cudnn]") == ort_module._LEAST_FOR_CUDA
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     module = SimpleNamespace(__version__=old, get_available_providers=lambda: providers)
-    monkeypatch.setattr(ort_module, "_import_onnxruntime", lambda: module)
+    monkeypatch.setattr(ort_module, "import_onnxruntime", lambda: module)
     assert ort_module.check_provider("cpu") == "CPUExecutionProvider"
     with pytest.raises(BackendError, match=f"ONNX Runtime {old} is too old for CUDA"):
         ort_module.check_provider("cuda")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segrefine.engines.openvino_attention import find_plain_attention, inputs_of
+from segrefine.engines.openvino.attention import find_plain_attention, inputs_of
 
 MOST_KEYS = 4096
 """Keys of a part. At 16,384 keys four parts take two thirds of the time of one; eight take as long as four."""

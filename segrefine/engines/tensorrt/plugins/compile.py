@@ -1,4 +1,6 @@
-"""Compile the kernels to PTX, without a GPU: `python -m segrefine.engines.plugins.compile` writes the files that ship.
+"""Compile the kernels to PTX, without a GPU.
+
+`python -m segrefine.engines.tensorrt.plugins.compile` writes the files that ship.
 
 One text works on every GPU from compute capability 8.0 on: the driver compiles it for the GPU that it finds. `ptxas`
 checks here that this is possible for each of `ARCHITECTURES`. This needs Triton; running an engine does not.
@@ -20,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from segrefine.engines.plugins import kernels
+from segrefine.engines.tensorrt.plugins import kernels
 
 FOLDER = Path(__file__).with_name("ptx")
 ARCHITECTURES = tuple(f"sm_{each}" for each in (80, 86, 87, 89, 90, 100, 103, 110, 120, 121))

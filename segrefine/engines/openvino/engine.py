@@ -1,32 +1,26 @@
-"""OpenVINO as a backend, on CPUs: compiled anew for every shape of its inputs, in float32 or bfloat16."""
+"""A graph that runs in OpenVINO, on CPUs: compiled again for each shape of its inputs, in float32 or bfloat16."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.bundle import Bundle
 from segrefine.engines.engine import Closing, check_threads, even_parts
-from segrefine.engines.openvino_attention import spread_attention
-from segrefine.engines.openvino_long_attention import OutOfReachError, check_reach, split_long_attention
-from segrefine.engines.recipe import EngineRecipe, graph_hashes
-from segrefine.errors import BackendError, EngineError, MissingDependencyError
+from segrefine.engines.openvino.attention import spread_attention
+from segrefine.engines.openvino.graphs import check_names, check_openvino, import_openvino, read_graph
+from segrefine.engines.openvino.long_attention import OutOfReachError, check_reach, split_long_attention
+from segrefine.errors import EngineError
 from segrefine.spec import ComponentSpec
 
-_BFLOAT16_DENOISERS = ("unet", "unet_features", "label_denoiser")
 _MOST_SHAPES, _THREADS_FOR_LARGE = 8, 4
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-_HINT = 'install it: pip install "segrefine[openvino]"'
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class OpenVinoEngine(Closing):
         large: bool = False,
     ) -> None:
         check_openvino(precision)
-        self._core: Any = _import_openvino().Core()
+        self._core: Any = import_openvino().Core()
         # Pinned, engines of one thread each would all have the same core, in this process and in its neighbours.
         self._options: dict[str, str | int] = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -80,11 +74,11 @@ class OpenVinoEngine(Closing):
             self._options["INFERENCE_NUM_THREADS"] = check_threads(threads)
         threads = threads or self._core.get_property("CPU", "RANGE_FOR_STREAMS")[1]
         self._large, self._most_streams = large, max(1, threads // _THREADS_FOR_LARGE) if large else threads
-        self._model: Any = _read(self._core, path)
+        self._model: Any = read_graph(self._core, path)
         self._compiled: OrderedDict[tuple[object, ...], _Compiled] = OrderedDict()
         self._turn, self._splits = Lock(), True
         self.spec = spec
-        _check_names(self._model, spec, path)
+        check_names(self._model, spec, path)
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name; see `Engine`. Threads that call at the same time are served in turn."""
@@ -160,114 +154,3 @@ def _start(running: Sequence[tuple[Any, slice]], feeds: Mapping[str, NDArray[Any
         return
     for (request, _), values in zip(running, given, strict=True):
         request.start_async(values, share_inputs=True)
-
-
-def rounds_to_bfloat16(bundle: Bundle, component: str, *, large: bool) -> bool:
-    """Whether `precision="bf16"` computes this component in bfloat16: where that takes time and costs nothing.
-
-    That is the denoiser; and the image encoder for label diffusion, where masks keep an IoU of .995 or more with those
-    in float32, and of large models, whose encoder takes a quarter of a refinement in float32. The demo model's
-    refinements depend on small latents' rounding more (.984), and its encoder takes little time.
-
-    Args:
-        bundle: where it comes from.
-        component: its name.
-        large: see `OpenVinoEngine`.
-    """
-    encoder = component == "vae_encoder" and (large or bundle.manifest.method == "gs")
-    return encoder or component in _BFLOAT16_DENOISERS
-
-
-def check_openvino(precision: str) -> None:
-    """Checks that OpenVINO can compute in this precision here.
-
-    Raises:
-        BackendError: the CPU cannot.
-        MissingDependencyError: OpenVINO is not installed.
-    """
-    capabilities = _import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision == "bf16" and "BF16" not in capabilities:
-        raise BackendError(
-            "this CPU has no instructions for bfloat16",
-            hint="take precision fp32, or a CPU with AVX512-BF16 or AMX",
-        )
-
-
-def convert_graph(graph: Path, target: Path) -> None:
-    """Writes an ONNX graph in OpenVINO's format, float32 weights kept, to `target` (``.xml``, with ``.bin`` beside).
-
-    Raises:
-        MissingDependencyError: OpenVINO, or the package onnx, is not installed.
-        EngineError: the graph does not load.
-    """
-    openvino = _import_openvino()
-    openvino.save_model(_read(openvino.Core(), graph), target, compress_to_fp16=False)
-
-
-def openvino_recipe(bundle: Bundle, component: str, device: str) -> EngineRecipe:
-    """What an engine of this component is made from.
-
-    Raises:
-        BundleError: there is no such component.
-        BackendError: the device is not the CPU.
-        MissingDependencyError: OpenVINO is not installed.
-    """
-    if device != "cpu":
-        raise BackendError(f"OpenVINO serves the CPU here, not {device!r}", hint="choose device cpu")
-    return EngineRecipe(
-        component=component,
-        graph=graph_hashes(bundle, component),
-        backend="openvino",
-        version=_import_openvino().__version__.partition("-")[0],
-        precision=bundle.manifest.dtype,
-        profile="dynamic",
-        device="cpu",
-        hardware="any",
-    )
-
-
-def _import_openvino() -> ModuleType:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingDependencyError("OpenVINO is not installed", hint=_HINT) from error
-    return openvino  # type: ignore[no-any-return]  # mypy is told to skip it
-
-
-def _read(core: Any, path: Path) -> Any:
-    """The model of an ``.xml`` or ``.onnx`` file; OpenVINO refuses ONNX local functions, so that they are inlined."""
-    if path.suffix == ".xml":
-        return _read_model(core, path, path)
-    try:
-        import onnx
-        from onnx.inliner import inline_local_functions
-    except ImportError as error:
-        raise MissingDependencyError("the package onnx is not installed", hint=_HINT) from error
-    with tempfile.TemporaryDirectory() as scratch:
-        flat = Path(scratch) / path.name
-        try:
-            model = onnx.load(path, load_external_data=False)
-            onnx.save(inline_local_functions(model), flat)
-        except Exception as error:  # protobuf's and onnx's errors have no common base but this
-            raise EngineError(f"{path} does not load: {error}") from error
-        external = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-        for name in {Path(entry.value).name for entry in external if entry.key == "location"}:
-            shutil.copyfile(path.with_name(name), flat.with_name(name))  # OpenVINO follows no link
-        return _read_model(core, flat, path)
-
-
-def _read_model(core: Any, file: Path, named: Path) -> Any:
-    try:
-        return core.read_model(file)
-    except RuntimeError as error:
-        raise EngineError(f"{named} does not load in OpenVINO: {error}") from error
-
-
-def _check_names(model: Any, spec: ComponentSpec, path: Path) -> None:
-    for side, ports, tensors in (("inputs", model.inputs, spec.inputs), ("outputs", model.outputs, spec.outputs)):
-        found, expected = {name for port in ports for name in port.names}, {tensor.name for tensor in tensors}
-        if not expected <= found or len(ports) != len(tensors):
-            raise EngineError(
-                f"{path} has {side} {sorted(found)}, but {spec.name} should have {sorted(expected)}",
-                hint="export the bundle again",
-            )

@@ -1,0 +1,1 @@
+"""ONNX Runtime: `backend` is its object in the table, `engine` runs graphs, on sessions of `session`."""

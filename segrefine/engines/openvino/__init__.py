@@ -1,0 +1,1 @@
+"""OpenVINO: `backend` is its object in the table, `engine` runs graphs, which `graphs` reads and writes."""

@@ -1,0 +1,112 @@
+"""What a user chooses about engines: how they run, and what they are built for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+from segrefine.engines.engine import EnginePrecision, check_threads, parse_device
+from segrefine.errors import SettingsError
+
+AUTO = "auto"
+"""Name that stands for the best backend here; the output says which one that is."""
+
+Plugins = Literal["auto", "always", "never"]
+
+MOST_WORKSPACE = 1 << 20
+"""Largest scratch memory that can be allowed, MiB: far more than any GPU has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How the engines of a bundle run. One object travels from the command line to every process that opens them.
+
+    Attributes:
+        backend: what runs the graphs: a name in `BACKENDS`, or "auto" for the best one here.
+        device: `cpu`, `cuda` or `cuda:N`.
+        precision: what the engines compute in. None for the graphs' own.
+        threads: CPU threads for one operator. None for all cores.
+        resolution: pixels on the longer side of an image as the model sees it. None for what it was trained on.
+    """
+
+    backend: str = AUTO
+    device: str = "cpu"
+    precision: EnginePrecision | None = None
+    threads: int | None = None
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check each value that can be checked without a bundle.
+
+        Raises:
+            BackendError: there is no such device.
+            SettingsError: there is no such precision, or `threads` is out of range.
+        """
+        parse_device(self.device)
+        if self.precision not in (None, *get_args(EnginePrecision)):
+            raise SettingsError(
+                f"precision: expected one of {', '.join(get_args(EnginePrecision))}; got {self.precision!r}"
+            )
+        if self.threads is not None:
+            check_threads(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What engines are built for. Each backend takes some of these, see `Backend.build_options`.
+
+    Attributes:
+        min_shapes: the smallest sizes that an engine takes, by symbol: batch, height, width, tokens. The default is
+            one image size, the model's, and batches as large as the pipelines make them.
+        opt_shapes: the sizes that it is tuned to.
+        max_shapes: the largest sizes.
+        compute_capabilities: the GPUs that an engine runs on, such as ("8.6", "8.9"). Empty for the GPU of this
+            machine.
+        optimization_level: how long the builder searches, 0 to 5. None for its own choice.
+        workspace: scratch memory that an engine may use, MiB. None for the builder's own choice.
+        plugins: whether the custom ops are built as plugins. "auto" does so where a plugin has measured faster than
+            the ONNX functions; none has so far.
+        timing_cache: a file that keeps the builder's measurements for the next build.
+        tf32: whether a GPU may round float32 products to TensorFloat-32, which has 10 bits of mantissa.
+        version_compatible: whether later minor versions of the library can run the engine. It is larger and can be
+            slower.
+    """
+
+    min_shapes: Mapping[str, int] | None = None
+    opt_shapes: Mapping[str, int] | None = None
+    max_shapes: Mapping[str, int] | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    workspace: int | None = None
+    plugins: Plugins = "auto"
+    timing_cache: Path | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of the options that differ from their default."""
+        return [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+
+    def __post_init__(self) -> None:
+        """Check each value by itself.
+
+        Raises:
+            SettingsError: a value is out of range, or of another type.
+        """
+        if isinstance(self.compute_capabilities, str):
+            raise SettingsError(f"compute_capabilities is {self.compute_capabilities!r}, expected a tuple")
+        if self.optimization_level not in (None, *range(6)):
+            raise SettingsError(f"optimization_level is {self.optimization_level}, expected 0 to 5")
+        if self.workspace is not None and not 1 <= self.workspace <= MOST_WORKSPACE:
+            raise SettingsError(f"workspace is {self.workspace} MiB, expected 1 to {MOST_WORKSPACE}")
+        for each in self.compute_capabilities:
+            if not isinstance(each, str) or not re.fullmatch(r"\d+\.\d", each):
+                raise SettingsError(f"compute capability {each!r}: expected major and minor version, such as '8.9'")
+        if isinstance(self.timing_cache, str):
+            raise SettingsError(f"timing_cache is {self.timing_cache!r}, expected a Path")
+        if self.plugins not in get_args(Plugins):
+            raise SettingsError(f"plugins is {self.plugins!r}, expected one of {', '.join(get_args(Plugins))}")
