@@ -29,13 +29,14 @@ from segrefine.runtime.segmenter import Segmenter
 from segrefine.samplers import SAMPLERS
 from segrefine.settings import GsSettings
 
-_SAMPLING = {"steps": 4, "samples": 2}
-_GUIDED = {**_SAMPLING, "sampler": "ddim", "guidance_scale": 1.5, "image_guidance_scale": 1.2}
+Values = dict[str, int | float | str]
+_SAMPLING: Values = {"steps": 4, "samples": 2}
+_GUIDED: Values = {**_SAMPLING, "sampler": "ddim", "guidance_scale": 1.5, "image_guidance_scale": 1.2}
 
 
-def _variants() -> dict[str, dict[str, int | float | str]]:
+def _variants() -> dict[str, Values]:
     """Changes to the bundle's settings that are compared, by name: none, each sampler that diffusers has, guidance."""
-    plain = {
+    plain: dict[str, Values] = {
         name: {**_SAMPLING, "sampler": name, "guidance_scale": 1.0, "image_guidance_scale": 1.0}
         for name, sampler in SAMPLERS.items()
         if sampler.scheduler
