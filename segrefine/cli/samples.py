@@ -50,8 +50,9 @@ def load_samples(folder: Path) -> dict[str, Sample]:
 
     samples = {}
     for name, label in _read_labels(folder).items():
-        image, coarse, truth = (folder / kind / f"{name}.png" for kind in FOLDERS)
-        pixels = load_image(image)
+        coarse, truth = (folder / kind / f"{name}.png" for kind in FOLDERS[1:])
+        photograph = folder / FOLDERS[0] / f"{name}.jpg"
+        pixels = load_image(photograph if photograph.exists() else photograph.with_suffix(".png"))
         size = pixels.shape[0], pixels.shape[1]
         samples[name] = Sample(
             image=pixels, coarse=load_mask(coarse, size), truth=load_mask(truth, size) > 0.5, label=label

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,34 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.command(short_help="Train a label diffusion model on your own data.")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--from", "base", required=True, metavar="MODEL", help="tiny, demo-gs, a folder, a file or a hub id.")
+@click.option(
+    "--from",
+    "base",
+    required=True,
+    metavar="MODEL",
+    help="Model to start from: tiny, demo-gs, a folder, a file or a hub id.",
+)
 @click.option("--also", multiple=True, metavar="PATH[=WEIGHT]", help="Another data set; can be repeated.")
-@click.option("--weight", type=float, default=1.0, show_default=True, help="How often DATA is drawn, against --also.")
+@click.option("--weight", type=float, default=1.0, show_default=True, help="Weight of DATA against those of --also.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of DATA's images.  [default: the data's own]")
 @click.option("--validation", type=click.Path(path_type=Path),
-              help="Data set for validation.  [default: a share of the data]")  # fmt: skip
-@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.05, show_default=True, help="That share.")
+              help="Data set for validation.  [default: the share --held-out of the data]")  # fmt: skip
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.05,
+    show_default=True,
+    help="Share of the data that validates.",
+)
 @click.option("--steps", type=int, default=20_000, show_default=True, help="Optimizer steps.")
 @click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step, over all processes.")
 @click.option("--phrases", type=int, default=2, show_default=True, help="Phrases of each image in a batch.")
-@click.option("--accumulate", type=int, default=1, show_default=True, help="Parts of a process's share of a batch.")
+@click.option(
+    "--accumulate", type=int, default=1, show_default=True, help="Parts in which each process computes its samples."
+)
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Peak rate of AdamW.")
 @click.option("--recipe", type=_choice("end-to-end", "diffusion", "both"), default="end-to-end", show_default=True,
-              help="The loss: of the decoded mask, of all noise levels, or one after the other.")  # fmt: skip
+              help="Loss on the decoded mask, on latents of all noise levels, or both in turn.")  # fmt: skip
 @click.option("--own-share", type=float, default=0.25, show_default=True,
               help="Share of samples that also train a lower noise level.")  # fmt: skip
 @click.option(
@@ -41,12 +57,14 @@ def _choice(*values: str) -> click.Choice[str]:
     type=float,
     default=0.0,
     show_default=True,
-    help="With --train-image: weight of a loss on the class of every pixel.",
+    help="Weight of a loss on the class of every pixel; needs --train-image.",
 )
 @click.option("--prediction", type=_choice("sample", "v_prediction", "epsilon"),
-              help="What the denoiser predicts.  [default: the model's own, or sample]")  # fmt: skip
-@click.option("--codec", type=_choice("area", "vae"), help="How masks become latents.  [default: the model's own]")
-@click.option("--fold", type=int, help="Cells per latent pixel of the area codec: 1, 2, 4 or 8.")
+              help="Quantity that the denoiser predicts.  [default: the model's own, or sample]")  # fmt: skip
+@click.option(
+    "--codec", type=_choice("area", "vae"), help="Codec between masks and latents.  [default: the model's own]"
+)
+@click.option("--fold", type=int, help="Cells per latent pixel along one side, for the area codec: 1, 2, 4 or 8.")
 @click.option("--side", type=int, help="Longer image side in pixels.  [default: the model's own]")
 @click.option("--drop-image", type=float, default=0.05, show_default=True, help="Share of samples without image.")
 @click.option("--drop-phrase", type=float, default=0.05, show_default=True, help="Share of samples without phrase.")
@@ -57,30 +75,39 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option("--new-words/--no-new-words", default=True, show_default=True,
               help="Give class names tokens of their own in a small vocabulary.")  # fmt: skip
 @click.option("--augmentation", type=_choice("none", "light", "strong"), default="strong", show_default=True,
-              help="How far images are changed.")  # fmt: skip
+              help="Strength of the changes of images.")  # fmt: skip
 @click.option("--paste", type=float, default=0.4, show_default=True, help="Share of images with a pasted object.")
 @click.option("--mosaic", type=float, default=0.15, show_default=True, help="Share of images joined from two.")
-@click.option("--closed-world", is_flag=True, help="A class that is not annotated is absent, in every data set.")
+@click.option("--closed-world", is_flag=True, help="Take a class as absent wherever it is not annotated.")
 @click.option("--precision", type=_choice("fp32", "bf16", "fp16"), default="fp32", show_default=True,
-              help="What the networks compute in.")  # fmt: skip
+              help="Number format that the networks compute in.")  # fmt: skip
 @click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory.")
 @click.option("--compile", is_flag=True, help="Compile the denoiser.")
-@click.option("--optimizer", type=_choice("adamw", "adamw8bit"), default="adamw", show_default=True, help="Optimizer.")
+@click.option(
+    "--optimizer",
+    type=_choice("adamw", "adamw8bit"),
+    default="adamw",
+    show_default=True,
+    help="Form of the AdamW optimizer.",
+)
 @click.option("--ema", type=float, default=0.999, show_default=True, help="Decay of the averaged weights; 0 for none.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Threads that prepare batches.")
-@click.option("--validation-limit", type=int, default=200, show_default=True, help="Images of a validation, at most.")
+@click.option(
+    "--validation-limit", type=int, default=200, show_default=True, help="Largest number of images that validate."
+)
 @click.option("--save-minutes", type=float, default=5, show_default=True, help="Minutes between saved states.")
 @click.option("--validate-minutes", type=float, default=15, show_default=True, help="Minutes between validations.")
-@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+@click.option("--cpu", is_flag=True, help="Train on the CPU, even if there is a GPU.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUTPUT, with the same options.")
-@click.option("--ignore-memory", is_flag=True, help="Start though the memory seems too small.")
+@click.option("--ignore-memory", is_flag=True, help="Start even if the memory seems too small.")
 @with_console
-def train(console: Console, data: Path, output: Path, base: str, **values: Any) -> None:
+def train(console: Console, /, data: Path, output: Path, base: str, **values: Any) -> None:
     """Train a label diffusion model on DATA, and write it to OUTPUT/checkpoint.
 
     DATA is a folder or JSON that `segrefine batch` reads, a folder with phrases.json, the narratives of Panoptic
-    Narrative Grounding, or the expressions of RefCOCO. Several GPUs: `accelerate launch -m segrefine.cli train ...`.
+    Narrative Grounding, or the expressions of RefCOCO. For several GPUs, run `accelerate launch -m segrefine.cli train`
+    instead of `segrefine train`.
     """
     found = None if base == "tiny" else find_model(base)
     with console.progress(f"training {output.name}", long=True) as tell, console.resumable():
@@ -105,21 +132,16 @@ def train(console: Console, data: Path, output: Path, base: str, **values: Any) 
         console.result(done, _conclude(output, done))
 
 
-def _train_imports() -> Any:
+@contextmanager
+def _train_imports() -> Iterator[None]:
     """A context in which a missing package of the extra `[train]` is an error that names the extra."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def context() -> Any:
-        try:
-            yield
-        except MissingDependencyError:
-            raise
-        except ImportError as error:
-            message = f"training needs {error.name}, which is not installed"
-            raise MissingDependencyError(message, hint='pip install "segrefine[train]"') from error
-
-    return context()
+    try:
+        yield
+    except MissingDependencyError:
+        raise
+    except ImportError as error:
+        message = f"training needs {error.name}, which is not installed"
+        raise MissingDependencyError(message, hint='pip install "segrefine[train]"') from error
 
 
 def _conclude(output: Path, done: dict[str, Any]) -> str:

@@ -174,7 +174,7 @@ def recolour(rng: Generator, image: NDArray[np.uint8], amount: float) -> NDArray
     saturation = 0.0 if rng.random() < 0.06 else rng.uniform(1 - 1.6 * amount, 1 + 1.2 * amount)
     values = grey + (values - grey) * saturation
     values = values * rng.uniform(1 - 0.3 * amount, 1 + 0.3 * amount, 3)
-    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def paste_object(rng: Generator, scene: Scene, donor: Scene, strength: Strength) -> Scene:

@@ -58,11 +58,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(**{field.name: _move(getattr(self, field.name), device) for field in fields(self)})
-
-
-def _move(value: Tensor | dict[str, Tensor], device: torch.device) -> Tensor | dict[str, Tensor]:
-    return value.to(device) if isinstance(value, Tensor) else {name: each.to(device) for name, each in value.items()}
+        ids = {name: each.to(device) for name, each in self.ids.items()}
+        tensors = {field.name: getattr(self, field.name).to(device) for field in fields(self) if field.name != "ids"}
+        return Batch(ids=ids, **tensors)
 
 
 class TextEncoder:
@@ -71,6 +69,7 @@ class TextEncoder:
     def __init__(self, tokenizers: dict[str, CLIPTokenizer]) -> None:
         self._tokenizers, self._turn = copy.deepcopy(tokenizers), threading.Lock()
         self._known: dict[str, dict[str, list[int]]] = {}
+        self._counts: dict[str, int] = {}
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids, int64 (texts, tokens), for each tokenizer."""
@@ -78,15 +77,28 @@ class TextEncoder:
             for text in texts:
                 if text not in self._known:
                     self._known[text] = {
-                        name: tokenizer(text, padding="max_length", truncation=True).input_ids
+                        name: tokenizer(text, padding="max_length").input_ids
                         for name, tokenizer in self._tokenizers.items()
                     }
         return {name: torch.tensor([self._known[text][name] for text in texts]) for name in self._tokenizers}
 
-    def count(self, text: str) -> tuple[int, int]:
-        """How many tokens a text has, with start and end, and how many there may be."""
-        tokenizer = next(iter(self._tokenizers.values()))
-        return len(tokenizer(text).input_ids), int(tokenizer.model_max_length)
+    @property
+    def most(self) -> int:
+        """The most tokens that a text may have, with start and end."""
+        return min(int(tokenizer.model_max_length) for tokenizer in self._tokenizers.values())
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has, with start and end."""
+        if text not in self._counts:
+            with self._turn:
+                self._counts[text] = max(
+                    len(tokenizer(text, verbose=False).input_ids) for tokenizer in self._tokenizers.values()
+                )
+        return self._counts[text]
+
+    def fits(self, text: str) -> bool:
+        """Whether the text encoders take a text as a whole."""
+        return self.count(text) <= self.most
 
 
 @dataclass(kw_only=True)
@@ -163,7 +175,7 @@ class BatchMaker:
     def _scene(self, rng: Generator, height: int, width: int) -> tuple[np.ndarray, list[Asked], np.ndarray, np.ndarray]:
         """An image, its phrases, the pixels that count, and the classes of all pixels."""
         scene = self._augment(rng, self.mixture.draw(rng), height, width)
-        phrases = draw_phrases(rng, scene, self.options.phrases, self._classes)
+        phrases = draw_phrases(rng, scene, self.options.phrases, self.mixture.shares, self.texts.fits)
         return scene.image, phrases, ~scene.ignored, class_map(scene, self._classes)
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from segrefine.datasets.coco_file import key_of, read_annotation, read_coco
 from segrefine.errors import MaskError
 from segrefine.runtime.image import load_image
 from segrefine.storage import read_json
+from segrefine.train.annotation_files import complete_entries, find_nearby, scene_of
 from segrefine.train.scenes import Region, Scene
 
 _HINT = (
@@ -37,23 +36,17 @@ class Expressions:
     title: ClassVar[str] = "referring expressions"
 
     def __init__(self, place: Path, images: Path | None) -> None:
-        folders = [place.parent / name for name in _NEARBY]
-        found = images or next((folder for folder in folders if folder.is_dir()), None)
-        if found is None:
-            raise MaskError(f"cannot find the images of {place}", hint=_HINT)
-        self._images = found
+        self._images = images or find_nearby([place.parent / name for name in _NEARBY], "the images", _HINT)
         content = read_coco(place.parent / "instances.json")
         self._entries = {key_of(each["id"]): each for each in content["images"]}
         self._annotations = {key_of(each.get("id")): each for each in content["annotations"]}
         self._sentences: dict[Any, dict[Any, list[str]]] = {}
-        try:
+        with complete_entries(str(place), _HINT):
             for ref in read_refs(place):
                 if ref.get("split", "train") == "train":
                     sentences = [str(each["sent"]) for each in ref["sentences"]]
                     objects = self._sentences.setdefault(key_of(ref["image_id"]), {})
                     objects.setdefault(key_of(ref["ann_id"]), []).extend(sentences)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise MaskError(f"{place}: an entry lacks {error}", hint=_HINT) from error
         self._ids = sorted(self._sentences.keys() & self._entries.keys(), key=str)
         if not self._ids:
             raise MaskError(f"{place} has no expression of its training split", hint=_HINT)
@@ -79,8 +72,7 @@ class Expressions:
                 raise MaskError(f"instances.json has no annotation {annotation_id}", hint=_HINT)
             mask = read_annotation(annotation, (image.shape[0], image.shape[1]))
             regions.append(Region(mask=mask, phrases=tuple(sentences), single=True))
-        ignored = np.zeros(image.shape[:2], np.bool_)
-        return Scene(image=image, regions=tuple(r for r in regions if r.mask.any()), ignored=ignored, known=frozenset())
+        return scene_of(image, regions)
 
 
 class _PlainUnpickler(pickle.Unpickler):

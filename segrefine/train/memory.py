@@ -74,7 +74,7 @@ def count_activations(trainee: Trainee, batch: Batch, options: TrainOptions) -> 
     ghost = _to_meta(trainee)
     counter = _Counter()
     if options.checkpointing:
-        ghost.label_denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
+        ghost.label_denoiser.disable_gradient_checkpointing()
         for module in ghost.label_denoiser.modules():
             if type(module).__name__ in _BLOCKS:
                 counter.watch(module)

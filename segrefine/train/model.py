@@ -5,23 +5,26 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.assets import demo_gs_checkpoint
-from segrefine.errors import SettingsError
+from segrefine.errors import OutputError, SettingsError
 from segrefine.reference.checkpoint import LabelCheckpoint, ModelParts, load_checkpoint, load_label_checkpoint
 from segrefine.reference.configs import is_label_checkpoint
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
 from segrefine.reference.weight_files import Model, SingleFile
-from segrefine.train import surgery
+from segrefine.storage import output_errors
+from segrefine.train import networks, surgery
 from segrefine.train.adapters import merged
 from segrefine.train.options import TrainOptions
 from segrefine.train.templates import list_words
@@ -71,22 +74,29 @@ class LabelModel:
 
         Args:
             folder: target; what is there is replaced at the end.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written to.
         """
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+        with _checkpoint_errors(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            self._write_parts(partial)
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _write_parts(self, folder: Path) -> None:
         for name, part in self.parts.items():
-            merged(copy.deepcopy(part)).half().save_pretrained(partial / name)
+            whole: Any = merged(copy.deepcopy(part))
+            whole.half().save_pretrained(folder / name)
         for name, source in self.tokenizer_folders.items():
-            shutil.copytree(source, partial / name)
-        _write_json(partial / "scheduler" / "scheduler_config.json", self.checkpoint.scheduler_config)
-        write_codec(self.checkpoint.codec, partial)
-        _write_json(partial / "model_index.json", self._model_index())
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+            shutil.copytree(source, folder / name)
+        _write_json(folder / "scheduler" / "scheduler_config.json", self.checkpoint.scheduler_config)
+        write_codec(self.checkpoint.codec, folder)
+        _write_json(folder / "model_index.json", self._model_index())
 
     def _model_index(self) -> dict[str, Any]:
         libraries = {"label_denoiser": "diffusers", "vae": "diffusers"}
@@ -98,6 +108,17 @@ class LabelModel:
             "scheduler": ["diffusers", "DDIMScheduler"],
             "label_codec": ["segrefine", type(self.checkpoint.codec).__name__],
         }
+
+
+@contextmanager
+def _checkpoint_errors(folder: Path) -> Iterator[None]:
+    """A context in which a checkpoint is written; safetensors wraps the system's refusals in an error of its own."""
+    try:
+        with output_errors(folder):
+            yield
+    except SafetensorError as error:
+        hint = "free some space; --resume continues from the last state"
+        raise OutputError(f"cannot write {folder}: {error}", hint=hint) from error
 
 
 def open_model(found: Model | None, options: TrainOptions, classes: Sequence[str], scratch: Path) -> LabelModel:
@@ -114,77 +135,85 @@ def open_model(found: Model | None, options: TrainOptions, classes: Sequence[str
         ExportError: the checkpoint cannot be read.
     """
     torch.manual_seed(options.seed)  # new weights
-    if found is None:
-        opened: ModelParts = _new_tiny()
-    elif is_label_checkpoint(found):
-        opened = load_label_checkpoint(found)
-    else:
-        opened = load_checkpoint(found)
-    parts = {name: _loosen(opened.load(name)) for name in _part_names(opened)}
-    denoiser = parts["label_denoiser" if isinstance(opened, LabelCheckpoint) else "unet"]
+    opened = _open(found)
+    parts: dict[str, Any] = {name: _loosen(opened.load(kept_as)) for name, kept_as in _part_names(opened).items()}
     codec = _choose_codec(opened, options, parts["vae"])
-    _fit_denoiser(cast(UNet2DConditionModel, denoiser), opened, codec)
-    named = {"vae": parts["vae"], "label_denoiser": denoiser} | {
-        name: part for name, part in parts.items() if name.startswith("text_encoder")
-    }
+    _fit_denoiser(cast(UNet2DConditionModel, parts["label_denoiser"]), opened, codec)
     prediction = options.prediction or (opened.prediction_type if isinstance(opened, LabelCheckpoint) else "sample")
-    folders, new = _tokenizers(opened, found, options, classes, scratch, named)
-    tokenizers = {name: CLIPTokenizer.from_pretrained(path, local_files_only=True) for name, path in folders.items()}
+    folders, new = _tokenizers(opened, found, options, classes, scratch, parts)
     checkpoint = LabelCheckpoint(
         model=opened.model,
-        load=named.__getitem__,
+        load=parts.__getitem__,
         configs={name: dict(part.config) if name in ("vae", "label_denoiser") else part.config.to_dict()
-                 for name, part in named.items()},
-        tokenizers=tokenizers,
-        scheduler_config=surgery.label_schedule(opened.scheduler_config, prediction),
+                 for name, part in parts.items()},
+        tokenizers={name: CLIPTokenizer.from_pretrained(path, local_files_only=True) for name, path in folders.items()},
+        scheduler_config=networks.label_schedule(opened.scheduler_config, prediction),
         model_index={},
         family=opened.family,
         codec=codec,
     )  # fmt: skip
-    side = options.side or int(denoiser.config.sample_size) * checkpoint.vae_scale_factor
-    model = LabelModel(checkpoint=checkpoint, parts=named, tokenizer_folders=folders, side=side, new_words=new)
-    if side % model.multiple:
-        raise SettingsError(
-            f"side: expected a multiple of {model.multiple} pixels for this model, got {side}",
-            hint=f"such as --side {max(1, round(side / model.multiple)) * model.multiple}",
-        )
-    model.denoiser.register_to_config(sample_size=side // checkpoint.vae_scale_factor)
+    side = options.side or int(parts["label_denoiser"].config.sample_size) * checkpoint.vae_scale_factor
+    model = LabelModel(checkpoint=checkpoint, parts=parts, tokenizer_folders=folders, side=side, new_words=new)
+    _fit_side(model)
     return model
+
+
+def _open(found: Model | None) -> ModelParts:
+    """A checkpoint's parts; those of a new tiny model for None."""
+    if found is None:
+        return _new_tiny()
+    return load_label_checkpoint(found) if is_label_checkpoint(found) else load_checkpoint(found)
+
+
+def _fit_side(model: LabelModel) -> None:
+    """Note the side of images in the denoiser's configuration.
+
+    Raises:
+        SettingsError: the networks' cells do not divide it.
+    """
+    if model.side % model.multiple:
+        raise SettingsError(
+            f"side: expected a multiple of {model.multiple} pixels for this model, got {model.side}",
+            hint=f"such as --side {max(1, round(model.side / model.multiple)) * model.multiple}",
+        )
+    model.denoiser.register_to_config(sample_size=model.side // model.checkpoint.vae_scale_factor)
 
 
 def _new_tiny() -> LabelCheckpoint:
     """A new tiny model; only words are taken from the demo's."""
     demo = load_label_checkpoint(demo_gs_checkpoint())
     text_encoder = cast(CLIPTextModel, _loosen(demo.load("text_encoder")))
-    _shorten_text(text_encoder, surgery.TINY_TOKENS)
-    made: dict[str, nn.Module] = {
-        "vae": surgery.new_tiny_vae(),
-        "label_denoiser": surgery.new_tiny_denoiser(),
+    _shorten_text(text_encoder, networks.TINY_TOKENS)
+    made: dict[str, Any] = {
+        "vae": networks.new_tiny_vae(),
+        "label_denoiser": networks.new_tiny_denoiser(),
         "text_encoder": text_encoder,
     }
     return LabelCheckpoint(
         model=demo.model,
         load=made.__getitem__,
-        configs={name: dict(part.config) if name != "text_encoder" else {} for name, part in made.items()},  # type: ignore[arg-type]
+        configs={name: dict(part.config) if name != "text_encoder" else {} for name, part in made.items()},
         tokenizers=demo.tokenizers,
         scheduler_config=demo.scheduler_config,
         model_index={},
-        codec=AreaCodec(fold=surgery.TINY_FOLD, scale=_AREA_SCALE, vae_scale_factor=8),
+        codec=AreaCodec(fold=networks.TINY_FOLD, scale=_AREA_SCALE, vae_scale_factor=8),
     )
 
 
 def _shorten_text(encoder: CLIPTextModel, tokens: int) -> None:
     """Have a text encoder take fewer tokens, in place."""
-    embeddings = encoder.embeddings if hasattr(encoder, "embeddings") else encoder.text_model.embeddings
+    inner: Any = encoder if hasattr(encoder, "embeddings") else encoder.text_model
+    embeddings = inner.embeddings
     places = nn.Embedding(tokens, embeddings.position_embedding.embedding_dim)
     places.weight.data = embeddings.position_embedding.weight.data[:tokens].clone()
     embeddings.position_embedding, embeddings.position_ids = places, torch.arange(tokens)[None]
     encoder.config.max_position_embeddings = tokens
 
 
-def _part_names(opened: ModelParts) -> list[str]:
+def _part_names(opened: ModelParts) -> dict[str, str]:
+    """The networks of a label diffusion model, by the names that a checkpoint has for them."""
     denoiser = "label_denoiser" if isinstance(opened, LabelCheckpoint) else "unet"
-    return [denoiser, "vae", *(kind.part for kind in opened.family.text_encoders)]
+    return {"vae": "vae", "label_denoiser": denoiser} | {kind.part: kind.part for kind in opened.family.text_encoders}
 
 
 def _loosen(part: nn.Module) -> nn.Module:
@@ -194,12 +223,12 @@ def _loosen(part: nn.Module) -> nn.Module:
     return part.float().requires_grad_(False)
 
 
-def _choose_codec(opened: ModelParts, options: TrainOptions, vae: nn.Module) -> AreaCodec | VaeCodec:
+def _choose_codec(opened: ModelParts, options: TrainOptions, vae: Any) -> AreaCodec | VaeCodec:
     own = opened.codec if isinstance(opened, LabelCheckpoint) else None
     if options.codec is None and options.fold is None and own is not None:
-        return VaeCodec(vae=vae, scale=own.scale) if isinstance(own, VaeCodec) else own  # type: ignore[arg-type]
+        return VaeCodec(vae=vae, scale=own.scale) if isinstance(own, VaeCodec) else own
     if options.codec == "vae":
-        return VaeCodec(vae=vae, scale=1.0)  # type: ignore[arg-type]
+        return VaeCodec(vae=vae, scale=1.0)
     factor = opened.vae_scale_factor
     fold = options.fold or min(factor, 4)
     if factor % fold:
@@ -238,7 +267,7 @@ def _tokenizers(
             new = surgery.learn_words(folder, target, list_words(classes), encoder, options.seed)
         if found is None:
             config = json.loads((target / "tokenizer_config.json").read_text("utf-8"))
-            _write_json(target / "tokenizer_config.json", config | {"model_max_length": surgery.TINY_TOKENS})
+            _write_json(target / "tokenizer_config.json", config | {"model_max_length": networks.TINY_TOKENS})
         folders[kind.tokenizer] = target
     return folders, new
 

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segrefine.datasets.items import check_size
 from segrefine.errors import MaskError
 from segrefine.runtime.image import load_image
 from segrefine.storage import read_json, read_json_object
+from segrefine.train.annotation_files import complete_entries, find_nearby, scene_of
 from segrefine.train.scenes import Region, Scene, union
 
 _PREFIX = "png_coco_"
@@ -38,24 +40,24 @@ class Narratives:
     def __init__(self, place: Path, images: Path | None) -> None:
         split = place.stem.removeprefix(_PREFIX)
         folders = [place.parent, place.parent / "panoptic_segmentation", place.parent.parent]
-        panoptic = _first([folder / f"panoptic_{split}.json" for folder in folders], f"panoptic_{split}.json")
+        panoptic = find_nearby(
+            [folder / f"panoptic_{split}.json" for folder in folders], f"panoptic_{split}.json", _HINT
+        )
         masks = [folder / f"panoptic_{split}" for folder in folders] + [place.parent / "panoptic_segmentation" / split]
-        self._masks = _first(masks, f"the folder panoptic_{split}")
+        self._masks = find_nearby(masks, f"the folder panoptic_{split}", _HINT)
         nearby = [folder / name for folder in (place.parent, place.parent.parent) for name in (split, "images")]
-        self._images = images or _first(nearby, "the images")
+        self._images = images or find_nearby(nearby, "the images", _HINT)
         content = read_json_object(panoptic, MaskError, hint=_HINT)
         narratives = read_json(place, MaskError, hint=_HINT)
         if not isinstance(narratives, list):
             raise MaskError(f"{place}: expected a list of narratives, got {type(narratives).__name__}", hint=_HINT)
-        try:
+        with complete_entries(f"{place} or {panoptic}", _HINT):
             self._classes = {each["id"]: str(each["name"]) for each in content["categories"]}
             self._files = {each["id"]: str(each["file_name"]) for each in content.get("images", [])}
             self._annotations = {int(each["image_id"]): each for each in content["annotations"]}
             self._narratives: dict[int, list[dict[str, Any]]] = {}
             for narrative in narratives:
                 self._narratives.setdefault(int(narrative["image_id"]), []).append(narrative)
-        except (KeyError, TypeError, ValueError) as error:
-            raise MaskError(f"{place} or {panoptic}: an entry lacks {error}", hint=_HINT) from error
         self._ids = sorted(self._narratives.keys() & self._annotations.keys())
         if not self._ids:
             raise MaskError(f"no narrative of {place} is of an image in {panoptic}", hint=_HINT)
@@ -84,9 +86,7 @@ class Narratives:
         ]
         for narrative in self._narratives[number]:
             regions += _phrases(narrative, masks, segments.shape)
-        return Scene(
-            image=image, regions=tuple(r for r in regions if r.mask.any()), ignored=segments == 0, known=frozenset()
-        )
+        return scene_of(image, regions, ignored=segments == 0)
 
 
 def read_segments(file: Path, size: Sequence[int]) -> NDArray[np.int64]:
@@ -100,9 +100,7 @@ def read_segments(file: Path, size: Sequence[int]) -> NDArray[np.int64]:
             colours = np.asarray(opened.convert("RGB"), np.int64)
     except (OSError, ValueError) as error:
         raise MaskError(f"cannot read {file}: {error}", hint=_HINT) from error
-    if colours.shape[:2] != tuple(size):
-        sizes = " and ".join(f"{shape[1]}×{shape[0]}" for shape in (colours.shape, size))
-        raise MaskError(f"{file.name} and its image are {sizes} pixels", hint="take the images that were annotated")
+    check_size(colours.shape[:2], (size[0], size[1]), file.name)
     found: NDArray[np.int64] = colours @ np.array([1, 256, 65536])
     return found
 
@@ -119,15 +117,3 @@ def _phrases(
         if text and named:
             regions.append(Region(mask=union(named, (size[0], size[1])), phrases=(text,)))
     return regions
-
-
-def _first(candidates: Sequence[Path], what: str) -> Path:
-    """The first of several paths that exists.
-
-    Raises:
-        MaskError: none does.
-    """
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    raise MaskError(f"cannot find {what} near {candidates[0].parent}", hint=_HINT)

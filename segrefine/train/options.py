@@ -29,6 +29,7 @@ _CHOICES: dict[str, Any] = {
 }  # fmt: skip
 _POSITIVE = (
     "steps", "batch", "phrases", "accumulate", "learning_rate", "save_minutes", "validate_minutes", "validation_limit",
+    "side",
 )  # fmt: skip
 _SHARES = ("drop_image", "drop_phrase", "own_share", "paste", "mosaic", "warm_up", "ema")
 
@@ -123,7 +124,8 @@ class TrainOptions:
             if value is not None and value not in allowed:
                 raise SettingsError(f"{name}: expected one of {', '.join(allowed)}; got {value!r}")
         for name in _POSITIVE:
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
                 raise SettingsError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
         for name in _SHARES:
             if not 0 <= getattr(self, name) < 1:
@@ -142,7 +144,7 @@ class TrainOptions:
             raise SettingsError(f"fold: expected 1, 2, 4 or 8 for the area codec, got {self.fold}")
         if self.train_image and self.codec == "vae":
             raise SettingsError("train_image: the VAE codec needs its image encoder as it is", hint="use --codec area")
-        if self.class_loss < 0 or (self.class_loss and not self.train_image):
+        if not 0 <= self.class_loss < float("inf") or (self.class_loss and not self.train_image):
             message = f"class_loss: expected 0 or more, and train_image with it; got {self.class_loss!r}"
             raise SettingsError(message, hint="add --train-image")
         if self.lora and self.train_image:

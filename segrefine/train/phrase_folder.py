@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from segrefine.datasets.items import inside
+from segrefine.datasets.items import check_size, inside
 from segrefine.errors import MaskError
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import read_mask
 from segrefine.storage import read_json_object
+from segrefine.train.annotation_files import scene_of
 from segrefine.train.scenes import Region, Scene
 
 PHRASES = "phrases.json"
@@ -64,9 +63,6 @@ class PhraseFolder:
         regions = []
         for file, phrases in by_file.items():
             mask = read_mask(inside(self._masks, file)) > 0.5
-            if mask.shape != image.shape[:2]:
-                sizes = " and ".join(f"{shape[1]}×{shape[0]}" for shape in (mask.shape, image.shape))
-                raise MaskError(f"{file} and {name} are {sizes} pixels", hint="scale the mask to its image")
+            check_size(mask.shape, (image.shape[0], image.shape[1]), file)
             regions.append(Region(mask=mask, phrases=tuple(phrases)))
-        ignored = np.zeros(image.shape[:2], np.bool_)
-        return Scene(image=image, regions=tuple(regions), ignored=ignored, known=frozenset())
+        return scene_of(image, regions)

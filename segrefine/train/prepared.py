@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from segrefine.train.scenes import Region, Scene, resize_scene
 from segrefine.train.sources import SourceSpec
 
 INDEX = "index.json"
+_FORMAT = 2
+"""Number of the layout of stored scenes. Scenes of another layout are read from the data again."""
 _MARGIN = 2.25
 """Longer side of a stored scene, in sides of a training image: crops stay sharp."""
 _BALANCE = 0.5
@@ -35,7 +38,7 @@ class Prepared:
     Attributes:
         folder: where they are stored.
         weight: how often the data set is drawn, relative to others.
-        scenes: name and labels of each scene.
+        scenes: name, labels and phrases of each scene.
         problems: name, message and hint of each image that cannot be used.
     """
 
@@ -68,7 +71,8 @@ def prepare(spec: SourceSpec, cache: Path, side: int, tell: Callable[[str, float
         OutputError: the disk is full.
     """
     longest = round(_MARGIN * side)
-    key = hashlib.sha256(json.dumps([str(spec.place.resolve()), str(spec.images), longest]).encode()).hexdigest()[:16]
+    words = [_FORMAT, str(spec.place.resolve()), str(spec.images), longest]
+    key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
     folder = cache / key
     if (folder / INDEX).is_file():
         return _checked(spec, Prepared(folder=folder, weight=spec.weight, **json.loads((folder / INDEX).read_text())))
@@ -82,7 +86,7 @@ def prepare(spec: SourceSpec, cache: Path, side: int, tell: Callable[[str, float
             if not scene.regions:
                 continue
             store_scene(folder / f"{number}.npz", scene)
-            scenes.append({"name": name, "file": number, "labels": _labels_of(scene)})
+            scenes.append({"name": name, "file": number, **_describe(scene)})
         except SegrefineError as error:
             if isinstance(error, OSError):
                 raise
@@ -115,8 +119,10 @@ def describe_problems(prepared: Prepared) -> str | None:
     return f"{len(prepared.problems)} images cannot be used and are left out; {named}"
 
 
-def _labels_of(scene: Scene) -> list[str]:
-    return sorted({region.label for region in scene.regions if region.label})
+def _describe(scene: Scene) -> dict[str, list[str]]:
+    """The labels and phrases of a scene, each once."""
+    labels = {region.label for region in scene.regions if region.label}
+    return {"labels": sorted(labels), "phrases": sorted({text for each in scene.regions for text in each.phrases})}
 
 
 def _shrink(scene: Scene, longest: int) -> Scene:
@@ -161,11 +167,16 @@ class Mixture:
     parts: Sequence[Prepared]
     closed_world: bool
 
-    def __post_init__(self) -> None:
-        """List the images of each class."""
+    @cached_property
+    def _known(self) -> list[frozenset[str]]:
+        """The classes that are annotated in each data set."""
         own = [frozenset(part.labels) for part in self.parts]
-        every = frozenset().union(*own)
-        object.__setattr__(self, "_known", [every if self.closed_world else names for names in own])
+        every = frozenset[str]().union(*own)
+        return [every if self.closed_world else names for names in own]
+
+    @cached_property
+    def _rows(self) -> list[dict[str, list[int]]]:
+        """The images of each class, for each data set; "" for images that only phrases describe."""
         rows = []
         for part in self.parts:
             found: dict[str, list[int]] = {}
@@ -173,7 +184,27 @@ class Mixture:
                 for label in scene["labels"] or [""]:
                     found.setdefault(label, []).append(number)
             rows.append(found)
-        object.__setattr__(self, "_rows", rows)
+        return rows
+
+    @cached_property
+    def _shares(self) -> list[dict[str, float]]:
+        """How often an image is drawn for each class, for each data set; the shares of a data set sum to 1."""
+        shares = []
+        for rows in self._rows:
+            counts = {label: len(found) ** _BALANCE for label, found in rows.items()}
+            whole = sum(counts.values())
+            shares.append({label: count / whole for label, count in counts.items()})
+        return shares
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """The names of all classes, sorted, with how often a scene is drawn for each."""
+        whole = sum(part.weight for part in self.parts)
+        return {
+            label: sum(part.weight / whole * own.get(label, 0.0)
+                       for part, own in zip(self.parts, self._shares, strict=True))
+            for label in self.classes
+        }  # fmt: skip
 
     @property
     def classes(self) -> list[str]:
@@ -184,13 +215,10 @@ class Mixture:
         """Any scene: first the data set by its weight, then a class, then an image that has it."""
         weights = np.array([part.weight for part in self.parts])
         number = int(rng.choice(len(self.parts), p=weights / weights.sum()))
-        rows: dict[str, list[int]] = self._rows[number]  # type: ignore[attr-defined]
-        labels = list(rows)
-        shares = np.array([len(rows[label]) for label in labels]) ** _BALANCE
-        found = rows[labels[rng.choice(len(labels), p=shares / shares.sum())]]
+        shares = self._shares[number]
+        found = self._rows[number][list(shares)[rng.choice(len(shares), p=list(shares.values()))]]
         return self.read(number, found[rng.integers(len(found))])
 
     def read(self, part: int, number: int) -> Scene:
         """A scene of a data set."""
-        known: frozenset[str] = self._known[part]  # type: ignore[attr-defined]
-        return replace(self.parts[part].read(number), known=known)
+        return replace(self.parts[part].read(number), known=self._known[part])

@@ -12,19 +12,20 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler
 
-from segrefine.errors import MaskError, OutputError, PromptError, SettingsError
+from segrefine.errors import OutputError, SettingsError
 from segrefine.reference.weight_files import Model
 from segrefine.storage import output_errors
 from segrefine.train.batches import BatchMaker, TextEncoder
+from segrefine.train.checks import check_data, without_long_phrases
 from segrefine.train.engine import CHECKPOINT, TRAINING, Engine, new_accelerator
 from segrefine.train.memory import check_memory, estimate
-from segrefine.train.model import LabelModel, open_model
+from segrefine.train.model import open_model
+from segrefine.train.networks import TINY_SIDE
 from segrefine.train.options import OPTIONS, TrainOptions, check_options, note_options
-from segrefine.train.prepared import Mixture, Prepared, describe_problems, prepare
+from segrefine.train.prepared import Mixture, Prepared, prepare
 from segrefine.train.scenes import Scene
 from segrefine.train.sources import SourceSpec
 from segrefine.train.state import STATE
-from segrefine.train.surgery import TINY_SIDE
 from segrefine.train.trainee import Trainee
 from segrefine.train.validation import split_off
 
@@ -101,7 +102,9 @@ def open_run(job: Job, tell: Tell, warn: Callable[[str], None]) -> Engine:
     mixture, held_out = _split(job, parts, held)
     tell("loading the model", None)
     model = open_model(job.model, job.options, mixture.classes, folder / f"words-{accelerator.process_index}")
-    _check_data(model, mixture, parts, warn if accelerator.is_main_process else lambda line: None)
+    texts = TextEncoder(dict(model.checkpoint.tokenizers))
+    mixture = check_data(mixture, texts, warn if accelerator.is_main_process else lambda line: None)
+    held_out = [without_long_phrases(scene, texts.fits) for scene in held_out]
     alphas = DDIMScheduler.from_config(model.checkpoint.scheduler_config).alphas_cumprod
     trainee = Trainee(model, job.options, alphas, len(mixture.classes))
     batches = BatchMaker(mixture=mixture, model=model, options=job.options)
@@ -121,7 +124,7 @@ def _model_side(job: Job) -> int:
 
     parts = read_configs(job.model).parts
     denoiser = parts.get("unet") or parts["label_denoiser"]
-    factor = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
+    factor = int(2 ** (len(parts["vae"]["block_out_channels"]) - 1))
     return int(denoiser.get("sample_size") or _SIDE_GUESS // factor) * factor
 
 
@@ -160,29 +163,6 @@ def _split(job: Job, parts: Sequence[Prepared], held: Prepared | None) -> tuple[
         scenes += [whole.read(number, row) for row in out]
         kept.append(replace(part, scenes=[part.scenes[row] for row in rows]))
     return Mixture(parts=kept, closed_world=o.closed_world), scenes
-
-
-def _check_data(model: LabelModel, mixture: Mixture, parts: Sequence[Prepared], warn: Callable[[str], None]) -> None:
-    """Check that phrases fit the text encoder, and tell what is missing in the data.
-
-    Raises:
-        PromptError: a class name has more tokens than the text encoder takes.
-        MaskError: no image is left to train on.
-    """
-    if not any(part.scenes for part in mixture.parts):
-        raise MaskError("every image is held out for validation", hint="add images, or use --validation DATA")
-    texts = TextEncoder(dict(model.checkpoint.tokenizers))
-    for name in mixture.classes:
-        count, most = texts.count(f"all {name}s")
-        if count > most:
-            raise PromptError(f"class {name!r}: expected at most {most} tokens, got {count}", hint="use a shorter name")
-    for part in parts:
-        if line := describe_problems(part):
-            warn(line)
-    has_phrases = any(not scene["labels"] for part in parts for scene in part.scenes)
-    if len(mixture.classes) == 1 and not has_phrases:
-        warn(f"the data has one class, {mixture.classes[0]!r}: the model will find it whatever the phrase says; "
-             "add data with other classes")  # fmt: skip
 
 
 def _check_memory(job: Job, trainee: Trainee, batches: BatchMaker, accelerator: Accelerator, tell: Tell) -> None:

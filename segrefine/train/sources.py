@@ -9,10 +9,12 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from segrefine.datasets.items import read_image
+from segrefine.datasets.items import check_size, read_image
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.mask import CoarseMask
+from segrefine.storage import read_json
+from segrefine.train.annotation_files import scene_of
 from segrefine.train.expressions import Expressions
 from segrefine.train.narratives import Narratives
 from segrefine.train.phrase_folder import PhraseFolder
@@ -77,13 +79,10 @@ class LabelledMasks:
         for key, mask in parts.masks.items():
             if key not in parts.labels:
                 raise MaskError(f"nobody says what the mask of {item.name} shows", hint="labels.json says so")
-            values = np.asarray(mask.probability if isinstance(mask, CoarseMask) else mask)
-            if values.shape != image.shape[:2]:
-                sizes = " and ".join(f"{shape[1]}×{shape[0]}" for shape in (values.shape, image.shape))
-                raise MaskError(f"{item.name}: a mask and the image are {sizes} pixels", hint="scale the mask")
+            values = np.asarray(mask.probability if isinstance(mask, CoarseMask) else mask, np.float32)
+            check_size(values.shape, (image.shape[0], image.shape[1]), f"{item.name}, mask {key}")
             regions.append(Region(mask=values > 0.5, label=str(parts.labels[key]), single=single))
-        ignored = np.zeros(image.shape[:2], np.bool_) if parts.ignored is None else parts.ignored
-        return Scene(image=image, regions=tuple(r for r in regions if r.mask.any()), ignored=ignored, known=frozenset())
+        return scene_of(image, regions, parts.ignored)
 
 
 SOURCES: tuple[type[Source], ...] = (Narratives, Expressions, PhraseFolder, LabelledMasks)
@@ -126,8 +125,23 @@ class SourceSpec:
         """The data set.
 
         Raises:
-            MaskError: there is none that can be read.
+            MaskError: there is none that can be read, or it is captions without masks.
         """
         if not self.place.exists():
             raise MaskError(f"there is no data set {self.place}", hint="give a folder, or a JSON of COCO")
-        return next(source for source in SOURCES if source.detect(self.place))(self.place, self.images)
+        try:
+            return next(source for source in SOURCES if source.detect(self.place))(self.place, self.images)
+        except MaskError as error:
+            if holds_captions(self.place):
+                hint = "give COCO's instances, or Panoptic Narrative Grounding, whose captions name segments"
+                raise MaskError(f"{self.place} holds captions without masks", hint=hint) from error
+            raise
+
+
+def holds_captions(place: Path) -> bool:
+    """Whether a file is a JSON of captions, such as COCO's: they do not say which pixels a word means."""
+    if not place.is_file() or place.suffix != ".json":
+        return False
+    content = read_json(place, MaskError, hint="")
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    return isinstance(annotations, list) and any(isinstance(each, dict) and "caption" in each for each in annotations)

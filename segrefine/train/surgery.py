@@ -1,4 +1,4 @@
-"""From a checkpoint to a label diffusion model that can be trained: wider inputs, another codec, new words."""
+"""Changes of a checkpoint's networks: other input and output channels, and new words."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import nn
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 WORD_END = "</w>"
@@ -32,7 +32,8 @@ def replace_ends(denoiser: UNet2DConditionModel, *, label: int, image: int, kept
         kept: channels of the old label latents; 0 where the denoiser took image latents alone.
         keeps: "image" where the old weights go on reading the image; "label" where they go on reading what is noisy.
     """
-    old_in, old_out = denoiser.conv_in, denoiser.conv_out
+    old_in: Any = denoiser.conv_in
+    old_out: Any = denoiser.conv_out
     conv_in = _conv_like(old_in, label + image, old_in.out_channels)
     conv_out = _conv_like(old_out, old_out.in_channels, label)
     with torch.no_grad():
@@ -53,27 +54,10 @@ def replace_ends(denoiser: UNet2DConditionModel, *, label: int, image: int, kept
     denoiser.register_to_config(in_channels=label + image, out_channels=label)
 
 
-def _conv_like(conv: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
+def _conv_like(conv: nn.Conv2d, inputs: int, outputs: int) -> Any:
+    """An untrained convolution of the same shape with other channels."""
     made = nn.Conv2d(inputs, outputs, conv.kernel_size, conv.stride, conv.padding)  # type: ignore[arg-type]
     return made.to(conv.weight.dtype)
-
-
-def label_schedule(config: dict[str, Any], prediction: str) -> dict[str, Any]:
-    """A noise schedule for label diffusion: it ends in pure noise, and its steps are trailing (arXiv 2305.08891).
-
-    A model that predicts the noise cannot start from pure noise, where its output says nothing of the mask. Its
-    schedule keeps a trace of the mask.
-    """
-    scheduler = DDIMScheduler.from_config(
-        config,
-        rescale_betas_zero_snr=prediction != "epsilon",
-        timestep_spacing="trailing",
-        set_alpha_to_one=True,
-        steps_offset=0,
-        clip_sample=False,
-        prediction_type=prediction,
-    )
-    return dict(scheduler.config)
 
 
 def learn_words(folder: Path, target: Path, words: Sequence[str], encoder: CLIPTextModel, seed: int) -> list[str]:
@@ -129,44 +113,10 @@ def _spell(word: str, ranks: Mapping[tuple[str, ...], int]) -> list[str]:
 
 def _grow_embedding(encoder: CLIPTextModel, rows: int, seed: int) -> None:
     """Add random rows to a text encoder's token embedding."""
-    old = encoder.get_input_embeddings().weight.data
+    embedding: Any = encoder.get_input_embeddings()
+    old: Tensor = embedding.weight.data
     drawn = torch.randn(rows, old.shape[1], generator=torch.Generator().manual_seed(seed)) * old.float().std()
     grown = nn.Embedding(len(old) + rows, old.shape[1])
     grown.weight.data = torch.cat([old, drawn.to(old.dtype)])
     encoder.set_input_embeddings(grown)
     encoder.config.vocab_size = len(old) + rows
-
-
-TINY_SIDE, TINY_TOKENS, TINY_LATENTS, TINY_FOLD, TINY_WIDTH = 64, 24, 32, 8, 128
-
-
-def new_tiny_vae() -> AutoencoderKL:
-    """An untrained image codec with eight pixels per latent pixel, for images of 64 pixels and up."""
-    return AutoencoderKL(
-        sample_size=TINY_SIDE,
-        latent_channels=TINY_LATENTS,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
-        layers_per_block=1,
-        norm_num_groups=8,
-        scaling_factor=1.0,
-    )
-
-
-def new_tiny_denoiser() -> UNet2DConditionModel:
-    """An untrained label denoiser that two CPU cores can train."""
-    return UNet2DConditionModel(
-        sample_size=TINY_SIDE // 8,
-        in_channels=TINY_FOLD**2 + TINY_LATENTS,
-        out_channels=TINY_FOLD**2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        block_out_channels=(96, 128),
-        layers_per_block=1,
-        attention_head_dim=(2, 2),  # diffusers' name for the number of heads
-        cross_attention_dim=TINY_WIDTH,
-        norm_num_groups=16,
-        use_linear_projection=True,
-    )

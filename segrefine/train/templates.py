@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -36,11 +36,13 @@ class Asked:
         text: the phrase.
         mask: bool (H, W); empty where nothing in the image is meant.
         kind: a key of the template table.
+        weight: how often it is drawn, relative to other phrases of its kind.
     """
 
     text: str
     mask: Mask
     kind: str
+    weight: float = 1.0
 
 
 def plural(name: str) -> str:
@@ -65,16 +67,21 @@ def list_words(names: Sequence[str]) -> list[str]:
     return sorted({word for name in names for form in (name, plural(name)) for word in form.lower().split()})
 
 
-def draw_phrases(rng: Generator, scene: Scene, count: int, classes: Sequence[str]) -> list[Asked]:
+def draw_phrases(
+    rng: Generator, scene: Scene, count: int, classes: Mapping[str, float], fits: Callable[[str], bool]
+) -> list[Asked]:
     """Phrases of one scene, different ones where the scene has enough.
 
     Args:
         rng: source of randomness.
         scene: the scene, after augmentation.
         count: how many phrases.
-        classes: names of all classes of the data; absent ones are drawn from them.
+        classes: names of all classes of the data, with how often a scene is drawn for each. Absent classes are drawn
+            as often: if rare words mostly named nothing, the model would learn from the word alone whether to find
+            something.
+        fits: whether the text encoders take a phrase as a whole. Others are not asked.
     """
-    listed = {kind: list(make(scene, classes)) for kind, make in TEMPLATES.items()}
+    listed = {kind: [each for each in make(scene, classes) if fits(each.text)] for kind, make in TEMPLATES.items()}
     listed = {kind: found for kind, found in listed.items() if found}
     chosen: list[Asked] = []
     for _ in range(count):
@@ -84,9 +91,10 @@ def draw_phrases(rng: Generator, scene: Scene, count: int, classes: Sequence[str
             continue
         shares = np.array([_SHARES[kind] for kind in kinds])
         found = listed[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
-        asked = found.pop(int(rng.integers(len(found))))
+        weights = np.array([each.weight for each in found])
+        asked = found.pop(int(rng.choice(len(found), p=weights / weights.sum())))
         text = asked.text if asked.kind == "own" else vary(rng, asked.text)
-        chosen.append(Asked(text=text, mask=asked.mask, kind=asked.kind))
+        chosen.append(replace(asked, text=text) if fits(text) else asked)
     return chosen
 
 
@@ -111,7 +119,7 @@ def _visible(scene: Scene) -> dict[str, list[Region]]:
     return {label: regions for label, regions in found.items() if min(r.mask.sum() for r in regions) >= least}
 
 
-def _of_classes(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+def _of_classes(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
     """Yield "the cat" where it is one object or nobody knows how many; "all cats" otherwise."""
     for label, regions in _visible(scene).items():
         mask = union((region.mask for region in regions), scene.size)
@@ -123,14 +131,14 @@ def _of_classes(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
             yield Asked(text=f"all {plural(label)}", mask=mask, kind="class")
 
 
-def _own(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+def _own(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
     """The phrases that the data set gives its regions."""
     for region in scene.regions:
         if region.mask.any():
             yield from (Asked(text=text, mask=region.mask, kind="own") for text in region.phrases)
 
 
-def _places(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+def _places(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
     """Yield "the left cat" and "the cat left of the dog", where people would agree."""
     visible = _visible(scene)
     for label, regions in visible.items():
@@ -144,7 +152,7 @@ def _places(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
             yield Asked(text=f"the {first} {side} the {second}", mask=alone[first].mask, kind="place")
 
 
-def _unions(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
+def _unions(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
     """Yield "the cat and the dog"."""
     visible = {label: regions for label, regions in _visible(scene).items() if len(regions) == 1}
     for first, second in combinations(visible, 2):
@@ -152,22 +160,22 @@ def _unions(scene: Scene, _: Sequence[str]) -> Iterator[Asked]:
         yield Asked(text=f"the {first} and the {second}", mask=mask, kind="union")
 
 
-def _background(scene: Scene, classes: Sequence[str]) -> Iterator[Asked]:
+def _background(scene: Scene, classes: Mapping[str, float]) -> Iterator[Asked]:
     """Yield "the background", where every class of the data is annotated."""
-    if set(classes) <= scene.known:
+    if classes and classes.keys() <= scene.known:
         mask = ~union((region.mask for region in scene.regions), scene.size) & ~scene.ignored
         yield Asked(text="the background", mask=mask, kind="background")
 
 
-def _absent(scene: Scene, classes: Sequence[str]) -> Iterator[Asked]:
-    """Classes that are nowhere in the image."""
+def _absent(scene: Scene, classes: Mapping[str, float]) -> Iterator[Asked]:
+    """Yield the classes that are nowhere in the image."""
     present = {region.label for region in scene.regions if region.mask.any()}
-    for name in classes:
+    for name, weight in classes.items():
         if name in scene.known and name not in present:
-            yield Asked(text=f"the {name}", mask=np.zeros(scene.size, np.bool_), kind="absent")
+            yield Asked(text=f"the {name}", mask=np.zeros(scene.size, np.bool_), kind="absent", weight=weight)
 
 
-TEMPLATES: dict[str, Callable[[Scene, Sequence[str]], Iterator[Asked]]] = {
+TEMPLATES: dict[str, Callable[[Scene, Mapping[str, float]], Iterator[Asked]]] = {
     "class": _of_classes, "own": _own, "place": _places, "union": _unions, "background": _background,
     "absent": _absent,
 }  # fmt: skip

@@ -34,7 +34,7 @@ class Trainee(nn.Module):
     def __init__(self, model: LabelModel, options: TrainOptions, alphas: Tensor, classes: int = 0) -> None:
         super().__init__()
         self._model, self._options = model, options
-        self.label_denoiser: nn.Module = model.denoiser
+        self.label_denoiser = model.denoiser
         self.text_encoders = nn.ModuleDict(model.text_encoders)
         self.vae = model.checkpoint.vae
         self.register_buffer("alphas", alphas, persistent=False)
@@ -44,7 +44,7 @@ class Trainee(nn.Module):
         self._choose_weights()
         self._denoise: Any = self.label_denoiser
         if options.checkpointing:
-            self.label_denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+            self.label_denoiser.enable_gradient_checkpointing()
         if options.compile:
             self._denoise = torch.compile(self.label_denoiser)
 
@@ -127,7 +127,7 @@ class Trainee(nn.Module):
             decoded = F.pixel_shuffle(clean, codec.fold)[:, 0] / codec.scale  # unclamped
         else:
             decoded = 2 * codec.decode(clean)[:, 0] - 1
-        size = decoded.shape[1:]
+        size = (decoded.shape[1], decoded.shape[2])
         mask, counted = (F.adaptive_avg_pool2d(each, size)[:, 0] for each in (batch.mask, batch.counted))
         return mask_loss(decoded, mask / counted.clamp(min=1e-6) * (counted > 0), counted)
 
@@ -177,7 +177,7 @@ class ClassHead(nn.Module):
         logits = F.pixel_shuffle(self.head(middle), self._cells).float()
         counted = (classes >= 0)[:, None]
         shares = F.one_hot(classes.clamp(min=0), logits.shape[1]).permute(0, 3, 1, 2).float() * counted
-        shares = F.adaptive_avg_pool2d(shares, logits.shape[2:])
+        shares = F.adaptive_avg_pool2d(shares, (logits.shape[2], logits.shape[3]))
         return -(shares * F.log_softmax(logits, 1)).sum(1).mean()
 
     def _keep(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:

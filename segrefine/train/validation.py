@@ -55,7 +55,7 @@ class Report:
         miou: mean over classes of the mean IoU of their phrases.
         average_recall: of all phrases, over thresholds of the IoU.
         wrong_word: share of pairs of an object and a wrong word whose mask covers more than half of what the right
-            word's mask covers; None where no image has a pair.
+            word's mask covers, or whose right word covers nothing; None where no image has a pair.
         pairs: how many pairs there are.
         absent: mean share of the image that the words of absent classes cover; None where none was asked.
         iou_of_classes: mean IoU by class.
@@ -75,13 +75,22 @@ class Report:
         return asdict(self)
 
 
+ONE_STEP = GsSettings(samples=1, steps=1)
+"""What validation samples with."""
+
+
 def validate(
-    model: LabelModel, scenes: Sequence[Scene], first: int, step: int, classes: Sequence[str]
+    model: LabelModel,
+    scenes: Sequence[Scene],
+    first: int,
+    step: int,
+    classes: Sequence[str],
+    settings: GsSettings = ONE_STEP,
 ) -> list[Finding]:
-    """What the phrases of every `step`-th scene find, from number `first` on, in one sampling step."""
+    """What the phrases of every `step`-th scene find, from number `first` on."""
     found: list[Finding] = []
     for number in range(first, len(scenes), step):
-        found += _look(model, scenes[number], number, classes)
+        found += _look(model, scenes[number], number, classes, settings)
     return found
 
 
@@ -107,7 +116,10 @@ def summarise(findings: Sequence[Finding]) -> Report:
 
 
 def _wrong_words(findings: Sequence[Finding]) -> Iterator[bool]:
-    """For each object, and each other class in its image: whether the other word covers over half as much of it."""
+    """For each object, and each other class in its image: whether the other word covers over half as much of it.
+
+    A right word that covers nothing counts as wrong too: a model that never finds anything is not good at words.
+    """
     by_image: dict[int, list[Finding]] = {}
     for finding in findings:
         if finding.label and finding.present:
@@ -116,10 +128,11 @@ def _wrong_words(findings: Sequence[Finding]) -> Iterator[bool]:
         for right in several:
             for wrong in several:
                 if wrong is not right:
-                    yield wrong.covers[right.label] > 0.5 * right.covers[right.label]
+                    own = right.covers[right.label]
+                    yield own == 0 or wrong.covers[right.label] > 0.5 * own
 
 
-def _look(model: LabelModel, scene: Scene, number: int, classes: Sequence[str]) -> list[Finding]:
+def _look(model: LabelModel, scene: Scene, number: int, classes: Sequence[str], settings: GsSettings) -> list[Finding]:
     masks = {label: union((r.mask for r in scene.regions if r.label == label), scene.size)
              for label in sorted({region.label for region in scene.regions if region.label})}  # fmt: skip
     counted = ~scene.ignored
@@ -133,7 +146,7 @@ def _look(model: LabelModel, scene: Scene, number: int, classes: Sequence[str]) 
     asked += own[:4]
     if not asked:
         return []
-    maps = segment(model, scene.image, [text for text, _, _ in asked], number)
+    maps = sample_masks(model, scene.image, [text for text, _, _ in asked], number, settings).mean(1)
     findings = []
     for (text, label, mask), values in zip(asked, maps, strict=True):
         inside = (values > 0.5) & counted
@@ -146,18 +159,17 @@ def _look(model: LabelModel, scene: Scene, number: int, classes: Sequence[str]) 
 
 
 @torch.no_grad()
-def segment(
-    model: LabelModel, image: NDArray[np.uint8], phrases: Sequence[str], seed: int, settings: GsSettings | None = None
+def sample_masks(
+    model: LabelModel, image: NDArray[np.uint8], phrases: Sequence[str], seed: int, settings: GsSettings = ONE_STEP
 ) -> NDArray[np.float32]:
-    """The probabilities (P, H, W) of phrases in an image, as the segmenter samples them, without its edge step."""
+    """The sampled masks (P, K, H, W) of phrases in an image, as the segmenter draws them, without its edge step."""
     fit = fit_to_grid(image, side=model.side, multiple=model.multiple)
-    gs = Gs(model.checkpoint, settings or GsSettings(samples=1, steps=1))
     pixels = to_image(fit.image[None]).to(next(model.denoiser.parameters()).device)
-    size = (gs.settings.samples, model.checkpoint.codec.channels, *(side // model.checkpoint.vae_scale_factor
-                                                                    for side in fit.grid))  # fmt: skip
+    cells = (side // model.checkpoint.vae_scale_factor for side in fit.grid)
+    size = (settings.samples, model.checkpoint.codec.channels, *cells)
     noise = torch.randn(size, generator=torch.Generator().manual_seed(_SEED + seed)).to(pixels.device)
-    masks = gs.segment(pixels, phrases, noise).float().mean(1)
-    return np.stack([fit.restore(mask) for mask in masks.cpu().numpy()])
+    masks = Gs(model.checkpoint, settings).segment(pixels, phrases, noise).float().cpu().numpy()
+    return np.stack([[fit.restore(sample) for sample in of_phrase] for of_phrase in masks])
 
 
 def draw_sheet(model: LabelModel, scenes: Sequence[Scene]) -> Pixels:
@@ -171,8 +183,9 @@ def draw_sheet(model: LabelModel, scenes: Sequence[Scene]) -> Pixels:
         named = sorted(named, key=lambda each: -int(each[1].sum()))[:2]
         if not named:
             continue
-        for (text, true), values in zip(named, segment(model, scene.image, [t for t, _ in named], number), strict=True):
-            found = values > 0.5
+        samples = sample_masks(model, scene.image, [text for text, _ in named], number)
+        for (text, true), of_phrase in zip(named, samples, strict=True):
+            found = of_phrase.mean(0) > 0.5
             tiles.append(Tile(picture=overlaid(large, found), caption=text, note=f"IoU {iou(found, true):.2f}"))
             tiles.append(Tile(picture=overlaid(large, true), caption="true mask"))
         while len(tiles) < 5:

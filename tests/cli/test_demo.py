@@ -19,8 +19,12 @@ def test_demo_writes_sheet_and_table_and_can_be_run_again(run, tmp_path):
     assert all(each["iou_after"] > each["iou_before"] - 0.02 for each in summary["samples"])
     assert Image.open(summary["segments_sheet"]).width > 900
     assert [entry["phrase"] for entry in summary["segments"]] == [f"the {e['label']}" for e in summary["samples"]]
+    photographs = summary["photographs"]
+    assert len(photographs["samples"]) == 8 and Image.open(photographs["sheet"]).width > 900
+    assert 0 < photographs["mean_iou_before"] < photographs["mean_iou_after"]
+    assert all(each["iou_after"] > each["iou_before"] - 0.02 for each in photographs["samples"])
     masks = sorted((folder / "masks").iterdir())
-    assert len(masks) == 12
+    assert len(masks) == 20
     masks[0].with_name(f".{masks[0].name}.0a1b2c3d.partial").touch()  # as a demo that was killed leaves it
     masks[0].unlink()
     result = run("demo", "--output", folder)

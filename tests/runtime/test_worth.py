@@ -15,7 +15,7 @@ from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.worth import NULL_WORDS, WordEffect, choose_nulls, compare_words, measure_worth
 from segrefine.settings import G4SegSettings
 
-SCENE = load_samples(demo_samples())["03-cactus-shift"]
+SCENE = load_samples(demo_samples())["02-car-erode"]
 INSIDE = np.zeros((8, 8), bool)
 INSIDE[2:6, 2:6] = True
 COARSE = INSIDE.astype(np.float32)

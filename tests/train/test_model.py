@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from segrefine.errors import SettingsError
+from segrefine.assets import demo_gs_checkpoint
+from segrefine.errors import OutputError, SettingsError
 from segrefine.reference.checkpoint import load_checkpoint, load_label_checkpoint
 from segrefine.train.model import open_model
 from segrefine.train.options import TrainOptions
+from segrefine.train.surgery import learn_words
 from segrefine.train.trainee import Trainee
 
 CLASSES = ["cat", "wine glass"]
@@ -69,6 +76,34 @@ def test_a_side_off_the_grid_is_refused(tiny_checkpoint, tmp_path):
     assert "--side 32" in caught.value.hint or "--side 28" in caught.value.hint
 
 
+def test_new_words_are_one_token_each(tmp_path):
+    model = opened(demo_gs_checkpoint(), tmp_path)
+    assert {"cat", "cats", "glass", "glasses", "wine"} <= set(model.new_words)
+    before = CLIPTokenizer.from_pretrained(demo_gs_checkpoint() / "tokenizer")
+    after = model.checkpoint.tokenizer
+    for text in ("the fox", "all umbrellas", "the red car left of a tree"):
+        assert before(text).input_ids == after(text).input_ids
+    assert len(after.tokenize("the cat")) == 2
+    assert model.checkpoint.text_encoder.get_input_embeddings().num_embeddings == len(model.checkpoint.tokenizer)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.text("abcdehlorstxyz", min_size=1, max_size=9), min_size=1, max_size=12))
+def test_any_word_becomes_one_token_and_known_words_stay(tmp_path_factory, words):
+    source, target = demo_gs_checkpoint() / "tokenizer", tmp_path_factory.mktemp("words") / "tokenizer"
+    before = CLIPTokenizer.from_pretrained(source)
+    encoder = CLIPTextModel(CLIPTextConfig(vocab_size=len(before), hidden_size=8, intermediate_size=8,
+                                           num_hidden_layers=1, num_attention_heads=1, bos_token_id=716,
+                                           eos_token_id=717))  # fmt: skip
+    new = learn_words(source, target, words, encoder, seed=0)
+    after = CLIPTokenizer.from_pretrained(target)
+    assert all(len(after.tokenize(word)) == 1 for word in words)
+    assert set(new) == {word for word in words if len(before.tokenize(word)) > 1}
+    known = "the butterfly and all umbrellas right of a small cactus"
+    assert after(known).input_ids == before(known).input_ids
+    assert encoder.get_input_embeddings().num_embeddings == len(after)
+
+
 @pytest.mark.parametrize("base", ["tiny", "label", "xl"])
 def test_what_is_written_is_a_label_checkpoint(base, tiny_checkpoint, tiny_xl_checkpoint, tmp_path):
     found = {"tiny": None, "label": tiny_checkpoint, "xl": tiny_xl_checkpoint}[base]
@@ -123,3 +158,18 @@ def test_what_is_trained(options, parts, tiny_checkpoint, tmp_path):
     trained = trainee_of(opened(tiny_checkpoint, tmp_path, fold=2), **options).trained()
     assert {name.split(".")[0] for name in trained} == parts
     assert not any("decoder" in name for name in trained)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tiny_checkpoint, tmp_path):
+    model = opened(tiny_checkpoint, tmp_path, fold=2)
+    model.write(tmp_path / "checkpoint")
+    before = load_label_checkpoint(tmp_path / "checkpoint").label_denoiser.conv_in.weight.clone()
+    model.denoiser.conv_in.weight.data += 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a larger file is refused, as on a full disk
+    try:
+        with pytest.raises(OutputError, match="cannot write .*checkpoint"):
+            model.write(tmp_path / "checkpoint")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.equal(load_label_checkpoint(tmp_path / "checkpoint").label_denoiser.conv_in.weight, before)

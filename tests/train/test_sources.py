@@ -89,6 +89,23 @@ def test_expressions(tmp_path):
     assert region.phrases == ("cat on left",) and region.mask[10, 10] and not region.mask[40, 40]
 
 
+@pytest.mark.parametrize("other", [{}, {"images": [{"id": 5, "file_name": "a.jpg"}]}, {"categories": []}])
+def test_captions_without_masks_are_refused(tmp_path, other):
+    content = {"annotations": [{"id": 1, "image_id": 5, "caption": "A cat on a mat."}]} | other
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    with pytest.raises(MaskError, match=r"captions\.json holds captions without masks") as caught:
+        SourceSpec(place=tmp_path / "captions.json").open()
+    assert "Panoptic Narrative Grounding" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "entry", [{"split": "train"}, {"split": "train", "image_id": 5, "ann_id": 9, "sentences": 3}, 7]
+)
+def test_expressions_that_lack_something(tmp_path, entry):
+    with pytest.raises(MaskError, match=r"refs\(unc\)\.p: an entry (lacks|is damaged)"):
+        SourceSpec(place=write_expressions(tmp_path, [entry])).open()
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -9,7 +9,7 @@ from segrefine.train.augment import STRENGTHS, mirror_scene, paste_object
 from segrefine.train.scenes import Region, Scene
 from segrefine.train.templates import TEMPLATES, draw_phrases, list_words, mirror_phrase, plural
 
-CLASSES = ["cat", "dog", "sheep", "person"]
+CLASSES = {"cat": 0.4, "dog": 0.4, "sheep": 0.05, "person": 0.15}
 
 
 def scene_of(*boxes: tuple[str, int, int, int, int], known=CLASSES, size=(40, 60)) -> Scene:
@@ -20,6 +20,10 @@ def scene_of(*boxes: tuple[str, int, int, int, int], known=CLASSES, size=(40, 60
         regions.append(Region(mask=mask, label=label, single=True))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     return Scene(image=image, regions=tuple(regions), ignored=np.zeros(size, np.bool_), known=frozenset(known))
+
+
+def always(text: str) -> bool:
+    return True
 
 
 def listed(scene: Scene, kind: str) -> dict[str, np.ndarray]:
@@ -112,7 +116,23 @@ def test_a_pasted_object_hides_what_lies_under_it(seed):
 
 def test_phrases_of_a_scene_differ_and_depend_on_the_generator_alone():
     scene = scene_of(("cat", 5, 2, 20, 12), ("dog", 6, 40, 20, 15))
-    drawn = [draw_phrases(np.random.default_rng(seed), scene, 4, CLASSES) for seed in (1, 1, 2)]
+    drawn = [draw_phrases(np.random.default_rng(seed), scene, 4, CLASSES, always) for seed in (1, 1, 2)]
     texts = [[asked.text for asked in each] for each in drawn]
     assert texts[0] == texts[1] != texts[2]
     assert len(set(texts[0])) == 4
+
+
+def test_absent_classes_are_asked_for_as_often_as_the_data_shows_them():
+    scene, rng = scene_of(("cat", 5, 2, 20, 12)), np.random.default_rng(0)
+    drawn = [draw_phrases(rng, scene, 1, CLASSES, always)[0] for _ in range(1500)]
+    texts = [asked.text.split()[-1] for asked in drawn if asked.kind == "absent"]
+    whole = CLASSES["dog"] + CLASSES["sheep"] + CLASSES["person"]
+    for name in ("dog", "sheep", "person"):
+        assert texts.count(name) / len(texts) == pytest.approx(CLASSES[name] / whole, abs=0.08)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(7, 30))
+def test_a_phrase_that_does_not_fit_is_never_asked(seed, most):
+    scene = scene_of(("cat", 5, 2, 20, 12), ("dog", 6, 40, 20, 15))
+    drawn = draw_phrases(np.random.default_rng(seed), scene, 6, CLASSES, lambda text: len(text) <= most)
+    assert drawn and all(len(asked.text) <= most for asked in drawn)

@@ -45,10 +45,10 @@ def test_every_option_is_written(tmp_path: Path) -> None:
 BREAKS: dict[str, tuple[str, Callable[[str], str]]] = {
     "name": ("is not the folder's", lambda text: text.replace('name: "demo"', 'name: "other"')),
     "no batch": ("dynamic batching takes", lambda text: text.replace("max_batch_size: 8", "max_batch_size: 0")),
-    "dims": ("dims of -1", lambda text: text.replace("dims: [-1, -1]", "dims: [-2, -1]")),
+    "dims": ("dims of -1", lambda text: text.replace("dims: [-1, -1, 3]", "dims: [-2, -1, 3]")),
     "twice": ("two of one name", lambda text: text.replace('name: "mask"', 'name: "image"')),
     "no GPU": ("its kind", lambda text: text.replace("KIND_CPU", "KIND_GPU")),
-    "type": ("another type", lambda text: re.sub(r"TYPE_FP32(\s+dims: \[64)", r"TYPE_INT64\1", text)),
+    "type": ("another type", lambda text: re.sub(r"TYPE_FP32(\s+dims: \[1, 64)", r"TYPE_INT64\1", text)),
     "file": ("no file", lambda text: text.replace('input_data_file: "mask"', 'input_data_file: "label"')),
     "text": ("are no text", lambda text: text.replace('input_data_file: "label"', "zero_data: true")),
     "optional": ("too few", lambda text: text.replace("    optional: true\n", "").replace("  optional: true\n", "")),

@@ -7,23 +7,18 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from segrefine.train import networks
+from segrefine.train.networks import TEXT_WIDTH
+
 IMAGE_TIMESTEP = 250
-IMAGE_SIDE, LATENT_SIDE, LATENT_CHANNELS, TEXT_WIDTH, TOKENS = 64, 16, 4, 128, 77
+LATENT_SIDE, LATENT_CHANNELS, TOKENS = 16, 4, 77
 WIDE_CHANNELS = 16
 """Latent channels of the label model's image codec: of four too little can be read of what is where, and which."""
 
 
 def new_vae(channels: int = LATENT_CHANNELS) -> AutoencoderKL:
     """An untrained image codec: (B, 3, 64, 64) in [-1, 1] ↔ (B, channels, 16, 16)."""
-    vae = AutoencoderKL(
-        sample_size=IMAGE_SIDE,
-        latent_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-    )
+    vae = networks.new_vae((16, 32, 64), channels)
     # A codec starts to learn only when its latents are not drowned in noise: log-variance −6 at first.
     vae.quant_conv.bias.data[channels:] = -6.0
     return vae
@@ -51,19 +46,8 @@ def widen_vae(vae: AutoencoderKL) -> AutoencoderKL:
 
 def new_unet(in_channels: int = LATENT_CHANNELS, out_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     """An untrained denoiser of (B, in_channels, 16, 16) with self- and cross-attention at 16×16 and 8×8."""
-    return UNet2DConditionModel(
-        sample_size=LATENT_SIDE,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        attention_head_dim=(1, 2),  # diffusers' name for the number of heads
-        cross_attention_dim=TEXT_WIDTH,
-        norm_num_groups=16,
-        use_linear_projection=True,
+    return networks.new_denoiser(
+        in_channels, out_channels, side=LATENT_SIDE, widths=(64, 128), heads=(1, 2), outer_attention=True
     )
 
 
@@ -125,18 +109,8 @@ def new_text_encoder(vocabulary: int, *, start: int, end: int) -> CLIPTextModel:
 
 
 def new_label_scheduler(prediction_type: str = "sample") -> DDIMScheduler:
-    """The schedule of label diffusion: ends without any signal where the prediction allows it (arXiv 2305.08891).
-
-    A model that sets out from pure noise has to know pure noise: of a mask little signal tells much.
-    """
-    return DDIMScheduler.from_config(
-        new_scheduler().config,
-        rescale_betas_zero_snr=prediction_type != "epsilon",
-        timestep_spacing="trailing",
-        set_alpha_to_one=True,
-        steps_offset=0,
-        prediction_type=prediction_type,
-    )
+    """The schedule of label diffusion for the demo's models; see `segrefine.train.networks.label_schedule`."""
+    return DDIMScheduler.from_config(networks.label_schedule(dict(new_scheduler().config), prediction_type))
 
 
 def new_scheduler() -> DDIMScheduler:
