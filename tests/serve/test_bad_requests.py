@@ -126,8 +126,8 @@ def test_slips_are_told(http: httpx.Client, form: Make, changes: dict[str, Any],
 @pytest.mark.parametrize("content", [b"", b"hello", png(SQUARE)[:60], png(SQUARE)[:-30]])
 @pytest.mark.parametrize("name", ["image", "mask"])
 def test_the_picture_that_cannot_be_read_is_named(http: httpx.Client, form: Make, name: str, content: bytes) -> None:
-    got = check(http.post("/v1/refine", **form(**{name: content})), 422, "bad_image")["got"]
-    assert f"the {name} is" in got
+    problem = check(http.post("/v1/refine", **form(**{name: content})), 422, "bad_image")
+    assert problem["subject"] == name and problem["got"].startswith(f"{name}: the file is")
 
 
 SEGMENT = {
