@@ -7,7 +7,7 @@ regression of the masks, its calibration and its threshold see the errors that r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ WORSE = 0.02
 """A mask that loses more IoU than this was made worse."""
 FOLDS = 5
 REGION_RIDGE, MASK_RIDGE = 0.05, 1.0
+LOSS = 2.0
+"""A mask that lost counts so many times as one that won as much: chosen on validation photographs."""
 MARGINS = (0.0, 0.25, 0.5, 1.0)
 """Least log-odds of a change that stays: what is tried."""
 EVERY = 97
@@ -82,7 +84,7 @@ def fit_guard(
         samples: refined masks with their truth.
         features: names of the region features that the guard may look at.
         most_worse: greatest share of masks made worse, in [0, 1].
-        pairs: whether regions are judged by pairs of features too. It takes hundreds of images.
+        pairs: whether regions and masks are judged by pairs of features too. It takes hundreds of images.
         about: what the guard is to say of itself.
     """
     folds = _divide_images([sample.image for sample in samples])
@@ -92,7 +94,7 @@ def fit_guard(
         for k in range(FOLDS)
     ]
     odds = [_judge(sample, judges[fold], columns) for sample, fold in zip(samples, folds, strict=True)]
-    trials = [_fit_masks(samples, odds, folds, margin, most_worse) for margin in MARGINS]
+    trials = [_fit_masks(samples, odds, folds, margin, most_worse, pairs=pairs) for margin in MARGINS]
     best = max(trials, key=lambda trial: trial.gain)
     added, removed = _fit_regions(samples, columns, pairs=pairs)
     return Guard(
@@ -126,18 +128,24 @@ class _MaskFit:
 
 
 def _fit_masks(
-    samples: Sequence[GuardSample], odds: Sequence[Numbers], folds: NDArray[np.intp], margin: float, most_worse: float
+    samples: Sequence[GuardSample],
+    odds: Sequence[Numbers],
+    folds: NDArray[np.intp],
+    margin: float,
+    most_worse: float,
+    *,
+    pairs: bool,
 ) -> _MaskFit:
     """A judge of masks, its calibration, and the threshold that keeps the share made worse in bounds."""
     judged = [Judged(regions=s.regions, odds=each, margin=margin) for s, each in zip(samples, odds, strict=True)]
     gain = np.array([sample.gain(each.mask) for sample, each in zip(samples, judged, strict=True)])
     described = np.stack([describe_mask(each) for each in judged])
-    mean, scale = described.mean(0), _spread(described)
-    scaled = ((described - mean) / scale).clip(-3, 3)
+    blank = _blank_judge(described, pairs=pairs)
+    columns = blank.columns(described)
     score = np.zeros(len(samples))
     for k in range(FOLDS):
         known = folds != k
-        score[~known] = _weigh(scaled[~known], _rank(scaled[known], gain[known]))
+        score[~known] = _weigh(columns[~known], _rank(columns[known], gain[known]))
     slope, constant = fit_logistic(score[:, None], gain >= -WORSE, np.ones(len(gain)))
     of_masks = slope * score + constant
     confidence = 1 / (1 + np.exp(-of_masks))
@@ -145,11 +153,11 @@ def _fit_masks(
     threshold = max(
         _find_threshold(confidence[groups == group], gain[groups == group], most_worse) for group in set(groups)
     )
-    weights = slope * _rank(scaled, gain)
+    weights = slope * _rank(columns, gain)
     weights[-1] += constant
     return _MaskFit(
         margin=margin,
-        judge=Judge(mean=_rounded(mean), scale=_rounded(scale), weights=_rounded(weights)),
+        judge=replace(blank, weights=_rounded(weights)),
         threshold=threshold,
         judged=judged,
         odds=of_masks,
@@ -194,22 +202,28 @@ def _fit_regions(samples: Sequence[GuardSample], columns: Sequence[int], *, pair
     rightness, shares = np.concatenate(right), np.concatenate(share)
 
     def fit(which: NDArray[np.bool_]) -> Judge:
-        mean, scale = features[which].mean(0), _spread(features[which])
-        count = len(columns)
-        size = count + count * (count + 1) // 2 if pairs else count
-        blank = Judge(mean=_rounded(mean), scale=_rounded(scale), weights=(0.0,) * (size + 1))
+        blank = _blank_judge(features[which], pairs=pairs)
         twice = np.tile(blank.columns(features[which]), (2, 1))
         truth = np.repeat([True, False], which.sum())
         counts = np.concatenate([shares[which] * rightness[which], shares[which] * (1 - rightness[which])])
         weights = fit_logistic(twice, truth, counts, ridge=REGION_RIDGE)
-        return Judge(mean=blank.mean, scale=blank.scale, weights=_rounded(weights))
+        return replace(blank, weights=_rounded(weights))
 
     return fit(added), fit(~added)
 
 
+def _blank_judge(features: Numbers, *, pairs: bool) -> Judge:
+    """A judge of features (n, k) that holds nothing of them yet; it scales them, and may pair them."""
+    count = features.shape[1]
+    size = count + count * (count + 1) // 2 if pairs else count
+    mean, scale = _rounded(features.mean(0)), _rounded(_spread(features))
+    return Judge(mean=mean, scale=scale, weights=(0.0,) * (size + 1))
+
+
 def _rank(features: Numbers, gain: Numbers) -> Numbers:
-    """Weights that tell masks which won from those which lost, each by how much."""
-    return fit_logistic(features, gain > 0, np.abs(gain) + WORSE, ridge=MASK_RIDGE)
+    """Weights that tell masks which won from those which lost, each by how much. A loss counts more than a gain."""
+    counts = np.where(gain > 0, gain + WORSE, LOSS * (3 * WORSE - gain))
+    return fit_logistic(features, gain > 0, counts, ridge=MASK_RIDGE)
 
 
 def _fit_pixels(samples: Sequence[GuardSample], fit: _MaskFit) -> Judge:
