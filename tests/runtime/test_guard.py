@@ -26,6 +26,8 @@ from segrefine.runtime.refinement import divide_pixels
 from segrefine.runtime.regions import CAUTIOUS, FREE_FEATURES, REGION_FEATURES, Regions
 
 SCENE = load_samples(demo_samples())["03-cactus-shift"]
+EASILY = {"effect_range": (0.007, 0.014), "worth_range": (0.2, 1.0)}
+"""With these the evidence counts fully in that scene."""
 COARSE = SCENE.coarse > 0.5
 
 
@@ -46,7 +48,7 @@ def settings(added: float, removed: float, threshold: float = 0.0) -> Guard:
 @pytest.fixture(scope="module")
 def refined():
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        return refiner(SCENE.image, SCENE.coarse, SCENE.label, guard=False)
+        return refiner(SCENE.image, SCENE.coarse, SCENE.label, guard=False, settings=EASILY)
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +240,7 @@ def test_the_worth_of_evidence_decides_who_judges(refined):
 
 def test_the_guard_is_on_unless_it_is_left_out(refined):
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        usual = refiner(SCENE.image, SCENE.coarse, SCENE.label)
+        usual = refiner(SCENE.image, SCENE.coarse, SCENE.label, settings=EASILY)
         judged = guard_changes(SCENE.image, refined, refiner.guard)
     np.testing.assert_array_equal(usual.probability, judged.probability)
     assert usual.confidence == judged.confidence and refined.confidence is None
