@@ -143,6 +143,7 @@ def test_the_empty_phrase_is_computed_once_while_all_phrases_have_the_same_sampl
 def test_what_guidance_predicts_counts_in_the_bound_of_a_batch(segmenter, monkeypatch):
     grid = segmenter.fit(picture()).image[..., 0].size // segmenter.bundle.manifest.vae_scale_factor**2
     monkeypatch.setattr(module, "MAX_PIXELS", 12 * grid)
+    monkeypatch.setattr(label_denoiser, "MAX_PIXELS", 12 * grid)
     guided = replace(SETTINGS, samples=2, guidance_scale=3.0, image_guidance_scale=2.0)
     assert max(batch_sizes(segmenter, guided, ["fox", "car", "tree", "apple", "boat"])) == 12
 
@@ -153,6 +154,7 @@ def test_samples_beyond_the_bound_go_in_parts(segmenter, monkeypatch):
     with_settings = segmenter.derive(settings=settings)
     whole = with_settings(picture(), ["fox"]).segments[0].samples
     monkeypatch.setattr(module, "MAX_PIXELS", 3 * grid)
+    monkeypatch.setattr(label_denoiser, "MAX_PIXELS", 3 * grid)
     assert set(batch_sizes(segmenter, settings, ["fox"])) == {3, 1}
     np.testing.assert_allclose(with_settings(picture(), ["fox"]).segments[0].samples, whole, atol=1e-4)
 
