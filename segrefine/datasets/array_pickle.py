@@ -44,7 +44,9 @@ def load_object(encoded: bytes) -> Any:
         loaded = _Machine(_COPIES * len(encoded)).run(stream)
         if not isinstance(loaded, Array) or not isinstance(loaded.value, list):
             raise ValueError("it holds no array of one object")
-        return _finish(loaded.value[0])
+        finished = _finish(loaded.value[0])
+        _check_total(finished, _COPIES * len(encoded))
+        return finished
     except Exception as error:  # a pickle can be wrong in as many ways as there are operations
         raise MaskError(f"its pickle is refused: {error}"[:300], hint=_HINT) from error
 
@@ -245,6 +247,15 @@ def _finish(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finish_item(item) for key, item in value.items()}
     return _finish_item(value)
+
+
+def _check_total(value: Any, most: int) -> None:
+    """Raise ValueError where arrays have more bytes than `most`: one map can be named again for every class."""
+    items = list(value.values()) if isinstance(value, dict) else [value]
+    parts = [part for item in items for part in (item if isinstance(item, list) else [item])]
+    total = sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
+    if total > most:
+        raise ValueError(f"its arrays have {total} bytes, many times as many as the file")
 
 
 def _finish_item(value: Any) -> Any:

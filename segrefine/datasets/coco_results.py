@@ -30,7 +30,8 @@ class CocoResults(Coco):
         if not place.masks.is_file():
             return False
         with place.masks.open("rb") as stream:
-            return stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+            start = stream.read(64)
+        return start.decode(json.detect_encoding(start), "ignore").lstrip("\ufeff \t\r\n").startswith("[")
 
     @cached_property
     def _content(self) -> dict[str, Any]:

@@ -67,9 +67,7 @@ class LabelMe(MaskFiles):
 
     def _read_object(self, shapes: Sequence[Mapping[str, Any]], size: tuple[int, int], image: Pixels | None) -> AnyMask:
         if self.place.options.boxes and image is not None and len(shapes) == 1 and _kind_of(shapes[0]) == "rectangle":
-            (left, top), (right, bottom) = _points_of(shapes[0], 2)
-            box = Box(min(left, right), min(top, bottom), max(left, right), max(top, bottom))
-            return coarse_from_marks(image, Marks(boxes=[box]))
+            return coarse_from_marks(image, Marks(boxes=[Box(*_box_of(shapes[0]))]))
         return np.asarray(np.logical_or.reduce([draw_shape(shape, size) for shape in shapes]), np.bool_)
 
     def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
@@ -104,9 +102,7 @@ def draw_shape(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
             raise MaskError(expected="a polygon of three points or more", got=len(points), hint=_HINT)
         draw.polygon(points, outline=1, fill=1)
     elif kind == "rectangle":
-        (left, top), (right, bottom) = _points_of(shape, 2)
-        box = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
-        draw.rectangle(box, outline=1, fill=1)
+        draw.rectangle(_box_of(shape), outline=1, fill=1)
     elif kind == "circle":
         (x, y), (edge_x, edge_y) = _points_of(shape, 2)
         radius = math.hypot(x - edge_x, y - edge_y)
@@ -166,6 +162,13 @@ def _objects_of(content: Mapping[str, Any], name: str) -> list[list[int]]:
 
 def _kind_of(shape: Mapping[str, Any]) -> Any:
     return shape.get("shape_type") or "polygon"
+
+
+def _box_of(shape: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a rectangle: of two opposite corners, or of all four, as X-AnyLabeling writes."""
+    points = _points_of(shape, 4 if len(shape.get("points") or ()) == 4 else 2)
+    columns, rows = zip(*points, strict=True)
+    return min(columns), min(rows), max(columns), max(rows)
 
 
 def _points_of(shape: Mapping[str, Any], count: int | None = None) -> list[tuple[float, float]]:

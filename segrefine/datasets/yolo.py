@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segrefine.datasets.classes import ClassList
-from segrefine.datasets.files import MaskFiles
+from segrefine.datasets.files import MASK_SUFFIXES, MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels
 from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.pieces import Pixel, draw_pieces, split_into_pieces
@@ -19,7 +19,10 @@ from segrefine.runtime.marks import Box, Marks, coarse_from_marks
 from segrefine.runtime.output import write_whole
 from segrefine.runtime.refinement import Refinement
 
-_LINE = re.compile(r"[0-9]{1,6}(\s+[-+0-9.eE]+)+\s*")
+_CLASS = re.compile(r"([0-9]{1,6})(\.0*)?")
+_LINE = re.compile(rf"{_CLASS.pattern}(\s+[-+0-9.eE]+)+\s*")
+_NUMBERS = re.compile(r"\S+?([\s,;]+[-+0-9.eEna]+){4,}[\s,;]*")
+"""A line that is meant as YOLO's, maybe with a name for a number, or with commas."""
 _HINT = "a line is a class number, then x and y of three corners or more, each from 0 to 1"
 
 
@@ -41,10 +44,14 @@ class Yolo(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the first text below the folder of masks holds such lines."""
+        """Whether the first text below the folder of masks holds such lines, or is all there is and nearly does."""
         files = (file for file in place.files if file.lower().endswith(".txt") and file != "classes.txt")
         first = next(files, None)
-        return first is not None and all(map(_LINE.fullmatch, _lines_of(place.masks / first)))
+        if first is None:
+            return False
+        is_alone = not any(file.lower().endswith(MASK_SUFFIXES) for file in place.files)
+        lines = _lines_of(place.masks / first)
+        return all(map(_LINE.fullmatch, lines)) or (is_alone and all(map(_NUMBERS.fullmatch, lines)))
 
     def read_files(self, item: Item, files: Mapping[str, Path], image: Pixels | None) -> Parts:
         """Read the objects of an image."""
@@ -99,7 +106,7 @@ class Yolo(MaskFiles):
 
     def finish(self, output: Path) -> None:
         """Copy the file of names, without which the lines mean nothing."""
-        for name in ("data.yaml", "data.yml", "classes.txt"):
+        for name in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt"):
             if (source := self.place.root / name).is_file():
                 write_whole(output / name, read_bytes(source))
 
@@ -124,11 +131,12 @@ def _split(line: str, where: str) -> tuple[int, list[float]]:
         shares = [float(word) for word in words]
     except ValueError:
         shares = []
-    if not number.isdecimal() or not shares or not all(-0.01 <= share <= 1.01 for share in shares):
+    found = _CLASS.fullmatch(number)
+    if not found or not shares or not all(-0.01 <= share <= 1.01 for share in shares):
         raise MaskError(
             subject=where, expected="a class number and shares from 0 to 1", got=f"{line!r:.60}", hint=_HINT
         )
-    return int(number), shares
+    return int(found[1]), shares
 
 
 def _to_pixels(shares: list[float], size: tuple[int, int]) -> list[Pixel]:

@@ -10,6 +10,7 @@ from segrefine.datasets.classes import ClassList
 from segrefine.datasets.notation import Place
 from segrefine.errors import MaskError
 
+_NUMBER = r"""['"]?(\d+)['"]?\s*:"""
 _HINT = "write the names as names: [fox, car], or a name a line in classes.txt; or --classes names them"
 
 
@@ -59,7 +60,7 @@ def _names_of_yaml(file: Path) -> dict[int, str]:
         entries = [line.strip() for line in value.splitlines() if line.strip()]
     names: dict[int, str] = {}
     for place, entry in enumerate(entries):
-        numbered = re.fullmatch(r"(\d+)\s*:\s*(.+)", entry)
+        numbered = re.fullmatch(rf"{_NUMBER}\s*(.+)", entry)
         name = numbered[2] if numbered else entry.removeprefix("- ")
         names[int(numbered[1]) if numbered else place] = name.strip().strip("'\"")
     if not all(names.values()) or any(set(name) & set("[]{}") for name in names.values()):
@@ -69,6 +70,5 @@ def _names_of_yaml(file: Path) -> dict[int, str]:
 
 def _split(text: str) -> list[str]:
     """Parts between commas, those in quotation marks whole."""
-    return [
-        part.strip() for part in re.findall(r"""(?:\d+\s*:\s*)?(?:'[^']*'|"[^"]*"|[^,'"\n]+)""", text) if part.strip()
-    ]
+    parts = re.finditer(rf"""(?:{_NUMBER}\s*)?(?:'[^']*'|"[^"]*"|[^,'"\n]+)""", text)
+    return [part[0].strip() for part in parts if part[0].strip()]

@@ -20,6 +20,7 @@ ImageLike = ArrayLike | Path | Image.Image
 """A file's path or bytes, a PIL image, an array, or what has `__array__`: what `as_image` takes."""
 MEGAPIXELS = 40
 
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TURNS = {
     2: "mirrored", 3: "turned by 180°", 4: "mirrored upside down", 5: "mirrored and turned by 90°",
     6: "turned by 90° to the right", 7: "mirrored and turned by 90°", 8: "turned by 90° to the left",
@@ -193,6 +194,9 @@ def open_image(encoded: bytes, name: str | None) -> Image.Image:
             hint="scale it down",
         ) from error
     except UnidentifiedImageError as error:
+        if encoded.startswith(_TIFF_MAGICS):
+            hint = "save one, three or four channels of 8 or 16 bits, or one of 32-bit floats"
+            raise ImageError("the file is a TIFF of a kind that is not read", subject=name, hint=hint) from error
         message = f"the file is no picture in a known format ({', '.join(FORMATS)})"
         raise ImageError(message, subject=name, hint="convert it to PNG") from error
     except _DECODER_ERRORS as error:
@@ -203,7 +207,11 @@ def _decode(encoded: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     if image.width * image.height > MEGAPIXELS * 1_000_000:
         raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
-    return ImageOps.exif_transpose(image)
+    turned = ImageOps.exif_transpose(image)
+    # Pillow inverts every TIFF whose white is 0, except those of 16 bits
+    if image.mode == "I;16" and getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
+        return Image.fromarray(np.uint16(65535) - np.asarray(turned))
+    return turned
 
 
 def describe_turn(encoded: bytes) -> str | None:

@@ -16,7 +16,7 @@ from segrefine.runtime.image import open_image
 
 NPY_MAGIC = b"\x93NUMPY"
 _WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_BITS_PER_SAMPLE, _COMPRESSION, _EXTRA_SAMPLES = 258, 259, 338
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _SOFTWARE, _EXTRA_SAMPLES = 258, 259, 262, 305, 338
 """Tags of TIFF."""
 
 
@@ -69,13 +69,17 @@ def decode(encoded: bytes, name: str | None) -> Stored:
 
     Raises:
         ImageError: the picture is damaged, too large or of an unknown format.
-        MaskError: the array is damaged, or the picture has channels of which nobody says what they mean.
+        MaskError: the array is damaged, or the picture has channels of which nobody says what they mean, or what
+            they hold.
     """
     if encoded.startswith(NPY_MAGIC):
         return of_array(read_npy(encoded))
     if encoded.startswith((b"II", b"MM")):
         _check_extra_channels(encoded)
-    return of_picture(open_image(encoded, name), encoded)
+        _check_white(encoded)
+    image = open_image(encoded, name)
+    _check_wide_channels(image, encoded)
+    return of_picture(image, encoded)
 
 
 def of_array(array: NDArray[Any]) -> Stored:
@@ -193,11 +197,13 @@ def _is_lossy(encoded: bytes) -> bool:
 
 
 def _webp_chunks(encoded: bytes) -> set[bytes]:
+    """The kinds of a WebP's chunks, those in the frames of an animation among them."""
     found, place = set(), 12
     while place + 8 <= len(encoded):
-        found.add(encoded[place : place + 4])
+        kind = encoded[place : place + 4]
+        found.add(kind)
         size = int.from_bytes(encoded[place + 4 : place + 8], "little")
-        place += 8 + size + size % 2
+        place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame's own chunks follow 16 bytes of its header
     return found
 
 
@@ -236,3 +242,20 @@ def _check_extra_channels(encoded: bytes) -> None:
             got="a TIFF with a further channel of no stated meaning",
             hint="save one channel; or say in the file that the further one is alpha",
         )
+
+
+def _check_white(encoded: bytes) -> None:
+    """Refuses what tifffile makes of an array of bool: it says that 0 is white, and reads 1 as True again."""
+    is_inverted = _tiff_tag(encoded, _BITS_PER_SAMPLE) == 1 and _tiff_tag(encoded, _PHOTOMETRIC) == 0
+    if is_inverted and str(_tiff_tag(encoded, _SOFTWARE)).startswith("tifffile"):
+        message = "the mask can be read in two ways: its stored bits are 1 where its shown levels are black"
+        raise MaskError(message, hint="save it as 0 and 255 in 8 bits; or with photometric='minisblack'")
+
+
+def _check_wide_channels(image: Image.Image, encoded: bytes) -> None:
+    """Refuse several channels of 16 bits of which nothing is left: Pillow keeps the upper 8 bits of each."""
+    depth = _tiff_tag(encoded, _BITS_PER_SAMPLE) if encoded.startswith((b"II", b"MM")) else _png_depth(encoded)
+    extremes = image.getextrema() if depth == 16 and len(image.getbands()) > 1 else ()
+    if extremes and all(low == high for low, high in extremes) and (0, 0) in extremes:
+        message = "it has several channels of 16 bits, whose levels below 256 cannot be told from 0, and no others"
+        raise MaskError(message, hint="save the mask as one channel, 0 and 255")

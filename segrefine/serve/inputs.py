@@ -165,11 +165,11 @@ def _no_picture(name: str, got: str, instead: str) -> Problem:
 def _decode_picture(text: object, name: str) -> bytes:
     if not isinstance(text, str):
         raise _no_picture(name, type(text).__name__, "")
-    return decode_base64(text.partition(",")[2] if text.startswith("data:") else text, name)
+    return decode_base64(text, name)
 
 
 def decode_base64(text: str, name: str) -> bytes:
-    """The bytes of a text in base64, in any of its spellings: with line breaks, URL-safe, or without padding.
+    """The bytes of a text in base64, in any spelling: with line breaks, URL-safe, without padding, or in an address.
 
     Args:
         text: such as `base64 file`, `encodebytes` or `urlsafe_b64encode` write it.
@@ -178,6 +178,8 @@ def decode_base64(text: str, name: str) -> bytes:
     Raises:
         Problem: it is no base64; the problem names the first character that is wrong.
     """
+    if text[:80].lstrip().lower().startswith("data:"):
+        text = text.partition(",")[2]
     plain = text.translate(_BASE64).rstrip("=")
     if stray := _NO_BASE64.search(plain):
         got = f"the character {stray[0]!r}"

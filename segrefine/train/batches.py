@@ -73,7 +73,7 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids, int64 (texts, tokens), for each tokenizer."""
-        with self._turn:  # a tokenizer serves one thread at a time
+        with self._turn:  # one thread at a time can use a tokenizer
             for text in texts:
                 if text not in self._known:
                     self._known[text] = {

@@ -105,7 +105,7 @@ class StopRequest:
 
 @dataclass(kw_only=True)
 class Engine:
-    """A training run that can be stopped at any time and goes on exactly where it was.
+    """A training run that can be stopped at any time, and continues exactly from there.
 
     Attributes:
         options: the run's options.
@@ -241,7 +241,7 @@ class Engine:
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
-        """Write the state, from which the run can go on."""
+        """Write the state from which the run can continue."""
         if self.accelerator.is_main_process:
             save_state(self.folder / STATE, self._state())
         self.accelerator.wait_for_everyone()

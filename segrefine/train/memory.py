@@ -1,4 +1,4 @@
-"""How much memory a run takes, told before it starts.
+"""How much memory a run takes, estimated before it starts.
 
 The activations are counted, not guessed: a forward pass on PyTorch's `meta` device, which has shapes and no numbers,
 records every tensor that the backward pass keeps.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from segrefine.errors import SettingsError
 from segrefine.train.batches import Batch
@@ -78,10 +81,26 @@ def count_activations(trainee: Trainee, batch: Batch, options: TrainOptions) -> 
         for module in ghost.label_denoiser.modules():
             if type(module).__name__ in _BLOCKS:
                 counter.watch(module)
-    with torch.autograd.graph.saved_tensors_hooks(counter.note, lambda tensor: tensor):
+    with _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(counter.note, lambda tensor: tensor):
         ghost(batch.to(torch.device("meta")), 0.0)
     factor = 0.5 if options.precision != "fp32" else 1.0
     return int(counter.total * factor)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Has attention keep what fused kernels keep. On `meta`, PyTorch would keep the matrix of all pairs of cells."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace attention by the fused kernel; leave all else as it is."""
+        given = kwargs or {}
+        if func is not F.scaled_dot_product_attention or "enable_gqa" in given and given["enable_gqa"]:
+            return func(*args, **given)
+        named = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | given
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return fused(
+            named["query"], named["key"], named["value"], named.get("dropout_p", 0.0), named.get("is_causal", False),
+            attn_mask=named.get("attn_mask"), scale=named.get("scale"),
+        )[0]  # fmt: skip
 
 
 class _Counter:

@@ -45,9 +45,9 @@ class Job:
         model: the checkpoint that it starts from; None for a new tiny one.
         validation: data set for validation; None holds a share of the data out.
         held_share: that share.
-        resume: whether the folder's run goes on.
-        ignore_memory: whether it starts though memory is too small.
-        cpu: whether a GPU is left alone.
+        resume: whether the run in the folder is continued.
+        ignore_memory: whether it starts even if memory is too small.
+        cpu: whether it uses the CPU even if there is a GPU.
     """
 
     data: Sequence[SourceSpec]

@@ -1,4 +1,4 @@
-"""The state of a run on disk: weights, averages, optimizer and step; a killed run goes on from it."""
+"""The state of a run on disk: weights, averages, optimizer and step. A killed run continues from it."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def save_state(file: Path, state: Mapping[str, Any]) -> None:
             opened.flush()
             os.fsync(opened.fileno())
     except RuntimeError as error:  # torch's writer wraps the system's refusal
-        raise OutputError(f"cannot write {file}: {error}", hint="free some space; --resume goes on from the last state"
-                          ) from error  # fmt: skip
+        hint = "free some space; --resume continues from the last state"
+        raise OutputError(f"cannot write {file}: {error}", hint=hint) from error
     finally:
         if partial.exists() and partial.stat().st_size == 0:
             partial.unlink()

@@ -26,6 +26,7 @@ GRID: Grid = {
     "text_threshold": (0.3, 0.43, 0.6),
     "temperature": (1.0, 2.1, 4.0),
     "worth_range": ((0.1, 0.5), (0.2, 1.0), (0.4, 2.0)),
+    "effect_range": ((0.007, 0.014), (0.015, 0.03), (0.025, 0.045)),
 }
 """What is tried, in this order. The value that a bundle has is always tried too."""
 ROUNDS = 2
@@ -63,7 +64,12 @@ def search_settings(base: G4SegSettings, score: Score, grid: Grid = GRID) -> G4S
 
 def vary(base: G4SegSettings, name: str, values: tuple[Any, ...]) -> Iterator[G4SegSettings]:
     """The settings with other values for one of them; none where that setting has no effect."""
-    needs = {"text_weight": base.asks_text, "text_threshold": base.asks_text, "worth_range": base.measures_worth}
+    needs = {
+        "text_weight": base.asks_text,
+        "text_threshold": base.asks_text,
+        "worth_range": base.measures_worth,
+        "effect_range": base.measures_worth,
+    }
     if needs.get(name, True):
         yield from (base.with_changes({name: value}) for value in values if value != getattr(base, name))
 

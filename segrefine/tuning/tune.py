@@ -23,7 +23,7 @@ from segrefine.batch.options import agree_on_options, describe_options
 from segrefine.batch.worker import Job
 from segrefine.bundle import Bundle
 from segrefine.evaluation.comparison import Unread
-from segrefine.runtime.guard import Guard, contrast
+from segrefine.runtime.guard import Guard, contrast, free_guard, guard_changes
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.regions import REGION_FEATURES, describe_regions
@@ -52,7 +52,7 @@ class Outcome:
         unread: images that could not be used.
         start: the bundle's settings before.
         settings: the settings that were found.
-        guard: the guard that was fitted; None where there was not enough to fit one to.
+        guard: the guard that was chosen, fitted or free; None where nothing was tried.
         before: of the held-out part, with the bundle as it was; None where it was not judged.
         after: of the held-out part, with the new settings and the new guard.
         about: on what the fit was made; the bundle keeps it.
@@ -127,7 +127,7 @@ class _Run:
     def find(self, fit: Sequence[str], held_out: Sequence[str], unread: Sequence[Unread]) -> Outcome:
         """Search settings, fit the guard, and judge both on the held-out part."""
         start = self.refiner.settings
-        trying = remember(self.refiner)
+        trying = remember(self.refiner).derive(guard=free_guard())  # the bundle's was fitted to other settings
         shared: dict[str, Any] = {"fit": fit, "held_out": held_out, "unread": unread, "start": start}
 
         first, reason = self._choose_start(trying, fit)
@@ -136,14 +136,7 @@ class _Run:
 
         most = count_trials(first, self.grid)
         settings = search_settings(first, lambda each: self._score(trying, each, fit, most), self.grid)
-        samples = self._collect(trying, settings, fit)
-        guard = _fit(samples)
-        if guard is None:
-            known = len({sample.image for sample in samples})
-            reason = f"the model knew its label in {known} of {len(fit)} images"
-            reason += ", and changed too little there to fit a guard"
-            return Outcome(gained=False, reason=reason, settings=settings, **shared)
-
+        guard = self._choose_guard(self._collect(trying, settings, fit), fit)
         before = self._judge("before", self.refiner, held_out)
         after = self._judge("after", self._with(settings, guard), held_out)
         about = self._describe(fit, held_out, before, after)
@@ -169,7 +162,7 @@ class _Run:
         return any(worth > 0 for each in evaluations for worth in each.worth)
 
     def _score(self, trying: Refiner, settings: G4SegSettings, names: Sequence[str], most: int) -> float:
-        """Mean IoU of the fit part with some settings, no guard."""
+        """Mean IoU of the fit part with some settings, under the free guard."""
         self.trials += 1
         stage = f"settings {self.trials} of at most {most}"
         return Figures.of(list(self._try(trying, settings, names, stage))).iou
@@ -178,12 +171,12 @@ class _Run:
         what = identify("settings", settings.to_dict())
         for number, name in enumerate(names):
             self.tell(stage, number / len(names))
-            yield self.known.get(what, name) or self._evaluate(what, name, trying, settings, guard=False)
+            yield self.known.get(what, name) or self._evaluate(what, name, trying, settings, crop=False)
 
-    def _evaluate(self, what: str, name: str, refiner: Refiner, settings: G4SegSettings, *, guard: bool) -> Evaluation:
+    def _evaluate(self, what: str, name: str, refiner: Refiner, settings: G4SegSettings, *, crop: bool) -> Evaluation:
         case = self.data.read(name)
         began = time.perf_counter()
-        results = refiner(case.image, case.masks, crop=guard, guard=guard, settings=settings, seed=self.job.seed)
+        results = refiner(case.image, case.masks, crop=crop, settings=settings, seed=self.job.seed)
         seconds = time.perf_counter() - began
         evaluation = Evaluation(
             what=what,
@@ -206,6 +199,24 @@ class _Run:
             samples += _sample(number, case, results)
         return samples
 
+    def _choose_guard(self, samples: Sequence[GuardSample], names: Sequence[str]) -> Guard:
+        """The fitted guard, if it gains more than the free one on images that it was not fitted to; else the free one.
+
+        Guards of the two halves of the images stand for the fitted one, each on the other half.
+        """
+        fitted, free = _fit(samples), free_guard()
+        halves = [[sample for sample in samples if sample.image % 2 == half] for half in (0, 1)]
+        of_first, of_second = (_fit(half) for half in halves)
+        if fitted is None or of_first is None or of_second is None:
+            return free
+        gained = self._gain(halves[1], of_first, names) + self._gain(halves[0], of_second, names)
+        return fitted if gained > self._gain(samples, free, names) else free
+
+    def _gain(self, samples: Sequence[GuardSample], guard: Guard, names: Sequence[str]) -> float:
+        """The sum of the IoU that the samples gain over the coarse masks under a guard."""
+        images = {number: self.data.read(names[number]).image for number in {sample.image for sample in samples}}
+        return sum(s.gain(guard_changes(images[s.image], s.result, guard).mask) for s in samples)
+
     def _with(self, settings: G4SegSettings, guard: Guard) -> Refiner:
         """The refiner with other settings and another guard; it shares the engines."""
         return self.refiner.derive(settings=settings, guard=guard)
@@ -216,9 +227,7 @@ class _Run:
         found = []
         for number, name in enumerate(names):
             self.tell(f"held-out part, {side}", number / len(names))
-            found.append(
-                self.known.get(what, name) or self._evaluate(what, name, refiner, refiner.settings, guard=True)
-            )
+            found.append(self.known.get(what, name) or self._evaluate(what, name, refiner, refiner.settings, crop=True))
         return Figures.of(found)
 
     def _describe(self, fit: Sequence[str], held_out: Sequence[str], before: Figures, after: Figures) -> dict[str, Any]:

@@ -209,6 +209,20 @@ def test_a_tensor_that_is_larger_than_its_numbers(size):
         load_object(encode({"cam": torch.ones(1).expand(*size)}))
 
 
+def test_a_map_that_is_named_again_and_again():
+    """Each entry would be copied, as where the maps of all classes are put together."""
+    shared = {"keys": np.array([0]), "cam": MAPS, "high_res": MAPS}
+    assert load_object(encode(shared)).keys() == shared.keys()
+    with pytest.raises(MaskError, match="many times as many as the file"):
+        load_object(encode(dict.fromkeys(range(9000), MAPS)))
+
+
+def test_a_tensor_that_is_wider_than_its_file():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(MaskError, match="many times as many as the file"):
+        load_object(encode({"cam": torch.ones(1).expand(1, 9000, 9000)}))
+
+
 @given(st.binary(max_size=60), st.integers(0, 400))
 @settings(max_examples=300, deadline=None)
 def test_damaged_pickles(noise, place):

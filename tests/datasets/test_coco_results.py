@@ -63,6 +63,13 @@ def test_the_list_needs_a_listing(folder, listing):
         _ = open_data_set(file, options=ReadingOptions(listing=str(listing))).items
 
 
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_list_in_any_coding_of_json(folder, listing, coding):
+    file = results(folder)
+    file.write_text(file.read_text(), coding)
+    assert open_data_set(file, options=ReadingOptions(listing=str(listing))).title == "COCO results"
+
+
 def test_results_are_compared_with_the_truth_that_lists_them(folder, listing):
     done = CliRunner().invoke(main, ["eval", str(results(folder)), str(listing), "--json"])
     values = json.loads(done.stdout)

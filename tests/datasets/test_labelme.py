@@ -112,6 +112,13 @@ def test_shapes_of_one_group_are_one_object(folder, tmp_path):
     np.testing.assert_array_equal(theirs(written[0]), FOX)
 
 
+def test_a_rectangle_of_four_corners_is_that_of_two():
+    """Newer versions of X-AnyLabeling write all four."""
+    corners = [[3, 4], [17, 4], [17, 12], [3, 12]]
+    two = shape("fox", [[17, 12], [3, 4]], "rectangle")
+    np.testing.assert_array_equal(draw_shape(shape("fox", corners, "rectangle"), SIZE), draw_shape(two, SIZE))
+
+
 def test_rectangles_are_refined_from_their_box_when_asked(folder):
     data_set(folder, shape("car", [[30, 20], [18, 10]], "rectangle"))
     dataset = open_data_set(folder, options=ReadingOptions(boxes=True))

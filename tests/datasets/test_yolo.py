@@ -78,6 +78,7 @@ def test_boxes_are_refined_when_asked(folder):
         "names: ['fox', 'car']", "names: [fox, car]", 'names: ["fox", car]', "names: {0: fox, 1: car}",
         "names:\n  0: fox\n  1: car\n", "names:\n  - fox\n  - car\ntrain: images\n", "names:\n- fox\n- 'car'\nnc: 2",
         "nc: 2\nnames:\n  # the classes\n  0: fox  # red\n  1: car\n",
+        "names: {'0': 'fox', \"1\": car}", "names:\n  '0': fox\n  \"1\": car\n", "names: ['fox', 'car']  # 2",
     ],
 )  # fmt: skip
 def test_names_as_programs_write_them(folder, names):
@@ -124,6 +125,21 @@ def test_lines_that_are_refused_say_why(folder, line, words):
     with pytest.raises(MaskError, match=words) as caught:
         read(dataset, dataset.items[2])
     assert caught.value.hint and "sub/b.txt" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [("0 0.1", "fox 0.1"), ("0 0.1", "-1 0.1"), (" ", ","), ("0.2", "nan")])
+def test_texts_alone_that_are_no_lines_say_why(folder, change):
+    dataset = open_data_set(data_set(folder, FOX_LINE.replace(*change)))
+    with pytest.raises(MaskError, match="line 1: expected a class number"):
+        read(dataset, dataset.items[0])
+
+
+def test_a_class_number_as_numpy_writes_it(folder, tmp_path):
+    dataset = open_data_set(data_set(folder, f"0.000000{FOX_LINE[1:]}", file="dataset.yaml"))
+    assert [each.label for each in read(dataset, dataset.items[0]).masks] == ["fox"]
+    dataset.write(dataset.items[0], {0: Result(FOX)}, SIZE, tmp_path / "out")
+    dataset.finish(tmp_path / "out")
+    assert (tmp_path / "out/dataset.yaml").read_text() == NAMES
 
 
 @pytest.mark.parametrize("line", ["0 0.1 0.2 0.3", "0 0.1 0.2 0.3 0.4 0.5", "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7"])

@@ -56,8 +56,8 @@ def encode_npy(array: NDArray[Any]) -> bytes:
 
 
 def raw_png(values: NDArray[Any], depth: int, colour_type: int = 0, **chunks: bytes) -> bytes:
-    """A PNG of one channel as it stands: grey (type 0) or indices (type 3) of 1, 2, 4, 8 or 16 bits."""
-    height, width = values.shape
+    """A PNG as it stands: grey (type 0) or indices (type 3) of 1, 2, 4, 8 or 16 bits; other types have 16 bits."""
+    height, width = values.shape[:2]
     if depth == 16:
         rows = [row.astype(">u2").tobytes() for row in values]
     else:

@@ -89,6 +89,11 @@ def test_base64_in_every_spelling(content: bytes, url_safe: bool, padded: bool, 
     assert decode_base64(lines, "image") == content
 
 
+@pytest.mark.parametrize("start", ["data:image/png;base64,", "\n DATA:image/png;charset=utf-8;base64,\n"])
+def test_base64_in_an_address(start: str) -> None:
+    assert decode_base64(f"{start}AQID", "mask") == b"\1\2\3"
+
+
 @pytest.mark.parametrize(
     ("text", "got"), [("iVBO*w0K", "the character '*'"), ("iVBOR", "5 characters"), ("a=b=", "the character '='")]
 )

@@ -206,7 +206,7 @@ def test_a_loss_on_the_held_out_part_is_not_written(tmp_path: Path, monkeypatch)
     data, bundle = write_scenes(tmp_path / "d", 24), copy_bundle(tmp_path / "b")
     before = content(bundle)
     distrusts = replace(free_guard(), threshold=1.0, least_contrast=0.0)  # everything stays coarse
-    monkeypatch.setattr(tuning, "_fit", lambda samples: distrusts)
+    monkeypatch.setattr(tuning._Run, "_choose_guard", lambda self, samples, names: distrusts)
     outcome = tune(job_of(data, bundle, tmp_path / "out"), data / "truth", grid=SMALL)
     assert not outcome.gained and "did not gain" in outcome.reason and outcome.after is not None
     assert content(bundle) == before
@@ -222,3 +222,12 @@ def test_a_bundle_of_the_other_method_and_the_shipped_one_are_refused(tmp_path: 
         tune(job_of(data, demo_bundle(), tmp_path / "out"), data / "truth")
     assert "copy the folder" in str(caught.value.hint)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_fitted_guard_that_gains_less_than_the_free_one_is_not_taken(tmp_path: Path, monkeypatch) -> None:
+    data, bundle = write_scenes(tmp_path / "d", 24), copy_bundle(tmp_path / "b", **SPOILT)
+    distrusts = replace(free_guard(), threshold=1.0, least_contrast=0.0)
+    monkeypatch.setattr(tuning, "_fit", lambda samples: distrusts)
+    outcome = tune(job_of(data, bundle, tmp_path / "out"), data / "truth", grid=SMALL)
+    assert replace(outcome.guard, about={}) == replace(free_guard(), about={})
