@@ -89,6 +89,18 @@ def read_json(path: Path, error_class: type[SegrefineError], *, hint: str) -> An
         raise error_class(f"cannot read {path} as JSON: {error}", hint=hint) from error
 
 
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with the byte order mark that programs on Windows write.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such text, and `errors` is "strict".
+    """
+    content = path.read_bytes()
+    encoding = json.detect_encoding(content) if content.startswith(_MARKS) else "utf-8"
+    return content.decode(encoding, errors)
+
+
 @contextmanager
 def readable_texts(folder: Path) -> Iterator[Path]:
     """A context with the folder, or a copy of it whose JSON and text files lack byte order marks.

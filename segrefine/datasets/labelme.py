@@ -58,7 +58,7 @@ class LabelMe(MaskFiles):
         unusable: dict[Key, str] = {}
         for places in _objects_of(content, file):
             shapes, key = [content["shapes"][place] for place in places], places[0]
-            labels[key] = shapes[0]["label"]
+            labels[key] = _label_of(shapes[0])
             try:
                 masks[key] = self._read_object(shapes, size, image)
             except MaskError as error:
@@ -153,11 +153,19 @@ def _objects_of(content: Mapping[str, Any], name: str) -> list[list[int]]:
         raise MaskError(f"{name} has no list of shapes", hint="save it again with LabelMe")
     objects: dict[Any, list[int]] = {}
     for place, shape in enumerate(shapes):
-        if not isinstance(shape.get("label"), str) or not shape["label"].strip():
+        label = _label_of(shape)
+        if not label.strip():
             raise MaskError(f"{name}: shape {place} has no label", hint="label it again")
         group = whole_number(shape.get("group_id"))
-        objects.setdefault(place if group is None else (shape["label"], group), []).append(place)
+        objects.setdefault(place if group is None else (label, group), []).append(place)
     return list(objects.values())
+
+
+def _label_of(shape: Mapping[str, Any]) -> str:
+    """What a shape shows, of which some tools write the number; empty where it says nothing."""
+    label = shape.get("label")
+    is_said = isinstance(label, str) or (isinstance(label, int) and not isinstance(label, bool))
+    return str(label) if is_said else ""
 
 
 def _kind_of(shape: Mapping[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from segrefine.runtime.image import open_image, read_bytes
 from segrefine.runtime.marks import Box, Marks, coarse_from_marks
 from segrefine.runtime.output import write_whole
 from segrefine.runtime.refinement import Refinement
+from segrefine.storage import read_text
 
 _CLASS = re.compile(r"([0-9]{1,6})(\.0*)?")
 _LINE = re.compile(rf"{_CLASS.pattern}(\s+[-+0-9.eE]+)+\s*")
@@ -118,7 +119,7 @@ def _lines_of(path: Path) -> list[str]:
         ImageError: the file cannot be read.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path)
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {error}", hint="write it again") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -9,6 +9,7 @@ from segrefine.datasets.class_lists import classes_of
 from segrefine.datasets.classes import ClassList
 from segrefine.datasets.notation import Place
 from segrefine.errors import MaskError
+from segrefine.storage import read_text
 
 _NUMBER = r"""['"]?(\d+)['"]?\s*:"""
 _HINT = "write the names as names: [fox, car], or a name a line in classes.txt; or --classes names them"
@@ -30,7 +31,7 @@ def read_yolo_names(place: Place) -> ClassList:
             if (folder / name).is_file():
                 return _list(_names_of_yaml(folder / name), folder / name)
         if (folder / "classes.txt").is_file():
-            lines = (folder / "classes.txt").read_text("utf-8-sig", errors="replace").splitlines()
+            lines = read_text(folder / "classes.txt", errors="replace").splitlines()
             return _list(
                 {place: line.strip() for place, line in enumerate(lines) if line.strip()}, folder / "classes.txt"
             )
@@ -49,7 +50,7 @@ def _names_of_yaml(file: Path) -> dict[int, str]:
     Raises:
         MaskError: they are written in another way.
     """
-    text = file.read_text("utf-8-sig", errors="replace")
+    text = read_text(file, errors="replace")
     found = re.search(r"^names:[ \t]*(.*(?:\n(?:[ \t]+.*|[ \t]*-.*|[ \t]*#.*|[ \t]*))*)", text, re.MULTILINE)
     if not found:
         raise MaskError(f"{file} has no names", hint=_HINT)

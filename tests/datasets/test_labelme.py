@@ -112,6 +112,12 @@ def test_shapes_of_one_group_are_one_object(folder, tmp_path):
     np.testing.assert_array_equal(theirs(written[0]), FOX)
 
 
+@pytest.mark.parametrize("label", [0, 3])
+def test_a_label_that_is_a_number_is_its_text(folder, label):
+    dataset = open_data_set(data_set(folder, mask_shape("fox", FOX) | {"label": label}))
+    assert [each.label for each in read(dataset, dataset.items[0]).masks] == [str(label)]
+
+
 def test_a_rectangle_of_four_corners_is_that_of_two():
     """Newer versions of X-AnyLabeling write all four."""
     corners = [[3, 4], [17, 4], [17, 12], [3, 12]]

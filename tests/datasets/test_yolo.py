@@ -134,6 +134,15 @@ def test_texts_alone_that_are_no_lines_say_why(folder, change):
         read(dataset, dataset.items[0])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_texts_as_programs_on_windows_write_them(folder, encoding):
+    for file in sorted(data_set(folder, FOX_LINE).rglob("*.[ty]*")):
+        if file.suffix in (".txt", ".yaml"):
+            file.write_bytes(file.read_text().encode(encoding))
+    dataset = open_data_set(folder)
+    assert [each.label for each in read(dataset, dataset.items[0]).masks] == ["fox"]
+
+
 def test_a_class_number_as_numpy_writes_it(folder, tmp_path):
     dataset = open_data_set(data_set(folder, f"0.000000{FOX_LINE[1:]}", file="dataset.yaml"))
     assert [each.label for each in read(dataset, dataset.items[0]).masks] == ["fox"]
