@@ -255,7 +255,8 @@ def _check_white(encoded: bytes) -> None:
 def _check_wide_channels(image: Image.Image, encoded: bytes) -> None:
     """Refuse several channels of 16 bits of which nothing is left: Pillow keeps the upper 8 bits of each."""
     depth = _tiff_tag(encoded, _BITS_PER_SAMPLE) if encoded.startswith((b"II", b"MM")) else _png_depth(encoded)
-    extremes = image.getextrema() if depth == 16 and len(image.getbands()) > 1 else ()
+    channels = image.split() if depth == 16 and len(image.getbands()) > 1 else ()
+    extremes = [(values.min(), values.max()) for values in map(np.asarray, channels)]
     if extremes and all(low == high for low, high in extremes) and (0, 0) in extremes:
         message = "it has several channels of 16 bits, whose levels below 256 cannot be told from 0, and no others"
         raise MaskError(message, hint="save the mask as one channel, 0 and 255")
