@@ -41,7 +41,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 @click.argument("bundle", type=BundleFolder())
 @click.option(
     "--backend", default=default_backend, metavar="NAME", cls=BackendOption,
-    help="What runs the engines: {backends}.  [default: {default}]",
+    help="The backend that runs the engines: {backends}.  [default: {default}]",
 )  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Precision of the graphs; checked, not changed.")
 @device_option

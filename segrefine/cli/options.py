@@ -29,7 +29,7 @@ backend_option = click.option(
     show_default=True,
     metavar="NAME",
     cls=BackendOption,
-    help="What runs the graphs: {backends}; auto: the best one here.",
+    help="The backend that runs the graphs: {backends}; auto: the best one here.",
 )
 device_option = click.option(
     "--device",
