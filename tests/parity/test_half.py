@@ -14,7 +14,8 @@ def test_refined_masks_are_the_same(half_demo_bundle):
     with Refiner.from_bundle(demo_bundle()) as single, Refiner.from_bundle(half_demo_bundle("demo")) as half:
         assert half.bundle.manifest.dtype == "fp16"
         for name, sample in load_samples(demo_samples()).items():
-            ours, theirs = (refine(sample.image, sample.coarse, sample.label, guard=False) for refine in (half, single))
+            given = sample.image, sample.coarse, sample.label
+            ours, theirs = (refine(*given, guard=False, settings=single.settings) for refine in (half, single))
             assert np.isfinite(ours.probability).all()
             assert iou(ours.mask, theirs.mask) >= 0.99, name
 
