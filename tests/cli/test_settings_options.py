@@ -10,6 +10,7 @@ from PIL import Image
 
 from segrefine import Refiner
 from segrefine.assets import demo_bundle
+from segrefine.bundle import Bundle
 from segrefine.presets import PRESETS
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
@@ -27,7 +28,8 @@ def test_a_preset_then_a_file_then_single_values(run, scene, tmp_path):
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     changes = {"noises": 2, "mixing": 0.6, "text_timesteps": [300, 500], "edges": False}
-    wanted = G4SegSettings.preset("fast").with_changes(changes)
+    bundled = G4SegSettings.from_dict(Bundle.open(demo_bundle()).manifest.settings)
+    wanted = bundled.with_changes({**PRESETS["g4seg"]["fast"], **changes})
     assert json.loads(result.stdout)["settings"] == json.loads(json.dumps(wanted.to_dict()))
     pixels = load_image(image)
     with Refiner.from_bundle(demo_bundle(), settings=wanted) as refiner:
