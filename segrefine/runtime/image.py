@@ -211,7 +211,19 @@ def _decode(encoded: bytes) -> Image.Image:
     # Pillow inverts every TIFF whose white is 0, except those of 16 bits
     if image.mode == "I;16" and getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
         return Image.fromarray(np.uint16(65535) - np.asarray(turned))
+    if image.format == "BMP" and image.mode == "1" and encoded[28] > 1:
+        return _decode_two_greys(encoded)
     return turned
+
+
+def _decode_two_greys(encoded: bytes) -> Image.Image:
+    """A BMP of 4 or 8 bits whose palette is black and white: Pillow takes its indices for single bits.
+
+    With a palette said to have one entry more, Pillow reads the indices.
+    """
+    larger = encoded[:46] + (3).to_bytes(4, "little") + encoded[50:]
+    indices = np.asarray(Image.open(io.BytesIO(larger), formats=["BMP"]))
+    return Image.fromarray(np.where(indices > 0, np.uint8(255), np.uint8(0))).convert("1")
 
 
 def describe_turn(encoded: bytes) -> str | None:

@@ -81,3 +81,24 @@ def test_the_first_frame_of_a_lossy_animation_has_its_noise():
     other = Image.new("RGB", first.size, (9, 90, 200))
     encoded = encode(first, "WEBP", quality=50, save_all=True, append_images=[other])
     np.testing.assert_array_equal(read_mask(encoded) > 0.5, MASK)
+
+
+@pytest.mark.parametrize("width", [5, 8, 17, 40])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_bmp_of_black_and_white_may_have_more_than_a_bit(bits: int, width: int) -> None:
+    mask = MASK[:, :width] | MASK[:, -width:]
+    picture = Image.fromarray(mask.astype(np.uint8)).convert("L")
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    content = bytearray(encode_bmp(picture))
+    if bits == 4:
+        padded = np.pad(mask[::-1], ((0, 0), (0, -width % 8)))
+        content[28], content[34:38] = 4, (0).to_bytes(4, "little")
+        content[62:] = (padded[:, ::2] * 16 + padded[:, 1::2]).astype(np.uint8).tobytes()
+    np.testing.assert_array_equal(read_mask(bytes(content)) > 0.5, mask)
+    np.testing.assert_array_equal(load_image(bytes(content))[..., 0] > 127, mask)
+
+
+def encode_bmp(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "BMP")
+    return stream.getvalue()
