@@ -63,6 +63,7 @@ def one_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "load_samples", lambda folder: {name: sample})
 
 
+@pytest.mark.slow  # two exports
 @pytest.mark.usefixtures("one_scene")
 @pytest.mark.parametrize("tiny_label_checkpoint", ["vae"], indirect=True)
 def test_command_tells_both_values(tiny_label_bundle: Path, tiny_label_checkpoint: Path, tmp_path: Path) -> None:
@@ -125,6 +126,7 @@ def test_the_sample_that_overflowed_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(engine.overflowed["sample"], sample[1:2])
 
 
+@pytest.mark.slow  # three exports
 def test_nothing_is_found_where_nothing_is_wrong(half_demo_bundle: Callable[[str], Path]) -> None:
     whole, half = Bundle.open(demo_bundle()), Bundle.open(half_demo_bundle("demo"))
     assert list(locate_divergences(whole, demo_checkpoint(), dict.fromkeys(["text_encoder", "alignment"]))) == [
