@@ -38,6 +38,7 @@ def test_widened_codec_sets_out_from_the_narrow_one(vae, images):
 
 
 @torch.no_grad()
+@pytest.mark.slow  # bfloat16 is emulated on many processors
 def test_widened_codec_reads_its_new_latents_in_time_and_keeps_the_old_ones(vae, images, tmp_path):
     pixels, kept = to_unit(images), vae.encode(to_unit(images)).latent_dist.mean
     with torch.enable_grad():
