@@ -118,7 +118,8 @@ def of_picture(image: Image.Image, encoded: bytes = b"") -> Stored:
             values, full = _stored_levels(image, encoded)
         case mode if mode in _WIDE:
             values = np.asarray(image)
-            is_byte = mode == "I" and 0 <= values.min() <= values.max() <= 255
+            is_grey_map = encoded.startswith((b"P2", b"P5"))  # of 16 bits, which Pillow scales to 65535
+            is_byte = mode == "I" and not is_grey_map and 0 <= values.min() <= values.max() <= 255
             full = 255 if is_byte else _full_scale(encoded, 65535)
         case "RGB" | "RGBA" | "RGBX" | "RGBa":
             values, full = _grey_of(image.convert("RGBA"), alpha, lossy=lossy), 255

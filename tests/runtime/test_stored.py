@@ -102,3 +102,12 @@ def encode_bmp(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "BMP")
     return stream.getvalue()
+
+
+def test_a_grey_map_of_16_bits_with_levels_of_8_is_refused_as_a_png_is() -> None:
+    levels = np.tile(np.arange(0, 200, 5, dtype=">u2"), (40, 1))
+    for content in (b"P5\n40 40\n65535\n" + levels.tobytes(), raw_png(levels, 16)):
+        with pytest.raises(MaskError, match="soft levels from 0 to 65535; got 0, 5, 10"):
+            read_mask(content)
+    shares = read_mask(b"P5\n40 40\n1000\n" + levels.tobytes())
+    np.testing.assert_allclose(shares, levels / 1000, atol=1e-4)
