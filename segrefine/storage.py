@@ -117,9 +117,7 @@ def readable_texts(folder: Path) -> Iterator[Path]:
         copy = Path(name)
         for each in files:
             if each in marked:
-                content = each.read_bytes()
-                text = content.decode(json.detect_encoding(content))
-                (copy / each.name).write_text(text, encoding="utf-8", newline="")
+                (copy / each.name).write_text(read_text(each), encoding="utf-8", newline="")
             else:
                 (copy / each.name).symlink_to(each.resolve())
         yield copy

@@ -138,7 +138,7 @@ class _Run:
         settings = search_settings(first, lambda each: self._score(trying, each, fit, most), self.grid)
         guard = self._choose_guard(self._collect(trying, settings, fit), fit)
         before = self._judge("before", self.refiner, held_out)
-        after = self._judge("after", self._with(settings, guard), held_out)
+        after = self._judge("after", self.refiner.derive(settings=settings, guard=guard), held_out)
         about = self._describe(fit, held_out, before, after)
         reason = _compare(before, after)
         return Outcome(
@@ -216,10 +216,6 @@ class _Run:
         """The sum of the IoU that the samples gain over the coarse masks under a guard."""
         images = {number: self.data.read(names[number]).image for number in {sample.image for sample in samples}}
         return sum(s.gain(guard_changes(images[s.image], s.result, guard).mask) for s in samples)
-
-    def _with(self, settings: G4SegSettings, guard: Guard) -> Refiner:
-        """The refiner with other settings and another guard; it shares the engines."""
-        return self.refiner.derive(settings=settings, guard=guard)
 
     def _judge(self, side: str, refiner: Refiner, names: Sequence[str]) -> Figures:
         """The figures of the held-out part, refined as every surface does it: with crops and the guard."""
