@@ -185,7 +185,7 @@ _BESIDE = ("left of", "right of")
 
 def _side(offset: NDArray[np.float64]) -> str | None:
     """Where something lies whose centre is `offset` (x, y) away, in longer sides; None where people would not agree."""
-    x, y = offset
+    x, y = offset.round(9)  # a mirrored scene gives the same answer, whatever its centres were rounded to
     if max(abs(x), abs(y)) < _CLEAR_GAP or _CLEAR_RATIO * min(abs(x), abs(y)) > max(abs(x), abs(y)):
         return None
     if abs(x) > abs(y):
