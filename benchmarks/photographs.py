@@ -101,7 +101,7 @@ def main(
     name: str, sheet: Path | None,
 ) -> None:  # fmt: skip
     """Measure what refining does to photographs."""
-    cases = list(_read_cases(data, images, coarse=coarse, kinds=kinds))
+    cases = list(read_photographs(data, images, coarse=coarse, kinds=kinds))
     if not cases:
         raise click.UsageError(f"expected photographs with masks in {data}, found none")
     with Refiner.from_bundle(bundle or demo_bundle(), threads=threads) as opened:
@@ -129,7 +129,15 @@ def main(
         save_image(sheet, _sheet(cases, found["default"]))
 
 
-def _read_cases(data: Path, images: int | None, *, coarse: bool, kinds: int) -> Iterator[Photograph]:
+def read_photographs(data: Path, images: int | None, *, coarse: bool, kinds: int) -> Iterator[Photograph]:
+    """The coarse masks of a data set in VOC's layout.
+
+    Args:
+        data: the folder, see above.
+        images: how many photographs, evenly spaced in the order of their names; None for all.
+        coarse: read the masks in DATA/coarse, instead of spoiling the true ones.
+        kinds: in how many ways the masks of one photograph are spoilt.
+    """
     folders = [data / "images", data / "JPEGImages"], [data / "masks", data / "SegmentationClass"]
     pictures, truths = (next((each for each in both if each.is_dir()), both[0]) for both in folders)
     names = json.loads((data / "classes.json").read_text()) if (data / "classes.json").is_file() else None

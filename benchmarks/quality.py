@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality              the test scenes; writes benchmarks/results/quality.*
     python -m benchmarks.quality --validation other scenes, on which settings are chosen; writes nothing
+    python -m benchmarks.quality --only NAME --keep    one more row; the others are kept
 
 Scenes are composed from sprites and photographs that the demo model never saw (downloaded on the first run, 650 MB).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -32,7 +34,7 @@ from benchmarks.evaluate import (
     summary_table,
 )
 from benchmarks.figures import contact_sheet, plot_kinds
-from benchmarks.report import RESULTS, Estimate, markdown_table, write_result
+from benchmarks.report import RESULTS, Estimate, markdown_table, read_result, write_result
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.runtime.edges import EdgeSettings, sharpen
@@ -56,21 +58,27 @@ WITHOUT_INJECTION = "no injection + edges"
 @click.option("--validation", is_flag=True, help="Use the validation scenes and write nothing.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="[default: the shipped demo bundle]")
 @click.option("--only", multiple=True, help="Measure only these of our methods, besides the default.  [default: all]")
+@click.option("--keep", is_flag=True, help="With --only: measure nothing else, and keep the other rows of the result.")
 @click.option(
     "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
 )
-def main(scenes: int, validation: bool, bundle: Path | None, only: tuple[str, ...], cache: Path) -> None:
+def main(scenes: int, validation: bool, bundle: Path | None, only: tuple[str, ...], keep: bool, cache: Path) -> None:
     """Measure the quality of refined masks."""
+    known = read_result("quality") if keep else {}
+    if keep and (not only or validation or known.get("scenes") != scenes):
+        raise click.UsageError(f"--keep takes --only, and a result of {scenes} test scenes")
     sources = load_sources(cache, held_out=True)
     first = VALIDATION_SEED if validation else TEST_SEED
     composed = [compose_scene(np.random.default_rng(first + i), sources) for i in range(scenes)]
     cases = [case for i, scene in enumerate(composed) for case in cases_of(scene, first + i)]
     every, close = _our_methods(bundle or demo_bundle())
-    methods = {name: run for name, run in every.items() if not only or name in {*only, GUARDED}}
-    outcomes = evaluate(cases, CLASSICAL) | evaluate(cases, methods)
+    wanted = {*only, *(() if keep else (GUARDED,))}
+    methods = {name: run for name, run in every.items() if not only or name in wanted}
+    outcomes = evaluate(cases, {} if keep else CLASSICAL) | evaluate(cases, methods)
     close()
-    summaries = summarise(cases, outcomes)
-    gate, ratio = _text_gate(composed)
+    found = {name: _read_summary(row) for name, row in known.get("summaries", {}).items()} | summarise(cases, outcomes)
+    summaries = {name: found[name] for name in [*CLASSICAL, *every] if name in found}
+    gate, ratio = (known["text_gate"], known["text_ratio"]) if keep else _text_gate(composed)
     injection = compare(cases, outcomes, WITHOUT_INJECTION) if WITHOUT_INJECTION in outcomes else {}
     bars = _bars(summaries, injection[OURS]["all"] if injection and OURS in outcomes else None, gate)
     markdown = "\n\n".join(
@@ -89,11 +97,18 @@ def main(scenes: int, validation: bool, bundle: Path | None, only: tuple[str, ..
     click.echo(markdown)
     if not validation:
         RESULTS.mkdir(exist_ok=True)
-        data = {"summaries": summaries, "bars": bars, "text_gate": gate, "masks": len(cases), "scenes": scenes}
+        data = {"summaries": summaries, "bars": bars, "text_gate": gate, "text_ratio": ratio}
+        data |= {"masks": len(cases), "scenes": scenes}
         plot_kinds(summaries, RESULTS / "quality.png")
-        shown = {name: outcomes[name] for name in ("grabcut", GUARDED)}
-        contact_sheet(cases, shown, GUARDED, RESULTS / "quality_cases.png")
+        if not keep:
+            shown = {name: outcomes[name] for name in ("grabcut", GUARDED)}
+            contact_sheet(cases, shown, GUARDED, RESULTS / "quality_cases.png")
         write_result("quality", data, markdown)
+
+
+def _read_summary(row: dict[str, Any]) -> Summary:
+    """The figures of a method in a result."""
+    return Summary(**row | {"mean": Estimate(**row["mean"])})
 
 
 def _describe_pairs(pairs: dict[str, dict[str, Estimate]]) -> list[str]:

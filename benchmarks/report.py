@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -18,14 +19,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from segrefine.assets import demo_bundle, free_guard_file
+from segrefine.bundle import Bundle
+from segrefine.runtime.guard import GUARD
+
 RESULTS = Path(__file__).parent / "results"
 INDEX = "README.md"
 _INDEX_HEADER = ("results", "figures", "date", "command", "state")
 _INDEX_INTRODUCTION = """# Results of the benchmarks
 
 `python -m benchmarks.report` generates this page, and so does every benchmark that writes a result. Each result names
-the machine, the versions and the command.
+the machine, the versions and the command. "Earlier defaults" marks results of refining that were made before the demo
+bundle's settings or the guards were changed.
 """
+_REFINING = {
+    "batch", "batch_costs", "confidence", "guard", "label_maps", "latency", "peers", "photographs",
+    "photographs_coarse", "quality", "random_models", "scaling", "small_objects", "switches",
+}  # fmt: skip
+"""Results whose figures depend on the default settings and on the guards."""
 PACKAGES = (
     *("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"),
     *("torch", "diffusers", "transformers", "opencv-python-headless", "scikit-image"),
@@ -89,8 +100,17 @@ def machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()} | _versions(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "defaults": hash_defaults(),
         "command": _command(),
     }
+
+
+def hash_defaults() -> str:
+    """Eight digits that change with the demo bundle's settings, its guard, and the free guard."""
+    bundle = Bundle.open(demo_bundle())
+    settings = json.dumps(bundle.manifest.settings, sort_keys=True).encode()
+    guards = bundle.file(GUARD).read_bytes() + free_guard_file().read_bytes()
+    return hashlib.sha256(settings + guards).hexdigest()[:8]
 
 
 def write_result(name: str, data: Mapping[str, object], markdown: str, *, results: Path = RESULTS) -> Path:
@@ -136,8 +156,14 @@ def _describe_result(page: Path) -> tuple[str, str, str, str, str]:
         f"[{figures.name}]({figures.name})" if figures.exists() else "",
         machine.get("date", ""),
         f"`{command}`" if command else "",
-        "not measured" if "**Not measured" in text else "",
+        _describe_state(page.stem, text, machine.get("defaults")),
     )
+
+
+def _describe_state(name: str, text: str, defaults: str | None) -> str:
+    if "**Not measured" in text:
+        return "not measured"
+    return "earlier defaults" if name in _REFINING and defaults != hash_defaults() else ""
 
 
 def read_result(name: str) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
         checkpoint=loaded,
         denoiser="unet",
         graphs={name: partial(make, graph) for name, graph in GRAPHS.items() if has_graph(name, parts)},
-        settings=G4SegSettings(),
+        settings=G4SegSettings().with_changes(loaded.family.settings),
         taps=chosen,
     )
 

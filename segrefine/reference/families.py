@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from segrefine.errors import ExportError
@@ -41,12 +41,14 @@ class Family:
         text_encoders: in the order in which their states are joined.
         taps: submodules of the UNet whose outputs are good features: where its maps are a quarter of the latents' side,
             on the way up, as DIFT (arXiv 2306.03881) found for Stable Diffusion.
+        settings: values of G4Seg's settings to start from, where the literature has any; `segrefine tune` fits more.
     """
 
     name: str
     addition: str | None
     text_encoders: tuple[TextEncoderKind, ...]
     taps: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 FAMILIES = (
@@ -56,6 +58,8 @@ FAMILIES = (
         addition=None,
         text_encoders=(TextEncoderKind(),),
         taps=("up_blocks.1.attentions.0",),
+        # DIFT (arXiv 2306.03881): t = 261 for semantic correspondence, on Stable Diffusion 2.1
+        settings={"feature_timestep": 261},
     ),
     # pruned ones too (SSD-1B, Segmind Vega), Turbo and LCM
     Family(

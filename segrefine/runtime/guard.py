@@ -12,7 +12,7 @@ evidence of the model is worth nothing, the free guard judges alone; in between,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Any
@@ -207,39 +207,77 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
         result: what refining made of the mask in this image.
         guard: that of the bundle.  [default: the free guard alone]
     """
-    coarse = result.coarse
-    free = free_guard()
-    known = 0.0 if guard is None or result.evidence_worth is None else result.evidence_worth
-    by_worth = [(each, share) for each, share in ((free, 1 - known), (guard, known)) if each is not None and share > 0]
-    regions, features = describe_regions(image, result)
-    judged = Judged(
-        regions=regions,
-        odds=_mix(share * each.judge_regions(regions, features) for each, share in by_worth),
-        margin=sum(share * each.margin for each, share in by_worth),
-    )
-    described = describe_mask(judged)
-    odds = float(sum(share * each.mask(described) for each, share in by_worth))
-    threshold = sum(share * each.threshold for each, share in by_worth)
-    seen = contrast(result.fit.image) >= min(each.least_contrast for each, _ in by_worth)
-    confidence = 0.5 + 0.5 * math.tanh(0.5 * odds) if seen else 0.0
-    trusted = seen and confidence >= threshold and bool(judged.mask.any())  # an empty mask is no refined mask
-    accepted = judged.accepted & trusted
+    verdict = judge_changes(image, result, guard)
+    judged, regions, coarse = verdict.judged, verdict.judged.regions, result.coarse
+    accepted = judged.accepted & verdict.trusted
     changed = int(regions.pixels.sum())
     probability = np.where(regions.everywhere(~accepted, False), coarse, result.probability)
     if not accepted.any():
         probability = coarse
-    support = describe_pixels(judged, result, odds, trusted=trusted)
-    certain = _mix(share * each.pixels(support) for each, share in by_worth)
+    support = describe_pixels(judged, result, verdict.odds, trusted=verdict.trusted)
+    certain = _mix(share * each.pixels(support) for each, share in verdict.guards)
     probability = probability.astype(np.float32)
     return replace(
         result,
         mask=probability > 0.5,
         probability=probability,
-        confidence=confidence,
-        confidence_threshold=threshold,
+        confidence=verdict.confidence,
+        confidence_threshold=verdict.threshold,
         pixel_confidence=sigmoid(certain.astype(np.float32)).astype(np.float16),
         kept_coarse=not accepted.any(),
         kept_share=float(regions.pixels[~accepted].sum() / changed) if changed else 1.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """What the guards hold of a refined mask.
+
+    Attributes:
+        guards: those that judged, each with its share of the odds.
+        judged: the changes, and what the guards hold of each.
+        odds: log-odds of the mask with the changes that stay.
+        seen: whether the image has the contrast that a judgement takes.
+    """
+
+    guards: Sequence[tuple[Guard, float]]
+    judged: Judged
+    odds: float
+    seen: bool
+
+    @property
+    def confidence(self) -> float:
+        """The probability that the changes that stay have not cost more than 0.02 of IoU; 0 where nothing is seen."""
+        return 0.5 + 0.5 * math.tanh(0.5 * self.odds) if self.seen else 0.0
+
+    @property
+    def threshold(self) -> float:
+        """The least confidence of a mask that replaces the coarse one."""
+        return sum(share * each.threshold for each, share in self.guards)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the changes that stay replace the coarse mask. An empty mask is no refined mask."""
+        return self.seen and self.confidence >= self.threshold and bool(self.judged.mask.any())
+
+
+def judge_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | None = None) -> Verdict:
+    """What the guards hold of a refinement; for the arguments see `guard_changes`."""
+    known = 0.0 if guard is None or result.evidence_worth is None else result.evidence_worth
+    by_worth = ((free_guard(), 1 - known), (guard, known))
+    guards = [(each, share) for each, share in by_worth if each is not None and share > 0]
+    regions, features = describe_regions(image, result)
+    judged = Judged(
+        regions=regions,
+        odds=_mix(share * each.judge_regions(regions, features) for each, share in guards),
+        margin=sum(share * each.margin for each, share in guards),
+    )
+    described = describe_mask(judged)
+    return Verdict(
+        guards=guards,
+        judged=judged,
+        odds=float(sum(share * each.mask(described) for each, share in guards)),
+        seen=contrast(result.fit.image) >= min(each.least_contrast for each, _ in guards),
     )
 
 

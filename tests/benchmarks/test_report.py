@@ -90,3 +90,13 @@ def test_the_index_lists_every_result_and_is_up_to_date(tmp_path):
     assert [line.endswith("| not measured |") for line in index.splitlines()[-2:]] == [True, False]
     committed = (RESULTS / INDEX).read_text(encoding="utf-8")
     assert committed == describe_results(RESULTS), "python -m benchmarks.report writes it again"
+
+
+def test_results_of_earlier_defaults_are_marked(tmp_path, monkeypatch):
+    for name in ("quality", "attention"):
+        write_result(name, {}, f"# {name}", results=tmp_path)
+    states = [line.split("|")[5].strip() for line in describe_results(tmp_path).splitlines()[-2:]]
+    assert states == ["", ""]
+    monkeypatch.setattr("benchmarks.report.hash_defaults", lambda: "other")
+    states = [line.split("|")[5].strip() for line in describe_results(tmp_path).splitlines()[-2:]]
+    assert states == ["", "earlier defaults"]

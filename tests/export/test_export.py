@@ -22,6 +22,7 @@ from segrefine.reference.alignment import align
 from segrefine.reference.attention import MaskInjection, inject_masks
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.features import extract_features
+from segrefine.settings import G4SegSettings
 
 TAPS = ("up_blocks.0", "up_blocks.1.attentions.0")
 CHANNELS = 32 + 16
@@ -121,6 +122,7 @@ def test_manifest_says_what_the_bundle_holds(bundle: Bundle) -> None:
     assert manifest.ops == ("ai.segrefine::MaskedAttention", "ai.segrefine::PixelHausdorff")
     assert (manifest.sample_size, manifest.latent_channels, manifest.vae_scale_factor, manifest.tokens) == (8, 4, 2, 16)
     assert (manifest.prediction_type, manifest.dtype, manifest.feature_taps) == ("v_prediction", "fp32", TAPS)
+    assert G4SegSettings.from_dict(manifest.settings) == G4SegSettings(feature_timestep=261)  # of Stable Diffusion
     assert manifest.versions["segrefine"] == segrefine.__version__
     assert manifest.components["unet"].outputs[1].shape == ("batch", "pixels", CHANNELS)
     bundle.verify()

@@ -20,6 +20,7 @@ from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.families import GUIDANCE_EMBEDDED
 from segrefine.reference.label_codec import VaeCodec, write_codec
 from segrefine.reference.text import guidance_embedding
+from segrefine.settings import G4SegSettings
 from tests.tiny_checkpoint import TINY_UNET, write_tiny_checkpoint
 
 
@@ -33,6 +34,7 @@ def scene() -> ParityScene:
 def test_sdxl_runs_as_in_torch(tiny_xl_checkpoint: Path, tmp_path: Path) -> None:
     bundle = export_bundle(tiny_xl_checkpoint, tmp_path / "bundle")
     assert bundle.manifest.feature_taps == ("up_blocks.0.attentions.0",)
+    assert bundle.manifest.settings["feature_timestep"] == G4SegSettings().feature_timestep  # no source for another
     rows = list(check_parity(bundle.path, tiny_xl_checkpoint, [scene()]))
     assert {row.component for row in rows} >= bundle.manifest.graphs.keys() | {"one-step", "loop"}
     assert [row for row in rows if not row.ok] == []

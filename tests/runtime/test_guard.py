@@ -20,6 +20,7 @@ from segrefine.runtime.guard import (
     describe_mask,
     free_guard,
     guard_changes,
+    judge_changes,
 )
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import divide_pixels
@@ -100,6 +101,16 @@ def test_the_coarse_mask_stays_where_trust_is_not_reached(run):
         np.testing.assert_array_equal(guarded.probability, SCENE.coarse)
         assert guarded.kept_coarse and guarded.kept_share == 1
     assert run(settings(1, 1, threshold=1.01)).confidence == run(settings(1, 1)).confidence
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.01])
+def test_a_verdict_is_of_the_changes_whether_they_are_accepted_or_not(run, refined, threshold):
+    guard = settings(1, -1, threshold=threshold)
+    guarded = run(guard)
+    verdict = judge_changes(SCENE.image, replace(refined, evidence_worth=1.0), guard)
+    assert (verdict.confidence, verdict.threshold) == (guarded.confidence, guarded.confidence_threshold)
+    assert verdict.trusted == (threshold == 0.0) != guarded.kept_coarse
+    np.testing.assert_array_equal(verdict.judged.mask, COARSE | refined.mask)
 
 
 def test_changes_are_put_back_region_by_region(run, refined):
