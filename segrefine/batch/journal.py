@@ -26,6 +26,7 @@ class Judgement:
         label: what the mask shows.
         annotation: COCO's id of it; None in a folder, where no other mask of the image has the label.
         confidence: that refining has not made the mask worse, in [0, 1]; see `segrefine.runtime.guard`.
+        confidence_threshold: the least confidence that the guard accepts; None in a journal of an earlier version.
         kept_share: share of the changed pixels that were put back, in [0, 1].
         kept_coarse: nothing was trusted, and the mask is the coarse one.
     """
@@ -33,6 +34,7 @@ class Judgement:
     label: str
     annotation: int | str | None
     confidence: float
+    confidence_threshold: float | None = None
     kept_share: float
     kept_coarse: bool
 

@@ -149,8 +149,9 @@ def attempt(job: Job, dataset: Notation, refiner: Refiner, item: Item, read: Fut
 def _judgements(masks: Sequence[LabelledMask], results: Sequence[Refinement]) -> Iterator[Judgement]:
     """What the guard made of each mask of an item."""
     for mask, result in zip(masks, results, strict=True):
-        assert result.confidence is not None  # the guard looked at all
+        assert result.confidence is not None and result.confidence_threshold is not None  # the guard looked at all
         yield Judgement(
             label=mask.label, annotation=mask.annotation, confidence=round(result.confidence, 4),
-            kept_share=round(result.kept_share, 4), kept_coarse=result.kept_coarse,
+            confidence_threshold=round(result.confidence_threshold, 4), kept_share=round(result.kept_share, 4),
+            kept_coarse=result.kept_coarse,
         )  # fmt: skip

@@ -52,7 +52,10 @@ def test_the_guard_is_counted_and_what_it_made_of_every_mask_is_listed(scenes, t
         name: np.array_equal(*(np.asarray(Image.open(file)) > 127 for file in pair)) for name, pair in pairs.items()
     }
     rows = judgements(output)
-    assert list(rows[0]) == ["name", "label", "annotation", "confidence", "kept_share", "kept_coarse"]
+    columns = ["name", "label", "annotation", "confidence", "confidence_threshold", "kept_share", "kept_coarse"]
+    assert list(rows[0]) == columns
+    kept_by_threshold = [float(row["confidence"]) < float(row["confidence_threshold"]) for row in rows]
+    assert any(kept_by_threshold) and not all(kept_by_threshold)
     assert sorted(row["name"] for row in rows) == sorted(pairs)
     confidences = [float(row["confidence"]) for row in rows]
     assert confidences == sorted(confidences) and 0 <= confidences[0] < confidences[-1] <= 1

@@ -32,8 +32,8 @@ export class Result {
   async showRefined(image, before, values) {
     [this.#image, this.#before, this.#chosen] = [image, before, 0];
     this.#parts = [await readPart(values, ORANGE)];
-    const { changed, iou_with_coarse: overlap, confidence, seconds, label } = values;
-    const trust = confidence === null ? "" : `, confidence ${confidence.toFixed(2)}`;
+    const { changed, iou_with_coarse: overlap, confidence, confidence_threshold: least, seconds, label } = values;
+    const trust = confidence === null ? "" : `, confidence ${confidence.toFixed(2)} (accepted from ${least.toFixed(2)})`;
     const facts = `${label}: ${(100 * changed).toFixed(1)} % of the pixels changed, IoU ${overlap.toFixed(3)} with yours${trust}; ${time(seconds)}`;
     await showRounds(values.rounds ?? []);
     this.#show(facts, values.warnings);
