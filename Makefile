@@ -33,8 +33,8 @@ demo: .venv/.stamp-cpu ## refine the sample masks; contact sheet and IoU table i
 test: lint .venv/.stamp-triton ## lint, types and the quick tests
 	$(PYTEST)
 
-test-all: lint .venv/.stamp-triton ## the same with the slow tests
-	$(PYTEST) -m 'not full_size' --timeout 7200
+test-all: lint .venv/.stamp-triton ## the same with the slow tests, and more examples with new seeds
+	$(PYTEST) -m 'not full_size' --timeout 7200 --hypothesis-profile search
 
 test-full: .venv/.stamp-dev ## models of full size with random weights: an hour, 40 GB of disk
 	$(BIN)/python -m pytest -m full_size --timeout 0 tests/full_size

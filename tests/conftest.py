@@ -14,6 +14,7 @@ import pytest
 from segrefine.assets import DEMO_BUNDLES
 from segrefine.engines.cuda import check_gpu
 from segrefine.errors import SegrefineError
+from tests import examples  # noqa: F401 - chooses hypothesis's profile before any test is imported
 from tests.once import made_once
 from tests.tiny_checkpoint import write_tiny_checkpoint, write_tiny_label_checkpoint
 

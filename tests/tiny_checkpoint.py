@@ -61,7 +61,12 @@ def write_tiny_label_checkpoint(folder: Path, base: Path, codec_name: str) -> No
     codec = area if codec_name == "area" else VaeCodec(vae=parts.vae, scale=0.5)
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("unet"))
     torch.manual_seed(3)
-    config = dict(parts.unet.config) | {"in_channels": codec.channels + 4, "out_channels": codec.channels}
+    config = dict(parts.unet.config) | {
+        "in_channels": codec.channels + 4,
+        "out_channels": codec.channels,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),  # as Stable Diffusion; half the time to export
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
     UNet2DConditionModel.from_config(config).half().save_pretrained(folder / "label_denoiser")
     DDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
@@ -83,7 +88,7 @@ TINY_UNET: dict[str, Any] = {
 _XL_UNET = TINY_UNET | {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2),
+    "transformer_layers_per_block": (1, 1),
     "cross_attention_dim": 32 + 48,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,

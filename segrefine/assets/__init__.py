@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segrefine.assets.checkpoints import whole_checkpoint
+
 DEMO_LABELS = (
     "fox", "car", "apple", "tree", "penguin", "butterfly", "turtle", "elephant", "banana", "boat", "cactus", "guitar",
     "mushroom", "crown", "umbrella", "rocket",
@@ -23,7 +25,7 @@ _FOLDER = Path(__file__).parent
 
 def demo_checkpoint() -> Path:
     """The demo model as diffusers saves a Stable Diffusion checkpoint."""
-    return _FOLDER / "demo-checkpoint"
+    return whole_checkpoint(_FOLDER / "demo-checkpoint")
 
 
 def demo_bundle() -> Path:
@@ -33,7 +35,7 @@ def demo_bundle() -> Path:
 
 def demo_gs_checkpoint() -> Path:
     """The demo's label diffusion model, laid out likewise, with `label_denoiser` in the UNet's place."""
-    return _FOLDER / "demo-gs-checkpoint"
+    return whole_checkpoint(_FOLDER / "demo-gs-checkpoint")
 
 
 def demo_gs_bundle() -> Path:
@@ -41,9 +43,11 @@ def demo_gs_bundle() -> Path:
     return _FOLDER / "demo-gs-bundle"
 
 
-DEMO_CHECKPOINTS = {"demo": demo_checkpoint(), "demo-gs": demo_gs_checkpoint()}
+DEMO_CHECKPOINTS = {"demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint}
+"""What gives each demo checkpoint, by its word on a command line."""
+
 DEMO_BUNDLES = {"demo": demo_bundle(), "demo-gs": demo_gs_bundle()}
-"""What ships, by the words that stand for it on a command line."""
+"""The demo bundles, by their words on a command line."""
 
 
 def free_guard_file() -> Path:

@@ -62,7 +62,7 @@ def _locate(model: str, revision: str | None, config: str | None) -> Path | Sing
     if model in DEMO_CHECKPOINTS or Path(model).is_dir():
         if revision:
             raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
-        return DEMO_CHECKPOINTS.get(model) or _folder(Path(model))
+        return DEMO_CHECKPOINTS[model]() if model in DEMO_CHECKPOINTS else _folder(Path(model))
     if Path(model).is_file():
         return _single_file(Path(model), revision, config)
     if Path(model).exists() or not is_hub_id(model):

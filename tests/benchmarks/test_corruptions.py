@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from benchmarks.corruptions import CORRUPTIONS, SEMANTIC_KINDS, corrupt
+from tests.examples import examples
 
 DISC, PLATE, STAR = 1, 2, 3
 TARGET = dict.fromkeys(CORRUPTIONS, STAR) | {"spill": DISC}
@@ -137,7 +138,7 @@ def test_wrong_request_is_named(kind, target, says, instances):
         corrupt(kind, instances, target, np.random.default_rng(0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     instances=st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
         lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 2))

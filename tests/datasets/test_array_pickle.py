@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 
 from segrefine.datasets.array_pickle import load_object
 from segrefine.errors import MaskError
+from tests.examples import examples
 
 MAPS = np.random.default_rng(0).random((2, 3, 4), np.float32)
 
@@ -59,7 +60,7 @@ def test_tensors_as_irn_saves_them(protocol):
 
 
 @given(arrays.arrays(st.sampled_from(["f2", "f4", "f8", "i8", "u1", "?"]), arrays.array_shapes(max_dims=4, max_side=5)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_array(array):
     np.testing.assert_array_equal(load_object(encode({"maps": array}))["maps"], array)
 
@@ -224,7 +225,7 @@ def test_a_tensor_that_is_wider_than_its_file():
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_damaged_pickles(noise, place):
     whole = encode({"keys": np.array([0, 3]), "cam": MAPS})
     try:

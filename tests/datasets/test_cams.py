@@ -21,6 +21,7 @@ from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.output import save_label_map
 from tests.datasets.trial import CAR, FOX, SIZE, read, save
+from tests.examples import examples
 
 VOC, CITYSCAPES = CLASS_LISTS["voc"], CLASS_LISTS["cityscapes"]
 
@@ -104,7 +105,7 @@ def some_results(reading, seed: int) -> dict:
 
 @pytest.mark.parametrize("writer", WRITERS)
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_the_method_s_own_rule_reads_what_was_read_and_what_was_written(tmp_path_factory, writer, seed):
     make, entry, rule, background = WRITERS[writer]
     folder = tmp_path_factory.mktemp("cams")

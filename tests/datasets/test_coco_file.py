@@ -20,6 +20,7 @@ from segrefine.datasets.opening import detect_notation, open_data_set
 from segrefine.errors import MaskError
 from segrefine.runtime.rle import decode_rle, encode_rle
 from tests.datasets.trial import CAR, FOX, SIZE, read, read_all, save, write_again
+from tests.examples import examples
 
 SPELLINGS = [int, float, str, lambda number: f"{number}.0"]
 spelling = st.sampled_from(SPELLINGS)
@@ -49,7 +50,7 @@ two, three = (st.lists(spelling, min_size=count, max_size=count) for count in (2
 
 
 @given(images=two, links=three, categories=two, of=three)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_ids_of_several_types_are_one(tmp_path_factory, images, links, categories, of):
     oracle = pytest.importorskip("pycocotools.coco")
     folder = tmp_path_factory.mktemp("ids")

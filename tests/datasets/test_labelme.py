@@ -19,6 +19,7 @@ from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError
 from tests.datasets.trial import CAR, FOX, SIZE, Result, read, save, write_again
+from tests.examples import examples
 
 
 def shape(label: str, points: list, kind: str = "polygon", **more) -> dict:
@@ -94,7 +95,7 @@ def test_shapes_in_and_out(folder, tmp_path, where):
 
 
 @given(st.lists(st.tuples(st.floats(-5, 40), st.floats(-5, 40)), min_size=3, max_size=7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_polygons_are_drawn_as_labelme_draws_them(points):
     each = shape("fox", [list(point) for point in points])
     np.testing.assert_array_equal(draw_shape(each, SIZE), theirs(each))

@@ -21,6 +21,7 @@ from segrefine.datasets.opening import open_compared, open_data_set
 from segrefine.errors import MaskError
 from segrefine.runtime.engine_set import PipelineSetup
 from tests.datasets.trial import SIZE
+from tests.examples import examples
 from tests.runtime.encodings import ALWAYS_READ, Encoded, encode, encode_npy, encoded_masks, raw_png
 
 MAP = np.zeros(SIZE, np.uint8)
@@ -66,14 +67,14 @@ def check(encoded: Encoded, root: Path) -> None:
         np.testing.assert_array_equal(np.asarray(judged > 0.5)[far], (truth > 0.5)[far])
 
 
-@settings(parent=WITH_FILES, max_examples=100)
+@settings(parent=WITH_FILES, max_examples=examples(100))
 @given(encoded=encoded_masks())
 def test_a_mask_means_the_same_however_it_is_encoded(encoded: Encoded, tmp_path: Path) -> None:
     check(encoded, tmp_path)
 
 
 @pytest.mark.slow
-@settings(parent=WITH_FILES, max_examples=2000)
+@settings(parent=WITH_FILES, max_examples=examples(2000))
 @given(encoded=encoded_masks())
 def test_a_mask_means_the_same_however_it_is_encoded_often(encoded: Encoded, tmp_path: Path) -> None:
     check(encoded, tmp_path)
@@ -130,7 +131,7 @@ def test_what_is_transparent_is_background_and_what_is_of_no_class_stays_so(tmp_
     np.testing.assert_array_equal(found, np.where(MAP == 2, 255, MAP))
 
 
-@settings(parent=WITH_FILES, max_examples=60)
+@settings(parent=WITH_FILES, max_examples=examples(60))
 @given(order=st.permutations(range(6)), has_many_names=st.booleans(), step=st.sampled_from([1, 2, 3]))
 def test_greys_are_read_by_what_has_names_or_asked(
     order: list[int], has_many_names: bool, step: int, tmp_path: Path

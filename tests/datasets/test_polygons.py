@@ -11,13 +11,14 @@ from hypothesis.extra.numpy import arrays
 from segrefine.datasets.polygons import draw_polygons
 from segrefine.errors import MaskError
 from segrefine.runtime.rle import count_runs, decode_rle, encode_rle
+from tests.examples import examples
 
 oracle = pytest.importorskip("pycocotools.mask")
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
 @given(mask=SIZES.flatmap(lambda size: arrays(bool, size)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_run_lengths_are_those_of_pycocotools(mask):
     ours, theirs = encode_rle(mask), oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert ours == {"size": list(theirs["size"]), "counts": theirs["counts"].decode()}
@@ -40,7 +41,7 @@ corner = st.floats(-15, 55, width=32) | st.integers(-5, 45)
     size=SIZES,
     polygons=st.lists(st.lists(st.tuples(corner, corner), min_size=3, max_size=8), min_size=1, max_size=3),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_polygons_are_drawn_as_pycocotools_draws_them(size, polygons):
     flat = [[float(n) for point in polygon for n in point] for polygon in polygons]
     theirs = oracle.decode(oracle.merge(oracle.frPyObjects(flat, *size))) > 0

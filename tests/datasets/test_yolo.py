@@ -18,6 +18,7 @@ from segrefine.datasets.opening import open_data_set
 from segrefine.datasets.pieces import draw_pieces, split_into_pieces
 from segrefine.errors import MaskError
 from tests.datasets.trial import CAR, FOX, SIZE, Result, read
+from tests.examples import examples
 
 NAMES = "path: .\nnc: 2\nnames: ['fox', 'car']\n"
 FOX_LINE = "0 0.1 0.2 0.43 0.2 0.43 0.49 0.1 0.49"
@@ -54,7 +55,7 @@ def test_polygons_in_and_out(folder, tmp_path):
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_pieces_are_exactly_the_mask(mask):
     pieces = split_into_pieces(mask)
     np.testing.assert_array_equal(draw_pieces(pieces, mask.shape), mask)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 import segrefine
+from segrefine.assets import demo_checkpoint
 from segrefine.bundle import Bundle
 from segrefine.errors import ExportError, OutputError, SettingsError
 from segrefine.export import export_bundle
@@ -41,26 +42,28 @@ def run(bundle: Bundle, component: str, feeds: Mapping[str, Tensor]) -> list[NDA
     return session.run(None, arrays)
 
 
-def unet_feeds(batch: int, height: int, width: int, tokens: int) -> dict[str, Tensor]:
+def unet_feeds(batch: int, height: int, width: int, tokens: int, channels: int = 32) -> dict[str, Tensor]:
     torch.manual_seed(batch)
     return {
         "sample": torch.randn(batch, 4, height, width),
         "timestep": torch.randint(1000, (batch,)),
-        "encoder_hidden_states": torch.randn(batch, tokens, 32),
+        "encoder_hidden_states": torch.randn(batch, tokens, channels),
         "foreground": torch.rand(batch, 1, height, width),
         "token_indicator": torch.rand(batch, tokens, 2),
         "strength": 6 * torch.rand(batch, 2),
     }
 
 
-def reference_unet(checkpoint_folder: Path, feeds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def reference_unet(
+    checkpoint_folder: Path, feeds: Mapping[str, Tensor], taps: Sequence[str] = TAPS
+) -> tuple[Tensor, Tensor]:
     """Prediction and features of the naive reference."""
     unet = load_checkpoint(checkpoint_folder).unet
     injector = inject_masks(unet)
     sample, timestep, states, foreground, indicator, strength = feeds.values()
     with injector.apply(MaskInjection(foreground=foreground, token_indicator=indicator, strength=strength)):
         text = {"encoder_hidden_states": states}
-        return unet(sample, timestep, states).sample, extract_features(unet, sample, timestep, text, TAPS)
+        return unet(sample, timestep, states).sample, extract_features(unet, sample, timestep, text, taps)
 
 
 def assert_close(found: NDArray[np.float32], expected: Tensor, share: float = 1e-5) -> None:
@@ -144,12 +147,11 @@ def test_graphs_carry_no_trace_of_the_machine(bundle: Bundle) -> None:
         )
 
 
-def test_half_precision_computes_in_half_and_speaks_single(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    options = {"dtype": "fp16", "components": ["unet_features"], "taps": TAPS}
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "half", **options)
-    feeds = unet_feeds(*SIZES[1])
+def test_half_precision_computes_in_half_and_speaks_single(half_demo_bundle: Callable[[str], Path]) -> None:
+    bundle = Bundle.open(half_demo_bundle("demo"))
+    feeds = unet_feeds(*SIZES[1], channels=128)
     (features,) = run(bundle, "unet_features", feeds)
-    _, expected = reference_unet(tiny_checkpoint, feeds)
+    _, expected = reference_unet(demo_checkpoint(), feeds, bundle.manifest.feature_taps)
     assert_close(features, expected, share=1e-2)
     assert features.dtype == np.float32 and np.abs(features - expected.numpy()).max() > 1e-5
     assert bundle.manifest.dtype == "fp16"

@@ -18,6 +18,7 @@ from segrefine.bundle import MANIFEST, Bundle, BundleWriter
 from segrefine.cli import main, samples
 from segrefine.cli.samples import load_samples
 from segrefine.engines import load_engine
+from segrefine.export import export_bundle, locate
 from segrefine.export.comparison import Watched, named_inputs
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GRAPHS, GraphSource
@@ -54,6 +55,12 @@ def test_changed_weight_is_found(backend: str, tmp_path: Path) -> None:
     assert (found.operator, weight in found.inputs, found.index[1]) == ("Conv", True, 3)
     assert found.got / found.expected == pytest.approx(1.5, rel=0.02)  # but for the bias, that is not changed
     assert found.agreed > 100
+
+
+@pytest.mark.slow  # an export
+def test_a_changed_weight_is_found_by_a_fresh_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate, "export_bundle", export_bundle)
+    test_changed_weight_is_found("onnxruntime", tmp_path)
 
 
 @pytest.fixture

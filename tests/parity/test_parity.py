@@ -25,13 +25,16 @@ def scenes() -> list[ParityScene]:
     return originals + [s for s in mirrored if 0 < (s.coarse > 0.5).sum() < s.coarse.size]
 
 
-# every third scene: whole, mirrored and cropped ones, so that each test of a commit holds every step of every backend
-CHOICES = [pytest.param(np.s_[1::3], id="8 scenes"), pytest.param(np.s_[:], id="all scenes", marks=pytest.mark.slow)]
+# A whole scene and two cropped ones: each commit compares every step of every backend at three shapes.
+CHOICES = [
+    pytest.param(np.s_[10::6], id="3 scenes"),
+    pytest.param(np.s_[:], id="all scenes", marks=pytest.mark.slow),
+]
 
 
 def test_scenes_are_of_all_kinds():
     chosen = scenes()
-    assert len(chosen) >= 20 and len({scene.image.shape for scene in chosen[1::3]}) == 3
+    assert len(chosen) >= 20 and len({scene.image.shape for scene in chosen[10::6]}) == 3
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -16,11 +16,8 @@ from segrefine.presets import PRESETS
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.runtime.pipeline import Refiner
 
-SCENES = [
-    ParityScene(image=s.image, coarse=s.coarse, label=s.label)
-    for name, s in load_samples(demo_samples()).items()
-    if name in ("02-car-erode", "08-cactus-two")
-]
+SAMPLE = load_samples(demo_samples())["02-car-erode"]
+SCENES = [ParityScene(image=SAMPLE.image, coarse=SAMPLE.coarse, label=SAMPLE.label)]
 PAPER = PRESETS["g4seg"]["paper"]
 LEVELS = {"timesteps", "confusion"}  # these two go together
 SWITCHES: dict[str, Mapping[str, Any]] = {

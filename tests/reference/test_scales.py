@@ -19,6 +19,7 @@ from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.configs import read_configs
 from segrefine.reference.scales import expand_shape, find_scales, is_quantized
 from segrefine.reference.weight_files import SingleFile, StoredTensor
+from tests.examples import examples
 from tests.single_file import write_single_file
 
 Weights = dict[str, Tensor]
@@ -225,7 +226,7 @@ def test_every_shape_of_a_scale_spreads_or_is_refused(weight: list[int], scale: 
     )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(weight=st.tuples(st.integers(1, 400), st.integers(1, 400)))
 def test_blocks_of_128_may_be_cut_off_at_the_edge(weight: tuple[int, int]) -> None:
     scale = tuple(-(-side // 128) for side in weight)

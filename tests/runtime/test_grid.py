@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segrefine.runtime.grid import FittedImage, fit_to_grid
+from tests.examples import examples
 
 SIDES = st.integers(1, 300)
 
@@ -47,7 +48,7 @@ def test_sizes(size: tuple[int, int], content: tuple[int, int], grid: tuple[int,
     assert fitted.restore(np.ones((grid[0] // 4, grid[1] // 4), np.float32)).shape == size
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(height=SIDES, width=SIDES, multiple=st.sampled_from([1, 8, 32]), value=st.floats(0, 1, width=32))
 def test_any_size_comes_back_and_constants_stay(height: int, width: int, multiple: int, value: float) -> None:
     image = np.full((height, width, 3), 37, np.uint8)
@@ -62,7 +63,7 @@ def test_any_size_comes_back_and_constants_stay(height: int, width: int, multipl
     np.testing.assert_allclose(back, value, atol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(height=SIDES, width=SIDES, seed=st.integers(0, 99))
 def test_probabilities_stay_probabilities(height: int, width: int, seed: int) -> None:
     fitted, rng = fit(height, width), np.random.default_rng(seed)

@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from segrefine.errors import ImageError
 from segrefine.runtime.image import FORMATS, as_image, describe_turn, load_image
+from tests.examples import examples
 
 RNG = np.random.default_rng(8)
 RGB = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -154,7 +155,7 @@ def test_missing_file_folder_and_impossible_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damage before it gives up
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=st.data(), kind=st.sampled_from([kind for kind in FORMATS if kind != "PPM"]))
 def test_damage_gives_a_picture_or_an_image_error(data: st.DataObject, kind: str) -> None:
     encoded = bytearray(encode(Image.fromarray(np.tile(RGB, (3, 3, 1))), kind))

@@ -14,6 +14,7 @@ from PIL import Image
 from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.mask import as_mask, check_mask, load_mask, read_mask
 from segrefine.runtime.output import voc_colours
+from tests.examples import examples
 from tests.runtime.encodings import ALWAYS_READ, Encoded, agrees, encoded_masks, raw_png
 from tests.runtime.encodings import encode as png
 from tests.runtime.encodings import encode_npy as npy
@@ -124,7 +125,7 @@ def test_soft_masks(encoded: bytes, error: float) -> None:
     np.testing.assert_allclose(load_mask(encoded, (5, 8)), SOFT, rtol=0, atol=error + 1e-7)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=6, max_size=6), st.integers(64, 191))
 def test_eight_bits_are_shares_of_255(values: list[int], level: int) -> None:
     pixels = np.array([0, level, *values, 255], np.uint8).reshape(3, 3)
@@ -151,14 +152,14 @@ def check_reading(encoded: Encoded) -> None:
         assert agrees(found, encoded)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(encoded_masks())
 def test_a_mask_means_the_same_however_it_is_encoded(encoded: Encoded) -> None:
     check_reading(encoded)
 
 
 @pytest.mark.slow
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=examples(2500), deadline=None)
 @given(encoded_masks())
 def test_a_mask_means_the_same_however_it_is_encoded_often(encoded: Encoded) -> None:
     check_reading(encoded)

@@ -15,6 +15,7 @@ import segrefine
 from segrefine.errors import PromptError
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.tokenizer import ClipTokenizer
+from tests.examples import examples
 
 CHECKPOINT = Path(segrefine.__file__).parent / "assets" / "demo-checkpoint" / "tokenizer"
 
@@ -62,7 +63,7 @@ def test_special_tokens_are_untouched(tokenizer: ClipTokenizer) -> None:
     assert columns(tokenizer, "fox") == ([5], [1, 2, 3, 4])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     label=st.text(st.characters(exclude_categories=["Cs", "Z", "C", "M"]), min_size=1, max_size=12).filter(
         lambda label: any(not unicodedata.category(character).startswith("P") for character in label)

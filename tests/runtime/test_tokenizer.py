@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 import segrefine
 from segrefine.errors import BundleError, PromptError
 from segrefine.runtime.tokenizer import ClipTokenizer
+from tests.examples import examples
 
 CHECKPOINT = Path(segrefine.__file__).parent / "assets" / "demo-checkpoint" / "tokenizer"
 
@@ -94,7 +95,7 @@ def test_equal_to_transformers_on_more_than_500_texts(pair: tuple[ClipTokenizer,
     assert wrong == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=120))
 def test_equal_to_transformers_on_any_text(pair: tuple[ClipTokenizer, CLIPTokenizer], text: str) -> None:
     ours, theirs = pair

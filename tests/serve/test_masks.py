@@ -22,6 +22,7 @@ from segrefine.serve.inputs import read_inputs
 from segrefine.serve.limits import Limits
 from segrefine.serve.models import read_pictures
 from segrefine.serve.parameters import RefineParameters
+from tests.examples import examples
 from tests.runtime.encodings import ALWAYS_READ, Encoded, encode, encoded_masks
 
 MASK = np.zeros((9, 12), bool)
@@ -89,14 +90,14 @@ def check(encoded: Encoded) -> None:
         assert np.abs(found - truth).max() <= encoded.error
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(encoded_masks())
 def test_a_mask_means_the_same_however_it_is_encoded(encoded: Encoded) -> None:
     check(encoded)
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=examples(2000), deadline=None)
 @given(encoded_masks())
 def test_a_mask_means_the_same_however_it_is_encoded_often(encoded: Encoded) -> None:
     check(encoded)

@@ -17,6 +17,7 @@ from segrefine.serve.inputs import decode_base64, read_inputs
 from segrefine.serve.limits import Limits
 from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem, problem_of
+from tests.examples import examples
 
 LATIN = st.text(st.characters(max_codepoint=255))
 JSON = st.recursive(
@@ -47,7 +48,7 @@ def test_bytes(kind: str, body: bytes) -> None:
 
 
 @given(st.dictionaries(NAMES, JSON))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_json_of_any_kind(values: dict[str, object]) -> None:
     check(Form(values=values))
 
@@ -56,7 +57,7 @@ def test_json_of_any_kind(values: dict[str, object]) -> None:
     st.dictionaries(NAMES, st.lists(st.text(), min_size=1)),
     st.dictionaries(NAMES, st.lists(st.binary(max_size=40), min_size=1)),
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_forms_of_any_kind(values: dict[str, list[str]], files: dict[str, list[bytes]]) -> None:
     check(Form(values=values, files=files, multipart=True))
 

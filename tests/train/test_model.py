@@ -15,6 +15,7 @@ from segrefine.train.model import open_model
 from segrefine.train.options import TrainOptions
 from segrefine.train.surgery import learn_words
 from segrefine.train.trainee import Trainee
+from tests.examples import examples
 
 CLASSES = ["cat", "wine glass"]
 
@@ -87,7 +88,7 @@ def test_new_words_are_one_token_each(tmp_path):
     assert model.checkpoint.text_encoder.get_input_embeddings().num_embeddings == len(model.checkpoint.tokenizer)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.lists(st.text("abcdehlorstxyz", min_size=1, max_size=9), min_size=1, max_size=12))
 def test_any_word_becomes_one_token_and_known_words_stay(tmp_path_factory, words):
     source, target = demo_gs_checkpoint() / "tokenizer", tmp_path_factory.mktemp("words") / "tokenizer"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segrefine.assets import demo_checkpoint, demo_gs_checkpoint
+from tests.examples import examples
 from training.photos.classes import PhotoClassTraining, class_loss
 from training.photos.compose import ASKED, LabelledScene, SceneComposer
 from training.photos.gate import photo_cases
@@ -108,7 +109,7 @@ def test_a_pool_is_read_from_disk_as_it_was_built(photos, tmp_path):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_scenes_show_what_their_labels_say(pool, seed):
     scene = SceneComposer(pool).draw(np.random.default_rng(seed))
     again = SceneComposer(pool).draw(np.random.default_rng(seed))
@@ -121,7 +122,7 @@ def test_scenes_show_what_their_labels_say(pool, seed):
 
 
 @given(seed=st.integers(0, 10**6), left=st.integers(1, 7), right=st.integers(0, 80))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_questions_name_what_is_there_and_what_is_not(seed, left, right):
     labels = np.zeros((64, 64), np.uint8)
     labels[:, :30] = left

@@ -15,6 +15,7 @@ from segrefine.runtime.pipeline import Refiner
 from segrefine.settings import G4SegSettings
 from segrefine.tuning.evaluations import EVALUATIONS, Evaluation, Evaluations, Figures, identify
 from segrefine.tuning.search import GRID, LEAST_GAIN, count_trials, remember, search_settings, vary
+from tests.examples import examples
 
 BASE = G4SegSettings(text_weight=12.0, prior_weight=0.05)
 
@@ -32,7 +33,7 @@ def test_the_best_value_of_each_setting_is_found() -> None:
     assert len(tried) <= count_trials(BASE)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(0, 10**6))
 def test_no_search_ends_below_its_start(seed: int) -> None:
     scores: dict[str, float] = {}

@@ -278,7 +278,20 @@ def demo(any_demo_bundle: Path, tmp_path: Path) -> Bundle:
     return Bundle.open(shutil.copytree(any_demo_bundle, tmp_path / "bundle"))
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(
+    ("any_demo_bundle", "profile"),
+    [
+        (("demo", "fp32"), "dynamic"),
+        (("demo", "fp16"), "static"),
+        (("demo-gs", "fp32"), "static"),
+        pytest.param(("demo", "fp32"), "static", marks=pytest.mark.slow),
+        pytest.param(("demo", "fp16"), "dynamic", marks=pytest.mark.slow),
+        pytest.param(("demo-gs", "fp32"), "dynamic", marks=pytest.mark.slow),
+        pytest.param(("demo-gs", "fp16"), "static", marks=pytest.mark.slow),
+        pytest.param(("demo-gs", "fp16"), "dynamic", marks=pytest.mark.slow),
+    ],
+    indirect=["any_demo_bundle"],
+)
 def test_every_component_of_the_demo_models_builds(demo: Bundle, profile: str) -> None:
     built = build(demo, PROFILES[profile])
     assert [engine.component for engine in built] == list(demo.manifest.graphs)

@@ -17,6 +17,7 @@ from segrefine.engines import load_engine
 from segrefine.engines.tensorrt.runtime_cache import RuntimeCache
 from segrefine.errors import EngineWarning
 from tests.engines.cuda_stand_in import Cuda, build
+from tests.examples import examples
 from tests.tiny_bundle import CHANNELS
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
@@ -76,7 +77,7 @@ def test_an_engine_that_was_built_again_does_not_take_the_old_cache(gpu: Cuda, b
 
 
 @given(data=st.data())
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_cache_is_a_warning_and_never_used(tmp_path: Path, data: st.DataObject) -> None:
     cache = RuntimeCache(tmp_path / "x.engine", "key", "sm89-cuda13.0")
     content = data.draw(st.binary(min_size=1, max_size=40))

@@ -1,6 +1,7 @@
 """Compile the kernels to PTX, without a GPU.
 
-`python -m segrefine.engines.tensorrt.plugins.compile` writes the files that ship.
+`python -m segrefine.engines.tensorrt.plugins.compile` writes the files that ship. Its arguments are another folder
+to write to and the architectures to check for.
 
 One text works on every GPU from compute capability 8.0 on: the driver compiles it for the GPU that it finds. `ptxas`
 checks here that this is possible for each of `ARCHITECTURES`. This needs Triton; running an engine does not.
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,8 +210,12 @@ def check_ptx(ptx: str, architecture: str) -> Usage:
     return Usage(registers=registers, spilled=spilled)
 
 
-def write_kernels(folder: Path) -> int:
+def write_kernels(folder: Path, architectures: Sequence[str] = ARCHITECTURES) -> int:
     """Check every variant; write those that ship to `folder`, and `kernels.json` with how each of them is launched.
+
+    Args:
+        folder: made where it does not exist.
+        architectures: what `ptxas` compiles for.
 
     Returns:
         Bytes of the written texts.
@@ -219,7 +224,7 @@ def write_kernels(folder: Path) -> int:
     launches, size = {}, 0
     for variant in list_variants():
         compiled = compile_variant(variant)
-        usages = [check_ptx(compiled.ptx, architecture) for architecture in ARCHITECTURES]
+        usages = [check_ptx(compiled.ptx, architecture) for architecture in architectures]
         registers, spilled = max(each.registers for each in usages), max(each.spilled for each in usages)
         print(
             f"{variant.name}: {len(compiled.ptx)} bytes, shared memory {compiled.shared}, "
@@ -237,5 +242,6 @@ def write_kernels(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    total = write_kernels(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
-    print(f"{total / 1e3:.0f} kB of PTX, accepted by ptxas for {', '.join(ARCHITECTURES)}")
+    asked = sys.argv[2:] or ARCHITECTURES
+    total = write_kernels(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER, asked)
+    print(f"{total / 1e3:.0f} kB of PTX, accepted by ptxas for {', '.join(asked)}")
