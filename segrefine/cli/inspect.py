@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,7 @@ from segrefine.spec import TensorSpec
 
 if TYPE_CHECKING:
     from segrefine.cli.built_engines import BuiltEngine
+    from segrefine.runtime.guard import Guard
 
 
 @click.command(short_help="Show what a bundle holds, and check its files.")
@@ -29,10 +31,11 @@ def inspect(console: Console, bundle: Path) -> None:
     A stale engine, which build-engine makes anew, is no failure.
     """
     from segrefine.cli.built_engines import list_engines
-    from segrefine.runtime.guard import GUARD
+    from segrefine.runtime.guard import GUARD, read_guard
 
     opened = Bundle.open(bundle)
     problems = _check_files(opened)
+    guard = None if GUARD in problems else read_guard(opened)
     manifest = opened.manifest.to_dict()
     files = manifest.pop("files")
     engines = list_engines(opened)
@@ -42,11 +45,12 @@ def inspect(console: Console, bundle: Path) -> None:
         "bundle": str(bundle),
         **manifest,
         "files": listed,
-        "guard": _read_about(opened, problems),
+        "guard": None if guard is None else dict(guard.about),
+        "guard_fitted": None if guard is None else not _is_free(guard),
         "engines": [engine.to_dict() for engine in engines],
         "intact": not problems and not damaged,
     }
-    fit = "" if GUARD in problems else _describe_fit(opened, values["guard"])
+    fit = "" if GUARD in problems else _describe_fit(opened, guard)
     console.result(values, _describe(opened, problems, engines, fit))
     if problems:
         raise next(iter(problems.values()))
@@ -67,34 +71,37 @@ def _check_files(bundle: Bundle) -> dict[str, IntegrityError]:
     return problems
 
 
-def _read_about(bundle: Bundle, problems: Mapping[str, IntegrityError]) -> dict[str, Any] | None:
-    """What the guard of a bundle says of its fit; None where there is no guard, or it is damaged."""
-    from segrefine.runtime.guard import GUARD, read_guard
+def _is_free(guard: Guard) -> bool:
+    """Whether a guard is the one that ships with segrefine: `tune` keeps it where a fitted one gains less."""
+    from segrefine.runtime.guard import free_guard
 
-    guard = None if GUARD in problems else read_guard(bundle)
-    return None if guard is None else dict(guard.about)
+    return replace(guard, about={}) == replace(free_guard(), about={})
 
 
-def _describe_fit(bundle: Bundle, about: Mapping[str, Any] | None) -> str:
-    """On what settings and guard of a bundle that refines were fitted, in words; empty for a bundle that segments.
+def _describe_fit(bundle: Bundle, guard: Guard | None) -> str:
+    """What settings and guard of a bundle that refines were fitted to, in words; empty for a bundle that segments.
 
     Args:
         bundle: the bundle.
-        about: what its guard says; None where it has none.
+        guard: the one in it; None where it has none.
     """
     from segrefine.tuning.bundle_fit import hash_denoiser
 
     if bundle.manifest.method != "g4seg":
         return ""
-    if about is None:
+    if guard is None:
         command = f"segrefine tune DATA TRUTH --bundle {shlex.quote(str(bundle.path))}"
         return f"settings and guard were not fitted to this model; `{command}` fits them"
-    lines = ["settings and guard were fitted to"]
+    fitted = "settings" if _is_free(guard) else "settings and guard"
+    about = guard.about
+    lines = [f"{fitted} were fitted to"]
     for name, value in about.items():
         words = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, Mapping) else str(value)
         lines.append(f"  {name.replace('_', ' ')}: {words}")
     if "denoiser" in about and about["denoiser"] != hash_denoiser(bundle):
         lines.append("  this bundle has another denoiser: fit them again with `segrefine tune`")
+    if _is_free(guard):
+        lines.append("  the guard is the one that ships with segrefine: a fitted one gained less")
     return "\n".join(lines)
 
 

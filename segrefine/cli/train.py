@@ -114,7 +114,7 @@ def train(console: Console, /, data: Path, output: Path, base: str, **values: An
         tell("loading PyTorch", None)
         with _train_imports(), torch_imports("training"):
             from segrefine.train.options import TrainOptions
-            from segrefine.train.run import Job, train
+            from segrefine.train.run import TrainingJob, train
             from segrefine.train.sources import SourceSpec
         sets = [SourceSpec(place=data, weight=values.pop("weight"), images=values.pop("images"))]
         sets += [SourceSpec.parse(text) for text in values.pop("also")]
@@ -124,7 +124,7 @@ def train(console: Console, /, data: Path, output: Path, base: str, **values: An
         if not values["lora_targets"]:
             del values["lora_targets"]
         done = train(
-            Job(data=sets, output=output, options=TrainOptions(model=base, **values), model=found,
+            TrainingJob(data=sets, output=output, options=TrainOptions(model=base, **values), model=found,
                 validation=SourceSpec(place=validation) if validation else None, held_share=held_share, **job),
             tell, console.warn,
         )  # fmt: skip

@@ -68,7 +68,9 @@ def build_engine(
     _check_options(builder, device, chosen)
     builder.check_build_device(device)
     if isinstance(components, str):
-        raise SettingsError(f"components is {components!r}, expected a list of names")
+        raise SettingsError(
+            subject="components", expected="a list of names", got=repr(components), hint=f"such as [{components!r}]"
+        )
     check_precision(bundle, precision)
     engines = []
     for component in bundle.manifest.graphs if components is None else components:

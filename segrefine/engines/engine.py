@@ -92,7 +92,9 @@ def check_threads(threads: int) -> int:
         SettingsError: below 1, or so many that starting them would take longer than the work.
     """
     if not 1 <= threads <= MOST_THREADS:
-        raise SettingsError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
+        raise SettingsError(
+            subject="threads", expected=f"1 to {MOST_THREADS}", got=threads, hint="take the number of cores, or fewer"
+        )
     return threads
 
 

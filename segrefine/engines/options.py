@@ -98,15 +98,21 @@ class BuildOptions:
             SettingsError: a value is out of range, or of another type.
         """
         if isinstance(self.compute_capabilities, str):
-            raise SettingsError(f"compute_capabilities is {self.compute_capabilities!r}, expected a tuple")
+            raise SettingsError(
+                subject="compute_capabilities", expected="a tuple such as ('8.9',)", got=repr(self.compute_capabilities)
+            )
         if self.optimization_level not in (None, *range(6)):
-            raise SettingsError(f"optimization_level is {self.optimization_level}, expected 0 to 5")
+            raise SettingsError(subject="optimization_level", expected="0 to 5", got=self.optimization_level)
         if self.workspace is not None and not 1 <= self.workspace <= MOST_WORKSPACE:
-            raise SettingsError(f"workspace is {self.workspace} MiB, expected 1 to {MOST_WORKSPACE}")
+            raise SettingsError(subject="workspace", expected=f"1 to {MOST_WORKSPACE} MiB", got=self.workspace)
         for each in self.compute_capabilities:
             if not isinstance(each, str) or not re.fullmatch(r"\d+\.\d", each):
-                raise SettingsError(f"compute capability {each!r}: expected major and minor version, such as '8.9'")
+                raise SettingsError(
+                    subject="compute capability", expected="major and minor version, such as '8.9'", got=repr(each)
+                )
         if isinstance(self.timing_cache, str):
-            raise SettingsError(f"timing_cache is {self.timing_cache!r}, expected a Path")
+            raise SettingsError(subject="timing_cache", expected="a Path", got=repr(self.timing_cache))
         if self.plugins not in get_args(Plugins):
-            raise SettingsError(f"plugins is {self.plugins!r}, expected one of {', '.join(get_args(Plugins))}")
+            raise SettingsError(
+                subject="plugins", expected=f"one of {', '.join(get_args(Plugins))}", got=repr(self.plugins)
+            )

@@ -45,6 +45,7 @@ def run_trials(module: GraphModule, trials: Iterable[tuple[Tensor, ...]]) -> lis
     return done
 
 
+_REPORT = "export with another version of PyTorch: its exporter gave another graph than was asked for"
 _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int64": "tensor(int64)"}
 
 
@@ -90,12 +91,12 @@ def _check_interface(name: str, kind: str, found: list[Any], expected: tuple[Ten
     got = [(each.name, each.type, tuple(each.shape)) for each in found]
     want = [(each.name, _TYPES[each.dtype], each.shape) for each in expected]
     if got != want:
-        raise ExportError(f"{name}: the exported graph has the {kind} {got}, expected {want}")
+        raise ExportError(subject=f"{name}, {kind} of the exported graph", expected=want, got=got, hint=_REPORT)
 
 
 def _error(label: str, got: NDArray[Any], want: NDArray[Any], atol: float) -> float:
     if got.shape != want.shape:
-        raise ExportError(f"{label} has shape {got.shape}, expected {want.shape}")
+        raise ExportError(subject=label, expected=f"shape {want.shape}", got=got.shape, hint=_REPORT)
     error = float(np.abs(got - want).max() / max(np.ptp(want), np.finfo(np.float32).tiny))
     if not error <= atol:
         raise ExportError(

@@ -48,7 +48,7 @@ class MaskInjection:
         for name, shape in wanted.items():
             got = tuple(getattr(self, name).shape)
             if len(got) != len(shape) or any(w != g for w, g in zip(shape, got, strict=True) if isinstance(w, int)):
-                raise ShapeError(f"mask injection: {name} should be {shape}, got {got}")
+                raise ShapeError(subject=f"mask injection: {name}", expected=f"shape {shape}", got=got)
 
     def sides(self, level: int) -> Tensor:
         """[p, 1 − p] on the grid of a level of the UNet, (B, N, 2).
@@ -168,7 +168,12 @@ def inject_masks(unet: UNet2DConditionModel, attend: Attend = attend_naive) -> M
     for name, processor in unet.attn_processors.items():
         if not isinstance(processor, AttnProcessor2_0 | MaskInjectionProcessor):
             found = type(processor).__name__
-            raise ExportError(f"attention layer {name!r} has a {found}, expected Stable Diffusion's AttnProcessor2_0")
+            raise ExportError(
+                subject=f"attention layer {name!r}",
+                expected="Stable Diffusion's AttnProcessor2_0",
+                got=found,
+                hint="export a model whose attention was not changed",
+            )
     unet.set_attn_processor(
         {name: MaskInjectionProcessor(injector, _level(name, levels), attend) for name in unet.attn_processors}
     )

@@ -131,7 +131,7 @@ def _read_part(folder: Path, part: str) -> dict[str, Any]:
     config = _read_json(folder, f"{part}/config.json")
     found = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0]
     if found != CLASSES[part]:
-        raise ExportError(f"{folder / part} holds {found}, expected {CLASSES[part]}", hint=HINT)
+        raise ExportError(subject=folder / part, expected=CLASSES[part], got=found, hint=HINT)
     return config
 
 

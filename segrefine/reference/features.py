@@ -41,7 +41,9 @@ def tap_outputs(unet: nn.Module, taps: Sequence[str]) -> Iterator[Mapping[str, T
     known = dict(unet.named_modules())
     if not taps or (unknown := [tap for tap in taps if tap not in known]):
         wrong = repr(unknown[0]) if taps else "an empty list"
-        raise SettingsError(f"feature taps name submodules of the UNet, got {wrong}", hint='such as "up_blocks.1"')
+        raise SettingsError(
+            subject="feature taps", expected="submodules of the UNet", got=wrong, hint='such as "up_blocks.1"'
+        )
     maps: dict[str, Tensor] = dict.fromkeys(taps, torch.empty(0))
 
     def keep(tap: str, output: Any) -> None:

@@ -60,7 +60,7 @@ def find_scales(header: Mapping[str, StoredTensor]) -> dict[str, str]:
             continue
         weight = f"{layer}.weight" if f"{layer}.weight" in header else layer
         if weight not in header:
-            raise ExportError(f"{name} is a scale, and there is no {layer}.weight", hint=_HINT)
+            raise ExportError(f"it is a scale, and there is no {layer}.weight", subject=name, hint=_HINT)
         if weight in scales:
             raise ExportError(f"{weight} has two scales, {scales[weight]} and {name}", hint=_HINT)
         if header[weight].dtype not in FLOAT8 or stored.dtype not in _FLOATS:
@@ -125,7 +125,7 @@ def _parse(content: bytes, name: str) -> dict[str, Any]:
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ExportError(f"{name} holds no JSON: {error}", hint=_HINT) from error
+        raise ExportError(f"it holds no JSON: {error}", subject=name, hint=_HINT) from error
     return values if isinstance(values, dict) else {}
 
 

@@ -120,7 +120,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     if there < whole:
         raise _cut_short(file, str(whole), there)
     if there > whole:
-        raise ExportError(f"{file} is damaged: {whole} bytes expected, {there} there", hint=_AGAIN)
+        raise ExportError("the file is damaged", subject=file, expected=f"{whole} bytes", got=there, hint=_AGAIN)
     return header
 
 
@@ -263,7 +263,7 @@ def _check_shards(index: Path) -> tuple[Path, ...]:
 
 
 def _cut_short(file: Path, expected: str, there: int) -> ExportError:
-    return ExportError(f"{file} is truncated: {expected} bytes expected, {there} there", hint=_AGAIN)
+    return ExportError("the file is truncated", subject=file, expected=f"{expected} bytes", got=there, hint=_AGAIN)
 
 
 def _no_weights(file: Path, start: bytes) -> ExportError:

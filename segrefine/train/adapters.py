@@ -31,7 +31,7 @@ def add_adapters(network: nn.Module, rank: int, targets: Sequence[str] | None = 
                                      hint='pip install "segrefine[train]"') from error  # fmt: skip
     names = list(targets or _TEXT_TARGETS)
     if not any(name.endswith(target) for name, _ in network.named_modules() for target in names):
-        raise SettingsError(f"lora_targets: no layer of the model is named {' or '.join(names)}",
+        raise SettingsError(f"no layer of the model is named {' or '.join(names)}", subject="lora_targets",
                             hint="such as --lora-targets to_q,to_k,to_v,to_out.0")  # fmt: skip
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), network)
 

@@ -96,5 +96,5 @@ def read_refs(file: Path) -> list[dict[str, Any]]:
         except Exception as error:  # a damaged pickle may raise anything
             raise MaskError(f"cannot read {file}: {error}", hint=_HINT) from error
     if not isinstance(content, list):
-        raise MaskError(f"{file}: expected a list of expressions, got {type(content).__name__}", hint=_HINT)
+        raise MaskError(subject=file, expected="a list of expressions", got=type(content).__name__, hint=_HINT)
     return content

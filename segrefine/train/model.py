@@ -232,7 +232,12 @@ def _choose_codec(opened: ModelParts, options: TrainOptions, vae: Any) -> AreaCo
     factor = opened.vae_scale_factor
     fold = options.fold or min(factor, 4)
     if factor % fold:
-        raise SettingsError(f"fold: expected a number that divides the model's {factor} pixels, got {fold}")
+        raise SettingsError(
+            subject="fold",
+            expected=f"a number that divides the model's {factor} pixels",
+            got=fold,
+            hint="leave --fold out for the default",
+        )
     return AreaCodec(fold=fold, scale=_AREA_SCALE, vae_scale_factor=factor)
 
 

@@ -50,7 +50,7 @@ class Narratives:
         content = read_json_object(panoptic, MaskError, hint=_HINT)
         narratives = read_json(place, MaskError, hint=_HINT)
         if not isinstance(narratives, list):
-            raise MaskError(f"{place}: expected a list of narratives, got {type(narratives).__name__}", hint=_HINT)
+            raise MaskError(subject=place, expected="a list of narratives", got=type(narratives).__name__, hint=_HINT)
         with complete_entries(f"{place} or {panoptic}", _HINT):
             self._classes = {each["id"]: str(each["name"]) for each in content["categories"]}
             self._files = {each["id"]: str(each["file_name"]) for each in content.get("images", [])}

@@ -122,36 +122,49 @@ class TrainOptions:
         for name, choices in _CHOICES.items():
             value, allowed = getattr(self, name), get_args(choices)
             if value is not None and value not in allowed:
-                raise SettingsError(f"{name}: expected one of {', '.join(allowed)}; got {value!r}")
+                raise SettingsError(subject=name, expected=f"one of {', '.join(allowed)}", got=repr(value))
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise SettingsError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
+                raise SettingsError(subject=name, expected="a number above 0", got=repr(value))
         for name in _SHARES:
             if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name}: expected a share from 0 up to 1, got {getattr(self, name)!r}")
+                raise SettingsError(subject=name, expected="a share from 0 up to 1", got=repr(getattr(self, name)))
         self._check_pairs()
 
     def _check_pairs(self) -> None:
-        if self.seed < 0 or self.lora < 0 or self.workers < 0:
-            raise SettingsError("seed, lora and workers: expected whole numbers of 0 or more")
+        for name in ("seed", "lora", "workers"):
+            if getattr(self, name) < 0:
+                raise SettingsError(subject=name, expected="a whole number of 0 or more", got=getattr(self, name))
         if self.batch % self.phrases:
             raise SettingsError(
-                f"batch: expected a multiple of the {self.phrases} phrases of an image, got {self.batch}",
+                subject="batch",
+                expected=f"a multiple of the {self.phrases} phrases of an image",
+                got=self.batch,
                 hint=f"such as --batch {-(-self.batch // self.phrases) * self.phrases}",
             )
         if self.fold is not None and (self.codec == "vae" or self.fold not in (1, 2, 4, 8)):
-            raise SettingsError(f"fold: expected 1, 2, 4 or 8 for the area codec, got {self.fold}")
+            raise SettingsError(subject="fold", expected="1, 2, 4 or 8 for the area codec", got=self.fold)
         if self.train_image and self.codec == "vae":
-            raise SettingsError("train_image: the VAE codec needs its image encoder as it is", hint="use --codec area")
+            raise SettingsError(
+                "the VAE codec needs its image encoder as it is", subject="train_image", hint="use --codec area"
+            )
         if not 0 <= self.class_loss < float("inf") or (self.class_loss and not self.train_image):
-            message = f"class_loss: expected 0 or more, and train_image with it; got {self.class_loss!r}"
-            raise SettingsError(message, hint="add --train-image")
+            raise SettingsError(
+                subject="class_loss",
+                expected="0 or more, and train_image with it",
+                got=repr(self.class_loss),
+                hint="add --train-image",
+            )
         if self.lora and self.train_image:
-            raise SettingsError("train_image: adapters do not reach the image encoder", hint="leave one of both out")
+            raise SettingsError(
+                "adapters do not reach the image encoder",
+                subject="train_image",
+                hint="leave out --lora or --train-image",
+            )
         if self.paste + self.mosaic > 1:
             total = self.paste + self.mosaic
-            raise SettingsError(f"paste and mosaic: expected shares that sum to at most 1, got {total}")
+            raise SettingsError(subject="paste and mosaic", expected="shares that sum to at most 1", got=total)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values."""

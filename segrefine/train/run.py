@@ -17,7 +17,6 @@ from segrefine.reference.weight_files import Model
 from segrefine.storage import output_errors
 from segrefine.train.batches import BatchMaker, TextEncoder
 from segrefine.train.checks import check_data, without_long_phrases
-from segrefine.train.engine import CHECKPOINT, TRAINING, Engine, new_accelerator
 from segrefine.train.memory import check_memory, estimate
 from segrefine.train.model import open_model
 from segrefine.train.networks import TINY_SIDE
@@ -27,6 +26,7 @@ from segrefine.train.scenes import Scene
 from segrefine.train.sources import SourceSpec
 from segrefine.train.state import STATE
 from segrefine.train.trainee import Trainee
+from segrefine.train.trainer import CHECKPOINT, TRAINING, Trainer, new_accelerator
 from segrefine.train.validation import split_off
 
 Tell = Callable[[str, float | None], None]
@@ -35,7 +35,7 @@ _SIDE_GUESS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """What a run is made of.
 
     Attributes:
@@ -67,7 +67,7 @@ class Job:
         return {"data": places, "validation": held}
 
 
-def train(job: Job, tell: Tell, warn: Callable[[str], None]) -> dict[str, Any]:
+def train(job: TrainingJob, tell: Tell, warn: Callable[[str], None]) -> dict[str, Any]:
     """Train a label diffusion model; returns what was done, as JSON values.
 
     Args:
@@ -89,7 +89,7 @@ def train(job: Job, tell: Tell, warn: Callable[[str], None]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def open_run(job: Job, tell: Tell, warn: Callable[[str], None]) -> Engine:
+def open_run(job: TrainingJob, tell: Tell, warn: Callable[[str], None]) -> Trainer:
     """The engine of a run, ready for its next step; see `train`."""
     accelerator = new_accelerator(job.options, cpu=job.cpu)
     folder = job.output / TRAINING
@@ -110,13 +110,13 @@ def open_run(job: Job, tell: Tell, warn: Callable[[str], None]) -> Engine:
     batches = BatchMaker(mixture=mixture, model=model, options=job.options)
     if not job.resume:
         _check_memory(job, trainee, batches, accelerator, tell)
-    return Engine(
+    return Trainer(
         options=job.options, model=model, trainee=trainee, batches=batches, held_out=held_out,
         classes=mixture.classes, output=job.output, accelerator=accelerator, tell=tell,
     )  # fmt: skip
 
 
-def _model_side(job: Job) -> int:
+def _model_side(job: TrainingJob) -> int:
     """The side of training images, as far as it is known before the model is opened."""
     if job.model is None:
         return TINY_SIDE
@@ -128,7 +128,7 @@ def _model_side(job: Job) -> int:
     return int(denoiser.get("sample_size") or _SIDE_GUESS // factor) * factor
 
 
-def _claim(job: Job, folder: Path) -> None:
+def _claim(job: TrainingJob, folder: Path) -> None:
     """Note the options in the run's folder, or check those that are noted there.
 
     Raises:
@@ -137,18 +137,20 @@ def _claim(job: Job, folder: Path) -> None:
     file, begun = folder / OPTIONS, (folder / STATE).is_file() or (job.output / CHECKPOINT).is_dir()
     if job.resume:
         if not file.is_file():
-            raise OutputError(f"{job.output} holds no training run to resume", hint="leave --resume out")
+            raise OutputError("there is no training run to resume", subject=job.output, hint="leave --resume out")
         check_options(file, job.options, job.describe_data())
         return
     if begun:
-        raise OutputError(f"{job.output} holds a training run", hint="add --resume, or choose another folder")
+        raise OutputError(
+            "the folder holds a training run", subject=job.output, hint="add --resume, or choose another folder"
+        )
     if job.output.exists() and not (job.output.is_dir() and {path.name for path in job.output.iterdir()} <= {TRAINING}):
-        raise OutputError(f"{job.output} is not empty", hint="choose a new folder")
+        raise OutputError("the folder is not empty", subject=job.output, hint="choose a new folder")
     with output_errors(folder):
         note_options(file, job.options, job.describe_data())
 
 
-def _split(job: Job, parts: Sequence[Prepared], held: Prepared | None) -> tuple[Mixture, list[Scene]]:
+def _split(job: TrainingJob, parts: Sequence[Prepared], held: Prepared | None) -> tuple[Mixture, list[Scene]]:
     """The data that is trained on, and the scenes of validation."""
     o = job.options
     if held is not None:
@@ -165,7 +167,9 @@ def _split(job: Job, parts: Sequence[Prepared], held: Prepared | None) -> tuple[
     return Mixture(parts=kept, closed_world=o.closed_world), scenes
 
 
-def _check_memory(job: Job, trainee: Trainee, batches: BatchMaker, accelerator: Accelerator, tell: Tell) -> None:
+def _check_memory(
+    job: TrainingJob, trainee: Trainee, batches: BatchMaker, accelerator: Accelerator, tell: Tell
+) -> None:
     """Estimate the memory, and refuse a run that does not fit."""
     tell("estimating memory", None)
     o = job.options

@@ -118,7 +118,7 @@ class SourceSpec:
         except ValueError:
             value = -1.0
         if not 0 < value < float("inf"):
-            raise SettingsError(f"expected PATH or PATH=WEIGHT with a weight above 0, got {text!r}")
+            raise SettingsError(expected="PATH or PATH=WEIGHT with a weight above 0", got=repr(text))
         return cls(place=Path(place), weight=value, images=images)
 
     def open(self) -> Source:

@@ -36,7 +36,7 @@ def test_json(run, data, tiny_label_checkpoint, tmp_path):
         (("DATA", "out", "--from", "nonsense"), "there is no model 'nonsense'", 1),
         (("DATA", "out"), "Missing option '--from'", 2),
         (("DATA", "out", "--from", "tiny", "--batch", "3"), "batch: expected a multiple", 1),
-        (("DATA", "out", "--from", "tiny", "--resume"), "out holds no training run to resume", 1),
+        (("DATA", "out", "--from", "tiny", "--resume"), "out: there is no training run to resume", 1),
         (("DATA", "DATA", "--from", "tiny"), "is not empty", 1),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,13 @@ def test_inspect_shows_what_settings_and_guard_were_fitted_to(run, bundle) -> No
     assert done.exit_code == 0
     for part in ("date: 2026-11-29", "images: 24", "after: iou 0.81, masks 20", "has another denoiser"):
         assert part in done.stdout
-    assert json.loads(run("inspect", bundle, "--json").stdout)["guard"] == about
+    assert "settings were fitted to" in done.stdout and "the guard is the one that ships with segrefine" in done.stdout
+    values = json.loads(run("inspect", bundle, "--json").stdout)
+    assert (values["guard"], values["guard_fitted"]) == (about, False)
+    write_fit(bundle, G4SegSettings(), replace(free_guard(), threshold=0.7, about=about))
+    done = run("inspect", bundle)
+    assert "settings and guard were fitted to" in done.stdout and "ships with" not in done.stdout
+    assert json.loads(run("inspect", bundle, "--json").stdout)["guard_fitted"] is True
     (bundle / "guard.json").write_text("{}")
     damaged = run("inspect", bundle)
     assert damaged.exit_code == 1 and "guard.json" in damaged.stderr

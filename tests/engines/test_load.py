@@ -45,7 +45,7 @@ def test_none_stays_open_when_one_does_not_load(bundle: Bundle, monkeypatch: pyt
 
 
 def test_options_are_checked(bundle: Bundle) -> None:
-    with pytest.raises(SettingsError, match="threads is -1"):
+    with pytest.raises(SettingsError, match="threads: expected 1 to 256, got -1"):
         load_engines(bundle, ["linear"], threads=-1)
     with pytest.raises(BackendError, match="no backend 'tflite'"):
         load_engines(bundle, ["linear"], "tflite")

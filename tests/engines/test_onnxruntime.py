@@ -100,7 +100,7 @@ def test_cuda_is_never_replaced_by_the_cpu(graph: Path) -> None:
 
 
 def test_threads_below_one(graph: Path) -> None:
-    with pytest.raises(SettingsError, match="threads is 0"):
+    with pytest.raises(SettingsError, match="threads: expected 1 to 256, got 0"):
         OnnxRuntimeEngine(graph, LINEAR, threads=0)
 
 

@@ -220,9 +220,9 @@ def test_file_that_is_no_graph(tmp_path: Path) -> None:
 
 
 def test_other_devices_and_no_threads_are_refused(bundle: Bundle, graph: Path) -> None:
-    with pytest.raises(BackendError, match="OpenVINO serves the CPU here, not 'cuda'"):
+    with pytest.raises(BackendError, match="OpenVINO: expected device cpu, got 'cuda'"):
         load_engine(bundle, "chain", "openvino", device="cuda")
-    with pytest.raises(SettingsError, match="threads is 0"):
+    with pytest.raises(SettingsError, match="threads: expected 1 to 256, got 0"):
         OpenVinoEngine(graph, LINEAR, threads=0)
 
 

@@ -57,8 +57,8 @@ def test_a_job_of_the_builder_survives_its_pipe(
         ({"device": "cuda:x"}, BackendError, "there is no device 'cuda:x'"),
         ({"device": "cpu:1"}, BackendError, "there is no device 'cpu:1'"),
         ({"precision": "fp8"}, SettingsError, "precision: expected one of fp32, fp16, bf16; got 'fp8'"),
-        ({"threads": 0}, SettingsError, "threads is 0, expected 1 to 256"),
-        ({"threads": 257}, SettingsError, "threads is 257, expected 1 to 256"),
+        ({"threads": 0}, SettingsError, "threads: expected 1 to 256, got 0"),
+        ({"threads": 257}, SettingsError, "threads: expected 1 to 256, got 257"),
     ],
 )
 def test_what_cannot_be_had(values: dict[str, Any], error: type[SegrefineError], message: str) -> None:

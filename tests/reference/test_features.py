@@ -50,5 +50,5 @@ def test_descriptors_are_centred_resized_and_of_unit_length() -> None:
 
 @pytest.mark.parametrize("taps", [("up_blocks.9",), ()])
 def test_unknown_taps_are_refused(unet: UNet2DConditionModel, taps: tuple[str, ...]) -> None:
-    with pytest.raises(SettingsError, match="name submodules of the UNet"):
+    with pytest.raises(SettingsError, match="expected submodules of the UNet"):
         features(unet, taps)

@@ -138,7 +138,7 @@ NUMBER = torch.tensor(0.5)
             },
             "quantized as convrot True",
         ),
-        ({f"{FIRST}.comfy_quant": torch.tensor([1, 2], dtype=torch.uint8)}, "comfy_quant holds no JSON"),
+        ({f"{FIRST}.comfy_quant": torch.tensor([1, 2], dtype=torch.uint8)}, "comfy_quant: it holds no JSON"),
         ({f"{UNET}adapter.up.weight": NUMBER}, "the unet has no place for the tensor model.diffusion_model.adapter.up"),
         ({"first_stage_model.bonus": NUMBER}, "the vae has no place for the tensor first_stage_model.bonus"),
         ({"cond_stage_model.transformer.text_model.gate": NUMBER}, "the text_encoder has no place for the tensor cond"),

@@ -31,7 +31,7 @@ def test_a_truncated_file_is_told_with_both_sizes(file: Path, cut: int) -> None:
     size = file.stat().st_size
     os.truncate(file, cut if cut >= 0 else size + cut)
     expected = size if cut < 0 else r"more than \d+"
-    message = rf"is truncated: {expected} bytes expected, {file.stat().st_size} there"
+    message = rf"is truncated: expected {expected} bytes, got {file.stat().st_size}"
     with pytest.raises(ExportError, match=message) as refused:
         read_header(file)
     assert "fetch it again" in str(refused.value.hint)
@@ -39,7 +39,7 @@ def test_a_truncated_file_is_told_with_both_sizes(file: Path, cut: int) -> None:
 
 def test_a_file_that_is_too_long(file: Path) -> None:
     file.write_bytes(file.read_bytes() + b"more")
-    with pytest.raises(ExportError, match="is damaged: .* bytes expected"):
+    with pytest.raises(ExportError, match="is damaged: expected .* bytes"):
         read_header(file)
 
 

@@ -14,7 +14,7 @@ from segrefine.errors import MaskError, NumericalError, OutputError, PromptError
 from segrefine.reference.checkpoint import load_label_checkpoint
 from segrefine.train.memory import check_memory, estimate
 from segrefine.train.options import TrainOptions
-from segrefine.train.run import Job, open_run, train
+from segrefine.train.run import TrainingJob, open_run, train
 from segrefine.train.sources import SourceSpec
 from segrefine.train.state import STATE, load_state, save_state
 from tests.train.data import CLASSES, write_label_maps
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def job(data, tiny_checkpoint, tmp_path):
     options = TrainOptions(model="tiny-sd", steps=4, batch=4, fold=2, learning_rate=1e-3, validation_limit=2)
-    return Job(data=[SourceSpec(place=data)], output=tmp_path / "out", options=options, model=tiny_checkpoint,
+    return TrainingJob(data=[SourceSpec(place=data)], output=tmp_path / "out", options=options, model=tiny_checkpoint,
                held_share=0.25, cpu=True)  # fmt: skip
 
 

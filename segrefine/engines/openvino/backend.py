@@ -28,7 +28,7 @@ class OpenVino(Backend):
     def recipe(self, bundle: Bundle, component: str, device: str, options: BuildOptions) -> EngineRecipe:
         """What an engine is made from; see `Backend.recipe`."""
         if device != "cpu":
-            raise BackendError(f"OpenVINO serves the CPU here, not {device!r}", hint="choose device cpu")
+            raise BackendError(subject="OpenVINO", expected="device cpu", got=repr(device), hint="choose device cpu")
         return OpenVinoRecipe(
             component=component,
             graph=graph_hashes(bundle, component),

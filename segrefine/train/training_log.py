@@ -17,7 +17,7 @@ _WINDOW = 50
 """Steps whose mean loss and speed are shown."""
 
 
-class Journal:
+class TrainingLog:
     """Writes the reports of a run.
 
     Args:

@@ -22,12 +22,12 @@ from torch import Tensor
 from segrefine.errors import MissingDependencyError, NumericalError
 from segrefine.runtime.output import save_image
 from segrefine.train.batches import Batch, BatchMaker
-from segrefine.train.journal import Journal
 from segrefine.train.model import LabelModel
 from segrefine.train.options import TrainOptions
 from segrefine.train.scenes import Scene
 from segrefine.train.state import STATE, Average, load_state, save_state
 from segrefine.train.trainee import Trainee
+from segrefine.train.training_log import TrainingLog
 from segrefine.train.validation import Report, draw_sheet, summarise, validate
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class StopRequest:
 
 
 @dataclass(kw_only=True)
-class Engine:
+class Trainer:
     """A training run that can be stopped at any time, and continues exactly from there.
 
     Attributes:
@@ -140,7 +140,7 @@ class Engine:
         self._wrapped, self._optimizer = self.accelerator.prepare(self.trainee, optimizer)
         self._trained = self.trainee.trained()
         self._average = Average(self._trained, self.options.ema)
-        self._journal = Journal(self.folder, self.options.steps, self.tell)
+        self._journal = TrainingLog(self.folder, self.options.steps, self.tell)
         if state := load_state(self.folder / STATE, self.accelerator.device):
             self._restore(state)
 
