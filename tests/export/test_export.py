@@ -152,7 +152,7 @@ def test_half_precision_computes_in_half_and_speaks_single(half_demo_bundle: Cal
     feeds = unet_feeds(*SIZES[1], channels=128)
     (features,) = run(bundle, "unet_features", feeds)
     _, expected = reference_unet(demo_checkpoint(), feeds, bundle.manifest.feature_taps)
-    assert_close(features, expected, share=1e-2)
+    assert_close(features, expected, share=2e-2)
     assert features.dtype == np.float32 and np.abs(features - expected.numpy()).max() > 1e-5
     assert bundle.manifest.dtype == "fp16"
 

@@ -60,7 +60,8 @@ def with_flash_attention(graph: Path) -> bytes:
     Raises:
         EngineError: the graph cannot be read.
     """
-    parts, replaced = [], False
+    parts: list[bytes] = []
+    replaced = False
     try:
         for field in read_fields(graph.read_bytes()):
             raw = field.raw
