@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+WHEEL_MB = 22
+"""Most megabytes of the wheel."""
+BUILDERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+"""What an environment has before anything is installed."""
 SAMPLES = "from segrefine.assets import demo_samples; print(demo_samples())"
 Run = Callable[..., str]
 """Runs words in the environment under test and gives what they print; the first word `segrefine` is its command."""
@@ -96,11 +100,14 @@ CASES = {
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the wheel, and check what the package page will show of it."""
+    """Build the wheel, and check its size and what the package page will show of it."""
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)], check=True
     )
     wheel = next(folder.glob("*.whl"))
+    size = wheel.stat().st_size / 1e6
+    assert size <= WHEEL_MB, f"the wheel has {size:.1f} MB, at most {WHEEL_MB} are allowed"
+    print(f"the wheel has {size:.1f} MB", flush=True)
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(
             next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -127,8 +134,19 @@ def lowest_versions(wheel: Path, extras: str) -> list[str]:
     return pins
 
 
-def try_case(case: Case, wheel: Path, python: str, folder: Path) -> None:
+def installed_size(environment: Path) -> float:
+    """Megabytes of all that was installed, compiled modules included."""
+    [place] = environment.glob("**/site-packages")
+    parts = [part for part in place.iterdir() if not part.name.startswith(BUILDERS)]
+    files = [file for part in parts for file in ([part] if part.is_file() else part.rglob("*")) if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def try_case(case: Case, wheel: Path, python: str, folder: Path) -> float:
     """Install one case and check it.
+
+    Returns:
+        Megabytes that were installed.
 
     Raises:
         AssertionError: something does not work.
@@ -140,6 +158,7 @@ def try_case(case: Case, wheel: Path, python: str, folder: Path) -> None:
     pins = lowest_versions(wheel, case.extras) if case.lowest else []
     install = [str(binaries / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[{case.extras}]", *pins]
     subprocess.run(install, check=True)
+    size = installed_size(place)
 
     def run(program: str, *words: str) -> str:
         command = [str(binaries / program), *words]
@@ -148,6 +167,7 @@ def try_case(case: Case, wheel: Path, python: str, folder: Path) -> None:
         return done.stdout
 
     case.check(run, folder)
+    return size
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -165,12 +185,12 @@ def main(words: Sequence[str] | None = None) -> None:
             for name in options.cases or CASES:
                 folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
                 try:
-                    try_case(CASES[name], wheel, python, folder)
+                    size = try_case(CASES[name], wheel, python, folder)
                 except (AssertionError, subprocess.CalledProcessError) as error:
                     failed += 1
                     print(f"{python} {name}: FAILED: {error}", flush=True)
                 else:
-                    print(f"{python} {name}: ok", flush=True)
+                    print(f"{python} {name}: ok, {size:.0f} MB installed", flush=True)
     sys.exit(bool(failed))
 
 
