@@ -1,7 +1,7 @@
 # The service on a CPU: lean, without PyTorch, not root, fit for a read-only file system.
 FROM python:3.12-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE constraints-cpu.txt ./
+COPY pyproject.toml hatch_build.py README.md LICENSE constraints-cpu.txt ./
 COPY segrefine segrefine
 RUN python -m venv /opt/segrefine && /opt/segrefine/bin/pip install --no-cache-dir -c constraints-cpu.txt ".[cpu,serve]"
 

@@ -83,3 +83,9 @@ def test_a_bundle_that_was_changed_is_named(installed: Path, cut: bool) -> None:
 def test_a_source_tree_is_left_as_it_is(hook: ModuleType) -> None:
     assert whole_checkpoint(ASSETS / "demo-checkpoint") == ASSETS / "demo-checkpoint"
     hook.CustomBuildHook().initialize("editable", {})
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore", "pyproject.toml"])
+def test_who_builds_from_chosen_files_chooses_the_hook(name: str) -> None:
+    lines = (HOOK.parent / name).read_text("utf-8").splitlines()
+    assert any(HOOK.name in line for line in lines if line.startswith(("COPY ", "!", "include = ")))
