@@ -10,11 +10,10 @@ import hashlib
 import json
 import shutil
 import tempfile
+from array import array
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from segrefine.errors import IntegrityError
 
@@ -58,4 +57,6 @@ def _read_piece(folder: Path, file: str, start: int, size: int, rows: int) -> by
         content = opened.read(size)
     if not rows or len(content) < size:
         return content
-    return np.frombuffer(content, np.uint16).reshape(rows, -1).T.tobytes()
+    values = array("H", content)  # of two bytes each
+    columns = len(values) // rows
+    return b"".join(values[column::columns].tobytes() for column in range(columns))
