@@ -184,7 +184,9 @@ class G4SegSettings(Settings):
         worth_nulls: other words that the label is compared with.
         effect_range: change of the prediction by the label, as a share of the error that remains, at which the
             evidence begins to count, and at which it counts fully.
-        joint_strengths: the same, where several labels are refined jointly.
+        likeness_range: cosine between what the label adds to the prediction and what other words add, up to which the
+            evidence counts fully, and from which it counts nothing.
+        joint_strengths: `text_strengths` where several labels are refined jointly.
         text_effect: weight of how much the label changes what is predicted, beside the error that it takes away.
         text_spread: how far the evidence of the text spreads along regions of like colour, see `spread`.
         text_contrast: colour difference at which it stops, in multiples of the image's root mean square.
@@ -219,6 +221,7 @@ class G4SegSettings(Settings):
     worth_range: tuple[float, ...] = (0.2, 1.0)
     worth_nulls: int = 2
     effect_range: tuple[float, ...] = (0.007, 0.014)
+    likeness_range: tuple[float, ...] = (0.5, 0.7)
     text_strengths: tuple[float, ...] = (0.0, 6.0)
     joint_strengths: tuple[float, ...] = (6.0,)
     text_effect: float = 1.0
@@ -279,7 +282,7 @@ class G4SegSettings(Settings):
             raise SettingsError(
                 expected="one confusion width for each timestep", got=f"{len(self.confusion)} for {len(self.timesteps)}"
             )
-        for name, allowed in (("worth_range", (0, 2)), ("effect_range", (2,))):
+        for name, allowed in (("worth_range", (0, 2)), ("effect_range", (2,)), ("likeness_range", (2,))):
             ends = getattr(self, name)
             if len(ends) not in allowed or sorted(set(ends)) != list(ends):
                 raise SettingsError(subject=name, expected="two rising numbers", got=list(ends))

@@ -154,19 +154,21 @@ class G4Seg:
     def explain(
         self, z0: Tensor, prompt: Text, levels: Sequence[int], noise: Tensor, coarse: Tensor, strength: float
     ) -> WordEffect:
-        """What a prompt does to the prediction, against no prompt: means over noise levels, (1, h, w)."""
-        s, parts = self.settings, []
+        """What one prompt does to the prediction, against no prompt."""
+        s, parts, shifts = self.settings, [], []
         for level in levels:
             t = s.text_timesteps[level]
             noisy = self.add_noise(z0, t, noise[level % len(noise)][None])
             plain = self.denoise(noisy, t, self.unconditional)
             named = self.denoise(noisy, t, prompt, coarse if strength else None, (0.0, strength))
             differences = torch.cat([plain - z0, named - z0, named - plain])
-            parts.append(differences.square().mean(1) / (1 - float(self.scheduler.alphas_cumprod[t])))
+            share = 1 - float(self.scheduler.alphas_cumprod[t])
+            parts.append(differences.square().mean(1) / share)
+            shifts.append((named - plain) / share**0.5)
         error, named_error, change = torch.stack(parts).mean(0)
         evidence = error - named_error + s.text_effect * change
-        evidence, change, error = (each.numpy(force=True) for each in (evidence, change, error))
-        return WordEffect(evidence=evidence[None], change=change[None], error=error)
+        evidence, shift, error = (each.numpy(force=True) for each in (evidence, torch.cat(shifts), error))
+        return WordEffect(evidence=evidence[None], shift=shift[None], error=error)
 
     def measure_worth(self, z0: Tensor, coarse: Tensor, noise: Tensor, label: str, size: Sequence[int]) -> float | None:
         """What the text's evidence is worth, by the runtime's measure, for it is ours; None: it is not measured."""
@@ -175,7 +177,11 @@ class G4Seg:
             return None
         prompts = [self.prompt, *(self.encode_label(word, size)[0] for word in choose_nulls([label], s))]
         of_label, *of_nulls = (self.explain(z0, each, s.probe_levels, noise, coarse, 0.0) for each in prompts)
-        nulls = np.concatenate([each.evidence for each in of_nulls])
+        nulls = WordEffect(
+            evidence=np.concatenate([each.evidence for each in of_nulls]),
+            shift=np.concatenate([each.shift for each in of_nulls]),
+            error=of_label.error,
+        )
         return measure_worth(of_label, nulls, coarse[0, 0].numpy(force=True), s)
 
     def gather_evidence(self, image: Tensor, coarse: Tensor, text: Tensor) -> Tensor:

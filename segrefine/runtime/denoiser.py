@@ -105,7 +105,7 @@ class Denoiser:
         worth: Floats | None = None
         if self.nulls:
             of_labels = trial.compare(range(count), s.probe_levels, 0.0)
-            of_nulls = trial.compare(self.nulls, s.probe_levels, 0.0).evidence
+            of_nulls = trial.compare(self.nulls, s.probe_levels, 0.0)
             found = [measure_worth(of_labels.pick(i), of_nulls, masks[i], s) for i in range(count)]
             worth = np.array(found, np.float32)
         asked = [i for i in range(count) if worth is None or worth[i] > 0]
@@ -237,7 +237,8 @@ class _TextTrial:
 
         error, change = mean_square(plain - self.z0), mean_square(named - plain)
         evidence = error - mean_square(named - self.z0) + np.float32(s.text_effect) * change
-        return WordEffect(evidence=evidence, change=change, error=error)
+        shift = (named - plain) / np.sqrt(np.array(shares, np.float32))[:, None, None, None]
+        return WordEffect(evidence=evidence, shift=np.asarray(shift, np.float32), error=error)
 
     def _predict(self, keys: Sequence[tuple[int, int, float]]) -> None:
         """Predict the clean latents (c, h, w) of each prompt, level and strength, as one batch."""

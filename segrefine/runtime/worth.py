@@ -3,12 +3,13 @@
 A label that the model knows, and that is in the image,
 
 - changes the prediction: the change counts beside the error that remains;
+- changes it otherwise than other words do;
 - explains the pixels of the mask better than other words do (the null);
 - explains them better than it explains the rest of the image.
 
-One of these is not enough. The words of a model of random weights change next to nothing. A mask over two objects
-lowers the third measure, and a picture that happens to show a null word lowers the second. All are ratios, so that no
-scale of latents or errors matters.
+One of these is not enough. The words of a model of random weights change little, and all of them the same. A mask over
+two objects lowers the last measure, and a picture that happens to show a null word lowers the one before. All are
+ratios, so that no scale of latents or errors matters.
 """
 
 from __future__ import annotations
@@ -41,37 +42,52 @@ def choose_nulls(labels: Sequence[str], settings: G4SegSettings) -> tuple[str, .
 
 @dataclass(frozen=True, kw_only=True)
 class WordEffect:
-    """What each of P prompts does to the prediction of the clean latents, per pixel; squares, means over noise levels.
+    """What each of P prompts does to the prediction of the clean latents (c, h, w), at T noise levels.
 
     Attributes:
-        evidence: float32 (P, h, w), the error that the prompt takes away, and its change.
-        change: float32 (P, h, w), how much the prompt changes the prediction.
-        error: float32 (h, w), of the prediction without a prompt.
+        evidence: float32 (P, h, w), the squared error that the prompt takes away, and its squared change; mean over the
+            levels.
+        shift: float32 (P, T, c, h, w), what the prompt adds to the prediction, in units of v-prediction.
+        error: float32 (h, w), squared, of the prediction without a prompt; mean over the levels.
     """
 
     evidence: Floats
-    change: Floats
+    shift: Floats
     error: Floats
+
+    @property
+    def change(self) -> Floats:
+        """How much each prompt changes the prediction, squared, float32 (P, h, w)."""
+        return np.asarray(np.square(self.shift).mean((1, 2)), np.float32)
 
     def pick(self, number: int) -> WordEffect:
         """The effect of one prompt: P = 1."""
         part = slice(number, number + 1)
-        return WordEffect(evidence=self.evidence[part], change=self.change[part], error=self.error)
+        return WordEffect(evidence=self.evidence[part], shift=self.shift[part], error=self.error)
 
 
-def measure_worth(label: WordEffect, nulls: Floats, coarse: Floats, settings: G4SegSettings) -> float:
+def measure_worth(label: WordEffect, nulls: WordEffect, coarse: Floats, settings: G4SegSettings) -> float:
     """What the evidence for a label is worth, in [0, 1].
 
     Args:
         label: the effect of the label, P = 1.
-        nulls: float32 (K, h, w), the evidence of K other words, from the same noise.
+        nulls: the effect of K other words, P = K, from the same noise.
         coarse: float32 (h, w) coarse mask as a probability in [0, 1], on the latent grid.
-        settings: `worth_range` and `effect_range`: where each measure begins to count, and where it counts fully.
+        settings: `worth_range`, `effect_range` and `likeness_range`: where each measure begins to count, and where it
+            counts fully.
     """
     inside = coarse >= min(0.5, float(coarse.max()))
     effect = float(label.change[0, inside].mean()) / max(float(label.error[inside].mean()), 1e-12)
-    score = compare_words(label.evidence[0], nulls, inside)
-    return _ramp(effect, settings.effect_range) * _ramp(score, settings.worth_range)
+    score = compare_words(label.evidence[0], nulls.evidence, inside)
+    unlike = 1 - _ramp(measure_likeness(label.shift[0], nulls.shift), settings.likeness_range)
+    return unlike * _ramp(effect, settings.effect_range) * _ramp(score, settings.worth_range)
+
+
+def measure_likeness(label: Floats, nulls: Floats) -> float:
+    """The mean cosine between what a label adds to the prediction, float32 (…), and what K other words add, (K, …)."""
+    lengths = np.sqrt(np.square(nulls.reshape(len(nulls), -1)).sum(1)) * np.sqrt(np.square(label).sum())
+    products = nulls.reshape(len(nulls), -1) @ label.ravel()
+    return float((products / np.maximum(lengths, np.finfo(np.float32).tiny)).mean())
 
 
 def compare_words(label: Floats, nulls: Floats, inside: NDArray[np.bool_]) -> float:

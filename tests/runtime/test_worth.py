@@ -12,7 +12,14 @@ from segrefine.cli.samples import load_samples
 from segrefine.runtime.image import load_image
 from segrefine.runtime.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.worth import NULL_WORDS, WordEffect, choose_nulls, compare_words, measure_worth
+from segrefine.runtime.worth import (
+    NULL_WORDS,
+    WordEffect,
+    choose_nulls,
+    compare_words,
+    measure_likeness,
+    measure_worth,
+)
 from segrefine.settings import G4SegSettings
 
 SCENE = load_samples(demo_samples())["02-car-erode"]
@@ -22,14 +29,21 @@ COARSE = INSIDE.astype(np.float32)
 SETTINGS = G4SegSettings()
 
 
-def effect(inside: float, outside: float, *, change: float = 0.1, error: float = 1.0) -> WordEffect:
-    """A word that explains the mask by `inside` and the rest by `outside`."""
+def effect(inside: float, outside: float, *, change: float = 0.1, channels: tuple[int, ...] = (0,)) -> WordEffect:
+    """A word that explains the mask by `inside` and the rest by `outside`, and changes some of four channels."""
     evidence = np.where(INSIDE, inside, outside).astype(np.float32)[None]
-    blank = np.ones((8, 8), np.float32)
-    return WordEffect(evidence=evidence, change=change * blank[None], error=error * blank)
+    shift = np.zeros((1, 2, 4, 8, 8), np.float32)
+    shift[:, :, channels] = np.sqrt(change * 4 / len(channels))
+    return WordEffect(evidence=evidence, shift=shift, error=np.ones((8, 8), np.float32))
 
 
-NULLS = effect(0.1, 0.1).evidence
+NULLS = effect(0.1, 0.1, channels=(1,))
+
+
+def test_the_change_of_a_word_is_the_mean_square_of_its_shift():
+    np.testing.assert_allclose(
+        effect(0.3, 0.05, change=0.2, channels=(0, 3)).change, np.full((1, 8, 8), 0.2), rtol=1e-6
+    )
 
 
 def test_a_label_that_stands_out_counts_fully():
@@ -43,6 +57,7 @@ def test_a_label_that_stands_out_counts_fully():
         effect(0.3, 0.05, change=1e-4),  # the word changes next to nothing
         effect(-0.1, 0.1),  # with the label the mask is explained worse
         effect(0.0, 0.0),
+        effect(0.3, 0.05, channels=(1,)),  # it does what other words do
     ],
 )
 def test_a_label_that_the_model_does_not_know_counts_nothing(unknown):
@@ -52,23 +67,35 @@ def test_a_label_that_the_model_does_not_know_counts_nothing(unknown):
 @pytest.mark.parametrize("scale", [1e-6, 1e-2, 1.0, 1e4])
 def test_no_scale_of_latents_or_errors_matters(scale):
     rng = np.random.default_rng(0)
-    label, nulls = rng.normal(0.2, 0.1, (1, 8, 8)), rng.normal(0.1, 0.1, (2, 8, 8))
-    change, error = rng.random((1, 8, 8)) * 0.02, rng.random((8, 8)) + 0.5
+    evidence = rng.normal(0.1, 0.1, (3, 8, 8)) + np.array([0.1, 0, 0])[:, None, None]
+    shift, error = rng.normal(0, 0.1, (3, 2, 4, 8, 8)), rng.random((8, 8)) + 0.5
 
     def worth(by: float) -> float:
-        scaled = [np.asarray(by * each, np.float32) for each in (label, change, error, nulls)]
-        found = WordEffect(evidence=scaled[0], change=scaled[1], error=scaled[2])
-        return measure_worth(found, scaled[3], COARSE, SETTINGS)
+        each, moved, left = (np.asarray(a, np.float32) for a in (by * evidence, np.sqrt(by) * shift, by * error))
+        label, nulls = (WordEffect(evidence=each[k], shift=moved[k], error=left) for k in (slice(1), slice(1, 3)))
+        return measure_worth(label, nulls, COARSE, SETTINGS)
 
     assert 0 < worth(1.0) < 1
     assert worth(scale) == pytest.approx(worth(1.0), rel=1e-4)
 
 
 def test_worth_rises_with_what_speaks_for_it():
-    by_ratio = [compare_words(effect(inside, 0.05).evidence[0], NULLS, INSIDE) for inside in (0.06, 0.1, 0.2, 0.4)]
+    nulls = NULLS.evidence
+    by_ratio = [compare_words(effect(inside, 0.05).evidence[0], nulls, INSIDE) for inside in (0.06, 0.1, 0.2, 0.4)]
     assert by_ratio == sorted(by_ratio) and len(set(by_ratio)) == 4
     everywhere = np.ones_like(INSIDE)
-    assert compare_words(effect(0.2, 0.2).evidence[0], NULLS, everywhere) == pytest.approx(np.log(2), abs=1e-5)
+    assert compare_words(effect(0.2, 0.2).evidence[0], nulls, everywhere) == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_likeness_is_the_mean_cosine():
+    rng = np.random.default_rng(0)
+    label, nulls = rng.normal(size=(2, 4, 8, 8)), rng.normal(size=(3, 2, 4, 8, 8))
+    flat = [each.ravel() / np.linalg.norm(each) for each in (label, *nulls)]
+    expected = np.mean([flat[0] @ each for each in flat[1:]])
+    assert measure_likeness(label, nulls) == pytest.approx(expected, abs=1e-6)
+    assert measure_likeness(label, label[None] * [[[[[2]]]], [[[[-3]]]]]) == pytest.approx(0, abs=1e-6)
+    assert measure_likeness(label, np.stack([label, 5 * label])) == pytest.approx(1)
+    assert measure_likeness(0 * label, nulls) == 0
 
 
 def test_nulls_have_no_word_of_a_label():
@@ -120,6 +147,34 @@ def test_a_label_that_counts_takes_as_many_passes_as_the_settings_say(counted):
     result = refiner(SCENE.image, SCENE.coarse, SCENE.label, guard=False)
     assert result.evidence_worth == 1 and len(result.rounds) == 1
     assert counters["unet"].samples + counters["unet_features"].samples == refiner.settings.count_passes()
+
+
+class Ignorant:
+    """A UNet that tells words from no words, and hardly one word from another, as one of random weights does."""
+
+    def __init__(self, engine) -> None:
+        self.engine, self.spec = engine, engine.spec
+
+    def __call__(self, feeds, **options):
+        words = feeds["encoder_hidden_states"].mean(1)[:, :4]
+        some = feeds["token_indicator"].any((1, 2))[:, None]
+        change = np.where(some, np.array([0.3, -0.3, 0.3, -0.3]) + 0.05 * words, 0)[:, :, None, None]
+        return {"out_sample": np.broadcast_to(change, feeds["sample"].shape).astype(np.float32)}
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def test_a_model_whose_words_all_do_the_same_is_worth_nothing(counted):
+    refiner, _ = counted
+    ignorant = refiner.derive({"unet": Ignorant(refiner.engines["unet"])})
+    samples = load_samples(demo_samples()).values()
+    measured, trusted = (
+        [ignorant(s.image, s.coarse, s.label, guard=False, settings=changes).evidence_worth for s in samples]
+        for changes in ({}, {"likeness_range": (1.5, 2.0)})
+    )
+    assert max(trusted) > 0  # the other measures can be passed by chance
+    assert max(measured) == 0
 
 
 def test_of_several_labels_each_has_its_own_worth(counted):
