@@ -129,6 +129,23 @@ def main(
         save_image(sheet, _sheet(cases, found["default"]))
 
 
+def read_pictures(data: Path, images: int | None) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[Any], str]]:
+    """The photographs of a data set in VOC's layout: number, image, class indices, and name of the file."""
+    folders = [data / "images", data / "JPEGImages"], [data / "masks", data / "SegmentationClass"]
+    pictures, truths = (next((each for each in both if each.is_dir()), both[0]) for both in folders)
+    files = sorted(truths.glob("*.png"))
+    for number, file in enumerate(files[:: max(1, len(files) // images)] if images else files):
+        picture = next(iter(pictures.glob(f"{file.stem}.*")), None)
+        if picture is not None:
+            yield number, np.asarray(Image.open(picture).convert("RGB")), np.asarray(Image.open(file)), file.name
+
+
+def class_names(data: Path) -> Sequence[str] | None:
+    """The names of the class indices, where the data set has them."""
+    file = data / "classes.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
 def read_photographs(data: Path, images: int | None, *, coarse: bool, kinds: int) -> Iterator[Photograph]:
     """The coarse masks of a data set in VOC's layout.
 
@@ -138,17 +155,10 @@ def read_photographs(data: Path, images: int | None, *, coarse: bool, kinds: int
         coarse: read the masks in DATA/coarse, instead of spoiling the true ones.
         kinds: in how many ways the masks of one photograph are spoilt.
     """
-    folders = [data / "images", data / "JPEGImages"], [data / "masks", data / "SegmentationClass"]
-    pictures, truths = (next((each for each in both if each.is_dir()), both[0]) for both in folders)
-    names = json.loads((data / "classes.json").read_text()) if (data / "classes.json").is_file() else None
-    files = sorted(truths.glob("*.png"))
-    for number, file in enumerate(files[:: max(1, len(files) // images)] if images else files):
-        picture = next(iter(pictures.glob(f"{file.stem}.*")), None)
-        if picture is None:
-            continue
-        image, classes = np.asarray(Image.open(picture).convert("RGB")), np.asarray(Image.open(file))
+    names = class_names(data)
+    for number, image, classes, name in read_pictures(data, images):
         if coarse:
-            given = np.asarray(Image.open(data / "coarse" / file.name))
+            given = np.asarray(Image.open(data / "coarse" / name))
             yield from _network_cases(number, image, classes, given, names)
         else:
             yield from _spoilt_cases(number, image, classes, names, kinds)

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from segrefine.runtime.output import save_mask
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.segmenter import Segmenter
-    from segrefine.settings import G4SegSettings, GsSettings
+    from segrefine.runtime.zero_shot import ZeroShotSegmenter
+    from segrefine.settings import G4SegSettings, GsSettings, ZeroShotSettings
 
 __version__ = "0.1.0"
 __all__ = [
     "AsyncClient", "Bundle", "Client", "G4SegSettings", "GsSettings", "Marks", "Refiner", "SegrefineError",
-    "Segmenter", "__version__", "build_engine", "coarse_from_marks", "load_engine", "load_image", "load_mask",
-    "save_mask", "split_caption", "to_detections",
+    "Segmenter", "ZeroShotSegmenter", "ZeroShotSettings", "__version__", "build_engine", "coarse_from_marks",
+    "load_engine", "load_image", "load_mask", "save_mask", "split_caption", "to_detections",
 ]  # fmt: skip
 
 _HOMES = {
@@ -40,6 +41,8 @@ _HOMES = {
     "Refiner": "segrefine.runtime.pipeline",
     "SegrefineError": "segrefine.errors",
     "Segmenter": "segrefine.runtime.segmenter",
+    "ZeroShotSegmenter": "segrefine.runtime.zero_shot",
+    "ZeroShotSettings": "segrefine.settings",
     "build_engine": "segrefine.engines",
     "coarse_from_marks": "segrefine.runtime.marks",
     "load_engine": "segrefine.engines",

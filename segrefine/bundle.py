@@ -178,7 +178,7 @@ class Bundle:
         except BundleError as error:
             raise error.about(manifest_file) from error
 
-    def check_method(self, method: Method) -> None:
+    def check_method(self, method: str) -> None:
         """Checks that the bundle is for this method.
 
         Raises:

@@ -38,5 +38,6 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "fast": {"steps": 1, "samples": 1, "guidance_scale": 1.0, "image_guidance_scale": 1.0},
     },
+    "zero-shot": {"default": {}, "fast": {"text_timesteps": [450, 600], "rivals": 3}},
 }
 """By method, then by name: values that differ from the bundle's settings, as JSON has them."""

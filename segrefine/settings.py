@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from segrefine.errors import SettingsError
 from segrefine.presets import PRESETS
 from segrefine.samplers import SAMPLERS
+from segrefine.setting_values import describe_kind, is_like, show_value
 
 if TYPE_CHECKING:
     from typing import Self
@@ -32,15 +32,15 @@ class Settings:
         title: the method's name and its command, for messages.
     """
 
-    method: ClassVar[Literal["g4seg", "gs"]]
+    method: ClassVar[Literal["g4seg", "gs", "zero-shot"]]
     title: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Raises SettingsError where a value is of another kind than its default, or outside its range."""
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if not _is_like(value, entry.default):
-                raise SettingsError(subject=entry.name, expected=_describe_kind(entry.default), got=_show(value))
+            if not is_like(value, entry.default):
+                raise SettingsError(subject=entry.name, expected=describe_kind(entry.default), got=show_value(value))
         self._check_ranges()
 
     @classmethod
@@ -330,32 +330,52 @@ class GsSettings(Settings):
         self._check_positive("guidance_scale", "image_guidance_scale")
 
 
-def _is_like(value: object, default: object) -> bool:
-    """Whether a value is of its default's kind: text, yes or no, a whole number, a finite number, a tuple of a kind."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_is_like(each, default[0]) for each in value)
-    if isinstance(value, bool) or isinstance(default, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
-        return False
-    return not isinstance(value, float) or math.isfinite(value)
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotSettings(Settings):
+    """How a text-to-image model finds what phrases name. Defaults: `docs/zero_shot.md` says what was tried.
 
+    Attributes:
+        text_timesteps: noise levels at which the image is denoised with and without each phrase.
+        text_effect: weight of how much a phrase changes what is predicted, beside the error that it takes away.
+        attention_timestep: noise level at which attention is read.
+        attention_weight: weight of the attention of a phrase's tokens, beside how well the phrase explains each pixel.
+        spread_steps: times that the explanation is spread along self-attention.
+        rivals: other words that a phrase is compared with, at least; null words fill up the other phrases.
+        threshold: score, in standard deviations over the image, from which a place belongs to the phrase.
+        sharpness: log-odds per standard deviation.
+        presence: how far a phrase must explain its mask better than the best of other words does, in units of how far
+            those lie apart. Phrases below it are absent: their masks are empty.
+        edges: whether the border is moved to the image's edges.
+        template: the prompt; `{label}` stands for the phrase.
+    """
 
-def _describe_kind(default: object) -> str:
-    """A kind of value in words, with an example."""
-    match default:
-        case bool():
-            return "true or false"
-        case int():
-            return f"a whole number, such as {default}"
-        case float():
-            return f"a float, such as {default}"
-        case tuple():
-            kind = "whole numbers" if isinstance(default[0], int) else "floats"
-            return f"a list of {kind}, such as {json.dumps(default)}"
-        case _:
-            return f"a text, such as {default!r}"
+    method = "zero-shot"
+    title = "zero-shot (segment)"
 
+    text_timesteps: tuple[int, ...] = (300, 450, 600, 800)
+    text_effect: float = 0.0
+    attention_timestep: int = 50
+    attention_weight: float = 0.5
+    spread_steps: int = 2
+    rivals: int = 4
+    threshold: float = 1.0
+    sharpness: float = 2.0
+    presence: float = 0.75
+    edges: bool = True
+    template: str = "a photo of a {label}"
 
-def _show(value: object) -> str:
-    return repr(list(value) if isinstance(value, tuple) else value)
+    def as_refining(self) -> G4SegSettings:
+        """The settings of G4Seg with the same evidence of words."""
+        return G4SegSettings(text_timesteps=self.text_timesteps, text_effect=self.text_effect, template=self.template)
+
+    def count_passes(self, phrases: int = 1) -> int:
+        """Passes of the UNet for so many phrases."""
+        return len(self.text_timesteps) * (1 + max(phrases, self.rivals + 1)) + phrases
+
+    def _check_ranges(self) -> None:
+        if not self.text_timesteps or min(*self.text_timesteps, self.attention_timestep) < 0:
+            raise SettingsError(expected="one timestep of 0 or more", got=list(self.text_timesteps))
+        self._check_positive("attention_weight", "spread_steps")
+        self._check_counts("rivals")
+        if self.sharpness <= 0:
+            raise SettingsError(subject="sharpness", expected="a positive number", got=self.sharpness)

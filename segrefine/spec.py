@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -64,6 +64,10 @@ class ComponentSpec:
     def has_batch(self) -> bool:
         """Whether every input and output is a batch, whose samples can be computed apart."""
         return all(tensor.shape[0] == "batch" for tensor in (*self.inputs, *self.outputs))
+
+    def part(self, name: str, outputs: Collection[str]) -> ComponentSpec:
+        """The specification of a graph that takes the same, and gives some of the outputs."""
+        return ComponentSpec(name, self.inputs, tuple(tensor for tensor in self.outputs if tensor.name in outputs))
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON values; `from_dict` reads it back."""

@@ -149,7 +149,7 @@ def _steps(bundle: Bundle, checkpoint: Path, backends: list[str], device: str, s
     """One step of the UNet under a mask: inputs from the host, outputs back to it, for all alike."""
     loaded = load_checkpoint(checkpoint)
     source = GraphSource(checkpoint=loaded, attend=attend_naive, taps=bundle.manifest.feature_taps)
-    module = MaskedUnet(source)
+    module = MaskedUnet(source, "unet")
     sizes = {"batch": 2, "height": 64, "width": 64, "pixels": 4096, "tokens": bundle.manifest.tokens}
     inputs = example_inputs(module, sizes)
     feeds = named_inputs(module, inputs)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from segrefine.batch.finding import ClassFinder
 from segrefine.batch.journal import Entry
 from segrefine.batch.queue import AHEAD, Queue
 from segrefine.batch.worker import Job, attempt, read_item
@@ -118,6 +119,8 @@ class Worker:
         """Opens the data set and the engines, and gives the error where that fails."""
         try:
             self._dataset, self._refiner = self._job.open_dataset(), Refiner.open(self._job.setup)
+            options = self._job.setup.engines
+            self._finder = ClassFinder.open(self._refiner, options, self._dataset, self._job.seed)
         except SegrefineError as error:
             return error
         return None
@@ -126,7 +129,7 @@ class Worker:
         """What became of an item."""
         read = self._reader.submit(read_item, self._dataset, item)
         with self._turn:
-            return attempt(self._job, self._dataset, self._refiner, item, read)
+            return attempt(self._job, self._dataset, self._refiner, item, read, self._finder)
 
 
 class _Actor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from segrefine.batch.finding import ClassFinder
 from segrefine.batch.journal import Entry, Judgement
 from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading, read_image, turn_of
 from segrefine.datasets.notation import Notation, ReadingOptions, select_masks
@@ -93,6 +94,7 @@ def serve(job: Job, pipe: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         dataset, refiner = job.open_dataset(), Refiner.open(job.setup)
+        finder = ClassFinder.open(refiner, job.setup.engines, dataset, job.seed)
     except SegrefineError as error:
         pipe.send(error)
         return
@@ -103,7 +105,7 @@ def serve(job: Job, pipe: Connection) -> None:
             while not waiting or pipe.poll():
                 item = pipe.recv()
                 waiting.append((item, reader.submit(read_item, dataset, item)))
-            pipe.send(attempt(job, dataset, refiner, *waiting.popleft()))
+            pipe.send(attempt(job, dataset, refiner, *waiting.popleft(), finder))
 
 
 def _end_with_parent() -> None:
@@ -120,11 +122,15 @@ def read_item(dataset: Notation, item: Item) -> Read:
     return image, select_masks(dataset.read(item, image), item)
 
 
-def attempt(job: Job, dataset: Notation, refiner: Refiner, item: Item, read: Future[Read]) -> Entry:
+def attempt(
+    job: Job, dataset: Notation, refiner: Refiner, item: Item, read: Future[Read], finder: ClassFinder | None = None
+) -> Entry:
     """What became of an item: whatever goes wrong with it is told, and the next one has its turn."""
     began = time.perf_counter()
     try:
         image, reading = read.result()
+        if finder:
+            reading = finder.find(image)
         results: Sequence[Refinement] = ()
         if reading.masks:
             masks = [(each.label, each.mask) for each in reading.masks]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,11 @@ _UNREFINED = {
 @settings_options
 @reading_options
 @click.option(
+    "--zero-shot",
+    is_flag=True,
+    help="DIR has images without masks: find the classes of --classes by their names, then refine them.",
+)
+@click.option(
     "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
     help="Refine on a Ray cluster: at ADDRESS; without, that of this machine or RAY_ADDRESS; local starts one here.",
 )  # fmt: skip
@@ -67,14 +73,16 @@ _UNREFINED = {
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, address: str | None, gpus: float | None,
-    model: Model,
+    guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, zero_shot: bool, address: str | None,
+    gpus: float | None, model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
 
     DIR holds images/ and masks/, matched by name, and labels.json (what each mask shows) or classes.json (the names of
     a label map's indices); or masks/CLASS/ for each class, hard or soft; or masks/NAME.npy with class activation maps.
     JSON is COCO's; its masks are written as run lengths. All masks of one image are refined together.
+
+    With --zero-shot, DIR or DIR/images holds images alone, and OUTPUT/masks gets a label map for each.
 
     An annotation without a usable mask stays as it is, and is counted; --boxes refines it from its box.
 
@@ -87,7 +95,7 @@ def batch(
     _check(source, output, images, address, gpus)
     job = Job(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
-        setup=model.setup(choice), seed=seed, guard=guard, crop=crop, reading=reading,
+        setup=model.setup(choice), seed=seed, guard=guard, crop=crop, reading=replace(reading, zero_shot=zero_shot),
     )  # fmt: skip
     if lack := model.describe_lack():
         console.warn(lack)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segrefine.runtime.engine_set import PipelineSetup
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.segmenter import Segmenter
+    from segrefine.runtime.zero_shot import ZeroShotSegmenter
     from segrefine.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
@@ -271,6 +272,24 @@ class Model:
         folder = self.bundle or demo_gs_bundle()
         settings = choice.apply_to(folder, GsSettings) if choice else None
         return Segmenter.open(PipelineSetup(bundle=folder, engines=self.engines, settings=settings))
+
+    def open_zero_shot(self, choice: SettingsChoice | None = None) -> ZeroShotSegmenter:
+        """Open the zero-shot segmenter; the caller closes it.
+
+        Args:
+            choice: changes to the method's settings.
+
+        Raises:
+            SegrefineError: see `ZeroShotSegmenter.from_bundle` and `SettingsChoice.apply`.
+        """
+        from segrefine.assets import demo_bundle
+        from segrefine.runtime.engine_set import PipelineSetup
+        from segrefine.runtime.zero_shot import ZeroShotSegmenter
+        from segrefine.settings import ZeroShotSettings
+
+        settings = choice.apply(ZeroShotSettings()) if choice else None
+        setup = PipelineSetup(bundle=self.bundle or demo_bundle(), engines=self.engines, settings=settings)
+        return ZeroShotSegmenter.open(setup)
 
     def describe_lack(self) -> str | None:
         """A sentence where neither settings nor guard were fitted to a model that refines; else None.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from segrefine.cli.asked import Asked, find_spans
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.inputs import read_picture
 from segrefine.cli.options import (
@@ -21,101 +22,21 @@ from segrefine.cli.options import (
     model_options,
     settings_options,
 )
-from segrefine.cli.outputs import PictureFile, check_outputs
+from segrefine.cli.outputs import PictureFile
+from segrefine.cli.segment_outputs import SegmentOutputs
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segrefine.runtime.narrative import Span
-    from segrefine.runtime.segmentation import Segment, Segmentation
+    from segrefine.runtime.segmentation import Segmentation
     from segrefine.settings import GsSettings
 
 
-_MAP = re.compile(r"\d\d+-.*\.(mask|probability|uncertainty)\.png")
+_SETTINGS = {"guidance": "guidance_scale", "image_guidance": "image_guidance_scale"}
+"""Settings whose options have shorter names."""
 SPREAD_SAMPLES = 4
 """How many samples are drawn where their spread is asked for, and nothing says how many."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentOutputs:
-    """What to write; None leaves it out."""
-
-    labels: Path
-    overlay: Path | None
-    sheet: Path | None
-    maps: Path | None
-    uncertainty: bool
-
-    def check(self, image: Path, phrases: Sequence[str]) -> None:
-        """Checks the places before the work is done.
-
-        Args:
-            image: the picture that is read.
-            phrases: what is looked for.
-
-        Raises:
-            OutputError: a file has no place.
-            click.UsageError: a file would be written over, or an option lacks another.
-        """
-        if self.uncertainty and not self.maps:
-            raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
-        named = {"--output": self.labels, "--overlay": self.overlay, "--sheet": self.sheet, "--maps": self.maps}
-        named |= {f"--maps, with its {path.name}:": path for path in self._list_maps(phrases) if path.parent.is_dir()}
-        check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
-
-    def other_maps(self, phrases: Sequence[str]) -> list[str]:
-        """Names of maps in the folder that another run left there."""
-        ours = {path.name for path in self._list_maps(phrases)}
-        there = self.maps.glob("*.*.png") if self.maps else ()
-        return sorted(path.name for path in there if _MAP.fullmatch(path.name) and path.name not in ours)
-
-    def _list_maps(self, phrases: Sequence[str]) -> list[Path]:
-        """The files of all phrases' maps."""
-        if not self.maps:
-            return []
-        parts = (self._map_files(self.maps, number, phrase) for number, phrase in enumerate(phrases, 1))
-        return [path for files in parts for path in files.values()]
-
-    def _map_files(self, folder: Path, number: int, phrase: str) -> dict[str, Path]:
-        """The files of one phrase's maps, by what they show."""
-        words = re.sub(r"\W+", "-", phrase.casefold()).strip("-")
-        stem = f"{number:02d}-{words[:40]}"
-        kinds = ("mask", "probability", *(["uncertainty"] if self.uncertainty else []))
-        return {kind: folder / f"{stem}.{kind}.png" for kind in kinds}
-
-    def write(self, image: NDArray[np.uint8], result: Segmentation) -> dict[str, Any]:
-        """Writes it, each file as a whole; gives the files by name."""
-        from segrefine.runtime.output import save_image, save_label_map
-        from segrefine.runtime.pictures import overlay_labels, segment_sheet
-        from segrefine.storage import output_errors
-
-        labels = result.label_map()
-        written: dict[str, Any] = {"labels": str(self.labels)}
-        save_label_map(self.labels, labels)
-        if self.overlay:
-            written["overlay"] = str(self.overlay)
-            save_image(self.overlay, overlay_labels(image, labels))
-        if self.sheet:
-            written["sheet"] = str(self.sheet)
-            rows = [(image, each, f"confidence {each.confidence:.2f}") for each in result.segments]
-            save_image(self.sheet, segment_sheet(rows))
-        if self.maps:
-            with output_errors(self.maps):
-                self.maps.mkdir(exist_ok=True)
-            numbered = enumerate(result.segments, 1)
-            written["maps"] = [self._write_maps(self.maps, number, segment) for number, segment in numbered]
-        return written
-
-    def _write_maps(self, folder: Path, number: int, segment: Segment) -> dict[str, str]:
-        from segrefine.runtime.output import save_mask, save_probability
-
-        files = self._map_files(folder, number, segment.phrase)
-        save_mask(files["mask"], segment.mask)
-        save_probability(files["probability"], segment.probability)
-        if self.uncertainty:
-            save_probability(files["uncertainty"], segment.uncertainty)
-        return {name: str(path) for name, path in files.items()}
 
 
 @click.command(short_help="Segment what phrases name in an image.")
@@ -123,6 +44,12 @@ class SegmentOutputs:
 @click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
 @click.option(
     "--caption", help="Instead of phrases: a sentence; each of its noun phrases, or of its [bracketed parts]."
+)
+@click.option(
+    "--classes",
+    metavar="LIST",
+    help="Instead of phrases: a class list (voc, coco-object, …) or a JSON file of names by index. Gives a label "
+    "map of the classes that are there.",
 )
 @click.option(
     "-o", "--output", metavar="PNG", type=PictureFile(".png"), default="segments.png", show_default=True,
@@ -148,75 +75,116 @@ class SegmentOutputs:
 @click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
 @settings_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
-@click.option("--refine", is_flag=True, help="Refine the masks by G4Seg, the generated ones as coarse masks.")
-@click.option("--refine-bundle", metavar="PATH", type=BundleFolder(), help="With --refine: its model.  [default: demo]")
+@click.option(
+    "--zero-shot",
+    is_flag=True,
+    help="Find phrases by a text-to-image model. Bundles of such models need no flag.",
+)
+@click.option(
+    "--refine/--no-refine",
+    default=None,
+    help="Refine the masks by G4Seg, with these as coarse masks.  [default: only those found by --zero-shot]",
+)
+@click.option(
+    "--refine-bundle",
+    metavar="PATH",
+    type=BundleFolder(),
+    help="Model that refines.  [default: the model of --zero-shot, otherwise demo]",
+)
 @model_options
 @with_console
 def segment(
-    console: Console, image: Path, phrases: tuple[str, ...], caption: str | None, output: Path, overlay: Path | None,
-    sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int, refine: bool, refine_bundle: Path | None,
-    model: Model, samples: int | None, steps: int | None, sampler: str | None, guidance: float | None,
-    image_guidance: float | None, choice: SettingsChoice,
+    console: Console, /, image: Path, phrases: tuple[str, ...], caption: str | None, classes: str | None, output: Path,
+    overlay: Path | None, sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int, zero_shot: bool,
+    refine: bool | None, refine_bundle: Path | None, model: Model, choice: SettingsChoice, **sampling: Any,
 ) -> None:  # fmt: skip
     """Segment what each PHRASE names in IMAGE.
 
     IMAGE is a picture of any size, - is stdin. A phrase names one object or several: "the red car", "all apples".
     """
-    caption, spans = _find_spans(phrases, caption)
-    if refine_bundle and not refine:
-        raise click.UsageError("--refine-bundle says what refines: add --refine")
-    if uncertainty and samples == 1:
-        raise click.UsageError(f"one sample has no spread: leave --samples out, or take --samples {SPREAD_SAMPLES}")
+    asked = find_spans(phrases, caption, classes)
+    texts = [span.text for span in asked.spans]
+    zero_shot = zero_shot or _is_text_to_image(console, model)
+    refine = zero_shot if refine is None else refine
+    sampling = {name: value for name, value in sampling.items() if value is not None}
+    _check_options(zero_shot, refine, refine_bundle, uncertainty, sampling)
     outputs = SegmentOutputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
-    outputs.check(image, [span.text for span in spans])
-    changed: dict[str, Any] = {"samples": samples, "steps": steps, "sampler": sampler, "guidance_scale": guidance,
-               "image_guidance_scale": image_guidance}  # fmt: skip
+    outputs.check(image, texts)
     pixels = read_picture(console, image)
     started = time.perf_counter()
-    with model.open_segmenter(choice) as segmenter:
-        spread = (uncertainty or sheet is not None) and not choice.names("samples")
-        settings = _change(segmenter.settings, changed, spread=spread)
+    with _open(model, choice, zero_shot) as segmenter:
+        settings = segmenter.settings
+        if not zero_shot:
+            spread = (uncertainty or sheet is not None) and not choice.names("samples")
+            settings = _change(settings, sampling, spread=spread)
+        elif refine:
+            settings = replace(settings, edges=False)  # G4Seg moves the borders
         loaded = time.perf_counter() - started
         with console.progress("segmenting") as tell:
-            result = segmenter(pixels, [span.text for span in spans], settings=settings, seed=seed, progress=tell)
+            result = segmenter(pixels, texts, settings=settings, seed=seed, progress=tell)
     if refine:
-        result = _refine(console, pixels, result, seed, replace(model, bundle=refine_bundle))
+        refining = replace(model, bundle=refine_bundle or (model.bundle if zero_shot else None))
+        result = _refine(console, pixels, result, seed, refining)
+    asked, result = asked.drop_absent(result)
     values: dict[str, Any] = {
         "image": str(image),
         "size": [pixels.shape[1], pixels.shape[0]],
-        "caption": caption,
-        "segments": list(_entries(spans, result)),
+        "caption": asked.caption,
+        "method": settings.method,
+        "segments": list(_entries(asked, result)),
         "settings": settings.to_dict(),
         "refined": refine,
-        "outputs": outputs.write(pixels, result),
+        "outputs": outputs.write(pixels, result, asked.numbers, asked.nothing),
         "seconds": {"load": loaded, **result.seconds, "total": time.perf_counter() - started},
         "peak_gpu_memory": model.peak_memory(),
         "model": model.to_dict(),
     }
-    if left := outputs.other_maps([span.text for span in spans]):
+    if left := outputs.other_maps(texts):
         console.warn(f"{maps} also holds maps of another run: {', '.join(left)}")
     for warning in _warnings(values["segments"], model):
         console.warn(warning)
     console.result(values, _describe(values, model))
 
 
-def _change(settings: GsSettings, changed: dict[str, Any], *, spread: bool) -> GsSettings:
+def _is_text_to_image(console: Console, model: Model) -> bool:
+    """Whether the bundle has no label denoiser, so that phrases are found zero-shot; says so."""
+    from segrefine.bundle import Bundle
+
+    if model.bundle is None or Bundle.open(model.bundle).manifest.method == "gs":
+        return False
+    console.warn(f"{model.bundle} has no label denoiser: it finds phrases zero-shot, by its attention")
+    return True
+
+
+def _check_options(
+    zero_shot: bool, refine: bool, refine_bundle: Path | None, uncertainty: bool, sampling: dict[str, Any]
+) -> None:
+    """Check that the options go together.
+
+    Raises:
+        click.UsageError: two of them do not.
+    """
+    if refine_bundle and not refine:
+        raise click.UsageError("--refine-bundle says what refines: add --refine")
+    if zero_shot and (sampling or uncertainty):
+        given = [f"--{name.replace('_', '-')}" for name in sampling] + ["--uncertainty"] * uncertainty
+        message = f"{given[0]} belongs to label diffusion, which draws samples; zero-shot segmentation draws none"
+        raise click.UsageError(f"{message}; --set changes its settings")
+    if uncertainty and sampling.get("samples") == 1:
+        raise click.UsageError(f"one sample has no spread: leave --samples out, or take --samples {SPREAD_SAMPLES}")
+
+
+def _open(model: Model, choice: SettingsChoice, zero_shot: bool) -> Any:
+    """What finds phrases; the caller closes it."""
+    return model.open_zero_shot(choice) if zero_shot else model.open_segmenter(choice)
+
+
+def _change(settings: GsSettings, sampling: dict[str, Any], *, spread: bool) -> GsSettings:
     """The bundle's settings with those that were given; with several samples where their spread is to be seen."""
-    wanted = {name: value for name, value in changed.items() if value is not None}
+    wanted = {_SETTINGS.get(name, name): value for name, value in sampling.items()}
     if spread and settings.samples == 1:
         wanted = {"samples": SPREAD_SAMPLES} | wanted
     return replace(settings, **wanted)
-
-
-def _find_spans(phrases: Sequence[str], caption: str | None) -> tuple[str | None, Sequence[Span]]:
-    """The caption without its brackets, and its phrases; those without a caption have their places in themselves."""
-    from segrefine.runtime.narrative import Span, split_caption
-
-    if bool(phrases) == (caption is not None):
-        raise click.UsageError('give phrases, such as "the fox" "the red car", or --caption with a sentence')
-    if caption is not None:
-        return split_caption(caption)
-    return None, [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
 
 
 def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model) -> Segmentation:
@@ -241,8 +209,8 @@ def _warnings(entries: Sequence[dict[str, Any]], model: Model) -> Iterator[str]:
             yield f"nothing in the image was taken for {entry['phrase']!r}"
 
 
-def _entries(spans: Sequence[Span], result: Segmentation) -> Iterator[dict[str, Any]]:
-    for number, (span, found) in enumerate(zip(spans, result.segments, strict=True), 1):
+def _entries(asked: Asked, result: Segmentation) -> Iterator[dict[str, Any]]:
+    for number, span, found in zip(asked.numbers, asked.spans, result.segments, strict=True):
         yield {
             "label": number,
             "phrase": span.text,
@@ -264,10 +232,11 @@ def _describe(values: dict[str, Any], model: Model) -> str:
     files = [str(file) for name, file in values["outputs"].items() if name != "maps"]
     if "maps" in values["outputs"]:
         files.append(f"{len(values['outputs']['maps'])} phrases' maps")
+    how = f"samples: {s['samples']}, steps: {s['steps']}" if values["method"] == "gs" else "zero-shot"
     return "\n".join(
         [
             table(("label", "phrase", "area", "confidence"), rows),
-            f"\n{total:.2f} s: {spent}; samples: {s['samples']}, steps: {s['steps']}, with {model.describe()}",
+            f"\n{total:.2f} s: {spent}; {how}, with {model.describe()}",
             f"wrote {', '.join(files)}",
         ]
     )

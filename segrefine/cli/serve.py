@@ -16,7 +16,7 @@ from segrefine.errors import MissingDependencyError, SegrefineError, SettingsErr
 
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
-    from segrefine.serve.models import Offer, ServedModel
+    from segrefine.serve.models import Offer
     from segrefine.serve.server import Address
 
 
@@ -140,11 +140,12 @@ def _serve_here(
 ) -> None:
     from segrefine.serve.app import create_app
     from segrefine.serve.server import run_server, url_of
+    from segrefine.serve.zero_shot import open_models
 
     with _ended_by_sigterm(), ExitStack() as stack:
         with _bad_options():
             listening = stack.enter_context(address.bind())
-        served: list[ServedModel[Any]] = [stack.enter_context(offer.open()) for offer in offers]
+        served = [stack.enter_context(model) for model in open_models(offers)]
         app = create_app(served, **application)
         url = url_of(address.host, listening.getsockname()[1])
         values = {"url": url, "models": [model.describe() for model in served]}

@@ -130,6 +130,15 @@ def classes_of(place: Place) -> ClassList:
     named = place.options.classes
     if named is None:
         return VOC if place.classes is None else read_classes(place.classes)
+    return find_classes(named)
+
+
+def find_classes(named: str) -> ClassList:
+    """A class list by its name, or the classes of a JSON file.
+
+    Raises:
+        MaskError: there is no such list, or the file holds something else.
+    """
     if named in CLASS_LISTS:
         return CLASS_LISTS[named]
     if not Path(named).is_file():

@@ -36,6 +36,7 @@ class ReadingOptions:
             list's first index.
         maps: entry that holds the class activation maps; None for the first that is known.
         listing: path of the COCO JSON that lists the images and categories of a list of results.
+        zero_shot: whether there are no masks, and the names of the classes say what to look for.
 
     Raises:
         SettingsError: the background rule is none.
@@ -47,6 +48,7 @@ class ReadingOptions:
     key_offset: int | None = None
     maps: str | None = None
     listing: str | None = None
+    zero_shot: bool = False
 
     def __post_init__(self) -> None:
         if self.background is not None:

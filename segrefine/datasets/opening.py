@@ -11,6 +11,7 @@ from segrefine.datasets.class_folders import ClassFolders
 from segrefine.datasets.coco import RESULT, Coco
 from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.coco_results import RESULTS, CocoResults
+from segrefine.datasets.images_alone import ImagesAlone
 from segrefine.datasets.items import Pixels, read_image
 from segrefine.datasets.label_maps import LabelMaps
 from segrefine.datasets.labelme import LabelMe
@@ -21,7 +22,9 @@ from segrefine.datasets.tree import has_json
 from segrefine.datasets.yolo import Yolo
 from segrefine.errors import MaskError, SettingsError
 
-NOTATIONS: list[type[Notation]] = [CocoResults, Coco, Cams, LabelMe, Yolo, SingleMasks, ClassFolders, LabelMaps]
+NOTATIONS: list[type[Notation]] = [
+    ImagesAlone, CocoResults, Coco, Cams, LabelMe, Yolo, SingleMasks, ClassFolders, LabelMaps,
+]  # fmt: skip
 """Every notation. A data set is in the first one that detects it."""
 IMAGES, MASKS, LABELS_FOLDER = "images", "masks", "labels"
 COCO_FILES = (RESULT, RESULTS, "result.json")
@@ -69,6 +72,8 @@ def place_of(source: Path, images: Path | None = None, options: ReadingOptions |
     """
     options = options or ReadingOptions()
     found = source / IMAGES
+    if options.zero_shot:
+        return _place_of_images(source, options)
     masks = next((source / name for name in (MASKS, LABELS_FOLDER) if (source / name).is_dir()), source / MASKS)
     coco = next((source / name for name in COCO_FILES if (source / name).is_file()), None)
     if source.is_file() or (coco and not masks.is_dir()):
@@ -84,6 +89,17 @@ def place_of(source: Path, images: Path | None = None, options: ReadingOptions |
     return Place(
         masks=masks, images=found, root=source, options=options,
         labels=labels if labels.is_file() else None, classes=classes if classes.is_file() else None,
+    )  # fmt: skip
+
+
+def _place_of_images(source: Path, options: ReadingOptions) -> Place:
+    """Where images without masks lie: in a folder, or in its folder `images`."""
+    if not source.is_dir():
+        raise MaskError(subject=source, expected="a folder of images", got="a file")
+    images, classes = source / IMAGES, source / CLASSES
+    return Place(
+        masks=source / MASKS, images=images if images.is_dir() else source, root=source, options=options,
+        classes=classes if classes.is_file() else None,
     )  # fmt: skip
 
 

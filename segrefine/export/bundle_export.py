@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,13 +21,25 @@ from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
 from segrefine.export.graph import cut_graph, example_inputs, export_graph
 from segrefine.export.mapped import release_weight_files
-from segrefine.export.modules import CUT_FROM, GRAPHS, ISLANDS, LABEL_GRAPHS, PARTS, GraphModule, GraphSource, has_graph
+from segrefine.export.modules import (
+    GRAPHS,
+    ISLANDS,
+    LABEL_GRAPHS,
+    PARTS,
+    UNETS,
+    WHOLE_UNET,
+    GraphModule,
+    GraphSource,
+    MaskedUnet,
+    has_graph,
+)
 from segrefine.export.ops import masked_attention
 from segrefine.export.precision import half_precision
 from segrefine.export.resources import check_resources
 from segrefine.export.sources import find_model
 from segrefine.export.storage import WeightFile, halve_weights
 from segrefine.export.verify import Trial, run_trials, verify_graph
+from segrefine.reference.attention_maps import has_map_levels
 from segrefine.reference.checkpoint import (
     Checkpoint,
     ModelParts,
@@ -56,6 +68,7 @@ class _Plan:
         denoiser: the name of its denoiser.
         graphs: what makes each component, from an opened checkpoint.
         settings: default settings of the method.
+        hidden: what makes graphs that the bundle does not keep.
         unneeded: components that are exported only when asked for.
         taps: named submodules of the UNet whose outputs are the features.
         label_codec: see `Manifest`.
@@ -66,6 +79,7 @@ class _Plan:
     denoiser: str
     graphs: Mapping[str, Callable[[Any], GraphModule]]
     settings: Settings
+    hidden: Mapping[str, Callable[[Any], GraphModule]] = field(default_factory=dict)
     unneeded: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     label_codec: Mapping[str, Any] = field(default_factory=dict)
@@ -151,9 +165,7 @@ def export_bundle(
     check_resources({part: count_weights(source, part) for part in parts}, half, Path(target))
     with BundleWriter(target, overwrite=overwrite) as writer:
         graphs = _Graphs(plan, options, writer.directory)
-        for name in wanted:
-            progress(f"exporting {name}")
-            graphs.write(name, wanted)
+        _write_graphs(graphs, wanted, options, progress)
         _write_texts(plan.checkpoint, writer.directory)
         manifest = _manifest(plan, options, graphs)
         return writer.finish(replace(manifest, settings=settings or manifest.settings))
@@ -168,12 +180,15 @@ def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
     loaded = load_checkpoint(model)
     chosen = loaded.family.taps if taps is None else tuple(taps)
     parts = {kind.part for kind in loaded.family.text_encoders}
+    graphs = {name: partial(make, graph) for name, graph in GRAPHS.items() if has_graph(name, parts)}
     return _Plan(
         method="g4seg",
         checkpoint=loaded,
         denoiser="unet",
-        graphs={name: partial(make, graph) for name, graph in GRAPHS.items() if has_graph(name, parts)},
+        graphs=graphs,
+        hidden={WHOLE_UNET: partial(make, partial(MaskedUnet, name=WHOLE_UNET))},
         settings=G4SegSettings().with_changes(loaded.family.settings),
+        unneeded=() if has_map_levels(loaded.configs["unet"]) else ("unet_attention",),
         taps=chosen,
     )
 
@@ -191,6 +206,21 @@ def _plan_labels(model: Model) -> _Plan:
         unneeded=() if isinstance(checkpoint.codec, VaeCodec) else ("vae_decoder",),
         label_codec=describe_codec(checkpoint.codec),
     )
+
+
+def _write_graphs(
+    graphs: _Graphs, wanted: Sequence[str], options: GraphOptions, progress: Callable[[str], None]
+) -> None:
+    """Write the graphs of all components. Those of the UNet are parts of one, where the UNet itself is wanted."""
+    parts = [name for name in wanted if name in UNETS and options.halves(name) == options.halves("unet")]
+    together = parts if "unet" in parts and len(parts) > 1 else []
+    for name in wanted:
+        if name not in together:
+            progress(f"exporting {name}")
+            graphs.write(name)
+        elif name == together[0]:
+            progress(f"exporting {', '.join(together)}")
+            graphs.write_parts(WHOLE_UNET, together)
 
 
 class _Graphs:
@@ -211,40 +241,56 @@ class _Graphs:
         self._plan, self._options, self._directory = plan, options, directory
         self._sizes = _trial_sizes(plan)
         self._stores: dict[Path, WeightFile] = {}
-        self._uncut: dict[str, list[Trial]] = {}
         self.specs: dict[str, ComponentSpec] = {}
         self.files: dict[str, str] = {}
         self.ops: set[str] = set()
 
-    def write(self, name: str, wanted: Collection[str]) -> None:
-        """Writes one graph: traced at the first trial sizes, checked at the others; or cut from one written before.
+    def write(self, name: str) -> None:
+        """Write one graph: traced at the first trial sizes, checked at the others."""
+        module, model, trials = self._trace(name, half=self._options.halves(name))
+        spec, file = module.spec, module.file
+        del module
+        self._finish(model, spec, file, trials)
+
+    def write_parts(self, whole: str, names: Sequence[str]) -> None:
+        """Write graphs that each give a part of what one graph gives, which is traced once.
 
         Args:
-            name: the component.
-            wanted: all components that the bundle will have.
+            whole: the graph, which the bundle does not keep.
+            names: the parts, of one precision.
         """
-        if (whole := CUT_FROM.get(name)) in self._uncut:
-            module = self._plan.graphs[name](reopen(self._plan.checkpoint, None))
-            model = ir.load(self._directory / self.files[str(whole)])
-            cut_graph(model, module.spec)
-            trials = self._uncut.pop(str(whole))
-        else:
-            half = self._options.halves(name)
-            module = self._plan.graphs[name](reopen(self._plan.checkpoint, None if half else torch.float32))
-            with half_precision(module) if half else nullcontext():
-                model = export_graph(module, self._sizes[0], opset=self._options.opset)
-            self.ops.update(attach_functions(model))
-            halve_weights(model)
-            inputs = (example_inputs(module, sizes, seed) for seed, sizes in enumerate(self._sizes[1:], 1))
-            trials = run_trials(module, inputs)
-        self.specs[name], self.files[name] = spec, file = module.spec, module.file
-        self._save(model, self._directory / file)
+        module, model, trials = self._trace(whole, half=self._options.halves(names[0]))
+        spec, path = module.spec, self._directory / module.file
+        self._save(model, path)
         del module, model
-        gc.collect()  # and with them the checkpoint is gone, before the graph is opened
+        gc.collect()
+        for name in names:
+            file, gives = UNETS[name]
+            part, cut = spec.part(name, gives), ir.load(path)
+            cut_graph(cut, part)
+            self._finish(cut, part, file, trials)
+            del cut
+        path.unlink()
+
+    def _trace(self, name: str, *, half: bool) -> tuple[GraphModule, ir.Model, list[Trial]]:
+        """The module of a component, its graph, and what the graph must compute."""
+        make = {**self._plan.graphs, **self._plan.hidden}[name]
+        module = make(reopen(self._plan.checkpoint, None if half else torch.float32))
+        with half_precision(module) if half else nullcontext():
+            model = export_graph(module, self._sizes[0], opset=self._options.opset)
+        self.ops.update(attach_functions(model))
+        halve_weights(model)
+        inputs = (example_inputs(module, sizes, seed) for seed, sizes in enumerate(self._sizes[1:], 1))
+        return module, model, run_trials(module, inputs)
+
+    def _finish(self, model: ir.Model, spec: ComponentSpec, file: str, trials: list[Trial]) -> None:
+        """Write a graph, and hold it against its module."""
+        self.specs[spec.name], self.files[spec.name] = spec, file
+        self._save(model, self._directory / file)
+        del model
+        gc.collect()  # and with it the checkpoint is gone, before the graph is opened
         release_weight_files()
         verify_graph(self._directory / file, spec, trials, atol=self._options.atol)
-        if any(CUT_FROM.get(other) == name for other in wanted):
-            self._uncut[name] = trials
 
     def _save(self, model: ir.Model, path: Path) -> None:
         with output_errors(path):

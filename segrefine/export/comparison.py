@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,15 +69,20 @@ class ParityScene:
     label: str
 
 
-def compare_components(engines: EngineSet[Any], make: Callable[[str], GraphModule]) -> Iterator[ParityRow]:
-    """Every engine against its module, on random inputs of the sizes that `trial_sizes` gives.
+def compare_components(
+    engines: EngineSet[Any], make: Callable[[str], GraphModule], names: Collection[str] | None = None
+) -> Iterator[ParityRow]:
+    """Compare every engine with its module, on random inputs of the sizes that `trial_sizes` gives.
 
     Args:
         engines: the engines.
         make: component → the module it was exported from.
+        names: the components to compare; None for all.
     """
     manifest = engines.bundle.manifest
     for name, engine in engines.engines.items():
+        if names is not None and name not in names:
+            continue
         module = make(name)
         for sizes in trial_sizes(manifest, engine):
             inputs = example_inputs(module, sizes)

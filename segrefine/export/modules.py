@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segrefine.export import ops
 from segrefine.reference.alignment import align
 from segrefine.reference.attention import Attend, MaskInjection, MaskInjector, inject_masks
+from segrefine.reference.attention_maps import AttentionRecord, find_map_levels, has_map_levels
 from segrefine.reference.checkpoint import Checkpoint, LabelCheckpoint, ModelParts
 from segrefine.reference.features import combine_features, tap_outputs
 from segrefine.reference.latents import scale_latents, unscale_latents
@@ -130,19 +131,21 @@ class VaeDecoder(GraphModule):
 
 
 class MaskedUnet(GraphModule):
-    """Denoiser with mask injection, and the features on its way.
+    """Denoiser with mask injection, and what can be seen on its way: features, and where it looks.
 
     Args:
         source: what the graph is made from.
-        truncated: gives the features alone; what only the prediction needs is left out of the graph.
+        name: of the component, see `UNETS`. What its outputs do not need is left out of the graph.
     """
 
-    def __init__(self, source: GraphSource, *, truncated: bool = False) -> None:
+    def __init__(self, source: GraphSource, name: str) -> None:
         super().__init__()
         checkpoint = source.checkpoint
         self.unet, self.injector, self.taps = checkpoint.unet, source.injector, source.taps
         config = self.unet.config
-        self.file = "unet/features.onnx" if truncated else "unet/model.onnx"
+        self.file, gives = UNETS[name]
+        attends = "word_attention" in gives and (name != WHOLE_UNET or has_map_levels(config))
+        self.levels = find_map_levels(config) if attends else None
         self.limits = {"timestep": checkpoint.scheduler_config.get("num_train_timesteps", 1000)}
         states, *added = text_inputs(checkpoint, "unet")
         self.added = tuple(tensor.name for tensor in added)
@@ -155,12 +158,16 @@ class MaskedUnet(GraphModule):
             _float("strength", "batch", 2),
             *added,
         )
-        out_sample = _float("out_sample", "batch", config.out_channels, "height", "width")
-        features = _float("features", "batch", "pixels", source.feature_channels)
-        if truncated:
-            self.spec = ComponentSpec("unet_features", inputs, (features,))
-        else:
-            self.spec = ComponentSpec("unet", inputs, (out_sample, features))
+        known = {
+            "out_sample": ("batch", config.out_channels, "height", "width"),
+            "features": ("batch", "pixels", source.feature_channels),
+        }
+        if self.levels:
+            known |= {
+                "word_attention": ("batch", "rows", "columns"),
+                "self_attention": ("batch", "places", "places"),
+            }
+        self.spec = ComponentSpec(name, inputs, tuple(_float(each, *known[each]) for each in gives if each in known))
 
     def forward(
         self,
@@ -172,14 +179,17 @@ class MaskedUnet(GraphModule):
         strength: Tensor,
         *added: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Prediction (batch, C, height, width), unless truncated, and features (batch, pixels, channels)."""
+        """What the component gives, in the order of its outputs; `AttentionRecord.maps` explains the attention."""
         injection = MaskInjection(foreground=foreground, token_indicator=token_indicator, strength=strength)
         text = {"encoder_hidden_states": encoder_hidden_states.to(self.compute_dtype)}
         text |= zip(self.added, added, strict=True)
-        with self.injector.apply(injection), tap_outputs(self.unet, self.taps) as maps:
+        record = AttentionRecord(levels=self.levels, depth=len(self.unet.down_blocks)) if self.levels else None
+        with self.injector.apply(injection, record), tap_outputs(self.unet, self.taps) as maps:
             out_sample = predict(self.unet, sample.to(self.compute_dtype), timestep, text)
-        features = combine_features(maps, sample.shape[-2:])
-        return (features,) if len(self.spec.outputs) == 1 else (out_sample.float(), features)
+        found = {"out_sample": out_sample.float(), "features": combine_features(maps, sample.shape[-2:])}
+        if record:
+            found |= zip(("word_attention", "self_attention"), record.maps(sample.shape[-2:]), strict=True)
+        return tuple(found[tensor.name] for tensor in self.spec.outputs)
 
 
 class Alignment(GraphModule):
@@ -249,13 +259,23 @@ class LabelDenoiser(GraphModule):
         return predict(self.unet, joined, timestep, text).float()
 
 
+WHOLE_UNET = "unet_whole"
+UNETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    WHOLE_UNET: ("unet/whole.onnx", ("out_sample", "features", "word_attention", "self_attention")),
+    "unet": ("unet/model.onnx", ("out_sample", "features")),
+    "unet_features": ("unet/features.onnx", ("features",)),
+    "unet_attention": ("unet/attention.onnx", ("word_attention", "self_attention")),
+}
+"""The components that are parts of the UNet: file of the graph, and outputs. The whole is traced once, and cut."""
+
 GRAPHS: dict[str, Callable[[GraphSource], GraphModule]] = {
     "text_encoder": lambda source: TextEncoderGraph(source.checkpoint),
     "text_encoder_2": lambda source: TextEncoderGraph(source.checkpoint, "text_encoder_2"),
     "vae_encoder": lambda source: VaeEncoder(source.checkpoint),
     "vae_decoder": lambda source: VaeDecoder(source.checkpoint),
-    "unet": MaskedUnet,
-    "unet_features": partial(MaskedUnet, truncated=True),
+    "unet": partial(MaskedUnet, name="unet"),
+    "unet_features": partial(MaskedUnet, name="unet_features"),
+    "unet_attention": partial(MaskedUnet, name="unet_attention"),
     "alignment": Alignment,
 }
 """The components of a text-to-image model's bundle, in the order in which they are exported."""
@@ -272,11 +292,8 @@ LABEL_GRAPHS: dict[str, Callable[[LabelCheckpoint], GraphModule]] = {
 ISLANDS = ("vae_encoder", "vae_decoder", "alignment")
 """Components that stay in float32 in a half-precision export, where they would overflow."""
 
-PARTS: Mapping[str, str] = {"vae_encoder": "vae", "vae_decoder": "vae", "unet_features": "unet"}
+PARTS: Mapping[str, str] = {"vae_encoder": "vae", "vae_decoder": "vae", **dict.fromkeys(UNETS, "unet")}
 """The part of a checkpoint that a component is made of, where that has another name."""
-
-CUT_FROM: Mapping[str, str] = {"unet_features": "unet"}
-"""Components that give a part of what another gives, and need not be traced where that one was."""
 
 
 def has_graph(name: str, text_encoders: Collection[str]) -> bool:

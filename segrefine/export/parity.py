@@ -32,6 +32,7 @@ from segrefine.export.graph import example_inputs
 from segrefine.export.label_parity import check_label_parity, label_modules
 from segrefine.export.locate import Divergence, locate_divergence
 from segrefine.export.modules import GRAPHS, GraphModule, GraphSource
+from segrefine.export.zero_shot_parity import check_zero_shot_parity
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
@@ -41,6 +42,7 @@ from segrefine.runtime.filters import pool
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.upsampling import upsample
+from segrefine.runtime.zero_shot import ATTENTION
 from segrefine.settings import G4SegSettings, Mode
 
 
@@ -73,6 +75,9 @@ def check_parity(
         yield from compare_components(served, _modules(reference, refiner.bundle.manifest))
         for name, settings in _runs(refiner.settings).items():
             yield from compare_loop(served, reference, scenes, name, settings)
+    if ATTENTION in refiner.bundle.manifest.graphs:
+        source = _source(reference, refiner.bundle.manifest)
+        yield from check_zero_shot_parity(bundle, reference, source, scenes, backend=backend, device=device)
 
 
 def locate_divergences(
@@ -110,8 +115,12 @@ def _trials(module: GraphModule, manifest: Manifest, known: Feeds | None, engine
         yield named_inputs(module, example_inputs(module, sizes))
 
 
+def _source(checkpoint: Checkpoint, manifest: Manifest) -> GraphSource:
+    return GraphSource(checkpoint=checkpoint, attend=attend_naive, taps=manifest.feature_taps)
+
+
 def _modules(checkpoint: Checkpoint, manifest: Manifest) -> Callable[[str], GraphModule]:
-    source = GraphSource(checkpoint=checkpoint, attend=attend_naive, taps=manifest.feature_taps)
+    source = _source(checkpoint, manifest)
     return lambda name: GRAPHS[name](source)
 
 

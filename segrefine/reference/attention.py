@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +80,26 @@ def attend_naive(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, scale: f
         b: (B, Nk, R).
         scale: of the product of q and k alone.
     """
+    return biased_logits(q, k, a, b, scale).softmax(dim=-1) @ v
+
+
+def biased_logits(q: Tensor, k: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Scale · q kᵀ + a bᵀ, (B, H, Nq, Nk); see `attend_naive`."""
     bias = (a @ b.transpose(-1, -2)).unsqueeze(1)
-    logits = scale * (q @ k.transpose(-1, -2)) + bias
-    return logits.softmax(dim=-1) @ v
+    return scale * (q @ k.transpose(-1, -2)) + bias
+
+
+class Record(Protocol):
+    """Takes the attention of layers; see `segrefine.reference.attention_maps`."""
+
+    def __call__(self, layer: str, logits: Callable[[], Tensor], indicator: Tensor | None) -> None:
+        """Take one layer.
+
+        Args:
+            layer: its name.
+            logits: gives (B, H, Nq, Nk), the attention before the softmax, with the mask's bias.
+            indicator: (B, T, 2) of cross-attention, see `MaskInjection`; None of self-attention.
+        """
 
 
 class MaskInjector:
@@ -88,15 +107,22 @@ class MaskInjector:
 
     def __init__(self) -> None:
         self.injection: MaskInjection | None = None
+        self.record: Record | None = None
 
     @contextmanager
-    def apply(self, injection: MaskInjection) -> Iterator[None]:
-        """Injects into every forward pass inside the block; outside, the UNet is diffusers' own."""
-        outer, self.injection = self.injection, injection
+    def apply(self, injection: MaskInjection, record: Record | None = None) -> Iterator[None]:
+        """Inject into every forward pass inside the block; outside, the UNet is diffusers' own.
+
+        Args:
+            injection: what is injected.
+            record: takes the attention of every layer; None: nobody looks.
+        """
+        outer = self.injection, self.record
+        self.injection, self.record = injection, record
         try:
             yield
         finally:
-            self.injection = outer
+            self.injection, self.record = outer
 
 
 class MaskInjectionProcessor:
@@ -104,12 +130,13 @@ class MaskInjectionProcessor:
 
     Args:
         injector: says what to inject; while it holds nothing, diffusers' own processor runs.
+        name: of the layer.
         level: the layer's depth in the UNet; its grid is 2^level times coarser than the latents.
         attend: the attention itself.
     """
 
-    def __init__(self, injector: MaskInjector, level: int, attend: Attend) -> None:
-        self.injector, self.level, self.attend = injector, level, attend
+    def __init__(self, injector: MaskInjector, name: str, level: int, attend: Attend) -> None:
+        self.injector, self.name, self.level, self.attend = injector, name, level, attend
         self.untouched: Callable[..., Tensor] = AttnProcessor2_0()
 
     def __call__(
@@ -128,8 +155,12 @@ class MaskInjectionProcessor:
             raise SettingsError("an attention mask cannot be combined with mask injection", hint="pass one of the two")
         rows = hidden_states.flatten(2).transpose(1, 2) if hidden_states.ndim == 4 else hidden_states
         q, k, v = _project(attn, rows, encoder_hidden_states)
-        a, b = injection.factors(self.level, cross=encoder_hidden_states is not None)
-        attended = self.attend(q, k, v, a.to(q.dtype), b.to(q.dtype), attn.scale)
+        cross = encoder_hidden_states is not None
+        a, b = (each.to(q.dtype) for each in injection.factors(self.level, cross=cross))
+        attended = self.attend(q, k, v, a, b, attn.scale)
+        if self.injector.record:
+            logits = partial(biased_logits, q, k, a, b, attn.scale)
+            self.injector.record(self.name, logits, injection.token_indicator if cross else None)
         output: Tensor = attn.to_out[0](attended.to(rows.dtype).transpose(1, 2).flatten(2))
         if hidden_states.ndim == 4:
             output = output.transpose(1, 2).reshape(hidden_states.shape)
@@ -175,12 +206,12 @@ def inject_masks(unet: UNet2DConditionModel, attend: Attend = attend_naive) -> M
                 hint="export a model whose attention was not changed",
             )
     unet.set_attn_processor(
-        {name: MaskInjectionProcessor(injector, _level(name, levels), attend) for name in unet.attn_processors}
+        {name: MaskInjectionProcessor(injector, name, level_of(name, levels), attend) for name in unet.attn_processors}
     )
     return injector
 
 
-def _level(name: str, levels: int) -> int:
+def level_of(name: str, levels: int) -> int:
     """The depth of a named submodule: down block i → i, middle → the last, up block i → last − i."""
     block, index, *_ = name.split(".")
     match block:

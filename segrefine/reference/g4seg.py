@@ -18,6 +18,7 @@ from segrefine.reference.alignment import align
 from segrefine.reference.attention import MaskInjection, inject_masks
 from segrefine.reference.checkpoint import Checkpoint
 from segrefine.reference.features import extract_features
+from segrefine.reference.prompts import encode_prompt
 from segrefine.reference.text import Text, expand_text, predict
 from segrefine.runtime.evidence import gather_evidence
 from segrefine.runtime.worth import WordEffect, choose_nulls, measure_worth
@@ -126,13 +127,7 @@ class G4Seg:
 
     def encode_label(self, label: str, size: Sequence[int]) -> tuple[Text, Tensor]:
         """The prompt, under an image of a size, and its token indicator (1, tokens, 2): label, other words."""
-        before = self.settings.template.split("{label}")[0]
-        text = self.settings.template.format(label=label)
-        start, stop, end = (len(self.model.tokenizer(part).input_ids) - 1 for part in (before, before + label, text))
-        indicator = torch.zeros(1, self.model.tokenizer.model_max_length, 2)
-        indicator[0, 1:end, 1] = 1
-        indicator[0, start:stop] = torch.tensor([1.0, 0.0])
-        return self.model.encode_text([text], size), indicator
+        return encode_prompt(self.model, self.settings.template, label, size)
 
     def text_evidence(self, z0: Tensor, coarse: Tensor, noise: Tensor, worth: float | None) -> Tensor:
         """How much better the label explains each pixel than no label does, (h, w).

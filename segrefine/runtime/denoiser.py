@@ -115,6 +115,41 @@ class Denoiser:
             evidence[asked] = np.mean([trial.compare(asked, levels, each).evidence for each in strengths], 0)
         return TextEvidence(maps=evidence, worth=worth)
 
+    def word_effects(self, z0: Floats, noise: Floats, prompts: Sequence[int]) -> WordEffect:
+        """What each of P prompts does to the prediction of the clean latents, means over the levels of the text.
+
+        Args:
+            z0: float32 (1, c, h, w) latents of the image.
+            noise: float32 (K, c, h, w); each level takes one of them.
+            prompts: numbers of the prompts.
+        """
+        nowhere = np.zeros((1, *z0.shape[2:]), np.float32)
+        trial = _TextTrial(denoiser=self, z0=z0, masks=nowhere, noise=noise)
+        return trial.compare(prompts, range(len(self.settings.text_timesteps)), 0.0)
+
+    def attention(self, z0: Floats, noise: Floats, prompts: Sequence[int], t: int) -> tuple[Floats, Floats]:
+        """Where the UNet looks at noise level t, on the grid of its maps.
+
+        Args:
+            z0: float32 (1, c, h, w) latents of the image.
+            noise: float32 (K, c, h, w), of which the first is taken.
+            prompts: numbers of P prompts.
+            t: timestep.
+
+        Returns:
+            words: float32 (P, rows, columns), the share of a place's attention that the label's tokens get.
+            places: float32 (N, N), how much each place attends to each, the mean over the prompts; rows sum to 1.
+        """
+        count = len(prompts)
+        sample = np.repeat(self.schedule.add_noise(z0, noise[:1], t), count, 0)
+        feeds = self._feeds(sample, np.full(count, t, np.int64), np.array(prompts, np.intp))
+        words, places = [], np.float32(0)
+        for part in cut_batch(feeds, _most_samples(feeds)):
+            found = self.engines["unet_attention"](part)
+            words.append(check_finite(found["word_attention"], "unet_attention", f"t={t}"))
+            places = places + check_finite(found["self_attention"], "unet_attention", f"t={t}").sum(0) / count
+        return np.concatenate(words), np.asarray(places, np.float32)
+
     def generate(self, z0: Floats, probability: Floats, t: int, noise: Floats, *, masked: bool = True) -> Floats:
         """Latents (L, c, h, w) of the mask-conditional images: z0 noised to level t, and denoised under each mask.
 
@@ -205,10 +240,15 @@ class Denoiser:
 
     def _run(self, component: str, feeds: Mapping[str, NDArray[Any]], output: str, step: str) -> Floats:
         """An engine's output for a batch of any size, once all of it is finite."""
-        most = max(1, MAX_PIXELS // feeds["sample"][0, 0].size)
-        parts = [self.engines[component](part, only=output)[output] for part in cut_batch(feeds, most)]
+        parts = [self.engines[component](part, only=output)[output] for part in cut_batch(feeds, _most_samples(feeds))]
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)  # the very array: a GPU may still have it
         return check_finite(whole, component, step)
+
+
+def _most_samples(feeds: Mapping[str, NDArray[Any]]) -> int:
+    """Most samples that the UNet takes at once."""
+    pixels: int = feeds["sample"][0, 0].size
+    return max(1, MAX_PIXELS // pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

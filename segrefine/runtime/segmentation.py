@@ -16,7 +16,7 @@ from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.named_mask import NamedMask, describe, to_detections
 from segrefine.runtime.output import draw_label_map, save_label_map
 from segrefine.runtime.refinement import label_map
-from segrefine.settings import GsSettings
+from segrefine.settings import GsSettings, ZeroShotSettings
 
 Floats = NDArray[np.float32]
 EDGES, MASK_WEIGHT = EdgeSettings(contrast=1.0, iterations=2), 0.5
@@ -111,7 +111,7 @@ class Segmentation:
         return to_detections(self.segments)
 
 
-def guide_edges(fit: FittedImage, settings: GsSettings) -> EdgeGuide | None:
+def guide_edges(fit: FittedImage, settings: GsSettings | ZeroShotSettings) -> EdgeGuide | None:
     """What the edge step needs of an image; None where the settings leave the step out."""
     return EdgeGuide(fit.image, EDGES) if settings.edges else None
 

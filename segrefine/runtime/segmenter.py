@@ -193,19 +193,14 @@ class Segmenter(EngineSet[GsSettings]):
 
     def _tokenize(self, phrases: Sequence[str]) -> NDArray[np.int64]:
         """Token ids (P, tokens) of the phrases."""
-        if not isinstance(phrases, list | tuple) or not phrases:
-            raise PromptError(
-                expected="one phrase or more in a list", got=repr(phrases), hint='such as ["the fox", "the red car"]'
-            )
+        check_phrases(phrases)
         return np.concatenate([self._token_ids(phrase) for phrase in phrases])
 
     def _token_ids(self, phrase: str) -> NDArray[np.int64]:
         try:
             return build_prompt(self.tokenizer, phrase, template=MARKER).input_ids
         except PromptError as error:
-            named = repr(phrase)
-            named = named if len(named) <= MOST_QUOTED else f"{named[:MOST_QUOTED]} …"
-            raise error.about(f"phrase {named}") from error
+            raise error.about(f"phrase {quote_phrase(phrase)}") from error
 
     def _nothing(self, z: Floats) -> Text:
         """The empty phrase, from which guidance leads away, for images with latents (I, c, h, w)."""
@@ -250,3 +245,21 @@ class Segmenter(EngineSet[GsSettings]):
         latents = sampler.load()(denoise, start, self._schedule, s.steps, callback=watch, **extra)
         masks = self._decode(np.asarray(latents, np.float32))
         return masks.reshape(count, s.samples, *masks.shape[1:])
+
+
+def check_phrases(phrases: Sequence[str]) -> None:
+    """Check that there is a list of phrases.
+
+    Raises:
+        PromptError: there is none, or nothing in it.
+    """
+    if not isinstance(phrases, list | tuple) or not phrases:
+        raise PromptError(
+            expected="one phrase or more in a list", got=repr(phrases), hint='such as ["the fox", "the red car"]'
+        )
+
+
+def quote_phrase(phrase: str) -> str:
+    """A phrase as errors name it, cut off where it is long."""
+    named = repr(phrase)
+    return named if len(named) <= MOST_QUOTED else f"{named[:MOST_QUOTED]} …"

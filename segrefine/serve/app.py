@@ -20,7 +20,7 @@ from segrefine.serve.journal import log
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import MEDIA_TYPE, Metrics
 from segrefine.serve.middleware import Envelope
-from segrefine.serve.models import RefineModel, SegmentModel, ServedModel
+from segrefine.serve.models import PhraseModel, RefineModel, ServedModel
 from segrefine.serve.pages import add_pages
 from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem
@@ -48,7 +48,7 @@ def create_app(
     limits, metrics = limits or Limits(), Metrics()
     for model in models:
         served = model.served
-        metrics.serves({"model": served.name, "method": model.pipeline.method, "backend": served.backend,
+        metrics.serves({"model": served.name, "method": model.pipeline.settings.method, "backend": served.backend,
                         "device": served.device, "precision": served.precision})  # fmt: skip
 
     @asynccontextmanager
@@ -83,7 +83,7 @@ def _add_methods(app: FastAPI, models: Sequence[ServedModel[Any]]) -> None:
     @app.post("/v1/segment", **describe_route("segment"))
     async def segment(request: Request) -> Response:
         replier: Replier = request.app.state.replier
-        return await replier.reply(request, SegmentParameters, SegmentModel)
+        return await replier.reply(request, SegmentParameters, PhraseModel)  # type: ignore[type-abstract]
 
     @app.post("/v1/mask", **describe_mask_route())
     async def show_mask(request: Request) -> Response:

@@ -23,6 +23,7 @@ from segrefine.serve.app import create_app
 from segrefine.serve.journal import start_log
 from segrefine.serve.limits import Limits
 from segrefine.serve.models import Offer
+from segrefine.serve.zero_shot import open_models
 
 NAME = "segrefine"
 _SURGE = 25
@@ -78,9 +79,8 @@ def build_application(
 
     def build() -> FastAPI:
         start_log()
-        models = [offer.open() for offer in offers]
         # Ray's proxies answer the request's id.
-        return create_app(models, limits=limits, api_key=api_key, answers_id=False, root_path=root_path)
+        return create_app(open_models(offers), limits=limits, api_key=api_key, answers_id=False, root_path=root_path)
 
     accepted = limits.workers + limits.queue
     autoscaling = {"min_replicas": scale.fewest, "max_replicas": scale.most,

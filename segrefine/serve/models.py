@@ -91,14 +91,14 @@ class ServedModel(Closing, Generic[PipelineT]):
         manifest = self.pipeline.bundle.manifest
         return {
             "name": self.served.name,
-            "method": manifest.method,
-            "endpoint": "/v1/refine" if manifest.method == "g4seg" else "/v1/segment",
+            "method": self.pipeline.settings.method,
+            "endpoint": "/v1/segment" if isinstance(self, PhraseModel) else "/v1/refine",
             "backend": self.served.backend,
             "device": self.served.device,
             "precision": self.served.precision,
             "image_side": manifest.sample_size * manifest.vae_scale_factor,
-            "settings": self.pipeline.settings.to_dict() if hasattr(self.pipeline, "settings") else {},
-            "presets": list(PRESETS[manifest.method]),
+            "settings": self.pipeline.settings.to_dict(),
+            "presets": list(PRESETS[self.pipeline.settings.method]),
             "words": list(DEMO_LABELS) if self.served.demo else None,
         }
 
@@ -122,7 +122,7 @@ class RefineModel(ServedModel[Refiner]):
         self.pipeline(image, mask, "fox")
 
     def _compute(self, works: Sequence[Work]) -> dict[Work, Answer | Exception]:
-        return {work: _attempt(self._refine, work) for work in works}
+        return {work: attempt(self._refine, work) for work in works}
 
     def _refine(self, work: Work) -> Answer:
         began, parameters = time.perf_counter(), cast(RefineParameters, work.parameters)
@@ -138,7 +138,18 @@ class RefineModel(ServedModel[Refiner]):
         return replace(answer, seconds={"read": read, **answer.seconds})
 
 
-class SegmentModel(ServedModel[Segmenter]):
+class PhraseModel(ServedModel[PipelineT]):
+    """What finds phrases in an image."""
+
+    def complete(self, answer: Answer, work: Work, image: NDArray[np.uint8]) -> Answer:
+        """The answer with what is to be said of the image and of the words."""
+        answer = _told_of_turn(answer, work, image)
+        if self.served.demo and (unknown := _unknown_words(_parameters(work).named())):
+            answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
+        return answer
+
+
+class SegmentModel(PhraseModel[Segmenter]):
     """GS. The phrases of requests on images of one shape are one batch of its denoiser."""
 
     def __init__(self, pipeline: Segmenter, served: Served) -> None:
@@ -163,7 +174,7 @@ class SegmentModel(ServedModel[Segmenter]):
         images: dict[bytes, NDArray[np.uint8] | Exception] = {}
         for work in works:
             if (content := work.pictures.image) not in images:
-                images[content] = _attempt(_load_picture, content)
+                images[content] = attempt(load_picture, content)
         read = time.perf_counter() - began
         answers: dict[Work, Answer | Exception] = {}
         asked: dict[Work, PhraseRequest] = {}
@@ -177,13 +188,11 @@ class SegmentModel(ServedModel[Segmenter]):
             if isinstance(result, Exception):
                 answers[work] = result
             else:
-                answers[work] = _attempt(self._answer, request.image, result, work, read)
+                answers[work] = attempt(self._answer, request.image, result, work, read)
         return answers
 
     def _answer(self, image: NDArray[np.uint8], result: Segmentation, work: Work, read: float) -> Answer:
-        answer = _told_of_turn(segment_answer(image, result, work), work, image)
-        if self.served.demo and (unknown := _unknown_words(_parameters(work).named())):
-            answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
+        answer = self.complete(segment_answer(image, result, work), work, image)
         return replace(answer, seconds={"read": read, **answer.seconds})
 
 
@@ -221,7 +230,7 @@ def read_pictures(
         ImageError: a picture cannot be read.
         MaskError: a mask is none, or does not fit the image.
     """
-    image = _load_picture(pictures.image)
+    image = load_picture(pictures.image)
     return image, _read_coarse(image, pictures, parameters)
 
 
@@ -243,7 +252,8 @@ def _read_coarse(
     return coarse
 
 
-def _load_picture(content: bytes) -> NDArray[np.uint8]:
+def load_picture(content: bytes) -> NDArray[np.uint8]:
+    """The image of a request, uint8 (H, W, 3); what is wrong with it is said of its field."""
     with telling_of("image"):
         return load_image(content)
 
@@ -255,7 +265,7 @@ def _phrase_request(work: Work, image: NDArray[np.uint8]) -> PhraseRequest:
     )
 
 
-def _attempt(make: Callable[Arguments, Made], *given: Arguments.args, **named: Arguments.kwargs) -> Made | Exception:
+def attempt(make: Callable[Arguments, Made], *given: Arguments.args, **named: Arguments.kwargs) -> Made | Exception:
     """What a function makes, or the error that it raises: whatever it is, it is the answer to one request only."""
     try:
         return make(*given, **named)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segrefine.assets import demo_bundle, demo_samples
 from segrefine.runtime.output import voc_colours
 
 
@@ -97,7 +98,6 @@ def test_same_seed_same_label_map(run, tiny_label_bundle, image, tmp_path):
         (["x" * 60], "too long", 1),
         (["--caption", "of the"], "no phrase", 1),
         (["fox", "--output", "nowhere/x.png"], "no folder", 1),
-        (["fox", "--bundle", "demo"], "refines masks", 1),
     ],
 )
 def test_bad_input(run, tiny_label_bundle, image, arguments, message, code, tmp_path, monkeypatch):
@@ -149,3 +149,46 @@ def test_maps_of_another_run_are_told_and_every_script_has_a_name(run, tiny_labe
     assert "also holds maps of another run: 01-b-c.mask.png, 01-b-c.probability.png" in done.stderr
     assert (tmp_path / "maps" / "01-狐.mask.png").is_file()
     assert len([line for line in run("segment", image, "b\nc", *given).stdout.splitlines() if "b c" in line]) == 1
+
+
+def test_a_text_to_image_model_finds_phrases_zero_shot_and_refines_them(run, tmp_path):
+    image = demo_samples() / "images" / "04-butterfly-ellipse.png"
+    given = "segment", image, "the butterfly", "-o", tmp_path / "o.png", "--json"
+    named, by_flag = (run(*given, *more) for more in (("--bundle", demo_bundle()), ("--zero-shot",)))
+    assert named.exit_code == by_flag.exit_code == 0, named.stderr + by_flag.stderr
+    assert "has no label denoiser: it finds phrases zero-shot" in named.stderr
+    values, again = json.loads(named.stdout), json.loads(by_flag.stdout)
+    assert values["method"] == "zero-shot" and values["refined"] and values["segments"][0]["area"] > 0
+    assert values["segments"] == again["segments"]
+    coarse = json.loads(run(*given, "--zero-shot", "--no-refine", "--set", "threshold=1.5").stdout)
+    assert not coarse["refined"] and coarse["settings"]["threshold"] == 1.5
+    assert 0 < coarse["segments"][0]["area"] < values["segments"][0]["area"] + 0.2
+
+
+@pytest.mark.parametrize(
+    "option", [("--samples", 2), ("--sampler", "lcm"), ("--guidance", 2), ("--maps", "m", "--uncertainty")]
+)
+def test_zero_shot_takes_no_options_of_label_diffusion(run, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    done = run("segment", demo_samples() / "images" / "04-butterfly-ellipse.png", "fox", "--zero-shot", *option)
+    assert done.exit_code == 2 and "belongs to label diffusion" in done.stderr
+
+
+def test_all_classes_of_a_list_give_a_label_map_of_those_that_are_there(run, tmp_path):
+    image = demo_samples() / "images" / "04-butterfly-ellipse.png"
+    names = {"3": "butterfly", "7": "rocket", "200": "turtle"}
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    done = run(
+        "segment", image, "--classes", tmp_path / "classes.json", "--zero-shot", "-o", tmp_path / "o.png", "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    found = {entry["label"]: entry for entry in json.loads(done.stdout)["segments"]}
+    assert 3 in found and found[3]["phrase"] == "butterfly" and found[3]["area"] > 0.05
+    assert set(np.unique(np.asarray(Image.open(tmp_path / "o.png")))) <= {0, *found}
+    assert "nothing in the image" not in done.stderr
+
+
+def test_phrases_and_classes_exclude_each_other(run, image):
+    assert run("segment", image, "fox", "--classes", "voc").exit_code == 2
+    done = run("segment", image, "--classes", "nonsense")
+    assert done.exit_code == 1 and "there is no class list 'nonsense'" in done.stderr and "coco-object" in done.stderr

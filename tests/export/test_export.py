@@ -21,6 +21,7 @@ from segrefine.errors import ExportError, OutputError, SettingsError
 from segrefine.export import export_bundle
 from segrefine.reference.alignment import align
 from segrefine.reference.attention import MaskInjection, inject_masks
+from segrefine.reference.attention_maps import AttentionRecord, find_map_levels
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.features import extract_features
 from segrefine.settings import G4SegSettings
@@ -115,9 +116,32 @@ def test_truncated_graph_shares_its_weights(bundle: Bundle, tiny_checkpoint: Pat
     assert any("conv_out" in each.name for each in whole.graph.initializer)
     assert not any("conv_out" in each.name for each in truncated.graph.initializer)
     files = [name for name in bundle.manifest.files if name.startswith("unet/")]
-    assert files == ["unet/features.onnx", "unet/model.onnx", "unet/model.onnx_data"]
+    assert files == ["unet/attention.onnx", "unet/features.onnx", "unet/model.onnx", "unet/model.onnx_data"]
     parameters = sum(each.numel() for each in load_checkpoint(tiny_checkpoint).unet.parameters())
     assert bundle.manifest.files["unet/model.onnx_data"].size < 1.1 * 2 * parameters  # float16, and each once
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_attention_is_that_of_the_reference_at_any_size(
+    bundle: Bundle, tiny_checkpoint: Path, sizes: tuple[int, int, int, int]
+) -> None:
+    feeds, unet = unet_feeds(*sizes), load_checkpoint(tiny_checkpoint).unet
+    sample, timestep, states, foreground, indicator, strength = feeds.values()
+    record = AttentionRecord(levels=find_map_levels(unet.config), depth=2)
+    given = MaskInjection(foreground=foreground, token_indicator=indicator, strength=strength)
+    with torch.no_grad(), inject_masks(unet).apply(given, record):
+        unet(sample, timestep, states)
+    for found, expected in zip(run(bundle, "unet_attention", feeds), record.maps(sample.shape[2:]), strict=True):
+        assert_close(found, expected)
+
+
+def test_nobody_pays_for_attention_that_is_not_asked_for(bundle: Bundle) -> None:
+    kinds = {name: [node.op_type for node in onnx.load(bundle.graph(name), load_external_data=False).graph.node]
+             for name in ("unet", "unet_features", "unet_attention")}  # fmt: skip
+    assert "Softmax" in kinds["unet_attention"]
+    assert "Softmax" not in kinds["unet"] + kinds["unet_features"]  # attention is one op there
+    assert bundle.manifest.components["unet_attention"].inputs == bundle.manifest.components["unet"].inputs
+    assert not (bundle.path / "unet" / "whole.onnx").exists()
 
 
 def test_manifest_says_what_the_bundle_holds(bundle: Bundle) -> None:

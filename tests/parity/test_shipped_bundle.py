@@ -10,13 +10,11 @@ from onnx import numpy_helper
 
 from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint
 from segrefine.bundle import Bundle
-from segrefine.export.modules import GRAPHS
+from segrefine.export.modules import GRAPHS, PARTS
 from segrefine.reference.checkpoint import ModelParts, load_checkpoint, load_label_checkpoint
 from segrefine.reference.families import FAMILIES
 from segrefine.reference.label_codec import describe_codec
 from segrefine.settings import G4SegSettings, GsSettings
-
-PARTS = {"unet": "unet", "unet_features": "unet", "vae_encoder": "vae", "vae_decoder": "vae"}
 
 
 @dataclass

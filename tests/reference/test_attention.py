@@ -118,7 +118,7 @@ def test_layer_follows_diffusers_processor(options: dict[str, object], cross: bo
     layer = layer.eval().requires_grad_(False)
     states = torch.randn(2, TOKENS, 6) if cross else None
     injector = MaskInjector()
-    processor = MaskInjectionProcessor(injector, 0, attend_naive)
+    processor = MaskInjectionProcessor(injector, "layer", 0, attend_naive)
     for hidden in (torch.randn(2, 48, 16), torch.randn(2, 16, 8, 6)):
         expected = AttnProcessor2_0()(layer, hidden, states)
         with injector.apply(injection(strength=0)):

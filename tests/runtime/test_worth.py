@@ -21,6 +21,7 @@ from segrefine.runtime.worth import (
     measure_worth,
 )
 from segrefine.settings import G4SegSettings
+from tests.counting import count_samples
 
 SCENE = load_samples(demo_samples())["02-car-erode"]
 INSIDE = np.zeros((8, 8), bool)
@@ -105,24 +106,10 @@ def test_nulls_have_no_word_of_a_label():
     assert choose_nulls(["fox"], replace(SETTINGS, text_weight=0.0)) == ()
 
 
-class Counting:
-    """An engine that counts the samples of its batches."""
-
-    def __init__(self, engine) -> None:
-        self.engine, self.spec, self.samples = engine, engine.spec, 0
-
-    def __call__(self, feeds, **options):
-        self.samples += len(next(iter(feeds.values())))
-        return self.engine(feeds, **options)
-
-    def close(self) -> None:
-        self.engine.close()
-
-
 @pytest.fixture
 def counted():
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        counters = {name: Counting(engine) for name, engine in refiner.engines.items()}
+        counters = count_samples(refiner)
         yield refiner.derive(counters), counters
 
 

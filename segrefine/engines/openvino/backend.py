@@ -13,7 +13,7 @@ from segrefine.engines.options import BuildOptions, EngineOptions
 from segrefine.engines.recipe import EngineRecipe, find_current_engine, graph_hashes, is_large
 from segrefine.errors import BackendError
 
-_BFLOAT16_DENOISERS = ("unet", "unet_features", "label_denoiser")
+_BFLOAT16_DENOISERS = ("unet", "unet_features", "unet_attention", "label_denoiser")
 
 
 class OpenVinoRecipe(EngineRecipe):

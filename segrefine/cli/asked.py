@@ -1,0 +1,69 @@
+"""What `segrefine segment` is asked for: phrases, those of a caption, or all classes of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from segrefine.runtime.narrative import Span
+    from segrefine.runtime.segmentation import Segmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is looked for.
+
+    Attributes:
+        spans: the phrases, each with its place in the caption, or in itself.
+        numbers: what each is called in the label map.
+        caption: without its brackets; None where there is none.
+        nothing: what pixels of no phrase are called.
+        closed: whether it is all classes of a list, so that those that are not found need no word.
+    """
+
+    spans: Sequence[Span]
+    numbers: Sequence[int]
+    caption: str | None = None
+    nothing: int = 0
+    closed: bool = False
+
+    def drop_absent(self, result: Segmentation) -> tuple[Asked, Segmentation]:
+        """The same without the classes that were not found."""
+        if not self.closed:
+            return self, result
+        found = [place for place, segment in enumerate(result.segments) if segment.mask.any()]
+        asked = replace(self, spans=[self.spans[i] for i in found], numbers=[self.numbers[i] for i in found])
+        return asked, replace(result, segments=tuple(result.segments[i] for i in found))
+
+
+def find_spans(phrases: Sequence[str], caption: str | None, classes: str | None) -> Asked:
+    """What is looked for: phrases, those of a caption, or the classes of a list.
+
+    Raises:
+        click.UsageError: not exactly one of the three is given.
+        MaskError: there is no such class list.
+    """
+    from segrefine.datasets.class_lists import find_classes
+    from segrefine.datasets.classes import IGNORED
+    from segrefine.runtime.narrative import Span, split_caption
+
+    if sum((bool(phrases), caption is not None, classes is not None)) != 1:
+        raise click.UsageError('give phrases, such as "the fox" "the red car", or --caption, or --classes')
+    if caption is not None:
+        plain, named = split_caption(caption)
+        return Asked(spans=named, numbers=range(1, len(named) + 1), caption=plain)
+    if classes is None:
+        spans = [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
+        return Asked(spans=spans, numbers=range(1, len(spans) + 1))
+    known = find_classes(classes)
+    texts = {index: known.prompts.get(name, name) for index, name in known.names.items()}
+    return Asked(
+        spans=[Span(text=text, start=0, end=len(text)) for text in texts.values()],
+        numbers=list(texts),
+        nothing=IGNORED if known.background is None else 0,
+        closed=True,
+    )

@@ -1,0 +1,119 @@
+"""Zero-shot segmentation in PyTorch: the oracle of `segrefine.runtime.zero_shot`. Read beside `docs/zero_shot.md`.
+
+1. Denoise the image in one step under each phrase, under null words, and under no words, at several noise levels. What
+   explains a pixel better leaves a smaller error there (diffusion classifiers, arXiv 2303.16203; DiffEdit, arXiv
+   2210.11427).
+2. Read the cross-attention of the phrase's tokens and the self-attention, at little noise (DiffSegmenter, arXiv
+   2309.02773; DAAM, arXiv 2210.04885).
+3. Spread both signs along self-attention, standardise and add them (iSeg, arXiv 2409.03209, spreads likewise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from segrefine.reference.attention import MaskInjection, inject_masks
+from segrefine.reference.attention_maps import AttentionRecord, find_map_levels
+from segrefine.reference.checkpoint import Checkpoint
+from segrefine.reference.prompts import encode_prompt
+from segrefine.reference.text import Text, expand_text, predict
+from segrefine.runtime.narrative import label_of
+from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
+from segrefine.runtime.worth import WordEffect
+from segrefine.runtime.zero_shot import choose_rivals
+from segrefine.settings import ZeroShotSettings
+
+
+class ZeroShot:
+    """Training-free segmentation of phrases by a text-to-image diffusion model.
+
+    Args:
+        checkpoint: the model.
+        settings: the method's numbers.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: ZeroShotSettings) -> None:
+        self.model, self.settings = checkpoint, settings
+        self.injector = inject_masks(checkpoint.unet)
+        self.scheduler = DDIMScheduler.from_config(checkpoint.scheduler_config)
+        self.scheduler.set_timesteps(self.scheduler.config.num_train_timesteps)  # any level can be asked
+        self.levels = find_map_levels(checkpoint.unet.config)
+
+    @torch.no_grad()
+    def segment(self, image: Tensor, phrases: Sequence[str], noise: Tensor) -> list[WordMap]:
+        """Where each phrase is.
+
+        Args:
+            image: (1, 3, H, W) in [-1, 1]; H and W are multiples of the model's pixel grid.
+            phrases: what to look for.
+            noise: (levels, c, h, w), drawn from a standard normal distribution.
+        """
+        size = image.shape[2:]
+        z0 = self.model.encode_image(image)
+        noisy = [self.add_noise(z0, t, drawn) for t, drawn in zip(self.settings.text_timesteps, noise, strict=True)]
+        plain = self.denoise(noisy, self.model.encode_text([""], size))
+        prompts = [self.encode_phrase(phrase, size) for phrase in (*phrases, *choose_rivals(phrases, self.settings))]
+        effects = [self.explain(z0, self.denoise(noisy, text), plain) for text, _ in prompts]
+        looked = [self.attend(z0, text, indicator, noise[:1]) for text, indicator in prompts[: len(phrases)]]
+        seen = Seen(
+            effect=WordEffect(
+                evidence=np.stack([evidence for evidence, _, _ in effects]),
+                change=np.stack([change for _, change, _ in effects]),
+                error=effects[0][2],
+            ),
+            words=np.concatenate([words.numpy(force=True) for words, _ in looked]),
+            places=torch.cat([places for _, places in looked]).mean(0).numpy(force=True),
+        )
+        return read_word_maps(seen, self.settings)
+
+    def encode_phrase(self, phrase: str, size: Sequence[int]) -> tuple[Text, Tensor]:
+        """The prompt that names a phrase, and its token indicator (1, tokens, 2): phrase, other words."""
+        return encode_prompt(self.model, self.settings.template, label_of(phrase), size)
+
+    def explain(self, z0: Tensor, named: Tensor, plain: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step 1: what a prompt does to the prediction: its evidence, its change, and the error without it, (h, w).
+
+        Args:
+            z0: (1, c, h, w) latents of the image.
+            named: (levels, c, h, w) clean latents that are predicted under the prompt.
+            plain: the same without words.
+        """
+        alphas = self.scheduler.alphas_cumprod[list(self.settings.text_timesteps)].to(z0)
+        differences = torch.stack([plain - z0, named - z0, named - plain])
+        means = (differences.square().mean(2) / (1 - alphas[:, None, None])).mean(1)
+        error, named_error, change = (each.numpy(force=True) for each in means)
+        return error - named_error + self.settings.text_effect * change, change, error
+
+    def attend(self, z0: Tensor, text: Text, indicator: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Step 2: attention of the phrase's tokens (1, rows, columns), and of the places to each other (1, N, N)."""
+        t = self.settings.attention_timestep
+        noisy = self.add_noise(z0, t, noise[0])
+        nowhere = MaskInjection(
+            foreground=torch.zeros_like(z0[:, :1]), token_indicator=indicator, strength=torch.zeros(1, 2)
+        )
+        record = AttentionRecord(levels=self.levels, depth=len(self.model.unet.down_blocks))
+        with self.injector.apply(nowhere, record):
+            predict(self.model.unet, noisy, torch.tensor([t]), text)
+        return record.maps(z0.shape[2:])
+
+    def denoise(self, noisy: Sequence[Tensor], text: Text) -> Tensor:
+        """Clean latents (levels, c, h, w), in one step each from the noisy ones (1, c, h, w) of every level."""
+        return torch.cat(
+            [self.denoise_level(sample, t, text) for t, sample in zip(self.settings.text_timesteps, noisy, strict=True)]
+        )
+
+    def denoise_level(self, sample: Tensor, t: int, text: Text) -> Tensor:
+        """Clean latents (1, c, h, w), in one step from `sample` at level t."""
+        output = predict(self.model.unet, sample, torch.full((1,), t), expand_text(text, 1))
+        clean: Tensor = self.scheduler.step(output, t, sample).pred_original_sample
+        return clean
+
+    def add_noise(self, z0: Tensor, t: int, noise: Tensor) -> Tensor:
+        """The latents at noise level t, (1, c, h, w)."""
+        noisy: Tensor = self.scheduler.add_noise(z0, noise[None], torch.tensor([t]))
+        return noisy

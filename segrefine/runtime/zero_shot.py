@@ -1,0 +1,210 @@
+"""Zero-shot segmentation: phrases in, masks out, by a text-to-image model that was never trained for masks.
+
+`ZeroShotSegmenter.__call__` is the method (`docs/zero_shot.md`): encode the image and the phrases; see how each phrase
+changes what the UNet predicts, and where it looks; read masks from both. G4Seg takes the masks from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.bundle import Bundle
+from segrefine.engines import Engine, EngineOptions, choose_backend, load_engines
+from segrefine.errors import BundleError, PromptError, SettingsError
+from segrefine.runtime.denoiser import Conditions, Denoiser
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
+from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.image import ImageLike, as_image
+from segrefine.runtime.narrative import label_of
+from segrefine.runtime.prompt import build_prompt
+from segrefine.runtime.schedule import NoiseSchedule
+from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
+from segrefine.runtime.segmenter import check_phrases, quote_phrase
+from segrefine.runtime.text import join_texts
+from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
+from segrefine.runtime.worth import NULL_WORDS
+from segrefine.settings import Changes, ZeroShotSettings
+
+Floats = NDArray[np.float32]
+ATTENTION = "unet_attention"
+EXPORT_AGAIN = "export the model again: `segrefine export MODEL BUNDLE`"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ZeroShotResult:
+    """What was found, and how.
+
+    Attributes:
+        segmentation: the masks.
+        maps: where each phrase is, on the grid of the UNet's attention.
+    """
+
+    segmentation: Segmentation
+    maps: Sequence[WordMap]
+
+
+class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
+    """Finds what phrases name with the engines of a text-to-image bundle; a context manager that closes them.
+
+    Attributes:
+        bundle: where the engines come from.
+        settings: the method's numbers, for calls that give none.
+    """
+
+    method = "g4seg"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        *,
+        settings: ZeroShotSettings | Changes | None = None,
+        resolution: int | None = None,
+    ) -> None:
+        super().__init__(bundle, engines, resolution=resolution)
+        self._own: Mapping[str, Engine] = engines
+        self.settings = ZeroShotSettings().change(settings)
+        self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
+        self._check_levels(self.settings)
+
+    @classmethod
+    def beside(cls, pipeline: EngineSet[Any], options: EngineOptions) -> ZeroShotSegmenter:
+        """A segmenter that shares the engines of a pipeline on the same bundle. The caller closes both.
+
+        Args:
+            pipeline: a refiner; it must stay open.
+            options: how its engines run.
+
+        Raises:
+            BundleError: the bundle was exported without the maps of attention.
+        """
+        bundle = pipeline.bundle
+        cls.components(bundle)
+        backend = choose_backend(options.backend, bundle.path, options.device, options.precision)
+        own = load_engines(
+            bundle, [ATTENTION], backend, device=options.device, precision=options.precision, threads=options.threads
+        )
+        beside = cls(bundle, {**pipeline.engines, **own}, resolution=pipeline.resolution)
+        beside._own = own
+        return beside
+
+    def close(self) -> None:
+        """Close the engines that are not shared."""
+        for engine in self._own.values():
+            engine.close()
+
+    @classmethod
+    def components(cls, bundle: Bundle) -> Sequence[str]:
+        """The components that it needs.
+
+        Raises:
+            BundleError: the bundle was exported without the maps of attention.
+        """
+        if ATTENTION not in bundle.manifest.graphs:
+            made = bundle.manifest.versions.get("segrefine", "an older version")
+            raise BundleError(
+                f"{bundle.path} has no graph {ATTENTION}: segrefine {made} exported it without the maps of attention",
+                hint=EXPORT_AGAIN,
+            )
+        return (*text_encoders(bundle), "vae_encoder", "unet", ATTENTION)
+
+    def __call__(
+        self,
+        image: ImageLike,
+        phrases: Sequence[str],
+        *,
+        settings: ZeroShotSettings | Changes | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        """The masks of what the phrases name. Phrases compete: what one explains better counts against the others.
+
+        Args:
+            image: a picture of any size, as `as_image` takes it: a path, a PIL image or an array (H, W, 3).
+            phrases: what to look for; one or more.
+            settings: the method's numbers for this call; a dict changes some of `self.settings`, a text names a preset.
+            seed: random seed of the noise.
+            progress: called after every stage.
+
+        Raises:
+            ImageError: the image cannot be read.
+            PromptError: no phrase, or one that is empty or too long.
+            SettingsError: a setting or preset does not exist, or a value is wrong; so is a seed below 0.
+            NumericalError: an engine gave a value that is not finite.
+        """
+        return self.look(image, phrases, settings=settings, seed=seed, progress=progress).segmentation
+
+    def look(
+        self,
+        image: ImageLike,
+        phrases: Sequence[str],
+        *,
+        settings: ZeroShotSettings | Changes | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> ZeroShotResult:
+        """The same as a call, with the maps that the masks were read from."""
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
+        s = self.settings.change(settings)
+        self._check_levels(s)
+        check_phrases(phrases)
+        watch = Watch(progress, steps=4)
+        fit = self.fit(as_image(image))
+        nulls = choose_rivals(phrases, s)
+        conditions = self._encode_phrases([*phrases, *nulls], fit.grid, s)
+        z0 = self.encode_image(fit.image)
+        watch.step("encode")
+        seen = self._look(conditions, z0, len(phrases), s, seed)
+        watch.step("words")
+        maps = read_word_maps(seen, s)
+        segments = self._to_segments(phrases, maps, fit, s)
+        watch.step("edges")
+        return ZeroShotResult(segmentation=Segmentation(segments=segments, seconds=watch.seconds), maps=maps)
+
+    def _look(self, conditions: Conditions, z0: Floats, phrases: int, settings: ZeroShotSettings, seed: int) -> Seen:
+        """What the model does under the phrases and the null words."""
+        levels = settings.text_timesteps
+        noise = np.random.default_rng(seed).standard_normal((len(levels), *z0.shape[1:]), np.float32)
+        denoiser = Denoiser(
+            engines=self.engines, schedule=self._schedule, settings=settings.as_refining(), conditions=conditions
+        )
+        effect = denoiser.word_effects(z0, noise, range(len(conditions.token_indicator) - 1))
+        words, places = denoiser.attention(z0, noise, range(phrases), settings.attention_timestep)
+        return Seen(effect=effect, words=words, places=places)
+
+    def _to_segments(
+        self, phrases: Sequence[str], maps: Sequence[WordMap], fit: FittedImage, settings: ZeroShotSettings
+    ) -> tuple[Segment, ...]:
+        """The masks of the maps, at the pixels of the model's grid."""
+        at_pixels = np.stack([fit.at_pixels(each.probability) for each in maps])[:, None]
+        return tuple(read_samples(phrases, at_pixels, fit, guide_edges(fit, settings)))
+
+    def _encode_phrases(self, texts: Sequence[str], size: tuple[int, int], settings: ZeroShotSettings) -> Conditions:
+        prompts = []
+        for text in texts:
+            try:
+                prompts.append(build_prompt(self.tokenizer, label_of(text), template=settings.template))
+            except PromptError as error:
+                raise error.about(f"phrase {quote_phrase(text)}") from error
+        ids = np.concatenate([prompt.input_ids for prompt in prompts])
+        indicators = [prompt.token_indicator for prompt in prompts]
+        return Conditions(
+            texts=join_texts([self.encode_text(ids, size), self.encode_text(self.tokenizer(""), size)]),
+            token_indicator=np.concatenate([*indicators, np.zeros_like(indicators[0])]),
+        )
+
+    def _check_levels(self, settings: ZeroShotSettings) -> None:
+        self._schedule.check_timesteps((*settings.text_timesteps, settings.attention_timestep))
+
+
+def choose_rivals(phrases: Sequence[str], settings: ZeroShotSettings) -> tuple[str, ...]:
+    """The null words, as many as fill up the phrases' rivals, none of which has a word in common with a phrase."""
+    taken = {word for phrase in phrases for word in phrase.casefold().split()}
+    missing = max(0, settings.rivals + 1 - len(phrases))
+    return tuple(word for word in NULL_WORDS if word not in taken)[:missing]
