@@ -24,7 +24,6 @@ from segrefine.reference.prompts import encode_prompt
 from segrefine.reference.text import Text, expand_text, predict
 from segrefine.runtime.narrative import label_of
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
-from segrefine.runtime.worth import WordEffect
 from segrefine.runtime.zero_shot import choose_rivals
 from segrefine.settings import ZeroShotSettings
 
@@ -58,14 +57,10 @@ class ZeroShot:
         noisy = [self.add_noise(z0, t, drawn) for t, drawn in zip(self.settings.text_timesteps, noise, strict=True)]
         plain = self.denoise(noisy, self.model.encode_text([""], size))
         prompts = [self.encode_phrase(phrase, size) for phrase in (*phrases, *choose_rivals(phrases, self.settings))]
-        effects = [self.explain(z0, self.denoise(noisy, text), plain) for text, _ in prompts]
         looked = [self.attend(z0, text, indicator, noise[:1]) for text, indicator in prompts[: len(phrases)]]
         seen = Seen(
-            effect=WordEffect(
-                evidence=np.stack([evidence for evidence, _, _ in effects]),
-                change=np.stack([change for _, change, _ in effects]),
-                error=effects[0][2],
-            ),
+            evidence=np.stack([self.explain(z0, self.denoise(noisy, text), plain) for text, _ in prompts]),
+            error=self.weigh(plain - z0),
             words=np.concatenate([words.numpy(force=True) for words, _ in looked]),
             places=torch.cat([places for _, places in looked]).mean(0).numpy(force=True),
         )
@@ -75,19 +70,23 @@ class ZeroShot:
         """The prompt that names a phrase, and its token indicator (1, tokens, 2): phrase, other words."""
         return encode_prompt(self.model, self.settings.template, label_of(phrase), size)
 
-    def explain(self, z0: Tensor, named: Tensor, plain: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Step 1: what a prompt does to the prediction: its evidence, its change, and the error without it, (h, w).
+    def explain(self, z0: Tensor, named: Tensor, plain: Tensor) -> np.ndarray:
+        """Step 1: how much better a prompt explains each pixel than no words do, (h, w).
 
         Args:
             z0: (1, c, h, w) latents of the image.
             named: (levels, c, h, w) clean latents that are predicted under the prompt.
             plain: the same without words.
         """
-        alphas = self.scheduler.alphas_cumprod[list(self.settings.text_timesteps)].to(z0)
-        differences = torch.stack([plain - z0, named - z0, named - plain])
-        means = (differences.square().mean(2) / (1 - alphas[:, None, None])).mean(1)
-        error, named_error, change = (each.numpy(force=True) for each in means)
-        return error - named_error + self.settings.text_effect * change, change, error
+        changed = np.float32(self.settings.text_effect) * self.weigh(named - plain)
+        evidence: np.ndarray = self.weigh(plain - z0) - self.weigh(named - z0) + changed
+        return evidence
+
+    def weigh(self, difference: Tensor) -> np.ndarray:
+        """The mean square (h, w) of a difference of clean latents (levels, c, h, w), in units of v-prediction."""
+        alphas = self.scheduler.alphas_cumprod[list(self.settings.text_timesteps)].to(difference)
+        weighed: np.ndarray = (difference.square().mean(1) / (1 - alphas[:, None, None])).mean(0).numpy(force=True)
+        return weighed
 
     def attend(self, z0: Tensor, text: Text, indicator: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Step 2: attention of the phrase's tokens (1, rows, columns), and of the places to each other (1, N, N)."""

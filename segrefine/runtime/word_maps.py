@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.edges import sigmoid
-from segrefine.runtime.worth import WordEffect
 from segrefine.settings import ZeroShotSettings
 
 Floats = NDArray[np.float32]
@@ -31,12 +30,14 @@ class Seen:
     """What the model does under the prompts, on the grid (h, w) of its latents and on the coarser one of its attention.
 
     Attributes:
-        effect: of P phrases and K null words, in this order.
+        evidence: float32 (P + K, h, w), the squared error that each of P phrases and K null words takes away.
+        error: float32 (h, w), the squared error without words.
         words: float32 (P, rows, columns), the attention that the phrase's tokens get.
         places: float32 (N, N) with N = rows · columns, how much each place attends to each; rows sum to 1.
     """
 
-    effect: WordEffect
+    evidence: Floats
+    error: Floats
     words: Floats
     places: Floats
 
@@ -66,7 +67,7 @@ def read_word_maps(seen: Seen, settings: ZeroShotSettings) -> list[WordMap]:
         settings: weights and thresholds.
     """
     grid = seen.words.shape[1:]
-    shares = to_grid(seen.effect.evidence / max(float(seen.effect.error.mean()), 1e-12), grid)
+    shares = to_grid(seen.evidence / max(float(seen.error.mean()), 1e-12), grid)
     wide = np.stack([spread(each, seen.places, 2 * settings.spread_steps) for each in shares])
     found = []
     for number, words in enumerate(seen.words):

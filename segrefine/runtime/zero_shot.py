@@ -176,7 +176,7 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         )
         effect = denoiser.word_effects(z0, noise, range(len(conditions.token_indicator) - 1))
         words, places = denoiser.attention(z0, noise, range(phrases), settings.attention_timestep)
-        return Seen(effect=effect, words=words, places=places)
+        return Seen(evidence=effect.evidence, error=effect.error, words=words, places=places)
 
     def _to_segments(
         self, phrases: Sequence[str], maps: Sequence[WordMap], fit: FittedImage, settings: ZeroShotSettings

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segrefine.runtime.word_maps import Seen, measure_presence, read_word_maps, spread, standardise, to_grid
-from segrefine.runtime.worth import WordEffect
 from segrefine.settings import ZeroShotSettings
 
 SETTINGS = ZeroShotSettings()
@@ -18,10 +17,9 @@ def seen(evidence, words, places=None):
     """Evidence (P + K, h, w), attention (P, rows, columns), and places that attend to themselves alone."""
     evidence, words = (np.asarray(each, np.float32) for each in (evidence, words))
     count = words[0].size
-    effect = WordEffect(
-        evidence=evidence, change=np.zeros_like(evidence), error=np.ones(evidence.shape[1:], np.float32)
-    )
-    return Seen(effect=effect, words=words, places=np.eye(count, dtype=np.float32) if places is None else places)
+    error = np.ones(evidence.shape[1:], np.float32)
+    places = np.eye(count, dtype=np.float32) if places is None else places
+    return Seen(evidence=evidence, error=error, words=words, places=places)
 
 
 def square(top, left, side=8, edge=3):
