@@ -27,7 +27,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("mode", ["one-step", "loop"])
 def test_rounds_give_probabilities_and_tell_every_step(tiny_checkpoint, inputs, mode):
     told = []
-    settings = replace(SETTINGS, mode=mode, timesteps=(500, 300), confusion=(1.0, 0.4))
+    settings = replace(SETTINGS, mode=mode, timesteps=(500, 300), confusion=(1.0, 0.4), worth_range=())
     reference = G4Seg(
         load_checkpoint(tiny_checkpoint), settings, ("up_blocks.1.attentions.0",), lambda *step: told.append(step[0])
     )
