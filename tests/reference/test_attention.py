@@ -142,7 +142,7 @@ def test_switch_goes_back_after_an_error(unet: UNet2DConditionModel) -> None:
 
 
 def test_wrong_shapes_are_named() -> None:
-    with pytest.raises(ShapeError, match=r"token_indicator should be \(2, 'T', 2\), got \(2, 5\)"):
+    with pytest.raises(ShapeError, match=r"token_indicator: expected shape \(2, 'T', 2\); got \(2, 5\)"):
         MaskInjection(foreground=torch.ones(2, 1, 4, 4), token_indicator=torch.ones(2, 5), strength=torch.ones(2, 2))
 
 
