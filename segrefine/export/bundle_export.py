@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 
 from segrefine import __version__
+from segrefine.assets import DEMO_CHECKPOINTS
 from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
@@ -148,7 +149,7 @@ def export_bundle(
         SettingsError: a tap is no submodule of the UNet.
     """
     source = find_model(model, revision) if isinstance(model, str) else model
-    plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps)
+    plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps, shipped=model in DEMO_CHECKPOINTS)
     if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")
     if fp32_components and dtype == "fp32":
@@ -171,8 +172,8 @@ def export_bundle(
         return writer.finish(replace(manifest, settings=settings or manifest.settings))
 
 
-def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
-    """The plan for a text-to-image model."""
+def _plan(model: Model, taps: Sequence[str] | None, *, shipped: bool) -> _Plan:
+    """The plan for a text-to-image model; the defaults were measured with the one that ships."""
 
     def make(graph: Callable[[GraphSource], GraphModule], checkpoint: Checkpoint) -> GraphModule:
         return graph(GraphSource(checkpoint=checkpoint, attend=masked_attention, taps=chosen))
@@ -187,7 +188,7 @@ def _plan(model: Model, taps: Sequence[str] | None) -> _Plan:
         denoiser="unet",
         graphs=graphs,
         hidden={WHOLE_UNET: partial(make, partial(MaskedUnet, name=WHOLE_UNET))},
-        settings=G4SegSettings().with_changes(loaded.family.settings),
+        settings=G4SegSettings().with_changes({} if shipped else loaded.family.settings),
         unneeded=() if has_map_levels(loaded.configs["unet"]) else ("unet_attention",),
         taps=chosen,
     )
