@@ -149,7 +149,8 @@ def export_bundle(
         SettingsError: a tap is no submodule of the UNet.
     """
     source = find_model(model, revision) if isinstance(model, str) else model
-    plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps, shipped=model in DEMO_CHECKPOINTS)
+    shipped = model in DEMO_CHECKPOINTS
+    plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps, shipped=shipped)
     if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")
     if fp32_components and dtype == "fp32":
