@@ -56,7 +56,8 @@ class ZeroShot:
         z0 = self.model.encode_image(image)
         noisy = [self.add_noise(z0, t, drawn) for t, drawn in zip(self.settings.text_timesteps, noise, strict=True)]
         plain = self.denoise(noisy, self.model.encode_text([""], size))
-        prompts = [self.encode_phrase(phrase, size) for phrase in (*phrases, *choose_rivals(phrases, self.settings))]
+        rivals = choose_rivals(phrases, self.settings, self.fits)
+        prompts = [self.encode_phrase(phrase, size) for phrase in (*phrases, *rivals)]
         looked = [self.attend(z0, text, indicator, noise[:1]) for text, indicator in prompts[: len(phrases)]]
         seen = Seen(
             evidence=np.stack([self.explain(z0, self.denoise(noisy, text), plain) for text, _ in prompts]),
@@ -69,6 +70,11 @@ class ZeroShot:
     def encode_phrase(self, phrase: str, size: Sequence[int]) -> tuple[Text, Tensor]:
         """The prompt that names a phrase, and its token indicator (1, tokens, 2): phrase, other words."""
         return encode_prompt(self.model, self.settings.template, label_of(phrase), size)
+
+    def fits(self, word: str) -> bool:
+        """Whether the text encoder takes a word as a whole."""
+        ids = self.model.tokenizer(self.settings.template.format(label=word)).input_ids
+        return len(ids) <= self.model.tokenizer.model_max_length
 
     def explain(self, z0: Tensor, named: Tensor, plain: Tensor) -> np.ndarray:
         """Step 1: how much better a prompt explains each pixel than no words do, (h, w).

@@ -6,7 +6,7 @@ changes what the UNet predicts, and where it looks; read masks from both. G4Seg 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +156,7 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         check_phrases(phrases)
         watch = Watch(progress, steps=4)
         fit = self.fit(as_image(image))
-        nulls = choose_rivals(phrases, s)
+        nulls = choose_rivals(phrases, s, lambda word: self._fits(word, s))
         conditions = self._encode_phrases([*phrases, *nulls], fit.grid, s)
         z0 = self.encode_image(fit.image)
         watch.step("encode")
@@ -199,12 +199,25 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
             token_indicator=np.concatenate([*indicators, np.zeros_like(indicators[0])]),
         )
 
+    def _fits(self, word: str, settings: ZeroShotSettings) -> bool:
+        try:
+            build_prompt(self.tokenizer, word, template=settings.template)
+        except PromptError:
+            return False
+        return True
+
     def _check_levels(self, settings: ZeroShotSettings) -> None:
         self._schedule.check_timesteps((*settings.text_timesteps, settings.attention_timestep))
 
 
-def choose_rivals(phrases: Sequence[str], settings: ZeroShotSettings) -> tuple[str, ...]:
-    """The null words, as many as fill up the phrases' rivals, none of which has a word in common with a phrase."""
+def choose_rivals(phrases: Sequence[str], settings: ZeroShotSettings, fits: Callable[[str], bool]) -> tuple[str, ...]:
+    """The null words, as many as fill up the phrases' rivals, none of which has a word in common with a phrase.
+
+    Args:
+        phrases: what is looked for.
+        settings: say how many rivals a phrase has.
+        fits: whether the text encoder takes a word as a whole.
+    """
     taken = {word for phrase in phrases for word in phrase.casefold().split()}
     missing = max(0, settings.rivals + 1 - len(phrases))
-    return tuple(word for word in NULL_WORDS if word not in taken)[:missing]
+    return tuple(word for word in NULL_WORDS if word not in taken and fits(word))[:missing]

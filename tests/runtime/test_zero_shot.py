@@ -72,9 +72,10 @@ def test_eight_phrases_cost_less_than_twice_as_many_passes_as_one():
 
 def test_rivals_are_other_words():
     settings = ZeroShotSettings(rivals=3)
-    assert choose_rivals(["the Banana"], settings) == ("boat", "umbrella", "guitar")
-    assert choose_rivals(["a", "b", "c"], settings) == ("banana",)
-    assert choose_rivals(["a", "b", "c", "d"], settings) == ()
+    assert choose_rivals(["the Banana"], settings, lambda word: True) == ("boat", "umbrella", "guitar")
+    assert choose_rivals(["a", "b", "c"], settings, lambda word: True) == ("banana",)
+    assert choose_rivals(["a", "b", "c"], settings, lambda word: word != "banana") == ("boat",)
+    assert choose_rivals(["a", "b", "c", "d"], settings, lambda word: True) == ()
 
 
 def test_g4seg_refines_what_was_found(segmenter, sample):
