@@ -24,7 +24,7 @@ async function listModels() {
   ({ models } = await getJson("v1/models"));
   for (const name of ["refine", "segment"]) {
     const input = document.querySelector(`input[value=${name}]`);
-    input.disabled = !models.some((model) => model.endpoint === `/v1/${name}`);
+    input.disabled = !models.some((model) => model.endpoint.endsWith(name));
     input.parentElement.hidden = input.disabled;
   }
   const first = document.querySelector("input[name=method]:not(:disabled)");
@@ -55,7 +55,7 @@ function showMethod() {
   $("tools").hidden = !painter.image;
   for (const each of $("tools").children) each.hidden = method() !== "refine" && each.id !== "other";
   $("guard-choice").hidden = method() !== "refine";
-  const words = models.find((model) => model.endpoint === `/v1/${method()}`)?.words;
+  const words = models.find((model) => model.endpoint.endsWith(method()))?.words;
   $("hint").textContent = texts.hint + (words ? ` The demo model knows: ${words.join(", ")}.` : "");
   $("known").replaceChildren(...(method() === "refine" ? words ?? [] : []).map((word) => new Option(word)));
 }
