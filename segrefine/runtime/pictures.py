@@ -153,14 +153,17 @@ def trace_sheet(
 
 
 def segment_sheet(rows: Sequence[tuple[Pixels, Segment, str]], *, columns: int = 1) -> Pixels:
-    """What was found for phrases: mask, probability and uncertainty of each, as one picture, uint8 (h, w, 3).
+    """What was found for phrases: mask and probability of each, as one picture, uint8 (h, w, 3).
+
+    The uncertainty is beside them, unless there is one sample of each, which has none.
 
     Args:
         rows: an image, uint8 (H, W, 3), what was found in it, and a note.
         columns: phrases beside each other.
     """
-    triples = [_segment_tiles(*row) for row in rows]
-    return contact_sheet(_lines(triples, columns), group=3)
+    spread = any(len(segment.samples) > 1 for _, segment, _ in rows)
+    groups = [_segment_tiles(*row)[: 3 if spread else 2] for row in rows]
+    return contact_sheet(_lines(groups, columns), group=len(groups[0]))
 
 
 def _segment_tiles(image: Pixels, segment: Segment, note: str) -> list[Tile]:

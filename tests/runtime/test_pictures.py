@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from segrefine.runtime.pictures import ORANGE, overlay
+from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.pictures import ORANGE, Tile, contact_sheet, magnify, overlay, segment_sheet
+from segrefine.runtime.segmentation import Segment
 
 TINT = 0.4
 
@@ -33,3 +35,13 @@ def test_a_mask_that_is_empty_leaves_the_image_as_it_is():
 def test_a_long_strip_takes_no_more_memory_than_it_has_pixels():
     drawn = overlay(np.zeros((1, 2_000_000, 3), np.uint8), np.ones((1, 2_000_000), np.bool_))
     assert (drawn == ORANGE).all()
+
+
+@pytest.mark.parametrize(("samples", "tiles"), [(1, 2), (2, 3)])
+def test_one_sample_has_no_uncertainty_to_show(samples, tiles):
+    image = np.zeros((16, 16, 3), np.uint8)
+    fit = FittedImage(image=image, size=(16, 16), content=(16, 16))
+    drawn = np.full((samples, 4, 4), 0.75, np.float32)
+    segment = Segment(phrase="the fox", samples=drawn, mean=drawn.mean(0), fit=fit)
+    tile = Tile(picture=magnify(image), caption="the fox")
+    assert segment_sheet([(image, segment, "")]).shape == contact_sheet([[tile] * tiles], group=tiles).shape
