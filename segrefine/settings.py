@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from segrefine.errors import SettingsError
@@ -363,6 +363,10 @@ class ZeroShotSettings(Settings):
     presence: float = 0.75
     edges: bool = True
     template: str = "a photo of a {label}"
+
+    def for_refining(self) -> ZeroShotSettings:
+        """The same for masks that G4Seg refines: it moves the borders itself."""
+        return replace(self, edges=False)
 
     def as_refining(self) -> G4SegSettings:
         """The settings of G4Seg with the same evidence of words."""

@@ -37,9 +37,9 @@ class ClassFinder(Closing):
 
     def find(self, image: Pixels) -> Reading:
         """The coarse masks of the classes that are in an image, uint8 (H, W, 3)."""
-        texts = {name: self._classes.prompts.get(name, name) for name in self._classes.names.values()}
-        # the refiner moves the borders
-        found = self._segment(image, list(texts.values()), settings={"edges": False}, seed=self._seed)
+        texts = {name: self._classes.prompt_of(name) for name in self._classes.names.values()}
+        settings = self._segment.settings.for_refining()
+        found = self._segment(image, list(texts.values()), settings=settings, seed=self._seed)
         pairs = zip(texts, found.segments, strict=True)
         masks = [
             LabelledMask(key=name, label=texts[name], mask=segment.probability)

@@ -48,7 +48,6 @@ def find_spans(phrases: Sequence[str], caption: str | None, classes: str | None)
         MaskError: there is no such class list.
     """
     from segrefine.datasets.class_lists import find_classes
-    from segrefine.datasets.classes import IGNORED
     from segrefine.runtime.narrative import Span, split_caption
 
     if sum((bool(phrases), caption is not None, classes is not None)) != 1:
@@ -60,10 +59,10 @@ def find_spans(phrases: Sequence[str], caption: str | None, classes: str | None)
         spans = [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
         return Asked(spans=spans, numbers=range(1, len(spans) + 1))
     known = find_classes(classes)
-    texts = {index: known.prompts.get(name, name) for index, name in known.names.items()}
+    texts = {index: known.prompt_of(name) for index, name in known.names.items()}
     return Asked(
         spans=[Span(text=text, start=0, end=len(text)) for text in texts.values()],
         numbers=list(texts),
-        nothing=IGNORED if known.background is None else 0,
+        nothing=known.nothing,
         closed=True,
     )

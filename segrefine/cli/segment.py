@@ -118,7 +118,7 @@ def segment(
             spread = (uncertainty or sheet is not None) and not choice.names("samples")
             settings = _change(settings, sampling, spread=spread)
         elif refine:
-            settings = replace(settings, edges=False)  # G4Seg moves the borders
+            settings = settings.for_refining()
         loaded = time.perf_counter() - started
         with console.progress("segmenting") as tell:
             result = segmenter(pixels, texts, settings=settings, seed=seed, progress=tell)

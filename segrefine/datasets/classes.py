@@ -38,6 +38,15 @@ class ClassList:
     ignored: frozenset[int] = frozenset({IGNORED})
     origin: str = CLASSES
 
+    @property
+    def nothing(self) -> int:
+        """The index of pixels that are of no class."""
+        return IGNORED if self.background is None else 0
+
+    def prompt_of(self, name: str) -> str:
+        """What the model is asked for, for a class."""
+        return self.prompts.get(name, name)
+
     def split(self, indices: NDArray[np.integer[Any]], name: str) -> Iterator[tuple[str, Mask]]:
         """The name and the mask, bool (H, W), of each class in a label map.
 

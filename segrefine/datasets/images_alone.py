@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from segrefine.datasets.class_lists import classes_of
-from segrefine.datasets.classes import IGNORED
 from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels
 from segrefine.datasets.notation import Parts, Place
@@ -49,7 +48,7 @@ class ImagesAlone(MaskFiles):
         """Write the label map of an image; see `Notation.write`."""
         [file] = item.masks
         target = self._target_of(output, file)
-        labels = np.full(size, IGNORED if self.classes.background is None else 0, np.uint16)
+        labels = np.full(size, self.classes.nothing, np.uint16)
         numbers = {name: index for index, name in self.classes.names.items()}
         for name, result in results.items():
             labels[result.mask] = numbers[str(name)]

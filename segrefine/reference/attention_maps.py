@@ -51,7 +51,7 @@ def find_map_levels(unet: Mapping[str, Any]) -> MapLevels:
     """
     blocks = list(unet["up_block_types"])
     levels = sorted(len(blocks) - 1 - place for place, kind in enumerate(blocks) if kind == _UP_WITH_ATTENTION)
-    if not has_map_levels(unet):
+    if not levels:
         raise ExportError(
             subject="attention maps",
             expected=f"a UNet with {_UP_WITH_ATTENTION} among its up_block_types",

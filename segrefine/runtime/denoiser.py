@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.engines import Engine, cut_batch
-from segrefine.runtime.engine_set import check_finite
+from segrefine.runtime.engine_set import EngineSet, check_finite
+from segrefine.runtime.prompt import Prompt
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.text import Text, pick_texts
@@ -41,6 +42,20 @@ class Conditions:
 
 NOTHING = -1
 """The number of the empty prompt."""
+
+
+def encode_prompts(pipeline: EngineSet[Any], prompts: Sequence[Prompt], size: tuple[int, int]) -> Conditions:
+    """The conditions of prompts, with the empty one at the end, by one call of the text encoder.
+
+    Args:
+        pipeline: has the text encoder.
+        prompts: one or more.
+        size: (height, width) of the image on the model's grid, in pixels.
+    """
+    ids = np.concatenate([*(prompt.input_ids for prompt in prompts), pipeline.tokenizer("")])
+    indicators = [prompt.token_indicator for prompt in prompts]
+    indicators.append(np.zeros_like(indicators[0]))
+    return Conditions(texts=pipeline.encode_text(ids, size), token_indicator=np.concatenate(indicators))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from segrefine.bundle import Bundle
 from segrefine.engines import Engine
 from segrefine.runtime.crop import cut_mask, find_part, stitch
-from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, TextEvidence
+from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, TextEvidence, encode_prompts
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
 from segrefine.runtime.evidence import doubt_sides
 from segrefine.runtime.filters import pool
@@ -294,10 +294,7 @@ class Refiner(EngineSet[G4SegSettings]):
 
     def _encode_labels(self, labels: Sequence[str], size: tuple[int, int], settings: G4SegSettings) -> Conditions:
         prompts = [build_prompt(self.tokenizer, label, template=settings.template) for label in labels]
-        ids = np.concatenate([*(prompt.input_ids for prompt in prompts), self.tokenizer("")])
-        indicators = [prompt.token_indicator for prompt in prompts]
-        indicators.append(np.zeros_like(indicators[0]))
-        return Conditions(texts=self.encode_text(ids, size), token_indicator=np.concatenate(indicators))
+        return encode_prompts(self, prompts, size)
 
     def _align(
         self,

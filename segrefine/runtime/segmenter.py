@@ -132,8 +132,7 @@ class Segmenter(EngineSet[GsSettings]):
             ImageError: an image cannot be read, or the images are not of one shape on the grid.
             SegrefineError: see `__call__`.
         """
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
+        check_seed(seed)
         s = self.settings.change(settings)
         if not asked:
             return ()
@@ -257,6 +256,16 @@ def check_phrases(phrases: Sequence[str]) -> None:
         raise PromptError(
             expected="one phrase or more in a list", got=repr(phrases), hint='such as ["the fox", "the red car"]'
         )
+
+
+def check_seed(seed: int) -> None:
+    """Check a random seed.
+
+    Raises:
+        SettingsError: it is no whole number of 0 or more.
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
 
 
 def quote_phrase(phrase: str) -> str:

@@ -36,8 +36,13 @@ def choose_nulls(labels: Sequence[str], settings: G4SegSettings) -> tuple[str, .
     """The null words, none of which has a word in common with a label; none where the worth is not measured."""
     if not settings.measures_worth:
         return ()
+    return other_words(labels)[: settings.worth_nulls]
+
+
+def other_words(labels: Sequence[str]) -> tuple[str, ...]:
+    """The null words, none of which has a word in common with a label."""
     taken = {word for label in labels for word in str(label).casefold().split()}
-    return tuple(word for word in NULL_WORDS if word not in taken)[: settings.worth_nulls]
+    return tuple(word for word in NULL_WORDS if word not in taken)
 
 
 @dataclass(frozen=True, kw_only=True)

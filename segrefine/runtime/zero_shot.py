@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines import Engine, EngineOptions, choose_backend, load_engines
-from segrefine.errors import BundleError, PromptError, SettingsError
-from segrefine.runtime.denoiser import Conditions, Denoiser
+from segrefine.errors import BundleError, PromptError
+from segrefine.runtime.denoiser import Conditions, Denoiser, encode_prompts
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
 from segrefine.runtime.grid import FittedImage
 from segrefine.runtime.image import ImageLike, as_image
@@ -24,10 +24,9 @@ from segrefine.runtime.narrative import label_of
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
-from segrefine.runtime.segmenter import check_phrases, quote_phrase
-from segrefine.runtime.text import join_texts
+from segrefine.runtime.segmenter import check_phrases, check_seed, quote_phrase
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
-from segrefine.runtime.worth import NULL_WORDS
+from segrefine.runtime.worth import other_words
 from segrefine.settings import Changes, ZeroShotSettings
 
 Floats = NDArray[np.float32]
@@ -149,8 +148,7 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         progress: Progress | None = None,
     ) -> ZeroShotResult:
         """The same as a call, with the maps that the masks were read from."""
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
+        check_seed(seed)
         s = self.settings.change(settings)
         self._check_levels(s)
         check_phrases(phrases)
@@ -192,12 +190,7 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
                 prompts.append(build_prompt(self.tokenizer, label_of(text), template=settings.template))
             except PromptError as error:
                 raise error.about(f"phrase {quote_phrase(text)}") from error
-        ids = np.concatenate([prompt.input_ids for prompt in prompts])
-        indicators = [prompt.token_indicator for prompt in prompts]
-        return Conditions(
-            texts=join_texts([self.encode_text(ids, size), self.encode_text(self.tokenizer(""), size)]),
-            token_indicator=np.concatenate([*indicators, np.zeros_like(indicators[0])]),
-        )
+        return encode_prompts(self, prompts, size)
 
     def _fits(self, word: str, settings: ZeroShotSettings) -> bool:
         try:
@@ -218,6 +211,5 @@ def choose_rivals(phrases: Sequence[str], settings: ZeroShotSettings, fits: Call
         settings: say how many rivals a phrase has.
         fits: whether the text encoder takes a word as a whole.
     """
-    taken = {word for phrase in phrases for word in phrase.casefold().split()}
     missing = max(0, settings.rivals + 1 - len(phrases))
-    return tuple(word for word in NULL_WORDS if word not in taken and fits(word))[:missing]
+    return tuple(word for word in other_words(phrases) if fits(word))[:missing]

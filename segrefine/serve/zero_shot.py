@@ -52,7 +52,7 @@ class ZeroShotModel(PhraseModel[ZeroShotSegmenter]):
         began, asked = time.perf_counter(), cast(SegmentParameters, work.parameters)
         image = load_picture(work.pictures.image)
         read = time.perf_counter() - began
-        settings = replace(cast(ZeroShotSettings, work.settings), edges=False)  # G4Seg moves the borders
+        settings = cast(ZeroShotSettings, work.settings).for_refining()
         found = self.pipeline(image, asked.named(), settings=settings, seed=asked.seed, progress=work.tell)
         began = time.perf_counter()
         refined = refine_segments(self._refine, image, found, seed=asked.seed)
