@@ -152,7 +152,7 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         s = self.settings.change(settings)
         self._check_levels(s)
         check_phrases(phrases)
-        watch = Watch(progress, steps=4)
+        watch = Watch(progress, steps=3)
         fit = self.fit(as_image(image))
         nulls = choose_rivals(phrases, s, lambda word: self._fits(word, s))
         conditions = self._encode_phrases([*phrases, *nulls], fit.grid, s)

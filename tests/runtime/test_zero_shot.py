@@ -43,6 +43,12 @@ def test_a_butterfly_is_found_and_a_rocket_is_not(segmenter, sample):
     assert butterfly.mask.any() and butterfly.confidence > 0.5
 
 
+def test_progress_ends_at_one(segmenter, sample):
+    shares = []
+    segmenter(sample.image, ["fox"], progress=lambda _, share: shares.append(share))
+    assert shares == sorted(shares) and shares[-1] == 1
+
+
 def test_the_same_noise_gives_the_same_masks(segmenter, sample):
     once, again, other = (
         segmenter(sample.image, ["the butterfly"], seed=seed).segments[0].probability for seed in (1, 1, 2)
