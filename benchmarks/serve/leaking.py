@@ -22,7 +22,7 @@ if __name__ == "__main__":
     import segrefine.serve.models as models
 
     def open_leaking(offer: models.Offer) -> LeakingModel:
-        return LeakingModel(Segmenter.open(offer.setup), offer.served)
+        return LeakingModel(Segmenter.from_setup(offer.setup), offer.served)
 
     models.Offer.open = open_leaking  # type: ignore[method-assign]
     main()

@@ -118,7 +118,7 @@ class Worker:
     def open(self) -> SegrefineError | None:
         """Opens the data set and the engines, and gives the error where that fails."""
         try:
-            self._dataset, self._refiner = self._job.open_dataset(), Refiner.open(self._job.setup)
+            self._dataset, self._refiner = self._job.open_dataset(), Refiner.from_setup(self._job.setup)
             options = self._job.setup.engines
             self._finder = ClassFinder.open(self._refiner, options, self._dataset, self._job.seed)
         except SegrefineError as error:

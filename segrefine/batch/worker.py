@@ -93,7 +93,7 @@ def serve(job: Job, pipe: Connection) -> None:
     if os.name == "nt":  # elsewhere the parent has blocked it, see `_uninterrupted`
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        dataset, refiner = job.open_dataset(), Refiner.open(job.setup)
+        dataset, refiner = job.open_dataset(), Refiner.from_setup(job.setup)
         finder = ClassFinder.open(refiner, job.setup.engines, dataset, job.seed)
     except SegrefineError as error:
         pipe.send(error)

@@ -236,7 +236,7 @@ class Model:
         """
         from segrefine.runtime.pipeline import Refiner
 
-        return Refiner.open(self.setup(choice))
+        return Refiner.from_setup(self.setup(choice))
 
     def setup(self, choice: SettingsChoice | None = None) -> PipelineSetup:
         """What opens the refiner, here or in another process.
@@ -271,7 +271,7 @@ class Model:
 
         folder = self.bundle or demo_gs_bundle()
         settings = choice.apply_to(folder, GsSettings) if choice else None
-        return Segmenter.open(PipelineSetup(bundle=folder, engines=self.engines, settings=settings))
+        return Segmenter.from_setup(PipelineSetup(bundle=folder, engines=self.engines, settings=settings))
 
     def open_zero_shot(self, choice: SettingsChoice | None = None) -> ZeroShotSegmenter:
         """Open the zero-shot segmenter; the caller closes it.
@@ -289,7 +289,7 @@ class Model:
 
         settings = choice.apply(ZeroShotSettings()) if choice else None
         setup = PipelineSetup(bundle=self.bundle or demo_bundle(), engines=self.engines, settings=settings)
-        return ZeroShotSegmenter.open(setup)
+        return ZeroShotSegmenter.from_setup(setup)
 
     def describe_lack(self) -> str | None:
         """A sentence where neither settings nor guard were fitted to a model that refines; else None.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,6 +65,10 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 @click.option("--max-maps-mib", type=float, default=256.0, show_default=True,
               help="Size of the maps of an answer, before they are compressed.")  # fmt: skip
 @click.option("--max-megapixels", type=float, default=40.0, show_default=True, help="Size of an image.")
+@click.option("--memory-mib", type=click.FloatRange(0), default=256.0, show_default=True,
+              help="What each model keeps of images for later requests; 0 keeps nothing.")  # fmt: skip
+@click.option("--memory-seconds", type=click.FloatRange(0), default=600.0, show_default=True,
+              help="How long it keeps what nobody asks for again.")  # fmt: skip
 @backend_option
 @device_option
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Without, the bundles'.")
@@ -78,7 +83,8 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 def serve(
     console: Console, /, bundles: tuple[Path, ...], host: str, port: int, root_path: str, trusted: str | None,
     api_key: str | None, backend: str, device: str, precision: EnginePrecision | None, threads: int | None,
-    on_ray: bool, replicas: tuple[int, int], ray_address: str | None, **bounds: Any,
+    on_ray: bool, replicas: tuple[int, int], ray_address: str | None, memory_mib: float, memory_seconds: float,
+    **bounds: Any,
 ) -> None:  # fmt: skip
     """Serve each BUNDLE over HTTP, with a page to try it at /.
 
@@ -95,7 +101,7 @@ def serve(
         limits = Limits(**bounds)
     engines = EngineOptions(backend=backend, device=device, precision=precision, threads=threads)
     models = [Model(bundle=each, engines=engines) for each in bundles]
-    offers = _offers(models)
+    offers = [replace(each, memory_mib=memory_mib, memory_seconds=memory_seconds) for each in _offers(models)]
     for lack in filter(None, (model.describe_lack() for model in models)):
         console.warn(lack)
     address = Address(host=host, port=port)

@@ -243,7 +243,9 @@ class Denoiser:
         self, sample: Floats, timestep: NDArray[np.int64], prompts: Indices, injected: _Injection | None = None
     ) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
         batch, (height, width) = len(sample), sample.shape[2:]
-        masks = injected.masks if injected else np.zeros((batch, height, width), np.float32)
+        masks = np.zeros((batch, height, width), np.float32)
+        if injected:  # a mask of no strength is no mask: what it predicts may be known already
+            masks = np.where(injected.strengths.any(1)[:, None, None], injected.masks, masks)
         return {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": timestep,

@@ -118,10 +118,10 @@ class EngineSet(Closing, Generic[SettingsT]):
         engines = EngineOptions(
             backend=backend, device=device, precision=precision, threads=threads, resolution=resolution
         )
-        return cls.open(PipelineSetup(bundle=path, engines=engines, settings=settings))
+        return cls.from_setup(PipelineSetup(bundle=path, engines=engines, settings=settings))
 
     @classmethod
-    def open(cls, setup: PipelineSetup) -> Self:
+    def from_setup(cls, setup: PipelineSetup) -> Self:
         """Open a pipeline.
 
         Args:

@@ -30,8 +30,10 @@ from segrefine.runtime.guard import Guard, guard_changes, read_guard
 from segrefine.runtime.image import ImageLike, as_image
 from segrefine.runtime.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
 from segrefine.runtime.masked_image import JointRound, MaskedImage
+from segrefine.runtime.memory import BUDGET, Memory
 from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.refinement import Floats, Refinement, divide_pixels, label_map
+from segrefine.runtime.scene import Scene
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.worth import choose_nulls
 from segrefine.settings import Changes, G4SegSettings
@@ -276,6 +278,23 @@ class Refiner(EngineSet[G4SegSettings]):
             watch.step("align")
             rounds.append(JointRound(timestep=t, generated=generated, discrepancy=discrepancy, probability=probability))
         return rounds
+
+    def open(self, image: ImageLike, *, memory: int = BUDGET) -> Scene:
+        """An image to refine many masks in: what does not depend on a mask is computed once.
+
+            with refiner.open("photo.jpg") as scene:
+                first = scene("mask.png", "fox")
+                second = scene(other_mask, "fox")
+
+        Args:
+            image: a picture of any size, as `as_image` takes it.
+            memory: bytes that the scene may keep.
+
+        Raises:
+            ImageError: the image cannot be read.
+            SettingsError: the memory is negative.
+        """
+        return Scene(self, as_image(image), Memory(memory))
 
     def decode(self, latents: Floats) -> NDArray[np.uint8]:
         """The picture of latents (1, c, h, w), uint8 (h·f, w·f, 3); for looking at a round's `generated`."""

@@ -50,6 +50,8 @@ def create_app(
         served = model.served
         metrics.serves({"model": served.name, "method": model.pipeline.settings.method, "backend": served.backend,
                         "device": served.device, "precision": served.precision})  # fmt: skip
+        if model.memory:
+            metrics.remembers(served.name, model.memory)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from segrefine.runtime.memory import Memory
+
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -45,6 +47,13 @@ class Metrics:
             "segrefine_backend_info", "1 for each model that is served, and what it runs on.",
             ["model", "method", "backend", "device", "precision"], registry=registry,
         )  # fmt: skip
+        self._memory = Gauge(
+            "segrefine_memory_bytes", "What a model keeps of images for later requests.", ["model"], registry=registry
+        )
+        self._remembered = Gauge(
+            "segrefine_memory_samples", "Samples of its engines that were known, or had to be computed.",
+            ["model", "known"], registry=registry,
+        )  # fmt: skip
         peak = Gauge("segrefine_peak_memory_bytes", "The most memory that the process has held.", registry=registry)
         peak.set_function(peak_memory)
 
@@ -72,6 +81,12 @@ class Metrics:
     def serves(self, model: Mapping[str, str]) -> None:
         """A model is served; its name, method, backend, device and precision."""
         self._backend.labels(*model.values()).set(1)
+
+    def remembers(self, model: str, memory: Memory) -> None:
+        """A model keeps what it computes of images."""
+        self._memory.labels(model).set_function(lambda: memory.size)
+        self._remembered.labels(model, "yes").set_function(lambda: memory.hits)
+        self._remembered.labels(model, "no").set_function(lambda: memory.misses)
 
     def to_bytes(self) -> bytes:
         """All figures in Prometheus' text format."""

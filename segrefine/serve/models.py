@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
 from segrefine.bundle import Method
-from segrefine.engines import Closing
+from segrefine.engines import Closing, Engine
 from segrefine.presets import PRESETS
 from segrefine.runtime.batching import Company, PhraseBatching, PhraseRequest
 from segrefine.runtime.engine_set import EngineSet, PipelineSetup
 from segrefine.runtime.image import describe_turn, load_image
 from segrefine.runtime.marks import Marks, coarse_from_marks, read_scribble
 from segrefine.runtime.mask import CoarseMask, load_mask
+from segrefine.runtime.memory import MIB, Memory, remember
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segmentation
 from segrefine.runtime.segmenter import Segmenter
@@ -61,11 +62,13 @@ class ServedModel(Closing, Generic[PipelineT]):
     Attributes:
         served: its name and what it runs on.
         pipeline: what computes.
+        memory: what it knows of images that came before; None: nothing is kept.
     """
 
-    def __init__(self, pipeline: PipelineT, served: Served) -> None:
-        self.pipeline = pipeline.derive({name: StoppableEngine(each) for name, each in pipeline.engines.items()})
-        self.served = served
+    def __init__(self, pipeline: PipelineT, served: Served, memory: Memory | None = None) -> None:
+        engines: Mapping[str, Engine] = {name: StoppableEngine(each) for name, each in pipeline.engines.items()}
+        self.pipeline = pipeline.derive(engines if memory is None else remember(engines, memory))
+        self.served, self.memory = served, memory
 
     @abstractmethod
     def company(self, work: Work) -> Company | None:
@@ -152,8 +155,8 @@ class PhraseModel(ServedModel[PipelineT]):
 class SegmentModel(PhraseModel[Segmenter]):
     """GS. The phrases of requests on images of one shape are one batch of its denoiser."""
 
-    def __init__(self, pipeline: Segmenter, served: Served) -> None:
-        super().__init__(pipeline, served)
+    def __init__(self, pipeline: Segmenter, served: Served, memory: Memory | None = None) -> None:
+        super().__init__(pipeline, served, memory)
         self._batching = PhraseBatching(self.pipeline)
 
     def company(self, work: Work) -> Company | None:
@@ -204,21 +207,26 @@ class Offer:
         served: what will be known of it.
         method: of its bundle.
         setup: what opens its pipeline.
+        memory_mib: most that it keeps of images for later requests, in MiB; 0 keeps nothing.
+        memory_seconds: how long it keeps what nobody asks for again.
     """
 
     served: Served
     method: Method
     setup: PipelineSetup
+    memory_mib: float = 0.0
+    memory_seconds: float = 600.0
 
     def open(self) -> RefineModel | SegmentModel:
         """The model; the caller closes it.
 
         Raises:
-            SegrefineError: see `EngineSet.open`.
+            SegrefineError: see `EngineSet.from_setup`.
         """
+        memory = Memory(int(self.memory_mib * MIB), self.memory_seconds) if self.memory_mib else None
         if self.method == "g4seg":
-            return RefineModel(Refiner.open(self.setup), self.served)
-        return SegmentModel(Segmenter.open(self.setup), self.served)
+            return RefineModel(Refiner.from_setup(self.setup), self.served, memory)
+        return SegmentModel(Segmenter.from_setup(self.setup), self.served, memory)
 
 
 def read_pictures(

@@ -67,7 +67,7 @@ def open_models(offers: Sequence[Offer]) -> list[ServedModel]:  # type: ignore[t
     Where none finds phrases by label diffusion, the first that refines does it zero-shot as well, if it can.
 
     Raises:
-        SegrefineError: see `EngineSet.open`.
+        SegrefineError: see `EngineSet.from_setup`.
     """
     models: list[ServedModel] = []  # type: ignore[type-arg]
     try:

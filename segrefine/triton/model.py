@@ -52,7 +52,7 @@ class TritonModel:
         folder = Path(args["model_repository"]) / args["model_version"] / BUNDLE
         self._method = Bundle.open(folder).manifest.method
         kind = Refiner if self._method == "g4seg" else Segmenter
-        self._pipeline: Refiner | Segmenter = kind.open(PipelineSetup(bundle=folder, engines=engines))
+        self._pipeline: Refiner | Segmenter = kind.from_setup(PipelineSetup(bundle=folder, engines=engines))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """The response to each request, in their order; a request that fails does not take the others along."""

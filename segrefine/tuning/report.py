@@ -101,7 +101,7 @@ def _draw(job: Job, truth: Path, outcome: Outcome) -> Sequence[BeforeAfter]:
     """Masks of the first held-out images, coarse and refined with what was found."""
     data = LabelledData(job, truth)
     rows: list[BeforeAfter] = []
-    with Refiner.open(replace(job.setup, settings=outcome.settings)) as opened:
+    with Refiner.from_setup(replace(job.setup, settings=outcome.settings)) as opened:
         refiner = opened.derive(guard=outcome.guard)
         for name in outcome.held_out[:_SHOWN]:
             case = data.read(name)

@@ -100,7 +100,7 @@ def tune(job: Job, truth: Path, *, grid: Grid = GRID, resume: bool = False, tell
     data = LabelledData(job, truth)
     fit, held_out, unread = data.split(job.seed)
     options = describe_options(job) | {"truth": str(truth.resolve()), "grid": {k: list(v) for k, v in grid.items()}}
-    with claimed(job.output, resume=resume), Refiner.open(job.setup) as refiner:
+    with claimed(job.output, resume=resume), Refiner.from_setup(job.setup) as refiner:
         known = Evaluations(job.output)
         agree_on_options(job, options, begun=len(known) > 0)
         run = _Run(

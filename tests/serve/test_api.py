@@ -300,3 +300,19 @@ def test_an_orientation_that_the_size_does_not_show_is_told(
         Image.open(io.BytesIO(image)).convert("RGB").save(buffer, "JPEG", exif=exif)
         answer = http.post("/v1/refine", files={"image": buffer.getvalue(), "mask": mask}, data={"label": label})
         assert any("EXIF orientation" in warning for warning in answer.json()["warnings"]) == told, answer.text
+
+
+def test_the_same_image_again_is_not_computed_again(http, form):
+    """What a model keeps of an image changes no answer, and `/metrics` counts it."""
+
+    def known(answer: str) -> float:
+        lines = [line for line in http.get("/metrics").text.splitlines() if "segrefine_memory_samples" in line]
+        return sum(float(line.split()[-1]) for line in lines if f'known="{answer}"' in line and 'model="demo"' in line)
+
+    request = form(seed="4711")
+    first = http.post("/v1/refine", **request).json()
+    computed, before = known("no"), known("yes")
+    second = http.post("/v1/refine", **request).json()
+    assert (second["mask"], second["confidence"]) == (first["mask"], first["confidence"])
+    assert known("no") == computed
+    assert known("yes") > before
