@@ -28,7 +28,7 @@ from segrefine.export.label_parity import run_label_reference, with_samples
 from segrefine.export.modules import LABEL_GRAPHS
 from segrefine.reference.checkpoint import LabelCheckpoint, load_label_checkpoint
 from segrefine.reference.gs import Gs
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.segmentation import Segment
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.settings import GsSettings

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
 from segrefine.assets import demo_bundle, demo_gs_bundle
 from segrefine.runtime.chain import refine_segments
-from segrefine.runtime.metrics import average_recall, boundary_iou, iou
+from segrefine.runtime.imaging.metrics import average_recall, boundary_iou, iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment
 from segrefine.runtime.segmenter import Segmenter

@@ -21,7 +21,7 @@ from benchmarks.quality import SEMANTIC, TEST_SEED, VALIDATION_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
 from segrefine.runtime.guard import guard_changes
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
 from segrefine.tuning.guard_fit import EVERY

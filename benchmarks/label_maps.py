@@ -21,7 +21,7 @@ from benchmarks.corruptions import CORRUPTIONS, corrupt
 from benchmarks.quality import TEST_SEED, VALIDATION_SEED
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
 from segrefine.assets import demo_bundle
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import label_map
 from segrefine.settings import G4SegSettings

@@ -39,7 +39,7 @@ from segrefine.export.parity import run_reference
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
 from segrefine.reference.g4seg import G4Seg
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
 Refiners = Mapping[str, Refiner]

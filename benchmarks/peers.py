@@ -39,7 +39,7 @@ from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.bundle import Bundle
 from segrefine.export import export_bundle
 from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 
 EAGER, THREADS = "PyTorch eager", 2
 PEERS = (EAGER, COMPILED, *SESSIONS, *OURS)

@@ -29,9 +29,9 @@ from benchmarks.evaluate import WORSE, make_cases
 from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
 from segrefine.engines import Engine
-from segrefine.runtime.edges import EdgeSettings, sharpen
-from segrefine.runtime.output import save_image
-from segrefine.runtime.pictures import BeforeAfter, before_after_sheet
+from segrefine.runtime.drawing.pictures import BeforeAfter, before_after_sheet
+from segrefine.runtime.files.output import save_image
+from segrefine.runtime.imaging.edges import EdgeSettings, sharpen
 from segrefine.runtime.pipeline import Refiner
 from segrefine.settings import G4SegSettings
 

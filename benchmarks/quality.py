@@ -37,7 +37,7 @@ from benchmarks.figures import contact_sheet, plot_kinds
 from benchmarks.report import RESULTS, Estimate, markdown_table, read_result, write_result
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.runtime.edges import EdgeSettings, sharpen
+from segrefine.runtime.imaging.edges import EdgeSettings, sharpen
 from segrefine.runtime.pipeline import Refiner
 from segrefine.settings import G4SegSettings
 from training.demo.captions import NAMES, CaptionEncoder

@@ -19,7 +19,7 @@ from benchmarks.quality import TEST_SEED, cases_of
 from benchmarks.report import estimate, markdown_table, paired_difference, write_result
 from segrefine.assets import demo_bundle
 from segrefine.runtime.crop import SMALL
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from training.demo.scenes import compose_scene
 from training.demo.sources import Sources, load_sources

@@ -23,8 +23,8 @@ from segrefine.assets import demo_bundle
 from segrefine.batch.worker import Job
 from segrefine.engines import EngineOptions
 from segrefine.runtime.engine_set import PipelineSetup
+from segrefine.runtime.files.output import save_image, save_mask
 from segrefine.runtime.guard import GUARD
-from segrefine.runtime.output import save_image, save_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.tuning.cases import LabelledData
 from segrefine.tuning.tune import tune

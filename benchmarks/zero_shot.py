@@ -26,7 +26,7 @@ from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
 from segrefine.datasets.classes import VOC
 from segrefine.runtime.chain import refine_segments
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment
 from segrefine.runtime.zero_shot import ZeroShotSegmenter

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from segrefine.client import AsyncClient, Client
     from segrefine.engines import build_engine, load_engine
     from segrefine.errors import SegrefineError
-    from segrefine.runtime.image import load_image
-    from segrefine.runtime.marks import Marks, coarse_from_marks
-    from segrefine.runtime.mask import load_mask
+    from segrefine.runtime.files.image import load_image
+    from segrefine.runtime.files.marks import Marks, coarse_from_marks
+    from segrefine.runtime.files.mask import load_mask
+    from segrefine.runtime.files.output import save_mask
     from segrefine.runtime.named_mask import to_detections
-    from segrefine.runtime.narrative import split_caption
-    from segrefine.runtime.output import save_mask
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.segmenter import Segmenter
+    from segrefine.runtime.words.narrative import split_caption
     from segrefine.runtime.zero_shot import ZeroShotSegmenter
     from segrefine.settings import G4SegSettings, GsSettings, ZeroShotSettings
 
@@ -37,19 +37,19 @@ _HOMES = {
     "Client": "segrefine.client",
     "G4SegSettings": "segrefine.settings",
     "GsSettings": "segrefine.settings",
-    "Marks": "segrefine.runtime.marks",
+    "Marks": "segrefine.runtime.files.marks",
     "Refiner": "segrefine.runtime.pipeline",
     "SegrefineError": "segrefine.errors",
     "Segmenter": "segrefine.runtime.segmenter",
     "ZeroShotSegmenter": "segrefine.runtime.zero_shot",
     "ZeroShotSettings": "segrefine.settings",
     "build_engine": "segrefine.engines",
-    "coarse_from_marks": "segrefine.runtime.marks",
+    "coarse_from_marks": "segrefine.runtime.files.marks",
     "load_engine": "segrefine.engines",
-    "load_image": "segrefine.runtime.image",
-    "load_mask": "segrefine.runtime.mask",
-    "save_mask": "segrefine.runtime.output",
-    "split_caption": "segrefine.runtime.narrative",
+    "load_image": "segrefine.runtime.files.image",
+    "load_mask": "segrefine.runtime.files.mask",
+    "save_mask": "segrefine.runtime.files.output",
+    "split_caption": "segrefine.runtime.words.narrative",
     "to_detections": "segrefine.runtime.named_mask",
 }
 

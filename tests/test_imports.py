@@ -102,6 +102,22 @@ def test_rooms_import_only_rooms_below_as_the_architecture_page_says() -> None:
         assert not climbing, f"{room}, on floor {floors[room]}, imports {climbing}"
 
 
+def test_folders_of_the_runtime_import_what_the_architecture_page_says() -> None:
+    page = (ROOT.parent / "docs/architecture.md").read_text().partition("## Walk")[0]
+    lines = re.findall(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", page, re.MULTILINE)
+    allowed = {folder: set(re.findall(r"`(\w+)`", rooms)) & {name for name, _ in lines} for folder, rooms in lines}
+    folders = {path.name for path in (ROOT / "runtime").iterdir() if (path / "__init__.py").exists()}
+    assert allowed.keys() == folders
+    for file in (ROOT / "runtime").rglob("*.py"):
+        place = file.relative_to(ROOT / "runtime").parts[0]
+        imported = set(re.findall(r"^ *from segrefine\.runtime\.(\w+)", file.read_text(), re.MULTILINE))
+        if place in folders:
+            looked_at = imported & folders if place == "drawing" else imported  # it draws the methods' results
+            assert looked_at <= allowed[place] | {place}, file.name
+        else:
+            assert "drawing" not in imported, file.name
+
+
 def test_every_class_has_a_name_of_its_own() -> None:
     homes: dict[str, set[str]] = {}
     for file in ROOT.rglob("*.py"):

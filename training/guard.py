@@ -29,8 +29,8 @@ from benchmarks.corruptions import CORRUPTIONS, SEMANTIC_KINDS
 from benchmarks.evaluate import CorruptedCase, make_cases
 from benchmarks.quality import VALIDATION_SEED, cases_of
 from segrefine.assets import demo_bundle
+from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.guard import contrast
-from segrefine.runtime.output import write_whole
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.regions import FREE_FEATURES, REGION_FEATURES, describe_regions
 from segrefine.settings import G4SegSettings

@@ -23,8 +23,8 @@ from benchmarks.serve.wire import METRICS, PROBE, Connection, Reply, ask_alone, 
 from segrefine import Refiner, Segmenter
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import load_mask
 from segrefine.serve.encode import label_map_png, mask_png
 
 CLIENTS, ROUNDS = 8, 4

@@ -8,7 +8,7 @@ from segrefine.datasets.images_alone import ImagesAlone
 from segrefine.datasets.items import LabelledMask, Pixels, Reading
 from segrefine.datasets.notation import Notation
 from segrefine.engines import Closing, EngineOptions
-from segrefine.runtime.mask import has_border
+from segrefine.runtime.files.mask import has_border
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
 

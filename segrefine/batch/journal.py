@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segrefine.errors import OutputError
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.output import write_whole
 from segrefine.storage import LOCK, locked, output_errors
 
 JOURNAL, MANIFEST, JUDGEMENTS = "journal.jsonl", "manifest.json", "guard.csv"

@@ -14,7 +14,7 @@ from segrefine.bundle import MANIFEST, Bundle
 from segrefine.datasets.coco_file import images_of
 from segrefine.engines import choose_backend
 from segrefine.errors import OutputError
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.output import write_whole
 from segrefine.settings import Changes, G4SegSettings
 from segrefine.storage import FileRecord, output_errors
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from segrefine.runtime.narrative import Span
     from segrefine.runtime.segmentation import Segmentation
+    from segrefine.runtime.words.narrative import Span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def find_spans(phrases: Sequence[str], caption: str | None, classes: str | None)
         MaskError: there is no such class list.
     """
     from segrefine.datasets.class_lists import find_classes
-    from segrefine.runtime.narrative import Span, split_caption
+    from segrefine.runtime.words.narrative import Span, split_caption
 
     if sum((bool(phrases), caption is not None, classes is not None)) != 1:
         raise click.UsageError('give phrases, such as "the fox" "the red car", or --caption, or --classes')

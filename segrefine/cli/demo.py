@@ -18,7 +18,7 @@ from segrefine.cli.segment import SPREAD_SAMPLES
 from segrefine.errors import OutputError
 
 if TYPE_CHECKING:
-    from segrefine.runtime.pictures import BeforeAfter
+    from segrefine.runtime.drawing.pictures import BeforeAfter
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.refinement import Refinement
     from segrefine.runtime.segmentation import Segment
@@ -119,9 +119,9 @@ def _write_segments(
     output: Path, scenes: Mapping[str, Sample], found: Mapping[str, Segment]
 ) -> tuple[list[dict[str, Any]], Path]:
     """Writes the sheet of what was found; gives an entry for each scene, and the sheet's path."""
-    from segrefine.runtime.metrics import iou
-    from segrefine.runtime.output import save_image
-    from segrefine.runtime.pictures import segment_sheet
+    from segrefine.runtime.drawing.pictures import segment_sheet
+    from segrefine.runtime.files.output import save_image
+    from segrefine.runtime.imaging.metrics import iou
 
     overlaps = {name: iou(segment.mask, scenes[name].truth) for name, segment in found.items()}
     rows = [(scenes[name].image, segment, f"IoU {overlaps[name]:.3f}") for name, segment in found.items()]
@@ -134,8 +134,8 @@ def _write_segments(
 
 
 def _compare(scene: Sample, result: Refinement) -> BeforeAfter:
-    from segrefine.runtime.metrics import iou
-    from segrefine.runtime.pictures import BeforeAfter
+    from segrefine.runtime.drawing.pictures import BeforeAfter
+    from segrefine.runtime.imaging.metrics import iou
 
     coarse = scene.coarse > 0.5
     return BeforeAfter(
@@ -150,8 +150,8 @@ def _compare(scene: Sample, result: Refinement) -> BeforeAfter:
 
 def _write(output: Path, sheet: Path, results: Mapping[str, Refinement], rows: Mapping[str, BeforeAfter]) -> None:
     """Write the mask and the overlay of each sample, and their sheet."""
-    from segrefine.runtime.output import save_image, save_mask
-    from segrefine.runtime.pictures import before_after_sheet, overlay
+    from segrefine.runtime.drawing.pictures import before_after_sheet, overlay
+    from segrefine.runtime.files.output import save_image, save_mask
 
     for name, row in rows.items():
         save_mask(output / "masks" / f"{name}.png", results[name].mask)

@@ -92,7 +92,7 @@ def evaluate(
 def _write_sheet(file: Path, comparison: Comparison, scores: Sequence[Score], cases: int) -> Sequence[Unread]:
     from segrefine.errors import MaskError
     from segrefine.evaluation.sheet import draw_cases
-    from segrefine.runtime.output import save_image
+    from segrefine.runtime.files.output import save_image
 
     if not any(score.counted for score in scores):
         raise MaskError("there is no mask to show on a sheet: all images are background", hint="leave out --sheet")

@@ -21,7 +21,7 @@ def read_picture(console: Console, picture: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: it cannot be read.
     """
-    from segrefine.runtime.image import describe_turn, load_image, name_of, read_bytes
+    from segrefine.runtime.files.image import describe_turn, load_image, name_of, read_bytes
 
     source = sys.stdin.buffer.read() if picture == STREAM else picture
     try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segrefine.runtime.mask import CoarseMask
+    from segrefine.runtime.files.mask import CoarseMask
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
@@ -88,7 +88,7 @@ class MarkOptions:
             ImageError: the file of strokes cannot be read.
             MaskError: the marks do not fit the image, or mark no object.
         """
-        from segrefine.runtime.marks import Box, Marks, Point, coarse_from_marks, read_scribble
+        from segrefine.runtime.files.marks import Box, Marks, Point, coarse_from_marks, read_scribble
 
         size = image.shape[0], image.shape[1]
         marks = Marks(

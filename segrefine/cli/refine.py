@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segrefine.runtime.mask import CoarseMask
+    from segrefine.runtime.files.mask import CoarseMask
     from segrefine.runtime.pipeline import Refiner
     from segrefine.runtime.refinement import Refinement
 
@@ -50,10 +50,10 @@ class RefineOutputs:
 
     def write(self, image: NDArray[np.uint8], results: Sequence[Refinement], refiner: Refiner) -> None:
         """Write the files, each as a whole: of one mask, or of several as a label map."""
-        from segrefine.runtime.output import save_image, save_label_map, save_mask, save_probability
+        from segrefine.runtime.files.output import save_image, save_label_map, save_mask, save_probability
 
         if self.trace or self.overlay:
-            from segrefine.runtime.pictures import overlay, overlay_labels, trace_sheet
+            from segrefine.runtime.drawing.pictures import overlay, overlay_labels, trace_sheet
         if len(results) > 1:
             from segrefine.runtime.refinement import label_map
 
@@ -180,13 +180,13 @@ def _check_masks(masks: Sequence[Path], labels: Sequence[str], marks: MarkOption
 def _read_coarse(
     image: NDArray[np.uint8], masks: Sequence[Path], marks: MarkOptions
 ) -> Sequence[NDArray[np.float32] | CoarseMask]:
-    from segrefine.runtime.mask import load_mask
+    from segrefine.runtime.files.mask import load_mask
 
     return [load_mask(mask, (image.shape[0], image.shape[1])) for mask in masks] or [marks.draw(image)]
 
 
 def _summary(result: Refinement) -> dict[str, Any]:
-    from segrefine.runtime.metrics import iou
+    from segrefine.runtime.imaging.metrics import iou
 
     coarse = result.coarse > 0.5
     return {

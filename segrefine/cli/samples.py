@@ -45,8 +45,8 @@ def load_samples(folder: Path) -> dict[str, Sample]:
         ImageError: a picture is missing or damaged.
         MaskError: a mask does not fit its image.
     """
-    from segrefine.runtime.image import load_image
-    from segrefine.runtime.mask import load_mask
+    from segrefine.runtime.files.image import load_image
+    from segrefine.runtime.files.mask import load_mask
 
     samples = {}
     for name, label in _read_labels(folder).items():

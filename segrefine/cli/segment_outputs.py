@@ -81,8 +81,8 @@ class SegmentOutputs:
         """
         import numpy as np
 
-        from segrefine.runtime.output import save_image, save_label_map
-        from segrefine.runtime.pictures import overlay_labels, segment_sheet
+        from segrefine.runtime.drawing.pictures import overlay_labels, segment_sheet
+        from segrefine.runtime.files.output import save_image, save_label_map
         from segrefine.storage import output_errors
 
         labels = np.array([nothing, *numbers], np.uint16)[result.label_map()]
@@ -103,7 +103,7 @@ class SegmentOutputs:
         return written
 
     def _write_maps(self, folder: Path, number: int, segment: Segment) -> dict[str, str]:
-        from segrefine.runtime.output import save_mask, save_probability
+        from segrefine.runtime.files.output import save_mask, save_probability
 
         files = self._map_files(folder, number, segment.phrase)
         save_mask(files["mask"], segment.mask)

@@ -114,8 +114,8 @@ def sweep(
 
 def _write(output: Path, rows: Sequence[Row], values: dict[str, Any]) -> None:
     from segrefine.evaluation.sweep import to_csv, to_markdown
-    from segrefine.runtime.output import save_image, write_whole
-    from segrefine.runtime.plots import Chart, draw_charts
+    from segrefine.runtime.drawing.plots import Chart, draw_charts
+    from segrefine.runtime.files.output import save_image, write_whole
 
     write_whole(output / "sweep.json", (json.dumps(values, indent=2) + "\n").encode())
     write_whole(output / "sweep.csv", to_csv(values["rows"]).encode())

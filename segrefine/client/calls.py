@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from segrefine.errors import ImageError, PromptError, ServiceError, SettingsError
-from segrefine.runtime.image import ImageLike, as_image, read_bytes
-from segrefine.runtime.mask import MaskLike, as_mask
+from segrefine.runtime.files.image import ImageLike, as_image, read_bytes
+from segrefine.runtime.files.mask import MaskLike, as_mask
 
 _RETRIED = (429, 503)
 

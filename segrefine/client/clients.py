@@ -26,8 +26,8 @@ from segrefine.client.replies import (
 )
 from segrefine.engines import Closing
 from segrefine.errors import MissingDependencyError, ServiceError
-from segrefine.runtime.image import ImageLike
-from segrefine.runtime.mask import MaskLike
+from segrefine.runtime.files.image import ImageLike
+from segrefine.runtime.files.mask import MaskLike
 
 if TYPE_CHECKING:
     from typing import Self
@@ -62,8 +62,9 @@ class Client(Closing):
         """The refined mask.
 
         Args:
-            image: a file, its bytes, a PIL image or an array; see `segrefine.runtime.image.as_image`.
-            mask: the same at the image's size; see `segrefine.runtime.mask.as_mask`. None with a `box` or a `point`.
+            image: a file, its bytes, a PIL image or an array; see `segrefine.runtime.files.image.as_image`.
+            mask: the same at the image's size; see `segrefine.runtime.files.mask.as_mask`.
+                None with a `box` or a `point`.
             label: what the mask shows, such as "fox".
             seed: of the noise.
             model: one of `models()`; without, the first that can.
@@ -106,7 +107,7 @@ class Client(Closing):
         """The masks of what the phrases name.
 
         Args:
-            image: a file, its bytes, a PIL image or an array; see `segrefine.runtime.image.as_image`.
+            image: a file, its bytes, a PIL image or an array; see `segrefine.runtime.files.image.as_image`.
             phrases: what to look for.
             seed: of the noise.
             model: one of `models()`; without, the first that can.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import ServiceError
+from segrefine.runtime.files.rle import decode_rle
 from segrefine.runtime.named_mask import NamedMask, describe, to_detections
-from segrefine.runtime.rle import decode_rle
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]

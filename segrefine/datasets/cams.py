@@ -29,8 +29,8 @@ from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.pickled_arrays import MOST_BYTES
 from segrefine.datasets.tree import find_image
 from segrefine.errors import MaskError
-from segrefine.runtime.image import open_image, read_bytes
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.image import open_image, read_bytes
+from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.refinement import Refinement
 
 KEYS = "keys"

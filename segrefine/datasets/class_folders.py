@@ -15,8 +15,8 @@ from segrefine.datasets.label_maps import are_voc
 from segrefine.datasets.notation import CLASSES, LABELS, AnyMask, Parts, Place
 from segrefine.datasets.tree import find_image, list_subfolders
 from segrefine.errors import MaskError
-from segrefine.runtime.mask import read_mask
-from segrefine.runtime.output import save_mask, save_probability
+from segrefine.runtime.files.mask import read_mask
+from segrefine.runtime.files.output import save_mask, save_probability
 from segrefine.runtime.refinement import Refinement
 
 _LOOKED_AT = 20

@@ -28,11 +28,11 @@ from segrefine.datasets.items import Floats, Item, Key, Pixels, whole_number
 from segrefine.datasets.notation import Notation, Parts, Place
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
-from segrefine.runtime.marks import Box, Marks, coarse_from_marks
-from segrefine.runtime.mask import CoarseMask
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.marks import Box, Marks, coarse_from_marks
+from segrefine.runtime.files.mask import CoarseMask
+from segrefine.runtime.files.output import write_whole
+from segrefine.runtime.files.rle import encode_rle
 from segrefine.runtime.refinement import Refinement
-from segrefine.runtime.rle import encode_rle
 from segrefine.storage import output_errors
 
 RESULT, PARTS = "annotations.json", "parts"

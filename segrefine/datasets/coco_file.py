@@ -12,7 +12,7 @@ from typing import Any
 from segrefine.datasets.items import check_size, whole_number
 from segrefine.datasets.polygons import Mask, draw_polygons
 from segrefine.errors import MaskError
-from segrefine.runtime.rle import decode_rle
+from segrefine.runtime.files.rle import decode_rle
 from segrefine.storage import read_json_object
 
 LEFT_OUT = "left_out"

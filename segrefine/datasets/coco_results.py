@@ -11,7 +11,7 @@ from segrefine.datasets.coco import Coco, part_of
 from segrefine.datasets.coco_file import HINT, check_coco, read_coco
 from segrefine.datasets.notation import Place
 from segrefine.errors import MaskError
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.output import write_whole
 from segrefine.storage import read_json
 
 RESULTS = "results.json"

@@ -13,8 +13,8 @@ from segrefine.datasets.items import Item, Key, PassedOver, Pixels, inside
 from segrefine.datasets.notation import Notation, Parts
 from segrefine.datasets.tree import IMAGE_SUFFIXES, find_image, linked_folders, list_files, list_not_taken
 from segrefine.errors import MaskError
-from segrefine.runtime.image import read_bytes
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.image import read_bytes
+from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 

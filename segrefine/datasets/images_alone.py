@@ -12,7 +12,7 @@ from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels
 from segrefine.datasets.notation import Parts, Place
 from segrefine.errors import MaskError
-from segrefine.runtime.output import save_label_map
+from segrefine.runtime.files.output import save_label_map
 from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 

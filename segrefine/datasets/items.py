@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.image import describe_turn, load_image, read_bytes
-from segrefine.runtime.mask import CoarseMask
+from segrefine.runtime.files.image import describe_turn, load_image, read_bytes
+from segrefine.runtime.files.mask import CoarseMask
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

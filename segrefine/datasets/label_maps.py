@@ -15,11 +15,11 @@ from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels, check_size
 from segrefine.datasets.notation import CLASSES, LABELS, AnyMask, Parts, Place
 from segrefine.errors import MaskError, SegrefineError
-from segrefine.runtime.image import read_bytes
-from segrefine.runtime.mask_values import level_values, may_be_one_object, to_indices
-from segrefine.runtime.output import save_label_map, voc_colours
+from segrefine.runtime.files.image import read_bytes
+from segrefine.runtime.files.mask_values import level_values, may_be_one_object, to_indices
+from segrefine.runtime.files.output import save_label_map, voc_colours
+from segrefine.runtime.files.stored import Stored, decode
 from segrefine.runtime.refinement import Refinement
-from segrefine.runtime.stored import Stored, decode
 
 _LOOKED_AT = 20
 """Files of a folder that are read to see whether they are VOC's label maps."""

@@ -19,9 +19,9 @@ from segrefine.datasets.items import Item, Key, Pixels, check_size, whole_number
 from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError, SegrefineError
-from segrefine.runtime.image import MEGAPIXELS, open_image
-from segrefine.runtime.marks import Box, Marks, coarse_from_marks
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.image import MEGAPIXELS, open_image
+from segrefine.runtime.files.marks import Box, Marks, coarse_from_marks
+from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.refinement import Refinement
 from segrefine.storage import read_json_object
 

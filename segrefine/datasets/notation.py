@@ -16,7 +16,7 @@ from segrefine.datasets.items import Floats, Item, Key, LabelledMask, PassedOver
 from segrefine.datasets.polygons import Mask
 from segrefine.datasets.tree import list_files
 from segrefine.errors import MaskError
-from segrefine.runtime.mask import CoarseMask, check_range, has_border
+from segrefine.runtime.files.mask import CoarseMask, check_range, has_border
 from segrefine.runtime.refinement import Refinement
 
 LABELS, CLASSES = "labels.json", "classes.json"

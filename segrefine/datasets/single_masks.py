@@ -13,7 +13,7 @@ from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels, check_size
 from segrefine.datasets.notation import LABELS, Parts, Place
 from segrefine.errors import MaskError
-from segrefine.runtime.mask import check_mask, read_mask
+from segrefine.runtime.files.mask import check_mask, read_mask
 from segrefine.runtime.refinement import Refinement
 
 

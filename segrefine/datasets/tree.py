@@ -9,7 +9,7 @@ from pathlib import Path
 IMAGE_SUFFIXES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm",
 }  # fmt: skip
-"""Of the formats that `segrefine.runtime.image` reads."""
+"""Of the formats that `segrefine.runtime.files.image` reads."""
 
 
 def list_files(root: Path) -> list[str]:

@@ -14,9 +14,9 @@ from segrefine.datasets.pieces import Pixel, draw_pieces, split_into_pieces
 from segrefine.datasets.tree import find_image
 from segrefine.datasets.yolo_names import read_yolo_names
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.image import open_image, read_bytes
-from segrefine.runtime.marks import Box, Marks, coarse_from_marks
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.image import open_image, read_bytes
+from segrefine.runtime.files.marks import Box, Marks, coarse_from_marks
+from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.refinement import Refinement
 from segrefine.storage import read_text
 

@@ -9,7 +9,7 @@ from segrefine.datasets.coco_file import key_of
 from segrefine.datasets.items import Key
 from segrefine.datasets.notation import Parts
 from segrefine.datasets.polygons import Mask
-from segrefine.runtime.mask import CoarseMask
+from segrefine.runtime.files.mask import CoarseMask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

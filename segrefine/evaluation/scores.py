@@ -12,7 +12,7 @@ import numpy as np
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
 from segrefine.evaluation.matching import Matched
-from segrefine.runtime.metrics import average_recall, boundary_iou, iou
+from segrefine.runtime.imaging.metrics import average_recall, boundary_iou, iou
 
 WORSE = 0.02
 """A mask that loses more IoU than this was made worse by more than chance, as the guard has it."""

@@ -10,8 +10,18 @@ import numpy as np
 from segrefine.errors import ImageError, SegrefineError
 from segrefine.evaluation.comparison import Comparison, Unread
 from segrefine.evaluation.scores import Agreement, Score
-from segrefine.runtime.image import load_image
-from segrefine.runtime.pictures import BETTER, INK, WORSE, Colour, Pixels, Tile, contact_sheet, magnify, overlaid
+from segrefine.runtime.drawing.pictures import (
+    BETTER,
+    INK,
+    WORSE,
+    Colour,
+    Pixels,
+    Tile,
+    contact_sheet,
+    magnify,
+    overlaid,
+)
+from segrefine.runtime.files.image import load_image
 
 
 def draw_cases(comparison: Comparison, scores: Sequence[Score], count: int) -> tuple[Pixels, list[Unread]]:

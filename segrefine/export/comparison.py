@@ -16,8 +16,8 @@ from segrefine.errors import NumericalError
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GraphModule
 from segrefine.runtime.engine_set import EngineSet
-from segrefine.runtime.filters import Mask
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.filters import Mask
+from segrefine.runtime.imaging.metrics import iou
 
 Floats = NDArray[np.float32]
 Feeds = Mapping[str, NDArray[Any]]

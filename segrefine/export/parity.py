@@ -37,11 +37,11 @@ from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
 from segrefine.reference.weight_files import Model
-from segrefine.runtime.edges import EdgeSettings, logit, sharpen
-from segrefine.runtime.filters import pool
+from segrefine.runtime.imaging.edges import EdgeSettings, logit, sharpen
+from segrefine.runtime.imaging.filters import pool
+from segrefine.runtime.imaging.upsampling import upsample
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
-from segrefine.runtime.upsampling import upsample
 from segrefine.runtime.zero_shot import ATTENTION
 from segrefine.settings import G4SegSettings, Mode
 

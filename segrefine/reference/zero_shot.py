@@ -22,8 +22,8 @@ from segrefine.reference.attention_maps import AttentionRecord, find_map_levels
 from segrefine.reference.checkpoint import Checkpoint
 from segrefine.reference.prompts import encode_prompt
 from segrefine.reference.text import Text, expand_text, predict
-from segrefine.runtime.narrative import label_of
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
+from segrefine.runtime.words.narrative import label_of
 from segrefine.runtime.zero_shot import choose_rivals
 from segrefine.settings import ZeroShotSettings
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.engine_set import Progress
-from segrefine.runtime.mask import has_border
-from segrefine.runtime.narrative import label_of
+from segrefine.runtime.files.mask import has_border
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment, Segmentation
+from segrefine.runtime.words.narrative import label_of
 
 
 def refine_segments(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.mask import CheckedMask
+from segrefine.runtime.files.mask import CheckedMask
 from segrefine.runtime.refinement import Floats, Refinement
 
 Part = tuple[slice, slice]

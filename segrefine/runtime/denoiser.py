@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from segrefine.engines import Engine, cut_batch
 from segrefine.runtime.engine_set import EngineSet, check_finite
-from segrefine.runtime.prompt import Prompt
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
-from segrefine.runtime.text import Text, pick_texts
+from segrefine.runtime.words.prompt import Prompt
+from segrefine.runtime.words.text import Text, pick_texts
 from segrefine.runtime.worth import WordEffect, measure_worth
 from segrefine.settings import G4SegSettings
 from segrefine.spec import MAX_PIXELS

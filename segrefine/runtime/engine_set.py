@@ -19,10 +19,10 @@ from segrefine.bundle import Bundle, Method
 from segrefine.bundle_sources import find_bundle, local_bundle
 from segrefine.engines import Closing, Engine, EngineOptions, EnginePrecision, choose_backend, load_engines
 from segrefine.errors import NumericalError, SettingsError
-from segrefine.runtime.grid import FittedImage, fit_to_grid, size_on_grid
-from segrefine.runtime.text import Text, size_condition
-from segrefine.runtime.tiling import map_tiles
-from segrefine.runtime.tokenizer import ClipTokenizer
+from segrefine.runtime.imaging.grid import FittedImage, fit_to_grid, size_on_grid
+from segrefine.runtime.imaging.tiling import map_tiles
+from segrefine.runtime.words.text import Text, size_condition
+from segrefine.runtime.words.tokenizer import ClipTokenizer
 from segrefine.settings import Changes, Settings
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.affinity import spread
-from segrefine.runtime.edges import logit
-from segrefine.runtime.filters import Floats
+from segrefine.runtime.imaging.affinity import spread
+from segrefine.runtime.imaging.edges import logit
+from segrefine.runtime.imaging.filters import Floats
 from segrefine.settings import G4SegSettings
 
 _MOST = 4.0

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.errors import BundleError, SettingsError
-from segrefine.runtime.edges import logit, sigmoid
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.edges import logit, sigmoid
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.regions import REGION_FEATURES, Numbers, Regions, describe_regions
 from segrefine.storage import read_json_object

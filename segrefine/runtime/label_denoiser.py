@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segrefine.engines import Engine, cut_batch
 from segrefine.runtime.engine_set import check_finite
 from segrefine.runtime.schedule import Array
-from segrefine.runtime.text import Text, join_texts, repeat_texts
+from segrefine.runtime.words.text import Text, join_texts, repeat_texts
 from segrefine.settings import GsSettings
 from segrefine.spec import MAX_PIXELS
 

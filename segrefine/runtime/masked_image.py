@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.denoiser import NOTHING, Denoiser
-from segrefine.runtime.edges import EdgeSettings, logit, sharpen
 from segrefine.runtime.evidence import against_others, gather_evidence
-from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.mask import CheckedMask
+from segrefine.runtime.files.mask import CheckedMask
+from segrefine.runtime.imaging.edges import EdgeSettings, logit, sharpen
+from segrefine.runtime.imaging.grid import FittedImage
+from segrefine.runtime.imaging.upsampling import upsample
 from segrefine.runtime.refinement import Floats, Round
-from segrefine.runtime.upsampling import upsample
 from segrefine.settings import G4SegSettings
 
 EDGES = EdgeSettings()

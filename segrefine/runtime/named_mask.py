@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import MaskError
-from segrefine.runtime.output import save_mask, save_probability
-from segrefine.runtime.rle import encode_rle
+from segrefine.runtime.files.output import save_mask, save_probability
+from segrefine.runtime.files.rle import encode_rle
 
 
 class HasMask(Protocol):

@@ -24,17 +24,17 @@ from segrefine.runtime.crop import cut_mask, find_part, stitch
 from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, TextEvidence, encode_prompts
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
 from segrefine.runtime.evidence import doubt_sides
-from segrefine.runtime.filters import pool
-from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.files.image import ImageLike, as_image
+from segrefine.runtime.files.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
 from segrefine.runtime.guard import Guard, guard_changes, read_guard
-from segrefine.runtime.image import ImageLike, as_image
-from segrefine.runtime.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
+from segrefine.runtime.imaging.filters import pool
+from segrefine.runtime.imaging.grid import FittedImage
 from segrefine.runtime.masked_image import JointRound, MaskedImage
 from segrefine.runtime.memory import BUDGET, Memory
-from segrefine.runtime.prompt import build_prompt
 from segrefine.runtime.refinement import Floats, Refinement, divide_pixels, label_map
 from segrefine.runtime.scene import Scene
 from segrefine.runtime.schedule import NoiseSchedule
+from segrefine.runtime.words.prompt import build_prompt
 from segrefine.runtime.worth import choose_nulls
 from segrefine.settings import Changes, G4SegSettings
 from segrefine.spec import MAX_PIXELS

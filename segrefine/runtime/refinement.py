@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.imaging.grid import FittedImage
 from segrefine.runtime.named_mask import NamedMask, describe
 
 Floats = NDArray[np.float32]

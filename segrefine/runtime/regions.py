@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.edges import EdgeSettings, colour_index, colour_odds, logit, sharpen
-from segrefine.runtime.filters import Floats, pool
+from segrefine.runtime.imaging.edges import EdgeSettings, colour_index, colour_odds, logit, sharpen
+from segrefine.runtime.imaging.filters import Floats, pool
 from segrefine.runtime.refinement import Refinement
 
 Mask = NDArray[np.bool_]

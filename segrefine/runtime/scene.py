@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from segrefine.runtime.denoiser import Observe
     from segrefine.runtime.engine_set import Progress
-    from segrefine.runtime.mask import CoarseMask, MaskLike
+    from segrefine.runtime.files.mask import CoarseMask, MaskLike
     from segrefine.runtime.pipeline import Masks, Refiner
     from segrefine.settings import Changes, G4SegSettings
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.runtime.edges import EdgeGuide, EdgeSettings, follow_edges, logit
-from segrefine.runtime.grid import FittedImage
+from segrefine.runtime.files.output import draw_label_map, save_label_map
+from segrefine.runtime.imaging.edges import EdgeGuide, EdgeSettings, follow_edges, logit
+from segrefine.runtime.imaging.grid import FittedImage
 from segrefine.runtime.named_mask import NamedMask, describe, to_detections
-from segrefine.runtime.output import draw_label_map, save_label_map
 from segrefine.runtime.refinement import label_map
 from segrefine.settings import GsSettings, ZeroShotSettings
 
@@ -99,7 +99,7 @@ class Segmentation:
         return draw_label_map(self.label_map())
 
     def save(self, file: str | Path) -> None:
-        """Write the label map, as a PNG or a `.npy`; see `segrefine.runtime.output.save_label_map`.
+        """Write the label map, as a PNG or a `.npy`; see `segrefine.runtime.files.output.save_label_map`.
 
         Raises:
             OutputError: the name has another ending, or the folder cannot be written to.

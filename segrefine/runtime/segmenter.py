@@ -18,16 +18,16 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine
 from segrefine.errors import ImageError, PromptError, SettingsError
 from segrefine.runtime.denoiser import Observe
-from segrefine.runtime.edges import EdgeGuide
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
-from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.image import ImageLike, as_image
+from segrefine.runtime.files.image import ImageLike, as_image
+from segrefine.runtime.imaging.edges import EdgeGuide
+from segrefine.runtime.imaging.grid import FittedImage
 from segrefine.runtime.label_codec import label_decoder
 from segrefine.runtime.label_denoiser import GuidedDenoiser
-from segrefine.runtime.prompt import MARKER, build_prompt
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
-from segrefine.runtime.text import Text, count_texts, join_texts, pick_texts, repeat_texts
+from segrefine.runtime.words.prompt import MARKER, build_prompt
+from segrefine.runtime.words.text import Text, count_texts, join_texts, pick_texts, repeat_texts
 from segrefine.samplers import SAMPLERS
 from segrefine.settings import Changes, GsSettings
 from segrefine.spec import MAX_PIXELS

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.edges import sigmoid
+from segrefine.runtime.imaging.edges import sigmoid
 from segrefine.settings import ZeroShotSettings
 
 Floats = NDArray[np.float32]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.filters import Floats
+from segrefine.runtime.imaging.filters import Floats
 from segrefine.settings import G4SegSettings
 
 NULL_WORDS = ("banana", "boat", "umbrella", "guitar", "chair", "clock")

@@ -18,14 +18,14 @@ from segrefine.engines import Engine, EngineOptions, choose_backend, load_engine
 from segrefine.errors import BundleError, PromptError
 from segrefine.runtime.denoiser import Conditions, Denoiser, encode_prompts
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
-from segrefine.runtime.grid import FittedImage
-from segrefine.runtime.image import ImageLike, as_image
-from segrefine.runtime.narrative import label_of
-from segrefine.runtime.prompt import build_prompt
+from segrefine.runtime.files.image import ImageLike, as_image
+from segrefine.runtime.imaging.grid import FittedImage
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
 from segrefine.runtime.segmenter import check_phrases, check_seed, quote_phrase
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
+from segrefine.runtime.words.narrative import label_of
+from segrefine.runtime.words.prompt import build_prompt
 from segrefine.runtime.worth import other_words
 from segrefine.settings import Changes, ZeroShotSettings
 

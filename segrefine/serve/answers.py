@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.runtime.grid import cut_filling
-from segrefine.runtime.metrics import iou
-from segrefine.runtime.pictures import overlay, overlay_labels
+from segrefine.runtime.drawing.pictures import overlay, overlay_labels
+from segrefine.runtime.imaging.grid import cut_filling
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.refinement import Refinement, Round, label_map
 from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.serve.encode import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segrefine.runtime.image import FORMATS
+from segrefine.runtime.files.image import FORMATS
 from segrefine.serve.inputs import PICTURES
 from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters
 from segrefine.serve.problem import MEDIA_TYPE, Problem

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.runtime.output import draw_label_map
-from segrefine.runtime.rle import encode_rle
+from segrefine.runtime.files.output import draw_label_map
+from segrefine.runtime.files.rle import encode_rle
 
 MaskFormat = Literal["png", "rle"]
 SoftFormat = Literal["png", "npy"]

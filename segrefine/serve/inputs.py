@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.image import FORMATS, load_image
+from segrefine.runtime.files.image import FORMATS, load_image
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from segrefine.errors import SettingsError
-from segrefine.runtime.image import MEGAPIXELS
+from segrefine.runtime.files.image import MEGAPIXELS
 
 MIB = 2**20
 

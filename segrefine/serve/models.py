@@ -18,9 +18,9 @@ from segrefine.engines import Closing, Engine
 from segrefine.presets import PRESETS
 from segrefine.runtime.batching import Company, PhraseBatching, PhraseRequest
 from segrefine.runtime.engine_set import EngineSet, PipelineSetup
-from segrefine.runtime.image import describe_turn, load_image
-from segrefine.runtime.marks import Marks, coarse_from_marks, read_scribble
-from segrefine.runtime.mask import CoarseMask, load_mask
+from segrefine.runtime.files.image import describe_turn, load_image
+from segrefine.runtime.files.marks import Marks, coarse_from_marks, read_scribble
+from segrefine.runtime.files.mask import CoarseMask, load_mask
 from segrefine.runtime.memory import MIB, Memory, remember
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segmentation

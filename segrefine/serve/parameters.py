@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from segrefine.errors import SettingsError
-from segrefine.runtime.marks import Box, Point
-from segrefine.runtime.narrative import split_caption
+from segrefine.runtime.files.marks import Box, Point
+from segrefine.runtime.words.narrative import split_caption
 from segrefine.samplers import SAMPLERS
 from segrefine.settings import G4SegSettings, GsSettings, Settings
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from segrefine.runtime.mask import read_mask
+from segrefine.runtime.files.mask import read_mask
 from segrefine.serve.body import HungUp, parse_body, read_body
 from segrefine.serve.dispatcher import Dispatcher, QueuePlace
 from segrefine.serve.inputs import read_inputs, read_mask_file, telling_of

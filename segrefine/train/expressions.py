@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from segrefine.datasets.coco_file import key_of, read_annotation, read_coco
 from segrefine.errors import MaskError
-from segrefine.runtime.image import load_image
+from segrefine.runtime.files.image import load_image
 from segrefine.storage import read_json
 from segrefine.train.annotation_files import complete_entries, find_nearby, scene_of
 from segrefine.train.scenes import Region, Scene

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segrefine.datasets.items import check_size
 from segrefine.errors import MaskError
-from segrefine.runtime.image import load_image
+from segrefine.runtime.files.image import load_image
 from segrefine.storage import read_json, read_json_object
 from segrefine.train.annotation_files import complete_entries, find_nearby, scene_of
 from segrefine.train.scenes import Region, Scene, union

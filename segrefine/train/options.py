@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from segrefine.errors import OutputError, SettingsError
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.output import write_whole
 from segrefine.storage import read_json_object
 
 Recipe = Literal["end-to-end", "diffusion", "both"]

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from segrefine.datasets.items import check_size, inside
 from segrefine.errors import MaskError
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import read_mask
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import read_mask
 from segrefine.storage import read_json_object
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.scenes import Region, Scene

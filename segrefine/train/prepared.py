@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 from segrefine.errors import MaskError, SegrefineError
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.output import write_whole
 from segrefine.storage import output_errors
 from segrefine.train.scenes import Region, Scene, resize_scene
 from segrefine.train.sources import SourceSpec

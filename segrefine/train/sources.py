@@ -12,7 +12,7 @@ import numpy as np
 from segrefine.datasets.items import check_size, read_image
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, SettingsError
-from segrefine.runtime.mask import CoarseMask
+from segrefine.runtime.files.mask import CoarseMask
 from segrefine.storage import read_json
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.expressions import Expressions

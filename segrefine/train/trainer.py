@@ -20,7 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 
 from segrefine.errors import MissingDependencyError, NumericalError
-from segrefine.runtime.output import save_image
+from segrefine.runtime.files.output import save_image
 from segrefine.train.batches import Batch, BatchMaker
 from segrefine.train.model import LabelModel
 from segrefine.train.options import TrainOptions

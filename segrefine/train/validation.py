@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from segrefine.reference.gs import Gs
-from segrefine.runtime.grid import fit_to_grid
-from segrefine.runtime.metrics import average_recall, iou
-from segrefine.runtime.pictures import Pixels, Tile, contact_sheet, magnify, overlaid
+from segrefine.runtime.drawing.pictures import Pixels, Tile, contact_sheet, magnify, overlaid
+from segrefine.runtime.imaging.grid import fit_to_grid
+from segrefine.runtime.imaging.metrics import average_recall, iou
 from segrefine.settings import GsSettings
 from segrefine.train.batches import to_image
 from segrefine.train.model import LabelModel

@@ -13,8 +13,8 @@ from typing import Any
 from segrefine.assets import DEMO_BUNDLES
 from segrefine.bundle import MANIFEST, Bundle, Manifest
 from segrefine.errors import BundleError
+from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.guard import GUARD, Guard
-from segrefine.runtime.output import write_whole
 from segrefine.settings import G4SegSettings
 from segrefine.storage import FileRecord, locked, output_errors, sync
 

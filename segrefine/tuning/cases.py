@@ -15,8 +15,8 @@ from segrefine.datasets.items import LabelledMask
 from segrefine.errors import MaskError
 from segrefine.evaluation.comparison import Comparison, Places, Unread
 from segrefine.evaluation.matching import Matched
-from segrefine.runtime.mask import CoarseMask
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.files.mask import CoarseMask
+from segrefine.runtime.imaging.metrics import iou
 
 LEAST_IMAGES = 10
 HELD_OUT = 0.4

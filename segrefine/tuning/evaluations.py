@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from segrefine.evaluation.scores import WORSE
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.output import write_whole
 from segrefine.storage import output_errors
 
 EVALUATIONS = "evaluations.jsonl"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.batch.worker import Job
-from segrefine.runtime.output import save_image, write_whole
-from segrefine.runtime.pictures import BeforeAfter, before_after_sheet
+from segrefine.runtime.drawing.pictures import BeforeAfter, before_after_sheet
+from segrefine.runtime.files.output import save_image, write_whole
 from segrefine.runtime.pipeline import Refiner
 from segrefine.tuning.cases import LabelledData
 from segrefine.tuning.tune import Outcome

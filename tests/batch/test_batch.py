@@ -16,10 +16,10 @@ from PIL import Image
 
 from segrefine.assets import demo_bundle
 from segrefine.batch.journal import JOURNAL, Entry, Journal, read_journal, summarise, write_manifest
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import load_mask
+from segrefine.runtime.files.rle import decode_rle, encode_rle
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.rle import decode_rle, encode_rle
 from tests.batch.copies import copies, damaged_bundle
 from tests.batch.deadly import deadly
 from tests.batch.runs import SETTINGS, await_lines, children, first_child, refine, results, run, start

@@ -7,7 +7,7 @@ from PIL import Image
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.datasets.class_lists import find_classes
-from segrefine.runtime.image import load_image
+from segrefine.runtime.files.image import load_image
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
 from tests.batch.runs import refine, run

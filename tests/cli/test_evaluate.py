@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.runtime.output import save_label_map
+from segrefine.runtime.files.output import save_label_map
 
 
 def write(folder, **masks):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segrefine.assets import demo_bundle, demo_samples
-from segrefine.runtime.output import voc_colours
+from segrefine.runtime.files.output import voc_colours
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from segrefine import Refiner
 from segrefine.assets import demo_bundle
 from segrefine.bundle import Bundle
 from segrefine.presets import PRESETS
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import load_mask
 from segrefine.settings import G4SegSettings
 
 

@@ -22,8 +22,8 @@ from segrefine.assets import demo_bundle, demo_samples
 from segrefine.client.calls import Patience, refine_call
 from segrefine.client.replies import read_refine_reply, read_segment_reply
 from segrefine.errors import ImageError, MaskError, PromptError, ServiceError, SettingsError
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import as_mask, load_mask
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import as_mask, load_mask
 
 IMAGE, MASK = (demo_samples() / kind / "02-car-erode.png" for kind in ("images", "masks"))
 

@@ -19,7 +19,7 @@ from segrefine.datasets.class_lists import CLASS_LISTS
 from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, SettingsError
-from segrefine.runtime.output import save_label_map
+from segrefine.runtime.files.output import save_label_map
 from tests.datasets.trial import CAR, FOX, SIZE, read, save
 from tests.examples import examples
 

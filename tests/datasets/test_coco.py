@@ -24,7 +24,7 @@ class Overlapped:
 
 
 def coco(folder: Path, **changes) -> Path:
-    from segrefine.runtime.rle import count_runs, encode_rle
+    from segrefine.runtime.files.rle import count_runs, encode_rle
 
     content = {
         "info": {"year": 2026},

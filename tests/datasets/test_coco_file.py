@@ -18,7 +18,7 @@ from segrefine.datasets.items import read_image, whole_number
 from segrefine.datasets.notation import Place, ReadingOptions
 from segrefine.datasets.opening import detect_notation, open_data_set
 from segrefine.errors import MaskError
-from segrefine.runtime.rle import decode_rle, encode_rle
+from segrefine.runtime.files.rle import decode_rle, encode_rle
 from tests.datasets.trial import CAR, FOX, SIZE, read, read_all, save, write_again
 from tests.examples import examples
 

@@ -13,7 +13,7 @@ from segrefine.cli import main
 from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError
-from segrefine.runtime.rle import decode_rle, encode_rle
+from segrefine.runtime.files.rle import decode_rle, encode_rle
 from tests.datasets.trial import CAR, FOX, SIZE, read, write_again
 
 

@@ -14,7 +14,7 @@ from segrefine.datasets.items import read_image
 from segrefine.datasets.label_maps import read_label_map
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.output import save_label_map
+from segrefine.runtime.files.output import save_label_map
 from tests.datasets.trial import CAR, FOX, SIZE, Result, masks_of, read_all, save, save_npy, write_again
 
 

@@ -22,7 +22,7 @@ from segrefine.errors import MaskError
 from segrefine.runtime.engine_set import PipelineSetup
 from tests.datasets.trial import SIZE
 from tests.examples import examples
-from tests.runtime.encodings import ALWAYS_READ, Encoded, encode, encode_npy, encoded_masks, raw_png
+from tests.runtime.files.encodings import ALWAYS_READ, Encoded, encode, encode_npy, encoded_masks, raw_png
 
 MAP = np.zeros(SIZE, np.uint8)
 MAP[4:12, 3:14], MAP[10:20, 18:30] = 1, 2

@@ -14,7 +14,7 @@ from segrefine.cli import main
 from segrefine.datasets import opening
 from segrefine.datasets.notation import Place
 from segrefine.datasets.opening import NOTATIONS, detect_notation, read_pairs
-from segrefine.runtime.output import save_label_map
+from segrefine.runtime.files.output import save_label_map
 from tests.datasets.toy_notation import Toy
 from tests.datasets.trial import CAR, FOX, SIZE, save
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from segrefine.datasets.polygons import draw_polygons
 from segrefine.errors import MaskError
-from segrefine.runtime.rle import count_runs, decode_rle, encode_rle
+from segrefine.runtime.files.rle import count_runs, decode_rle, encode_rle
 from tests.examples import examples
 
 oracle = pytest.importorskip("pycocotools.mask")

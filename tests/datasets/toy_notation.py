@@ -10,7 +10,7 @@ import numpy as np
 from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels
 from segrefine.datasets.notation import Parts, Place
-from segrefine.runtime.output import write_whole
+from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.pipeline import Refinement
 
 

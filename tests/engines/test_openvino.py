@@ -21,7 +21,7 @@ from segrefine.engines.engine import even_parts
 from segrefine.engines.openvino.attention import spread_attention
 from segrefine.engines.openvino.engine import OpenVinoEngine
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, SettingsError, ShapeError
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
 from tests.backends import CPU_BACKENDS

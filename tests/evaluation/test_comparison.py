@@ -15,8 +15,8 @@ from segrefine.assets import demo_samples
 from segrefine.cli import main
 from segrefine.evaluation.comparison import Comparison, Places
 from segrefine.evaluation.scores import compare, summarise
-from segrefine.runtime.output import save_label_map
-from segrefine.runtime.rle import encode_rle
+from segrefine.runtime.files.output import save_label_map
+from segrefine.runtime.files.rle import encode_rle
 
 
 def run(*words: object) -> Result:

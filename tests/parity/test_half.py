@@ -5,7 +5,7 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
 

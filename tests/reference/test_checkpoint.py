@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from segrefine.errors import ExportError
 from segrefine.reference.checkpoint import load_checkpoint
-from segrefine.runtime.tokenizer import ClipTokenizer
+from segrefine.runtime.words.tokenizer import ClipTokenizer
 from tests.tiny_checkpoint import TOKENS
 
 

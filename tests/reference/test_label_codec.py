@@ -10,8 +10,8 @@ from segrefine.assets import demo_checkpoint
 from segrefine.errors import BundleError, ExportError
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.label_codec import CODEC_FILE, AreaCodec, VaeCodec, describe_codec, read_codec, write_codec
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.label_codec import label_decoder
-from segrefine.runtime.metrics import iou
 
 
 @pytest.fixture(scope="module")

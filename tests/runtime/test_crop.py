@@ -9,9 +9,9 @@ from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError
 from segrefine.runtime.crop import find_crop
-from segrefine.runtime.mask import CoarseMask
-from segrefine.runtime.metrics import iou
-from segrefine.runtime.pictures import trace_sheet
+from segrefine.runtime.drawing.pictures import trace_sheet
+from segrefine.runtime.files.mask import CoarseMask
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
 SCENE = load_samples(demo_samples())["02-car-erode"]

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from segrefine.runtime.edges import logit
 from segrefine.runtime.evidence import gather_evidence
+from segrefine.runtime.imaging.edges import logit
 from segrefine.settings import G4SegSettings
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)

@@ -11,7 +11,6 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import SettingsError
-from segrefine.runtime.edges import sharpen
 from segrefine.runtime.guard import (
     MASK_FEATURES,
     Guard,
@@ -22,6 +21,7 @@ from segrefine.runtime.guard import (
     guard_changes,
     judge_changes,
 )
+from segrefine.runtime.imaging.edges import sharpen
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import divide_pixels
 from segrefine.runtime.regions import CAUTIOUS, FREE_FEATURES, REGION_FEATURES, Regions

@@ -13,7 +13,7 @@ from segrefine.cli.samples import load_samples
 from segrefine.errors import MaskError, PromptError
 from segrefine.runtime import denoiser, pipeline
 from segrefine.runtime.evidence import against_others
-from segrefine.runtime.mask import CoarseMask
+from segrefine.runtime.files.mask import CoarseMask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import label_map
 from tests.backends import CPU_BACKENDS

@@ -19,8 +19,8 @@ from segrefine import Refiner, to_detections
 from segrefine.assets import demo_bundle
 from segrefine.client.replies import RefineReply, SegmentPart
 from segrefine.errors import MaskError, OutputError
-from segrefine.runtime.grid import fit_to_grid
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.files.mask import load_mask
+from segrefine.runtime.imaging.grid import fit_to_grid
 from segrefine.runtime.named_mask import NamedMask
 from segrefine.runtime.segmentation import Segment, Segmentation
 

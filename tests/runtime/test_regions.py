@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.measure import label
 
-from segrefine.runtime.grid import fit_to_grid
+from segrefine.runtime.imaging.grid import fit_to_grid
 from segrefine.runtime.regions import MODEL_FEATURES, REGION_FEATURES, Regions, describe_regions, label_regions
 
 

@@ -15,7 +15,7 @@ from segrefine import Segmenter
 from segrefine.assets import demo_gs_bundle, demo_samples
 from segrefine.cli import main
 from segrefine.errors import SettingsError
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.files.mask import load_mask
 from segrefine.samplers import SAMPLERS
 from segrefine.serve.app import create_app
 from segrefine.serve.models import SegmentModel, Served

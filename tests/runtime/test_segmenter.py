@@ -11,7 +11,7 @@ from segrefine.export.comparison import ParityScene
 from segrefine.export.parity import check_parity
 from segrefine.runtime import label_denoiser
 from segrefine.runtime import segmenter as module
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import guide_edges, read_samples
 from segrefine.runtime.segmenter import Segmenter

@@ -9,8 +9,8 @@ import pytest
 
 from segrefine.assets import demo_bundle, demo_samples, photo_samples
 from segrefine.cli.samples import load_samples
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import load_mask
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.worth import (
     NULL_WORDS,

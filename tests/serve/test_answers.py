@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segrefine.runtime.grid import fit_to_grid
+from segrefine.runtime.imaging.grid import fit_to_grid
 from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.serve.answers import segment_answer
 from segrefine.serve.inputs import Pictures

@@ -19,9 +19,9 @@ from PIL import Image
 from benchmarks.serve.process import Service
 from segrefine import Refiner, Segmenter
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask
-from segrefine.runtime.rle import decode_rle
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import load_mask
+from segrefine.runtime.files.rle import decode_rle
 
 Make = Callable[..., dict[str, Any]]
 

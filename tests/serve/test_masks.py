@@ -23,7 +23,7 @@ from segrefine.serve.limits import Limits
 from segrefine.serve.models import read_pictures
 from segrefine.serve.parameters import RefineParameters
 from tests.examples import examples
-from tests.runtime.encodings import ALWAYS_READ, Encoded, encode, encoded_masks
+from tests.runtime.files.encodings import ALWAYS_READ, Encoded, encode, encoded_masks
 
 MASK = np.zeros((9, 12), bool)
 MASK[2:5, 3:9] = True

@@ -19,9 +19,9 @@ from segrefine import Refiner
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli import main
 from segrefine.cli.samples import load_samples
-from segrefine.runtime.image import load_image
-from segrefine.runtime.mask import load_mask, read_mask
-from segrefine.runtime.output import save_image, save_mask, save_probability
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import load_mask, read_mask
+from segrefine.runtime.files.output import save_image, save_mask, save_probability
 from segrefine.runtime.refinement import label_map
 from segrefine.triton.compute import refine_requests
 from tests.batch.runs import refine as refine_batch

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segrefine.reference.checkpoint import LabelCheckpoint
 from segrefine.reference.gs import Gs
-from segrefine.runtime.metrics import iou
+from segrefine.runtime.imaging.metrics import iou
 from segrefine.settings import GsSettings
 from training.demo.phrases import Phrase, list_phrases
 from training.demo.pool import ScenePool

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.serve.process import Service, running
 from segrefine.assets import demo_samples
-from segrefine.runtime.rle import decode_rle
+from segrefine.runtime.files.rle import decode_rle
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
 SAMPLE = "07-crown-spill"

@@ -1,0 +1,1 @@
+"""Reading and writing images, masks and marks: the only file access of the runtime."""
