@@ -45,38 +45,53 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     "--groups", metavar="JSON", type=_FILE,
     help="Groups of each mask by name, such as [\"singulars\", \"things\"], for average recall.",
 )  # fmt: skip
+@click.option(
+    "--protocol", "wanted", metavar="NAME", default="full", show_default=True,
+    help="Judge as a benchmark's official code: png-bcv, png-ppmn, refcoco, grefcoco, voc, voc20, context, context60, "
+    "coco-object, coco-stuff, ade20k or cityscapes.",
+)  # fmt: skip
 @comparing_options
 @with_console
 def evaluate(
     console: Console, predicted: Path, truth: Path, coarse: Path | None, sheet: Path | None, cases: int,
-    images: Path | None, labels: Path | None, groups: Path | None, reading: ReadingOptions,
+    images: Path | None, labels: Path | None, groups: Path | None, wanted: str, reading: ReadingOptions,
 ) -> None:  # fmt: skip
     """Compare the masks in PREDICTED with those of the same names in TRUTH.
 
     Both are folders of masks, data sets as `segrefine batch` takes them (label maps, masks/CLASS/), what it wrote, what
     `segrefine samples` wrote, or COCO JSONs; --coarse likewise.
 
-    Measures: IoU, the mean over masks; mIoU, the mean over classes, each over the pixels of all its masks; boundary
-    IoU; average recall, the area under recall against the IoU from which an object counts as found, as in Panoptic
-    Narrative Grounding. With --coarse all of it before and after, and how many masks were made worse.
+    Measures: IoU, the mean over masks. mIoU, the mean over classes, each over the pixels of all its masks. Boundary
+    IoU. Average recall, the area under recall against the IoU from which an object counts as found. With --coarse, all
+    of it before and after, and how many masks got worse.
 
-    Images whose masks cannot be read are told with the reason; the figures are of the others, and the exit code is 1.
+    These measures are not comparable with published tables. --protocol judges as the code of a benchmark does.
+
+    A warning names each image whose masks cannot be read. The figures are of the others, and the exit code is 1.
     """
     from segrefine.evaluation.comparison import Comparison, Places, read_entries
+    from segrefine.evaluation.protocols.judging import UNCOMPARABLE, Judging
+    from segrefine.evaluation.protocols.table import find_protocol
     from segrefine.evaluation.scores import summarise
+
+    protocol = find_protocol(wanted)
 
     if sheet:
         inputs = {"PREDICTED": predicted, "TRUTH": truth, "the coarse masks": coarse}
         check_outputs({"--sheet": sheet}, {name: path for name, path in inputs.items() if path})
     places = Places(predicted=predicted, truth=truth, coarse=coarse, labels=labels, images=images, reading=reading)
     comparison = Comparison(places)
+    if protocol:
+        protocol.check(comparison.truth_notation)
+    judging = Judging(protocol) if protocol else None
     members = read_entries(groups, comparison.names, list)
     if sheet:
         comparison.find_images()  # told before the work
     with console.progress("comparing") as tell:
-        scores, unread = comparison.score_all(tell)
+        scores, unread = comparison.score_all(tell, judging.add if judging else None)
     unseen = _write_sheet(sheet, comparison, scores, cases) if sheet else []
     values = summarise(scores, members) | comparison.describe_run()
+    values["protocol"] = judging.summarise() if judging else UNCOMPARABLE
     values |= {"predicted": str(predicted), "truth": str(comparison.truth), "notation": comparison.notation}
     values |= {"coarse": str(coarse) if coarse else None, "sheet": str(sheet) if sheet else None}
     values |= {"unusable_masks": [f"{name}: {each}" for name, own in comparison.unusable.items() for each in own]}
@@ -125,6 +140,8 @@ def _warnings(
 
 
 def _describe(values: Mapping[str, Any]) -> str:
+    if values["protocol"]["comparable"]:
+        return _describe_protocol(values)
     before = values.get("before")
     sides = [before, values] if before else [values]
     rows = [("IoU, mean over masks", "iou")] if values["count"] else []
@@ -148,6 +165,26 @@ def _describe(values: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def _describe_protocol(values: Mapping[str, Any]) -> str:
+    from segrefine.evaluation.protocols.judging import list_figures
+    from segrefine.evaluation.protocols.table import PROTOCOLS
+
+    judged = values["protocol"]
+    has_before = "before" in judged
+    rows = [
+        _row(figure.title, [before, after] if has_before else [after])
+        for figure, after, before in list_figures(PROTOCOLS[judged["name"]], judged)
+    ]
+    header = [f"protocol {judged['name']}", *(["before", "after", "change"] if has_before else [""])]
+    blocks = [table(header, rows), _facts(values)]
+    classes = judged["after"].get("iou_of_classes")
+    if classes:
+        sides = [judged["before"], judged["after"]] if has_before else [judged["after"]]
+        lines = [_row(name, [side["iou_of_classes"].get(name) for side in sides]) for name in classes]
+        blocks.append(table(["class", *(["before", "after", "change"] if has_before else ["IoU"])], lines))
+    return "\n\n".join(blocks)
+
+
 def _row(title: str, measures: Sequence[float | None], *between: str) -> list[str]:
     """A line of a table: the measures and, where there are two, their difference."""
     numbers = [f"{value:.3f}" if value is not None else "" for value in measures]
@@ -157,11 +194,17 @@ def _row(title: str, measures: Sequence[float | None], *between: str) -> list[st
     return [title, *between, *numbers]
 
 
+def _describe_source(judged: Mapping[str, Any]) -> str:
+    if not judged["comparable"]:
+        return f"{judged['name']}: not comparable with published tables; --protocol names one that is"
+    return f"{judged['name']}: {judged['source']}"
+
+
 def _facts(values: Mapping[str, Any]) -> str:
     from segrefine.datasets.opening import NOTATIONS
 
     described = {notation.title: notation.described for notation in NOTATIONS}
-    lines = [f"notation    {described[values['notation']]}"]
+    lines = [f"notation    {described[values['notation']]}", f"protocol    {_describe_source(values['protocol'])}"]
     if unread := len(values["unread"]):
         lines.append(f"images      {values['images']} of {values['images'] + unread}: {unread} could not be read")
     if "made_worse" in values:

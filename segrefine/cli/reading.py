@@ -11,8 +11,8 @@ import click
 _OPTIONS = {
     "classes": click.option(
         "--classes", metavar="NAME|JSON",
-        help="Class list: voc, context59, context60, coco-object, coco-stuff, coco-stuff10k, ade20k, cityscapes, or a "
-        "JSON file with names by index.  [default: classes.json, or voc]",
+        help="Class list: voc, voc20, context59, context60, coco-object, coco-stuff, coco-stuff10k, ade20k, cityscapes, "
+        "or a JSON file with names by index.  [default: classes.json, or voc]",
     ),
     "background": click.option(
         "--background", metavar="RULE",

@@ -105,6 +105,7 @@ def _list(
 
 CLASS_LISTS: dict[str, ClassList] = {
     "voc": VOC,
+    "voc20": _list("voc20", list(VOC.names.values()), background=None, ignored=(0, IGNORED)),
     "context59": _list("context59", _CONTEXT, background=None, ignored=(0, IGNORED), prompts=_CONTEXT_PROMPTS),
     "context60": _list("context60", _CONTEXT, prompts=_CONTEXT_PROMPTS),
     "coco-object": _list("coco-object", _COCO, prompts=_COCO_PROMPTS),

@@ -107,6 +107,7 @@ class Parts:
         ignored: bool (H, W), pixels that are of no class and do not count; None for none.
         background: name of the class of all other pixels; None where that is no class.
         unusable: a sentence for each annotation without a usable mask, by its key.
+        groups: names of the groups that a mask counts in, such as "things", by the same keys.
     """
 
     size: tuple[int, int]
@@ -117,6 +118,7 @@ class Parts:
     ignored: Mask | None = None
     background: str | None = None
     unusable: Mapping[Key, str] = field(default_factory=dict)
+    groups: Mapping[Key, Sequence[str]] = field(default_factory=dict)
 
 
 class Notation(ABC):
@@ -128,6 +130,7 @@ class Notation(ABC):
         title: what a run notes the notation as.
         described: what reports call it.
         names_classes: whether the masks of an image are told apart by their class.
+        has_phrases: whether each mask is that of a phrase, with an id of its own.
         is_unmistakable: whether the files alone say that it is this notation.
         options: names of the reading options that it takes.
 
@@ -138,6 +141,7 @@ class Notation(ABC):
     title: ClassVar[str]
     described: ClassVar[str]
     names_classes: ClassVar[bool] = True
+    has_phrases: ClassVar[bool] = False
     is_unmistakable: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
 

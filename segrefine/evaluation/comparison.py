@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -103,6 +103,8 @@ class Comparison:
         stores = open_compared([replace(told, masks=place, root=place) for place in (self.truth, *found)])
         self._stores, self._by_instance = stores, _have_same_instances(stores)
         self.notation = stores[0].title
+        if stores[0].has_phrases and not self._by_instance:
+            raise _other_phrases(found[0], self.truth)
         self._entries = [store.entries for store in stores]
         self._run = read_journal(places.predicted) or read_journal(places.predicted.parent)
         wanted = sorted(self._entries[0])
@@ -120,11 +122,16 @@ class Comparison:
         self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
         self.unusable: dict[str, list[str]] = {}
 
-    def score_all(self, tell: Callable[[str, float], None] | None = None) -> tuple[list[Score], list[Unread]]:
+    def score_all(
+        self,
+        tell: Callable[[str, float], None] | None = None,
+        judge: Callable[[Sequence[Matched]], None] | None = None,
+    ) -> tuple[list[Score], list[Unread]]:
         """The scores of the masks of all images that can be read, and which cannot.
 
         Args:
             tell: called with each name, and the share of the images that is behind.
+            judge: called with the masks of each image: true, predicted and, where they are known, coarse.
 
         Raises:
             MaskError: none can be read.
@@ -135,7 +142,7 @@ class Comparison:
             if tell:
                 tell(name, number / len(self.names))
             try:
-                scores += list(self.score(name))
+                scores += self.score(name, judge)
             except Exception as error:  # of one image among thousands
                 unread.append(Unread.of(name, error))
         if len(unread) == len(self.names):
@@ -143,8 +150,12 @@ class Comparison:
             raise MaskError(message, hint=unread[0].hint)
         return scores, unread
 
-    def score(self, name: str) -> Iterator[Score]:
+    def score(self, name: str, judge: Callable[[Sequence[Matched]], None] | None = None) -> list[Score]:
         """The scores of the masks of an image.
+
+        Args:
+            name: the image's.
+            judge: called with its masks, once they are compared; see `score_all`.
 
         Raises:
             SegrefineError: they cannot be read, or are of different sizes.
@@ -152,7 +163,10 @@ class Comparison:
         sides = self.read(name)
         if unusable := [sentence for side in sides for sentence in side.unusable.values()]:
             self.unusable[name] = list(dict.fromkeys(unusable))
-        return compare(name, *sides)
+        scores = list(compare(name, *sides))
+        if judge:
+            judge(sides)
+        return scores
 
     def read(self, name: str) -> list[Matched]:
         """The masks of an image: true, predicted and, where they are known, coarse.
@@ -166,6 +180,11 @@ class Comparison:
         if name in self._labels:
             truth = replace(truth, labels=dict.fromkeys(truth.masks, self._labels[name]))
         return [truth, *others]
+
+    @property
+    def truth_notation(self) -> Notation:
+        """What reads the true masks."""
+        return self._stores[0]
 
     def find_images(self) -> Path:
         """The folder of the images.
@@ -222,6 +241,11 @@ def _have_same_instances(stores: Sequence[Notation]) -> bool:
     """Whether each mask has an id of its own, and masks of one id are of one image and label."""
     truth, *others = (store.identities() for store in stores)
     return truth is not None and all(other is not None and other.items() <= truth.items() for other in others)
+
+
+def _other_phrases(predicted: Path, truth: Path) -> MaskError:
+    message = f"{predicted} holds masks of phrases that {truth} does not have, or has with another text"
+    return MaskError(message, hint="compare predictions with the data and the split that they were made for")
 
 
 def read_entries(file: Path | None, names: Sequence[str], kind: type) -> dict[str, Any] | None:

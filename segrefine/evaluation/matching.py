@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segrefine.datasets.coco_file import key_of
@@ -23,6 +23,7 @@ class Matched:
         ignored: bool (H, W), pixels that are of no class and do not count; None for none.
         background: name of the class of all other pixels; None where that is no class.
         unusable: a sentence for each annotation without a usable mask, by its key; these are not compared.
+        groups: names of the groups that a mask counts in, by its key.
     """
 
     size: tuple[int, int]
@@ -31,6 +32,7 @@ class Matched:
     ignored: Mask | None = None
     background: str | None = None
     unusable: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def by_label(parts: Parts) -> Matched:
@@ -57,4 +59,5 @@ def _match(parts: Parts, names: Mapping[Key, str]) -> Matched:
         ignored=parts.ignored,
         background=parts.background,
         unusable={names[key]: why for key, why in parts.unusable.items()},
+        groups={names[key]: groups for key, groups in parts.groups.items()},
     )

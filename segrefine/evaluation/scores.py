@@ -56,6 +56,7 @@ class Score:
         after: of the mask that is judged.
         before: of the coarse mask that it was made of; None where that is not known.
         counted: whether it is a mask for itself; the background of a label map is only a class.
+        groups: names of the groups that the data set counts it in.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Score:
     after: Agreement
     before: Agreement | None = None
     counted: bool = True
+    groups: Sequence[str] = ()
 
     @property
     def gain(self) -> float:
@@ -104,7 +106,8 @@ def compare(name: str, truth: Matched, predicted: Matched, coarse: Matched | Non
         true, *found = (mask & counts for mask in masks)
         after, *before = (Agreement.of(each, true) for each in found)
         first = before[0] if before else None
-        return Score(name=name, key=key, label=label, after=after, before=first, counted=counted)
+        groups = truth.groups.get(key, ())
+        return Score(name=name, key=key, label=label, after=after, before=first, counted=counted, groups=groups)
 
     labels = {key: label for side in sides for key, label in side.labels.items()}
     unusable = {key for side in sides for key in side.unusable}
@@ -160,7 +163,7 @@ def _measure(
             classes[score.label] = [sums[0] + found.intersection, sums[1] + found.union, sums[2] + score.counted]
         if score.counted:
             borders.append(found.boundary_iou)
-            for group in {"overall", *(groups[score.name] if groups else ())}:
+            for group in dict.fromkeys(["overall", *score.groups, *(groups[score.name] if groups else ())]):
                 members.setdefault(group, []).append(found.iou)
     shares = {label: sums[0] / sums[1] if sums[1] else 1.0 for label, sums in sorted(classes.items())}
     return {

@@ -230,3 +230,29 @@ def test_a_coco_batch_with_a_damaged_image_judged(tmp_path):
     (tmp_path / "out/annotations.json").rename(tmp_path / "refined.json")  # without its journal it says so itself
     done = run("eval", tmp_path / "refined.json", truth)
     assert done.exit_code == 0 and "1 images failed in the batch and are left out, '2' first" in done.stderr
+
+
+def test_protocol_judges_before_and_after(label_maps):
+    predicted, truth, coarse = label_maps
+    values = evaluate(predicted, truth, "--coarse", coarse, "--protocol", "voc")
+    judged = values["protocol"]
+    assert judged["comparable"] and judged["name"] == "voc" and "ToCo" in judged["source"]
+    # background 1/2, bird 1, bottle 2/3; before 1/2, 1/2, 1; the car of the coarse map lies where nothing counts
+    assert judged["after"]["miou"] == pytest.approx((1 / 2 + 1 + 2 / 3) / 3)
+    assert judged["before"]["iou_of_classes"] == {"background": 1 / 2, "bird": 1 / 2, "bottle": 1.0}
+    shown = run("eval", predicted, truth, "--coarse", coarse, "--protocol", "voc").stdout
+    assert shown.splitlines()[0].split() == ["protocol", "voc", "before", "after", "change"]
+    assert "boundary IoU" not in shown and "github.com/rulixiang/ToCo" in shown
+
+
+def test_figures_without_a_protocol_say_that_they_are_not_comparable(label_maps):
+    predicted, truth, _ = label_maps
+    assert evaluate(predicted, truth)["protocol"] == {"name": "full", "source": None, "comparable": False}
+    assert "protocol    full: not comparable with published tables" in run("eval", predicted, truth).stdout
+
+
+def test_protocol_for_other_data_is_refused(label_maps):
+    predicted, truth, _ = label_maps
+    said = failure(predicted, truth, "--protocol", "png-bcv")
+    assert "--protocol png-bcv is for phrases with one mask each, and the true masks are label maps" in said
+    assert "there is no protocol 'pascal'" in failure(predicted, truth, "--protocol", "pascal")
