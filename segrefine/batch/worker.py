@@ -69,8 +69,9 @@ class Job:
         Raises:
             MaskError: there is no data set.
         """
-        found = self.notation or detect_notation(place_of(self.source, self.images, self.reading))
-        check_options(self.reading, [found])
+        place = place_of(self.source, self.images, self.reading)
+        found = self.notation or detect_notation(place)
+        check_options(place.options, [found])
         return replace(self, notation=found)
 
     def open_dataset(self) -> Notation:

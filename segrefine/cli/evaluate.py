@@ -79,6 +79,8 @@ def evaluate(
     if sheet:
         inputs = {"PREDICTED": predicted, "TRUTH": truth, "the coarse masks": coarse}
         check_outputs({"--sheet": sheet}, {name: path for name, path in inputs.items() if path})
+    if protocol:
+        reading = protocol.complete(reading)
     places = Places(predicted=predicted, truth=truth, coarse=coarse, labels=labels, images=images, reading=reading)
     comparison = Comparison(places)
     if protocol:
@@ -96,6 +98,7 @@ def evaluate(
     values |= {"coarse": str(coarse) if coarse else None, "sheet": str(sheet) if sheet else None}
     values |= {"unusable_masks": [f"{name}: {each}" for name, own in comparison.unusable.items() for each in own]}
     values |= {"images": len(comparison.names) - len(unread), "unread": [asdict(each) for each in unread]}
+    values["lacks"] = list(comparison.lacks)
     values["masks"] = [score.to_dict() for score in scores if score.counted]
     for warning in _warnings(comparison, predicted, unread, unseen, values["unusable_masks"]):
         console.warn(warning)
@@ -127,6 +130,7 @@ def _warnings(
         yield f"{each.name} is left out: {each.message}"
     if len(unread) > _SHOWN:
         yield f"{len(unread) - _SHOWN} more are left out; --json lists them all"
+    yield from comparison.lacks
     if unusable:
         yield f"{len(unusable)} annotations without a usable mask are not compared, such as {unusable[0]}"
     for each in unseen[:_SHOWN]:

@@ -11,8 +11,8 @@ import click
 _OPTIONS = {
     "classes": click.option(
         "--classes", metavar="NAME|JSON",
-        help="Class list: voc, voc20, context59, context60, coco-object, coco-stuff, coco-stuff10k, ade20k, cityscapes, "
-        "or a JSON file with names by index.  [default: classes.json, or voc]",
+        help="Class list: voc, voc20, context59, context60, coco-object, coco-stuff, coco-stuff10k, ade20k, "
+        "cityscapes, or a JSON file with names by index.  [default: classes.json, or voc]",
     ),
     "background": click.option(
         "--background", metavar="RULE",
@@ -26,10 +26,18 @@ _OPTIONS = {
     "maps": click.option(
         "--maps", metavar="KEY", help="Entry that holds the class activation maps.  [default: the first known one]"
     ),
+    "split": click.option(
+        "--split", metavar="NAME|TXT",
+        help="Part of a benchmark, such as val or testA, or a text file that lists its images.  [default: val]",
+    ),
     "listing": click.option(
         "--listing", metavar="JSON", help="COCO JSON with the images and categories of a list of COCO results."
     ),
 }  # fmt: skip
+_COARSE = click.option(
+    "--coarse", metavar="PATH",
+    help="Coarse masks to refine in place of a benchmark's own: a folder of masks by image name, or predictions.json.",
+)  # fmt: skip
 _BOXES = click.option("--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box.")
 
 
@@ -40,7 +48,7 @@ def comparing_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of reading masks to refine, and an argument `reading` for them."""
-    return _add(command, _OPTIONS | {"boxes": _BOXES})
+    return _add(command, _OPTIONS | {"coarse": _COARSE, "boxes": _BOXES})
 
 
 def _add(command: Callable[..., None], options: dict[str, Any]) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from segrefine.datasets.items import Item, Key, PassedOver, Pixels, inside
+from segrefine.datasets.layouts import Benchmark
 from segrefine.datasets.notation import Notation, Parts
 from segrefine.datasets.tree import IMAGE_SUFFIXES, find_image, linked_folders, list_files, list_not_taken
 from segrefine.errors import MaskError
@@ -70,6 +71,9 @@ class MaskFiles(Notation):
         return self.place.images
 
     def _list_items(self) -> Iterator[Item]:
+        if self.place.benchmark is not None:
+            yield from self._list_split(self.place.benchmark)
+            return
         files: dict[str, list[str]] = {}
         for file in list_files(self._images):
             if Path(file).suffix.lower() in IMAGE_SUFFIXES:
@@ -81,6 +85,15 @@ class MaskFiles(Notation):
             problem = f"{' and '.join(several)} have one name, so it cannot be told whose the masks are", _RENAME
             for file in several:  # by its whole name, and without masks: a result that is there is of neither
                 yield Item(name=file, root=self._images, image=file, problem=problem)
+
+    def _list_split(self, benchmark: Benchmark) -> Iterator[Item]:
+        """The images that the split of a benchmark lists."""
+        for name, listed in benchmark.listing.items():
+            if (self._images / listed.image).is_file():
+                yield self._make_item(name, listed.image)
+            else:
+                problem = f"there is no image {listed.image} in {self._images}", "download the images again"
+                yield Item(name=name, root=self._images, image=listed.image, problem=problem)
 
     def _make_item(self, name: str, image: str) -> Item:
         found = [files for stem in self.stems_of(name) if (files := self._find(stem, self.suffixes))]
@@ -126,6 +139,8 @@ class MaskFiles(Notation):
 
     def pass_over(self) -> PassedOver:
         """List masks that no image has the name of, linked folders of images, and files that are no image."""
+        if self.place.benchmark is not None:  # its folders hold other splits too
+            return PassedOver()
         names = {os.path.splitext(item.image)[0] for item in self.items}
         folder, images = self.place.masks.name, self._images
         with_masks = self.suffixes if self.place.masks == images else ()
@@ -161,6 +176,8 @@ class MaskFiles(Notation):
         return bool(item.masks) and all(self._target_of(output, file).is_file() for file in item.masks)
 
     def _target_of(self, output: Path, file: str) -> Path:
+        if self.place.benchmark is not None:
+            return output / "masks" / file
         return output / os.path.relpath(self.place.masks, self.place.root) / file
 
     def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:

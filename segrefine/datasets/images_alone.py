@@ -27,7 +27,7 @@ class ImagesAlone(MaskFiles):
     title = "images alone"
     described = "images without masks"
     is_unmistakable = True
-    options = ("classes", "zero_shot")
+    options = ("classes", "zero_shot", "split")
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

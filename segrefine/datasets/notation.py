@@ -13,6 +13,7 @@ import numpy as np
 
 from segrefine.datasets.cam_scores import BackgroundRule
 from segrefine.datasets.items import Floats, Item, Key, LabelledMask, PassedOver, Pixels, Reading, check_size, inside
+from segrefine.datasets.layouts import Benchmark
 from segrefine.datasets.polygons import Mask
 from segrefine.datasets.tree import list_files
 from segrefine.errors import MaskError
@@ -36,7 +37,9 @@ class ReadingOptions:
             list's first index.
         maps: entry that holds the class activation maps; None for the first that is known.
         listing: path of the COCO JSON that lists the images and categories of a list of results.
-        zero_shot: whether there are no masks, and the names of the classes say what to look for.
+        zero_shot: whether there are no masks: phrases, or the names of the classes, say what to look for.
+        split: part of a benchmark that is read, or a file that lists its images; None for the validation part.
+        coarse: folder or file of the masks that are refined in place of a benchmark's own.
 
     Raises:
         SettingsError: the background rule is none.
@@ -49,6 +52,8 @@ class ReadingOptions:
     maps: str | None = None
     listing: str | None = None
     zero_shot: bool = False
+    split: str | None = None
+    coarse: str | None = None
 
     def __post_init__(self) -> None:
         if self.background is not None:
@@ -72,6 +77,7 @@ class Place:
         classes: a JSON with class names by index; None where there is none.
         to_refine: whether the masks are read to be refined, and not only to be compared.
         options: what the user says of it.
+        benchmark: the benchmark whose images these are; None where they are of no benchmark of label maps.
     """
 
     masks: Path
@@ -81,6 +87,7 @@ class Place:
     classes: Path | None = None
     to_refine: bool = True
     options: ReadingOptions = field(default_factory=ReadingOptions)
+    benchmark: Benchmark | None = None
 
     @property
     def has_classes(self) -> bool:
@@ -216,6 +223,11 @@ class Notation(ABC):
     def identities(self) -> Mapping[str, tuple[str, str]] | None:
         """Image and label of each mask by an id that is its own in the whole data set; None where there are none."""
         return None
+
+    @property
+    def lacks(self) -> Sequence[str]:
+        """A sentence for each thing that the data set names and lacks, or leaves out."""
+        return ()
 
     @property
     def left_out(self) -> frozenset[str]:

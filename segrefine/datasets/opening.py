@@ -6,16 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from segrefine.datasets.benchmark_maps import BenchmarkMaps
 from segrefine.datasets.cams import Cams
 from segrefine.datasets.class_folders import ClassFolders
 from segrefine.datasets.coco import RESULT, Coco
 from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.coco_results import RESULTS, CocoResults
+from segrefine.datasets.expressions import Expressions, find_expressions
 from segrefine.datasets.images_alone import ImagesAlone
 from segrefine.datasets.items import Pixels, read_image
 from segrefine.datasets.label_maps import LabelMaps
 from segrefine.datasets.labelme import LabelMe
+from segrefine.datasets.layouts import find_benchmark
+from segrefine.datasets.narratives import Narratives, find_narratives
 from segrefine.datasets.notation import CLASSES, LABELS, Notation, Place, ReadingOptions, select_masks
+from segrefine.datasets.object_sets import ObjectMasks, find_objects
+from segrefine.datasets.phrase_results import PhraseResults
 from segrefine.datasets.polygons import Mask
 from segrefine.datasets.single_masks import SingleMasks
 from segrefine.datasets.tree import has_json
@@ -23,7 +29,8 @@ from segrefine.datasets.yolo import Yolo
 from segrefine.errors import MaskError, SettingsError
 
 NOTATIONS: list[type[Notation]] = [
-    ImagesAlone, CocoResults, Coco, Cams, LabelMe, Yolo, SingleMasks, ClassFolders, LabelMaps,
+    Narratives, Expressions, PhraseResults, ImagesAlone, ObjectMasks, BenchmarkMaps, CocoResults, Coco,
+    Cams, LabelMe, Yolo, SingleMasks, ClassFolders, LabelMaps,
 ]  # fmt: skip
 """Every notation. A data set is in the first one that detects it."""
 IMAGES, MASKS, LABELS_FOLDER = "images", "masks", "labels"
@@ -72,6 +79,8 @@ def place_of(source: Path, images: Path | None = None, options: ReadingOptions |
     """
     options = options or ReadingOptions()
     found = source / IMAGES
+    if benchmark := place_of_benchmark(source, images, options):
+        return benchmark
     if options.zero_shot:
         return _place_of_images(source, options)
     masks = next((source / name for name in (MASKS, LABELS_FOLDER) if (source / name).is_dir()), source / MASKS)
@@ -89,6 +98,32 @@ def place_of(source: Path, images: Path | None = None, options: ReadingOptions |
     return Place(
         masks=masks, images=found, root=source, options=options,
         labels=labels if labels.is_file() else None, classes=classes if classes.is_file() else None,
+    )  # fmt: skip
+
+
+def place_of_benchmark(
+    source: Path, images: Path | None, options: ReadingOptions, *, to_refine: bool = True
+) -> Place | None:
+    """Where a benchmark lies as its archives leave it; None where a path holds none.
+
+    Raises:
+        MaskError: it lacks the split, or it is not said which benchmark is meant.
+    """
+    if file := find_narratives(source, options.split) or find_expressions(source):
+        return Place(masks=file, images=images, root=file.parent, to_refine=to_refine, options=options)
+    objects = find_objects(source, options.split, to_refine=to_refine)
+    found = objects or find_benchmark(source, options.split, options.classes)
+    if found is None:
+        return None
+    coarse = Path(options.coarse) if options.coarse and to_refine else None
+    if coarse is not None and not coarse.is_dir():
+        raise MaskError(subject="--coarse", expected="a folder of masks, named as the images are", got=str(coarse))
+    if coarse is not None and (coarse / MASKS).is_dir():
+        coarse = coarse / MASKS
+    told = replace(options, classes=None if objects else found.classes, split=None, coarse=None)
+    return Place(
+        masks=coarse or found.masks, images=found.images, root=coarse or found.root, to_refine=to_refine, options=told,
+        benchmark=found,
     )  # fmt: skip
 
 
@@ -143,9 +178,11 @@ def read_pairs(
 
 
 def _are_comparable(first: type[Notation], second: type[Notation]) -> bool:
-    """Whether both name their masks by classes, or their images by COCO's ids."""
+    """Whether both name their masks by classes, or by phrases, or their images by COCO's ids."""
     if first is second:
         return True
+    if first.has_phrases or second.has_phrases:
+        return first.has_phrases and second.has_phrases
     return (first.names_classes and second.names_classes) or (issubclass(first, Coco) and issubclass(second, Coco))
 
 

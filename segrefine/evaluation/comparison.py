@@ -12,13 +12,16 @@ from typing import Any
 from segrefine.batch.journal import read_journal
 from segrefine.datasets.coco_file import images_of
 from segrefine.datasets.notation import CLASSES, LABELS, Notation, Place, ReadingOptions
-from segrefine.datasets.opening import COCO_FILES, IMAGES, LABELS_FOLDER, MASKS, open_compared
+from segrefine.datasets.opening import COCO_FILES, IMAGES, LABELS_FOLDER, MASKS, open_compared, place_of_benchmark
+from segrefine.datasets.phrase_results import PREDICTIONS
 from segrefine.errors import ImageError, MaskError, SegrefineError
 from segrefine.evaluation.matching import Matched, by_label, by_number
 from segrefine.evaluation.scores import Score, compare
 from segrefine.storage import read_json_object
 
 TRUTH = "truth"
+RESULT_FILES = (PREDICTIONS, *COCO_FILES)
+"""Files that a folder of results has, where one file holds all masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +90,25 @@ class Comparison:
     """
 
     def __init__(self, places: Places) -> None:
-        self._places, self.truth = places, _find_masks(places.truth, (TRUTH, MASKS, LABELS_FOLDER), coco=False)
+        benchmark = place_of_benchmark(places.truth, places.images, places.reading, to_refine=False)
+        found_truth = benchmark.masks if benchmark else _find_masks(
+            places.truth, (TRUTH, MASKS, LABELS_FOLDER), coco=False
+        )  # fmt: skip
+        self._places, self.truth = places, found_truth
         coco = self.truth.is_file()
         given = [place for place in (places.predicted, places.coarse) if place]
         found = [_find_masks(place, (MASKS, LABELS_FOLDER), coco=coco) for place in given]
         if os.path.realpath(found[0]) == os.path.realpath(self.truth):
             raise MaskError(f"the masks in {self.truth} are compared with themselves", hint="name the true masks")
-        labels = places.labels or (None if coco else self._beside(LABELS))
-        classes = None if coco or labels else self._beside(CLASSES)
+        labels = places.labels or (None if coco or benchmark else self._beside(LABELS))
+        classes = None if coco or labels or benchmark else self._beside(CLASSES)
         images = places.images or (None if coco else self._beside(IMAGES))
-        told = Place(
+        told = benchmark or Place(
             masks=self.truth, images=images, root=self.truth, labels=labels, classes=classes, to_refine=False,
             options=places.reading,
         )  # fmt: skip
-        stores = open_compared([replace(told, masks=place, root=place) for place in (self.truth, *found)])
+        others = [replace(told, masks=place, root=place, benchmark=None) for place in found]
+        stores = open_compared([told, *others])
         self._stores, self._by_instance = stores, _have_same_instances(stores)
         self.notation = stores[0].title
         if stores[0].has_phrases and not self._by_instance:
@@ -182,6 +190,11 @@ class Comparison:
         return [truth, *others]
 
     @property
+    def lacks(self) -> Sequence[str]:
+        """A sentence for each thing that the true data names and lacks, or leaves out."""
+        return self._stores[0].lacks
+
+    @property
     def truth_notation(self) -> Notation:
         """What reads the true masks."""
         return self._stores[0]
@@ -232,7 +245,7 @@ def _find_masks(place: Path, folders: Sequence[str], *, coco: bool) -> Path:
     """A JSON, that of a batch's output among other `coco`, or the first of some folders below a place, or itself."""
     if place.is_file():
         return place
-    if coco and (found := next((place / name for name in COCO_FILES if (place / name).is_file()), None)):
+    if coco and (found := next((place / name for name in RESULT_FILES if (place / name).is_file()), None)):
         return found
     return next((place / folder for folder in folders if (place / folder).is_dir()), place)
 

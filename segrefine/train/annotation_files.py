@@ -1,41 +1,12 @@
-"""What readers of annotation files share: files near each other, entries that may lack something, and scenes."""
+"""Scenes, as readers of annotation files make them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 
-from segrefine.errors import MaskError
 from segrefine.train.scenes import Mask, Pixels, Region, Scene
-
-
-def find_nearby(candidates: Sequence[Path], what: str, hint: str) -> Path:
-    """The first of several paths that exists.
-
-    Raises:
-        MaskError: none does.
-    """
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    raise MaskError(f"cannot find {what} near {candidates[0].parent}", hint=hint)
-
-
-@contextmanager
-def complete_entries(files: str, hint: str) -> Iterator[None]:
-    """A context in which entries of JSON or pickle files are read.
-
-    Raises:
-        MaskError: an entry lacks a key, or holds something else than it should.
-    """
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"an entry lacks {error}" if isinstance(error, KeyError) else f"an entry is damaged: {error}"
-        raise MaskError(f"{files}: {reason}", hint=hint) from error
 
 
 def scene_of(image: Pixels, regions: Iterable[Region], ignored: Mask | None = None) -> Scene:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from segrefine.datasets.annotation_files import complete_entries, find_nearby
 from segrefine.datasets.coco_file import key_of, read_annotation, read_coco
+from segrefine.datasets.expressions import read_refs
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
-from segrefine.storage import read_json
-from segrefine.train.annotation_files import complete_entries, find_nearby, scene_of
+from segrefine.train.annotation_files import scene_of
 from segrefine.train.scenes import Region, Scene
 
 _HINT = (
@@ -73,28 +72,3 @@ class Expressions:
             mask = read_annotation(annotation, (image.shape[0], image.shape[1]))
             regions.append(Region(mask=mask, phrases=tuple(sentences), single=True))
         return scene_of(image, regions)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dictionaries, texts and numbers, and runs no code of the file."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and expressions need no code")
-
-
-def read_refs(file: Path) -> list[dict[str, Any]]:
-    """The expressions of a file, a pickle or a JSON. A pickle that would run code is refused.
-
-    Raises:
-        MaskError: the file cannot be read, or holds no list.
-    """
-    if file.suffix == ".json":
-        content = read_json(file, MaskError, hint=_HINT)
-    else:
-        try:
-            content = _PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-        except Exception as error:  # a damaged pickle may raise anything
-            raise MaskError(f"cannot read {file}: {error}", hint=_HINT) from error
-    if not isinstance(content, list):
-        raise MaskError(subject=file, expected="a list of expressions", got=type(content).__name__, hint=_HINT)
-    return content

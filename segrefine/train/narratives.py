@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from segrefine.datasets.items import check_size
+from segrefine.datasets.annotation_files import complete_entries, find_nearby
+from segrefine.datasets.narratives import read_segments
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
 from segrefine.storage import read_json, read_json_object
-from segrefine.train.annotation_files import complete_entries, find_nearby, scene_of
+from segrefine.train.annotation_files import scene_of
 from segrefine.train.scenes import Region, Scene, union
 
 _PREFIX = "png_coco_"
@@ -87,22 +87,6 @@ class Narratives:
         for narrative in self._narratives[number]:
             regions += _phrases(narrative, masks, segments.shape)
         return scene_of(image, regions, ignored=segments == 0)
-
-
-def read_segments(file: Path, size: Sequence[int]) -> NDArray[np.int64]:
-    """The segment ids (H, W) of a panoptic PNG: red + 256 green + 256² blue.
-
-    Raises:
-        MaskError: it cannot be read, or has another size than its image.
-    """
-    try:
-        with Image.open(file) as opened:
-            colours = np.asarray(opened.convert("RGB"), np.int64)
-    except (OSError, ValueError) as error:
-        raise MaskError(f"cannot read {file}: {error}", hint=_HINT) from error
-    check_size(colours.shape[:2], (size[0], size[1]), file.name)
-    found: NDArray[np.int64] = colours @ np.array([1, 256, 65536])
-    return found
 
 
 def _phrases(

@@ -9,7 +9,11 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from segrefine.datasets.expressions import find_expressions
 from segrefine.datasets.items import check_size, read_image
+from segrefine.datasets.layouts import find_benchmark
+from segrefine.datasets.narratives import find_narratives
+from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.files.mask import CoarseMask
@@ -52,12 +56,17 @@ class Source(Protocol):
 
 
 class LabelledMasks:
-    """Any data set that `segrefine batch` reads: label maps, class folders, masks with labels, COCO instances."""
+    """Any data set that `segrefine batch` reads: label maps, class folders, masks with labels, COCO, benchmarks.
+
+    Of a benchmark, its training part is read.
+    """
 
     title: ClassVar[str] = "labelled masks"
 
     def __init__(self, place: Path, images: Path | None) -> None:
-        self._data_set = open_data_set(place, images)
+        is_benchmark = find_narratives(place, "train") or find_expressions(place) or find_benchmark(place, "train")
+        options = ReadingOptions(split="train") if is_benchmark else None
+        self._data_set = open_data_set(place, images, options)
         self._items = list(self._data_set.items)
 
     @classmethod
@@ -81,7 +90,11 @@ class LabelledMasks:
                 raise MaskError(f"nobody says what the mask of {item.name} shows", hint="labels.json says so")
             values = np.asarray(mask.probability if isinstance(mask, CoarseMask) else mask, np.float32)
             check_size(values.shape, (image.shape[0], image.shape[1]), f"{item.name}, mask {key}")
-            regions.append(Region(mask=values > 0.5, label=str(parts.labels[key]), single=single))
+            text = str(parts.labels[key])
+            if self._data_set.has_phrases:
+                regions.append(Region(mask=values > 0.5, phrases=(text,)))
+            else:
+                regions.append(Region(mask=values > 0.5, label=text, single=single))
         return scene_of(image, regions, parts.ignored)
 
 

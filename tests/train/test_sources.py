@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from segrefine.datasets.expressions import read_refs
 from segrefine.errors import MaskError, SettingsError
-from segrefine.train.expressions import Expressions, read_refs
+from segrefine.train.expressions import Expressions
 from segrefine.train.narratives import Narratives
 from segrefine.train.phrase_folder import PhraseFolder
 from segrefine.train.prepared import Mixture, load_scene, prepare, store_scene

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from segrefine.datasets.class_lists import CLASS_LISTS
 from segrefine.datasets.classes import ClassList
-from segrefine.datasets.notation import Notation
+from segrefine.datasets.notation import Notation, ReadingOptions
 from segrefine.errors import MaskError
 from segrefine.evaluation.matching import Matched
 from segrefine.evaluation.protocols.protocol import Figure, Mask, Protocol, Summary, share
@@ -38,6 +39,7 @@ class ClassProtocol(Protocol):
         self, name: str, described: str, classes: str, *, with_background: bool, absent_count: bool, source: str
     ) -> None:
         self.name, self.described, self.source = name, described, source
+        self._name_of_list = classes
         self._list, self._with_background, self._absent_count = CLASS_LISTS[classes], with_background, absent_count
         background = [self._list.background] if with_background and self._list.background else []
         self.classes: list[str] = [*background, *(self._list.names[index] for index in sorted(self._list.names))]
@@ -51,6 +53,10 @@ class ClassProtocol(Protocol):
         """Check that the true masks are told apart by classes."""
         if not truth.names_classes or truth.has_phrases:
             raise self.refuse(truth, f"label maps with the classes of {self.described}")
+
+    def complete(self, reading: ReadingOptions) -> ReadingOptions:
+        """The same with the protocol's class list, where nobody names another."""
+        return reading if reading.classes is not None else replace(reading, classes=self._name_of_list)
 
     def judge(self, truth: Matched, predicted: Matched) -> Counts:
         """Count pixels by true class (rows) and predicted class; the last column is of no class."""

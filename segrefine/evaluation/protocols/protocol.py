@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.datasets.notation import Notation
+from segrefine.datasets.notation import Notation, ReadingOptions
 from segrefine.errors import SettingsError
 from segrefine.evaluation.matching import Matched
 
@@ -60,6 +60,10 @@ class Protocol(ABC):
         Raises:
             SettingsError: it is for other data.
         """
+
+    def complete(self, reading: ReadingOptions) -> ReadingOptions:
+        """Reading options with what the protocol knows of its data."""
+        return reading
 
     @abstractmethod
     def judge(self, truth: Matched, predicted: Matched) -> Any:

@@ -1,0 +1,28 @@
+"""How many words a text has, as the pre-processing of Panoptic Narrative Grounding counts them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+
+@cache
+def _tools() -> tuple[BertNormalizer, BertPreTokenizer]:
+    return BertNormalizer(lowercase=True), BertPreTokenizer()
+
+
+def count_words(text: str) -> int:
+    """How many words and marks BERT's basic tokenizer finds."""
+    normalise, split = _tools()
+    return len(split.pre_tokenize_str(normalise.normalize_str(text)))
+
+
+def count_utterance(text: str) -> int:
+    """The same of an utterance, whose first "n't" counts as two words."""
+    text = text.strip()
+    place = text.lower().find("n't")
+    if place < 0:
+        return count_words(text)
+    return count_words(text[:place]) + 2 + count_words(text[place + 3 :])
