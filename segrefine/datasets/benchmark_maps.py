@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class BenchmarkMaps(LabelMaps):
     title = "benchmark label maps"
     described = "the label maps of a benchmark"
     is_unmistakable = True
-    options = ("classes", "split", "coarse")
+    options: ClassVar[tuple[str, ...]] = ("classes", "split", "coarse")
 
     @classmethod
     def detect(cls, place: Place) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class LabelMaps(MaskFiles):
 
     title = "label map"
     described = "label maps"
-    options = ("classes",)
+    options: ClassVar[tuple[str, ...]] = ("classes",)
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

@@ -119,7 +119,7 @@ class Narratives(PhraseData):
             return []
         segments = {int(each["id"]): each for each in annotation["segments_info"]}
         first_of_box = {tuple(each["bbox"]): each for each in reversed(annotation["segments_info"])}
-        phrases = []
+        phrases: list[Phrase] = []
         for text, segment in zip(spoken, narrative["segments"], strict=True):
             numbers = [int(each) for each in segment["segment_ids"]]
             if not numbers or not segment.get("noun", True):
