@@ -42,9 +42,10 @@ test-full: .venv/.stamp-dev ## models of full size with random weights: an hour,
 test-install: .venv/.stamp-dev ## every extra alone from a built wheel, and the lowest versions; CASES="cpu lowest" chooses
 	$(BIN)/python -m tests.install.extras $(CASES)
 
-lint: .venv/.stamp-dev ## ruff and mypy
+lint: .venv/.stamp-dev ## ruff, mypy, and the length of sentences in the documents
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m documentation.prose --quiet
 
 bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchmarks/results/
 	$(BIN)/python -m benchmarks.latency

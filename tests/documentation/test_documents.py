@@ -15,8 +15,8 @@ import pytest
 from segrefine.assets import demo_samples
 from segrefine.cli import main
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 OTHER_OPTIONS = {"--model-control-mode"}
 """Of Triton's server."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
