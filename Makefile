@@ -8,7 +8,7 @@ TRAIN_LOG := runs/demo/train.log
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-full test-install lint bench gpu train-demo train-photo clean
+.PHONY: help demo test test-all test-full test-install lint docs bench gpu train-demo train-photo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -46,6 +46,9 @@ lint: .venv/.stamp-dev ## ruff, mypy, and the length of sentences in the documen
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m documentation.prose --quiet
+
+docs: .venv/.stamp-dev,docs ## the site of the documentation, in build/site; a broken link or name is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchmarks/results/
 	$(BIN)/python -m benchmarks.latency

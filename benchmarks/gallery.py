@@ -1,6 +1,6 @@
 """Draws the pictures of `docs/gallery.md`: free photographs refined by the demo model, with and without the guard.
 
-    python -m benchmarks.gallery
+python -m benchmarks.gallery
 """
 
 from __future__ import annotations

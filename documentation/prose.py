@@ -1,7 +1,6 @@
-"""Measures the prose of the documents: how long sentences are. `make lint` runs it.
+"""Measures the prose of the documents: how long sentences are. `make lint` runs it, and fails above the limits.
 
-    python -m documentation.prose              # the figures of each document, and of all; fails above the limits
-    python -m documentation.prose --longest 20 # the longest sentences as well
+`python -m documentation.prose` prints the figures of each document. `--longest 20` adds the longest sentences.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ class Lengths:
         return sorted(self.words)[int(0.9 * (len(self.words) - 1))] if self.words else 0
 
     def __str__(self) -> str:
-        return f"{len(self.words):5} sentences, median {self.median:4.1f}, ninetieth percentile {self.ninetieth:3} words"
+        figures = f"median {self.median:4.1f}, ninetieth percentile {self.ninetieth:3} words"
+        return f"{len(self.words):5} sentences, {figures}"
 
 
 def documents() -> list[Path]:

@@ -48,9 +48,11 @@ _UNREFINED = {
     "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of a COCO JSON's images.  [default: images beside it, or its own folder]",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; without, as many as there is room for.")
-@click.option("--resume", is_flag=True, help="Go on where a run with these options was stopped; nothing is done twice.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes.  [default: as many as there is room for]"
+)
+@click.option("--resume", is_flag=True, help="Continue a run with the same options. Skip what is done.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @guard_option
 @crop_option
 @settings_options
@@ -58,11 +60,11 @@ _UNREFINED = {
 @click.option(
     "--zero-shot",
     is_flag=True,
-    help="DIR has images without masks: find the classes of --classes by their names, then refine them.",
+    help="Find the classes of --classes by name in a folder of images alone, then refine them.",
 )
 @click.option(
     "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
-    help="Refine on a Ray cluster: at ADDRESS; without, that of this machine or RAY_ADDRESS; local starts one here.",
+    help="Refine on the Ray cluster at ADDRESS; local starts one here.  [default: RAY_ADDRESS, or the one here]",
 )  # fmt: skip
 @click.option(
     "--gpus",
@@ -76,18 +78,18 @@ def batch(
     guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, zero_shot: bool, address: str | None,
     gpus: float | None, model: Model,
 ) -> None:  # fmt: skip
-    """Refine all masks of a data set, and write them to the folder OUTPUT in the notation that they came in.
+    """Refine all masks of a data set, and write them to the folder OUTPUT in the same notation.
 
-    DIR holds images/ and masks/, matched by name, and labels.json (what each mask shows) or classes.json (the names of
-    a label map's indices); or masks/CLASS/ for each class, hard or soft; or masks/NAME.npy with class activation maps.
-    JSON is COCO's; its masks are written as run lengths. All masks of one image are refined together.
+    DIR holds images/ and masks/ with the same names. labels.json names the object of each mask, or classes.json names
+    the indices of label maps. masks/CLASS/ for each class works too, and so does masks/NAME.npy with class activation
+    maps. JSON is COCO's; its masks are written as run lengths. All masks of one image are refined together.
 
-    With --zero-shot, DIR or DIR/images holds images alone, and OUTPUT/masks gets a label map for each.
+    With --zero-shot, DIR or DIR/images holds only images. OUTPUT/masks gets a label map for each.
 
-    An annotation without a usable mask stays as it is, and is counted; --boxes refines it from its box.
+    An annotation without a usable mask is copied and counted; --boxes refines it from its box.
 
-    What fails is listed in OUTPUT/manifest.json with the reason, the rest goes on, and the exit code is 1.
-    OUTPUT/guard.csv lists the guard's confidence in every mask.
+    OUTPUT/manifest.json lists every image that failed, with the reason. The other images are refined, and the exit code
+    is 1. OUTPUT/guard.csv lists the guard's confidence in every mask.
     """
     from segrefine.batch.worker import Job
     from segrefine.engines import usable_cores

@@ -52,7 +52,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 )  # fmt: skip
 @click.option(
     "--opt-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
-    help="Sizes that the engine is tuned to. ({opt_shapes})",
+    help="Sizes that the engine is tuned for. ({opt_shapes})",
 )  # fmt: skip
 @click.option(
     "--max-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
@@ -64,7 +64,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 )  # fmt: skip
 @click.option(
     "--optimization-level", type=click.IntRange(0, 5), cls=BackendOption,
-    help="How long the builder searches. ({optimization_level})",
+    help="Effort of the builder; higher takes longer. ({optimization_level})",
 )  # fmt: skip
 @click.option(
     "--workspace", metavar="MIB", type=click.IntRange(1, 1 << 20), cls=BackendOption,
@@ -72,7 +72,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 )  # fmt: skip
 @click.option(
     "--plugins", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, cls=BackendOption,
-    help="Custom ops as plugins; auto takes those that measured faster. ({plugins})",
+    help="Custom ops as plugins; auto uses those that measured faster. ({plugins})",
 )  # fmt: skip
 @click.option(
     "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), cls=BackendOption,
@@ -86,7 +86,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
     "--version-compatible", is_flag=True, cls=BackendOption,
     help="Engines that later minor versions of the library run too. Larger, can be slower. ({version_compatible})",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Build also what is there already.")
+@click.option("--overwrite", is_flag=True, help="Build existing engines again.")
 @with_console
 def build_engine(
     console: Console,
@@ -107,10 +107,10 @@ def build_engine(
     version_compatible: bool,
     overwrite: bool,
 ) -> None:
-    """Build the engines of BUNDLE: every start afterwards is faster.
+    """Build the engines of BUNDLE, so that every later start is faster.
 
     BUNDLE is a folder, `demo` or `demo-gs`. Engines are for this machine, or for its GPU. With --compute-capability
-    they are for other GPUs, and no GPU need be here. Options name in brackets the backends that take them.
+    they are for other GPUs, and this machine needs none. Brackets after an option name the backends that accept it.
     """
     from segrefine import engines
 

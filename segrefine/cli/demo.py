@@ -37,9 +37,9 @@ Result = TypeVar("Result")
 def demo(console: Console, output: Path, seed: int, model: Model) -> None:
     """Refine the coarse masks of eight photographs, and of twelve scenes that the demo models never saw.
 
-    Then find the objects of the scenes by name alone. DIR/photographs.png and DIR/sheet.png show all of them before and
-    after refining. DIR/segments.png shows what "the fox" and so on name in the scenes. DIR/masks and DIR/overlays hold
-    the refined masks.
+    Then find the objects of the scenes by name alone. DIR/photographs.png and DIR/sheet.png show the masks before and
+    after refining. DIR/segments.png shows the objects that were found by name, such as "the fox". DIR/masks and
+    DIR/overlays hold the refined masks.
     """
     from segrefine.assets import demo_samples, photo_samples
     from segrefine.storage import output_errors

@@ -26,12 +26,16 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.command("eval", short_help="Compare masks with the true ones.")
 @click.argument("predicted", type=_MASKS)
 @click.argument("truth", type=_MASKS)
-@click.option("--coarse", type=_MASKS, help="The masks that PREDICTED was made of, for before and after.")
+@click.option("--coarse", type=_MASKS, help="Masks before refining, to compare before and after.")
 @click.option(
     "--sheet", metavar="PNG", type=PictureFile(".png"), help="Write a sheet of the best and the worst cases."
 )  # fmt: skip
 @click.option(
-    "--cases", type=click.IntRange(min=1), default=8, show_default=True, help="On the sheet, so many of either."
+    "--cases",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Number of best and of worst cases on the sheet.",
 )
 @click.option(
     "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -58,16 +62,17 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Compare the masks in PREDICTED with those of the same names in TRUTH.
 
-    Both are folders of masks, data sets as `segrefine batch` takes them (label maps, masks/CLASS/), what it wrote, what
-    `segrefine samples` wrote, or COCO JSONs; --coarse likewise.
+    Both are folders of masks, data sets that `segrefine batch` reads or wrote, folders that `segrefine samples` wrote,
+    or COCO JSONs. So is --coarse.
 
-    Measures: IoU, the mean over masks. mIoU, the mean over classes, each over the pixels of all its masks. Boundary
-    IoU. Average recall, the area under recall against the IoU from which an object counts as found. With --coarse, all
-    of it before and after, and how many masks got worse.
+    IoU is the mean over masks. mIoU is the mean over classes, each over the pixels of all its masks. Boundary IoU looks
+    at pixels near the borders. Average recall is that of Panoptic Narrative Grounding: the area under recall against
+    the IoU from which an object counts as found. --coarse shows all of it before and after, and how many masks got
+    worse.
 
     These measures are not comparable with published tables. --protocol judges as the code of a benchmark does.
 
-    A warning names each image whose masks cannot be read. The figures are of the others, and the exit code is 1.
+    A warning names each image whose masks cannot be read. The figures cover the others, and the exit code is 1.
     """
     from segrefine.evaluation.comparison import Comparison, Places, read_entries
     from segrefine.evaluation.protocols.judging import UNCOMPARABLE, Judging

@@ -19,18 +19,20 @@ from segrefine.export.sources import find_model, revision_of, torch_imports
 @click.option("--opset", type=click.IntRange(min=23), default=23, show_default=True, help="ONNX opset of the graphs.")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Precision.")
 @click.option(
-    "--fp32-components", callback=split_names, metavar="A,B,…", help="With --dtype fp16: graphs that stay in fp32."
+    "--fp32-components", callback=split_names, metavar="A,B,…", help="Graphs that stay in fp32, with --dtype fp16."
 )
-@click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where torch traces.")
+@click.option(
+    "--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Device that traces the model."
+)
 @click.option(
     "--atol",
     type=click.FloatRange(min=0, min_open=True),
-    help="Error against torch that is allowed, relative to an output's range.  [default: 1e-4, fp16: 1e-2]",
+    help="Largest allowed difference from PyTorch, relative to an output's range.  [default: 1e-4, fp16: 1e-2]",
 )
 @components_option
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @config_option
-@click.option("--overwrite", is_flag=True, help="Replace the bundle that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @with_console
 def export(
     console: Console,
@@ -48,8 +50,8 @@ def export(
 ) -> None:
     """Export MODEL to BUNDLE, a folder of ONNX graphs, each checked against PyTorch.
 
-    MODEL is `demo`, `demo-gs`, a folder of Stable Diffusion 1.x, 2.x or XL as diffusers saves it or of a label
-    diffusion model, a single .safetensors file, or a hub id. BUNDLE appears as a whole or not at all.
+    MODEL is a hub id, a single .safetensors file, `demo`, `demo-gs`, or a folder as diffusers saves it: Stable
+    Diffusion 1.x, 2.x or XL, or a label diffusion model. BUNDLE appears complete or not at all.
     """
     started = time.perf_counter()
     with BundleWriter(bundle, overwrite=overwrite):

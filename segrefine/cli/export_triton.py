@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 @click.command(short_help="Write a bundle as a model for Triton.")
 @click.argument("bundle", type=BundleFolder())
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--name", help="Of the model.  [default: the bundle's folder]")
+@click.option("--name", help="Name of the model in the repository.  [default: the bundle's folder]")
 @click.option("--model-version", "version", type=click.IntRange(min=1), default=1, show_default=True,
-              help="A higher one joins the model that is there; a server that polls goes over to it.")  # fmt: skip
+              help="Version of the model. A polling server switches to the highest one.")  # fmt: skip
 @backend_option
 @device_option
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Without, the bundle's.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an instance; without, all cores.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Precision to compute in.  [default: the bundle's]"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each instance.  [default: all cores]")
 @click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that compute.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Requests that are computed together, at most.")  # fmt: skip
+              help="Largest number of requests in one batch.")  # fmt: skip
 @click.option("--delay", metavar="MS", type=click.FloatRange(min=0), default=0.0, show_default=True,
-              help="How long a request may wait for others to be computed with.")  # fmt: skip
+              help="Milliseconds that a request may wait for others.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests that may wait.")
-@click.option("--overwrite", is_flag=True, help="Replace the model that is there, with all its versions.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model, with all its versions.")
 @with_console
 def export_triton(
     console: Console, /, bundle: Path, folder: Path, name: str | None, precision: EnginePrecision | None,

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=BundleFolder())
 @with_console
 def inspect(console: Console, bundle: Path) -> None:
-    """Show what BUNDLE holds, and check every file and every built engine of it.
+    """Show the content of BUNDLE, and check its files and its built engines.
 
-    BUNDLE is a folder, `demo` or `demo-gs`. Fails where a file is not what the manifest says, or an engine is damaged.
-    A stale engine, which build-engine makes anew, is no failure.
+    BUNDLE is a folder, `demo` or `demo-gs`. The command fails if a file differs from the manifest, or an engine is
+    damaged. A stale engine is no failure; build-engine builds it again.
     """
     from segrefine.cli.built_engines import list_engines
     from segrefine.runtime.guard import GUARD, read_guard

@@ -45,15 +45,15 @@ def mark_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option(
         "--box", "boxes", metavar="X0,Y0,X1,Y1", type=Numbers(4), multiple=True,
-        help="Instead of MASK: a box around the object, in pixels; may be given again.",
+        help="Box around the object in pixels, instead of MASK. Can be repeated.",
     )  # fmt: skip
     @click.option(
         "--point", "points", metavar="X,Y[,0]", type=Numbers(2, 3), multiple=True,
-        help="A point on the object, or with ,0 off it; may be given again.",
+        help="Point on the object, or off it with ,0. Can be repeated.",
     )  # fmt: skip
     @click.option(
         "--scribble", metavar="FILE", type=click.Path(path_type=Path),
-        help="Strokes, white on the object and black on background; the rest grey (128) or transparent.",
+        help="Strokes: white on the object, black on the background, the rest grey (128) or transparent.",
     )  # fmt: skip
     @wraps(command)
     def gathered(

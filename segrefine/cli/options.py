@@ -30,7 +30,7 @@ backend_option = click.option(
     show_default=True,
     metavar="NAME",
     cls=BackendOption,
-    help="The backend that runs the graphs: {backends}; auto: the best one here.",
+    help="Backend that runs the graphs: {backends}; auto: the best one here.",
 )
 device_option = click.option(
     "--device",
@@ -38,7 +38,7 @@ device_option = click.option(
     show_default=True,
     metavar="DEVICE",
     cls=BackendOption,
-    help="Where they run: cpu, cuda or cuda:N. Always on a GPU: {gpu_only}.",
+    help="Device that runs them: cpu, cuda or cuda:N. Always a GPU for {gpu_only}.",
 )
 
 
@@ -330,7 +330,7 @@ class Model:
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options that choose a bundle and how it runs, and an argument `model` for them."""
 
-    @click.option("--bundle", type=BundleFolder(), help="Folder of the model; without, the demo model serves.")
+    @click.option("--bundle", type=BundleFolder(), help="Folder of the model.  [default: the demo model]")
     @backend_option
     @device_option
     @click.option(
@@ -339,8 +339,10 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         cls=BackendOption,
         help="Precision to compute in; bf16, a faster denoiser, needs {bf16}.  [default: the bundle's]",
     )
-    @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; without, all cores.")
-    @click.option("--resolution", type=int, help="Pixels on the longer side as the model sees it; without, its own.")
+    @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+    @click.option(
+        "--resolution", type=int, help="Longer side of the image for the model, in pixels.  [default: the model's]"
+    )
     @wraps(command)
     def gathered(
         *args: Any,
@@ -370,8 +372,8 @@ def split_names(context: click.Context, parameter: click.Parameter, text: str | 
 config_option = click.option(
     "--config",
     metavar="FOLDER|HUB-ID",
-    help="For a single file: a diffusers model of the same architecture.  [default: by the weights, from the hub]",
+    help="Diffusers model with the architecture of a single file.  [default: from the hub, by the weights]",
 )
 components_option = click.option(
-    "--components", callback=split_names, metavar="A,B,…", help="Only these graphs, parted by commas; without, all."
+    "--components", callback=split_names, metavar="A,B,…", help="Names of graphs, separated by commas.  [default: all]"
 )

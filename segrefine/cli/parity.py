@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from segrefine.export.locate import Divergence
 
 
-@click.command(short_help="Hold a bundle's engines against PyTorch.")
+@click.command(short_help="Compare a bundle's engines with PyTorch.")
 @click.argument("bundle", type=BundleFolder())
-@click.option("--reference", required=True, metavar="MODEL", help="What BUNDLE was exported from: `demo`, a folder, …")
+@click.option(
+    "--reference", required=True, metavar="MODEL", help="Model that BUNDLE was exported from: `demo`, a folder, …"
+)
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @config_option
 @backend_option
 @device_option
-@click.option("--locate", is_flag=True, help="Find the first tensor that differs in every component that fails.")
+@click.option("--locate", is_flag=True, help="Find the first tensor that differs, in every component that fails.")
 @with_console
 def parity(
     console: Console,
@@ -40,10 +42,10 @@ def parity(
     device: str,
     locate: bool,
 ) -> None:
-    """Hold the engines of BUNDLE against PyTorch: every component, every step of the loop, the final masks.
+    """Compare the engines of BUNDLE with PyTorch: every component, every step of the loop, the final masks.
 
-    BUNDLE is a folder, `demo` or `demo-gs`. Errors are relative to the range of the reference. Fails where one is past
-    its tolerance.
+    BUNDLE is a folder, `demo` or `demo-gs`. Errors are relative to the range of the reference. The command fails if an
+    error exceeds its tolerance.
     """
     from segrefine.assets import demo_samples
     from segrefine.cli.samples import load_samples

@@ -81,7 +81,7 @@ class RefineOutputs:
 @click.argument("masks", metavar="[MASK …]", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--label", "labels", required=True, multiple=True,
-    help="What the mask shows, such as fox. Give it once for each MASK, in their order.",
+    help="Name of the masked object, such as fox. Give one for each MASK, in the same order.",
 )  # fmt: skip
 @click.option(
     "-o",
@@ -90,7 +90,7 @@ class RefineOutputs:
     type=PictureFile(".png", stream=True),
     default="refined.png",
     show_default=True,
-    help="The refined mask, 0 and 255; - is stdout. Of several masks a label map: 1 for the first label, and so on.",
+    help="Refined mask of 0 and 255; - is stdout. For several masks a label map, 1 is the first.",
 )
 @click.option(
     "--probability",
@@ -101,8 +101,8 @@ class RefineOutputs:
 @click.option(
     "--overlay", metavar="PNG", type=PictureFile(".png"), help="Also write the image with the mask drawn on it."
 )
-@click.option("--trace", metavar="PNG", type=PictureFile(".png"), help="Also write a sheet that shows every round.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--trace", metavar="PNG", type=PictureFile(".png"), help="Also write a sheet of every round.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @guard_option
 @crop_option
 @settings_options
@@ -115,12 +115,13 @@ def refine(
     overlay: Path | None, trace: Path | None, seed: int, guard: bool, crop: bool, choice: SettingsChoice,
     marks: MarkOptions, model: Model,
 ) -> None:  # fmt: skip
-    """Refine the coarse MASK of IMAGE, or one that boxes, points or strokes amount to.
+    """Refine the coarse MASK of IMAGE, or a mask made of boxes, points or strokes.
 
-    IMAGE is a picture of any size, - is stdin. MASK is a picture of the same size: white, or an index above 0 of a
-    palette, is foreground; or a .npy with probabilities. Several masks are refined jointly: they compete for pixels.
-    With --box, --point or --scribble there is no MASK: outside of all boxes is background, strokes and points stay as
-    they are drawn, and the rest is found.
+    IMAGE is a picture of any size; - is stdin. MASK is a picture of the same size, or a .npy with probabilities. White,
+    or an index above 0 of a palette, is foreground. Several masks are refined together and compete for pixels.
+
+    --box, --point and --scribble replace MASK. Everything outside of all boxes is background. Strokes and points stay
+    as they are drawn, and the rest is found.
     """
     outputs = RefineOutputs(mask=output, probability=probability, overlay=overlay, trace=trace)
     if console.json and output == STREAM:

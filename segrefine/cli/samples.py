@@ -62,14 +62,13 @@ def load_samples(folder: Path) -> dict[str, Sample]:
 
 @click.command(short_help="Write the demo scenes to a new folder.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Write every scene so many times."
-)
+@click.option("--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of every scene.")
 @with_console
 def samples(console: Console, folder: Path, copies: int) -> None:
     """Write the demo scenes to a new folder DIR.
 
-    DIR/images, DIR/masks (coarse) and DIR/truth hold a PNG for each scene, DIR/labels.json what the mask shows.
+    DIR/images, DIR/masks (coarse) and DIR/truth hold a PNG for each scene. DIR/labels.json names the object of each
+    mask.
     """
     from segrefine.assets import demo_samples
     from segrefine.storage import output_errors, staging_folder

@@ -43,7 +43,7 @@ SPREAD_SAMPLES = 4
 @click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
 @click.option(
-    "--caption", help="Instead of phrases: a sentence; each of its noun phrases, or of its [bracketed parts]."
+    "--caption", help="Sentence instead of phrases. Each noun phrase, or each [bracketed part], is segmented."
 )
 @click.option(
     "--classes",
@@ -53,7 +53,7 @@ SPREAD_SAMPLES = 4
 )
 @click.option(
     "-o", "--output", metavar="PNG", type=PictureFile(".png"), default="segments.png", show_default=True,
-    help="The label map: a palette picture with phrase 1, 2, …; 0 is none of them.",
+    help="Label map: a palette picture with phrase 1, 2, …; 0 is none of them.",
 )  # fmt: skip
 @click.option("--overlay", metavar="PNG", type=PictureFile(".png"), help="Also write the image under the label map.")
 @click.option(
@@ -62,28 +62,28 @@ SPREAD_SAMPLES = 4
 )  # fmt: skip
 @click.option(
     "--maps", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
-    help="Also write mask and probability (PNG of 16 bits) of every phrase there.",
+    help="Also write mask and probability (16-bit PNG) of every phrase into this folder.",
 )  # fmt: skip
-@click.option("--uncertainty", is_flag=True, help="With --maps: also the spread of the samples.")
+@click.option("--uncertainty", is_flag=True, help="Also write the spread of the samples, with --maps.")
 @click.option(
     "--samples", type=click.IntRange(min=1),
     help=f"Masks drawn for each phrase, and averaged; {SPREAD_SAMPLES} for --uncertainty and --sheet, if not given.",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler.")
-@click.option("--sampler", type=SamplerName(), help="How masks are sampled from noise.  [default: the model's]")
+@click.option("--sampler", type=SamplerName(), help="Sampler of masks from noise.  [default: the model's]")
 @click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none.")
 @click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
 @settings_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @click.option(
     "--zero-shot",
     is_flag=True,
-    help="Find phrases by a text-to-image model. Bundles of such models need no flag.",
+    help="Find phrases with a text-to-image model. Bundles of such models need no flag.",
 )
 @click.option(
     "--refine/--no-refine",
     default=None,
-    help="Refine the masks by G4Seg, with these as coarse masks.  [default: only those found by --zero-shot]",
+    help="Refine the masks with G4Seg.  [default: only those found by --zero-shot]",
 )
 @click.option(
     "--refine-bundle",
@@ -98,9 +98,9 @@ def segment(
     overlay: Path | None, sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int, zero_shot: bool,
     refine: bool | None, refine_bundle: Path | None, model: Model, choice: SettingsChoice, **sampling: Any,
 ) -> None:  # fmt: skip
-    """Segment what each PHRASE names in IMAGE.
+    """Segment the objects in IMAGE that each PHRASE names.
 
-    IMAGE is a picture of any size, - is stdin. A phrase names one object or several: "the red car", "all apples".
+    IMAGE is a picture of any size; - is stdin. A phrase names one object or several: "the red car", "all apples".
     """
     asked = find_spans(phrases, caption, classes)
     texts = [span.text for span in asked.spans]

@@ -43,42 +43,54 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 
 @click.command(short_help="Serve bundles over HTTP, with a page to try them.")
 @click.argument("bundles", metavar="BUNDLE…", nargs=-1, required=True, type=BundleFolder())
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is every interface.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every interface."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
 @click.option("--root-path", metavar="PATH", callback=_root_path, default="",
               help="Path below which a proxy shows the service, such as /masks.")  # fmt: skip
 @click.option("--forwarded-allow-ips", "trusted", metavar="ADDRESSES",
               help="Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto count, separated by commas; "
               "* is every address.  [default: $FORWARDED_ALLOW_IPS, or 127.0.0.1]")  # fmt: skip
+@click.option("--api-key", metavar="KEY", help="Key that requests must carry. Better set SEGREFINE_SERVE_API_KEY.")
 @click.option(
-    "--api-key", metavar="KEY", help="What requests must carry; better set as SEGREFINE_SERVE_API_KEY than here."
+    "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Requests computed in parallel."
 )
-@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Requests computed at once.")
 @click.option("--queue", type=click.IntRange(min=0), default=16, show_default=True, help="Requests that may wait.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Waiting requests that are computed together, at most.")  # fmt: skip
-@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds for a request.")
-@click.option("--body-timeout", type=float, default=30.0, show_default=True, help="Seconds for its body to come.")
+              help="Largest number of requests in one batch.")  # fmt: skip
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Time limit of a request, in seconds.")
+@click.option(
+    "--body-timeout", type=float, default=30.0, show_default=True, help="Time limit for receiving a body, in seconds."
+)
 @click.option("--drain-timeout", type=float, default=60.0, show_default=True,
-              help="Seconds that accepted requests have after SIGTERM.")  # fmt: skip
-@click.option("--max-body-mib", type=float, default=64.0, show_default=True, help="Size of a request's body.")
+              help="Seconds to finish accepted requests after SIGTERM.")  # fmt: skip
+@click.option("--max-body-mib", type=float, default=64.0, show_default=True, help="Largest body of a request.")
 @click.option("--max-maps-mib", type=float, default=256.0, show_default=True,
-              help="Size of the maps of an answer, before they are compressed.")  # fmt: skip
-@click.option("--max-megapixels", type=float, default=40.0, show_default=True, help="Size of an image.")
+              help="Largest maps of an answer, before compression.")  # fmt: skip
+@click.option("--max-megapixels", type=float, default=40.0, show_default=True, help="Largest image.")
 @click.option("--memory-mib", type=click.FloatRange(0), default=256.0, show_default=True,
-              help="What each model keeps of images for later requests; 0 keeps nothing.")  # fmt: skip
+              help="Memory of each model for images of earlier requests; 0 keeps nothing.")  # fmt: skip
 @click.option("--memory-seconds", type=click.FloatRange(0), default=600.0, show_default=True,
-              help="How long it keeps what nobody asks for again.")  # fmt: skip
+              help="Seconds after which an unused image is dropped.")  # fmt: skip
 @backend_option
 @device_option
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Without, the bundles'.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads for one operator; without, all cores.")
-@click.option("--ray", "on_ray", is_flag=True, help="Serve by replicas on a Ray cluster; each has all of the above.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Precision to compute in.  [default: the bundles']"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads for one operator.  [default: all cores]")
+@click.option("--ray", "on_ray", is_flag=True, help="Run replicas on a Ray cluster, each with these options.")
 @click.option("--replicas", metavar="MIN[:MAX]", callback=_replicas, default="1", show_default=True,
-              help="With --ray: how many; MAX under load.")  # fmt: skip
+              help="Number of replicas with --ray; MAX under load.")  # fmt: skip
 @click.option("--ray-address", metavar="ADDRESS",
-              help="With --ray: of the cluster, such as auto; what it serves is replaced, replica by replica. "
-              "Without, a cluster on this machine.")  # fmt: skip
+              help="Ray cluster to deploy to, such as auto. Its models are replaced, one replica at a time.  "
+              "[default: start one on this machine]")  # fmt: skip
 @with_console
 def serve(
     console: Console, /, bundles: tuple[Path, ...], host: str, port: int, root_path: str, trusted: str | None,
@@ -88,8 +100,8 @@ def serve(
 ) -> None:  # fmt: skip
     """Serve each BUNDLE over HTTP, with a page to try it at /.
 
-    BUNDLE is a folder that `segrefine export` wrote, `demo` or `demo-gs`. Those that refine and those that segment can
-    be served together. SIGTERM ends the service once every accepted request has its answer.
+    BUNDLE is a folder that `segrefine export` wrote, `demo` or `demo-gs`. Models that refine and
+    models that segment can be served together. SIGTERM ends the service after all accepted requests are answered.
     """
     from segrefine.engines import EngineOptions
 

@@ -57,11 +57,11 @@ class Vary(click.ParamType):  # type: ignore[type-arg]  # click takes no type th
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--vary", "wanted", metavar="NAME[=V1,V2,…]", type=Vary(), multiple=True,
-    help="What to vary; may be given again.  [default: injection, mixing, noise, rounds, confusion]",
+    help="Settings to vary. Can be repeated.  [default: injection, mixing, noise, rounds, confusion]",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; without, one for each core.")
-@click.option("--resume", is_flag=True, help="Go on where a sweep with these options was stopped.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one for each core]")
+@click.option("--resume", is_flag=True, help="Continue a sweep with the same options.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @guard_option
 @crop_option
 @settings_options
@@ -75,11 +75,12 @@ def sweep(
 ) -> None:  # fmt: skip
     """Refine a data set with other settings, one at a time, and compare with the true masks.
 
-    DIR or JSON is a data set as `segrefine batch` takes it, TRUTH its true masks as `segrefine eval` takes them. NAME
-    is injection, mixing, noise, rounds or confusion, or any single number of the model's settings, such as text_weight.
+    DIR or JSON is a data set that `segrefine batch` reads. TRUTH holds its true masks, as `segrefine eval` reads them.
+    NAME is injection, mixing, noise, rounds or confusion, or any single number of the model's settings, such as
+    text_weight.
 
     OUTPUT gets sweep.json, sweep.csv, sweep.md, sweep.png, and the masks of every run. Images that fail, or whose true
-    masks cannot be read, are left out of the figures and counted; the exit code is 1 then.
+    masks cannot be read, are left out of the figures and counted. The exit code is then 1.
     """
     from segrefine.batch.worker import Job
     from segrefine.engines import usable_cores

@@ -45,10 +45,10 @@ def tune(
 ) -> None:  # fmt: skip
     """Fit the settings and the guard of a bundle to images with true masks.
 
-    DATA is a data set as `segrefine batch` takes it. TRUTH holds the true masks, as `segrefine eval` takes them. Ten
-    images are needed; a few dozen are good. --bundle names the bundle.
+    DATA is a data set that `segrefine batch` reads. TRUTH holds the true masks, as `segrefine eval` reads them. It
+    needs ten images; a few dozen are better. --bundle names the bundle.
 
-    Six images of ten are fitted to. The other four are held out, and judge the result. The bundle is changed only where
+    Six of ten images are used for fitting. The other four are held out and judge the result. The bundle only changes if
     they gain. DIR gets report.md, report.json and a sheet of masks.
     """
     from segrefine.batch.worker import Job

@@ -65,6 +65,7 @@ def test_every_link_leads_somewhere(document):
 
 def test_dotted_names_in_text_are_there():
     names = {name for each in DOCUMENTS for name in re.findall(r"`(segrefine(?:\.\w+)+)`", each.read_text())}
+    names -= {"segrefine.json"}  # a file
     assert names
     for name in sorted(names):
         module, _, attribute = name.rpartition(".")

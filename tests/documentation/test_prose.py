@@ -20,8 +20,15 @@ def test_a_sentence_ends_at_its_full_stop_and_at_the_end_of_its_paragraph():
 
 
 def test_tables_code_headings_and_pictures_are_no_prose():
-    page = "# A heading\n\n```console\n$ ls\n```\n\n| a | b |\n|---|---|\n\n    x ← y\n\n![a picture](x.png)\n\nIt is. <!-- no -->"
-    assert sentences(page) == ["It is."]
+    page = [
+        "# A heading",
+        "```console\n$ ls\n```",
+        "| a | b |\n|---|---|",
+        "    x ← y",
+        "![a picture](x.png)",
+        "It is. <!-- no -->",
+    ]
+    assert sentences("\n\n".join(page)) == ["It is."]
 
 
 def test_a_link_counts_by_its_text_and_code_as_one_word():
