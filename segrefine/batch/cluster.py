@@ -127,7 +127,7 @@ class Worker:
 
     def refine(self, item: Item) -> Entry:
         """What became of an item."""
-        read = self._reader.submit(read_item, self._dataset, item)
+        read = self._reader.submit(read_item, self._job, self._dataset, item)
         with self._turn:
             return attempt(self._job, self._dataset, self._refiner, item, read, self._finder)
 

@@ -45,6 +45,7 @@ def describe_options(job: Job) -> dict[str, Any]:
         "resolution": engines.resolution,
         "settings": _changed_settings(bundle, cast("G4SegSettings | Changes | None", job.setup.settings)),
         **{"seed": job.seed, "guard": job.guard, "crop": job.crop},
+        **({"cutout": True} if job.cutout else {}),
         **job.reading.given,  # so that outputs of versions with fewer options stay resumable
     }
 

@@ -149,14 +149,33 @@ class _Worker:
         self.pipe.close()
 
 
-def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
-    """Entries of the items, by processes of this machine; one that dies is replaced, and its items are done again."""
-    dataset = job.open_dataset()
-    queue = Queue(items, lambda item: dataset.is_done(item, job.output))
-    pool: list[_Worker] = []
-    try:
-        with _uninterrupted():
-            pool.extend(_Worker(job) for _ in range(min(workers, len(queue))))
+class Pool:
+    """Processes of this machine that refine items; a context manager that ends them.
+
+    They start with the first items, and wait for more. One that dies is replaced, and its items are done again.
+
+    Args:
+        job: what to do.
+        workers: processes, at most.
+    """
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self._job, self._most = job, workers
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def refine(self, items: Sequence[Item]) -> Iterator[Entry]:
+        """Refine items, and give the entry of each as it is finished."""
+        dataset = self._job.open_dataset()
+        queue, pool = Queue(items, lambda item: dataset.is_done(item, self._job.output)), self._workers
+        while len(pool) < min(self._most, len(queue)):
+            self._start(len(pool))
         while queue or any(worker.items for worker in pool):
             for worker in pool:
                 worker.feed(queue)
@@ -169,11 +188,18 @@ def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry
                 if worker.died:
                     worker.stop()
                     yield from queue.bury(worker.items, worker.exit)
-                    with _uninterrupted():
-                        pool[number] = _Worker(job)
-    finally:
-        for worker in pool:
-            worker.stop()
+                    self._start(number)
+
+    def _start(self, number: int) -> None:
+        """Start the worker with that number; a dead one gives its place."""
+        with _uninterrupted():
+            self._workers[number : number + 1] = [_Worker(self._job)]
+
+
+def refine_here(job: Job, items: Sequence[Item], workers: int) -> Iterator[Entry]:
+    """Entries of the items, by processes of this machine."""
+    with Pool(job, workers) as pool:
+        yield from pool.refine(items)
 
 
 @contextmanager

@@ -7,12 +7,15 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+from PIL import Image
 
 from segrefine.batch.finding import ClassFinder
 from segrefine.batch.journal import Entry, Judgement
@@ -22,10 +25,15 @@ from segrefine.datasets.opening import check_options, detect_notation, place_of
 from segrefine.engines import usable_cores
 from segrefine.errors import SegrefineError
 from segrefine.runtime.engine_set import PipelineSetup
+from segrefine.runtime.files.image import MEGAPIXELS
+from segrefine.runtime.files.output import save_cutout
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
+from segrefine.storage import output_errors
 
 Read = tuple[Pixels, Reading]
+CUTOUTS = "cutouts"
+"""The folder of the output that has the objects as RGBA pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,9 @@ class Job:
         crop: whether small objects are refined in a crop around them.
         reading: how the data set is read, where its files do not say so themselves.
         notation: of the data set; None to find out.
+        growing: whether files are still coming: the data set is opened again for each image.
+        max_megapixels: largest size of an image that is read.
+        cutout: whether the objects are also written as RGBA pictures, to the folder `cutouts`.
     """
 
     source: Path
@@ -53,6 +64,9 @@ class Job:
     crop: bool = True
     reading: ReadingOptions = field(default_factory=ReadingOptions)
     notation: type[Notation] | None = None
+    growing: bool = False
+    cutout: bool = False
+    max_megapixels: float = MEGAPIXELS
 
     def with_threads(self, threads: int) -> Job:
         """The same with so many threads in each process."""
@@ -87,10 +101,11 @@ class Job:
 def serve(job: Job, pipe: Connection) -> None:
     """Refines the items that come through the pipe, and sends an `Entry` for each, in order, until it is killed.
 
-    The next item is read while the one before is refined. An error of an item is its entry, and no error of the run.
+    The next item is read while the previous one is refined. An error of an item is its entry, and no error of the run.
     Sent first: None once the engines are open, or the error why they are not.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # --max-megapixels has the say on sizes
     if os.name == "nt":  # elsewhere the parent has blocked it, see `_uninterrupted`
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -105,7 +120,9 @@ def serve(job: Job, pipe: Connection) -> None:
         while True:
             while not waiting or pipe.poll():
                 item = pipe.recv()
-                waiting.append((item, reader.submit(read_item, dataset, item)))
+                if job.growing:
+                    dataset = job.open_dataset()
+                waiting.append((item, reader.submit(read_item, job, dataset, item)))
             pipe.send(attempt(job, dataset, refiner, *waiting.popleft(), finder))
 
 
@@ -117,9 +134,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def read_item(dataset: Notation, item: Item) -> Read:
+def read_item(job: Job, dataset: Notation, item: Item) -> Read:
     """The image of an item and its masks; raises what is wrong with them."""
-    image = read_image(item)
+    image = read_image(item, job.max_megapixels)
     return image, select_masks(dataset.read(item, image), item)
 
 
@@ -137,6 +154,8 @@ def attempt(
             masks = [(each.label, each.mask) for each in reading.masks]
             results = refiner(image, masks, seed=job.seed, crop=job.crop, guard=job.guard)
         refined = {each.key: result for each, result in zip(reading.masks, results, strict=True)}
+        if job.cutout:  # first, since an image is done once its masks are there
+            _write_cutout(job.output / CUTOUTS / f"{item.name}.png", image, results)
         dataset.write(item, refined, (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands
         hint = error.hint if isinstance(error, SegrefineError) else None
@@ -151,6 +170,15 @@ def attempt(
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
         judged=tuple(_judgements(reading.masks, results)) if job.guard else (),
     )  # fmt: skip
+
+
+def _write_cutout(file: Path, image: Pixels, results: Sequence[Refinement]) -> None:
+    """Write the objects of an image on a transparent background; nothing where there is no object."""
+    if not results:
+        return
+    with output_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    save_cutout(file, image, [each.probability for each in results])
 
 
 def _judgements(masks: Sequence[LabelledMask], results: Sequence[Refinement]) -> Iterator[Judgement]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from segrefine.cli.console import FAILED, Console, describe_guard, with_console
+from segrefine.cli.inputs import max_megapixels_option
 from segrefine.cli.options import (
     Model,
     SettingsChoice,
@@ -20,8 +20,8 @@ from segrefine.cli.options import (
     model_options,
     settings_options,
 )
-from segrefine.cli.outputs import check_output_folder
-from segrefine.cli.reading import reading_options
+from segrefine.cli.outputs import check_output_folder, cutout_flag
+from segrefine.cli.reading import batch_reading_options
 from segrefine.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -56,12 +56,9 @@ _UNREFINED = {
 @guard_option
 @crop_option
 @settings_options
-@reading_options
-@click.option(
-    "--zero-shot",
-    is_flag=True,
-    help="Find the classes of --classes by name in a folder of images alone, then refine them.",
-)
+@batch_reading_options
+@cutout_flag
+@max_megapixels_option
 @click.option(
     "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
     help="Refine on the Ray cluster at ADDRESS; local starts one here.  [default: RAY_ADDRESS, or the one here]",
@@ -75,8 +72,8 @@ _UNREFINED = {
 @with_console
 def batch(
     console: Console, source: Path, output: Path, images: Path | None, workers: int | None, resume: bool, seed: int,
-    guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, zero_shot: bool, address: str | None,
-    gpus: float | None, model: Model,
+    guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, cutout: bool, max_megapixels: float,
+    address: str | None, gpus: float | None, model: Model,
 ) -> None:  # fmt: skip
     """Refine all masks of a data set, and write them to the folder OUTPUT in the same notation.
 
@@ -97,7 +94,8 @@ def batch(
     _check(source, output, images, address, gpus)
     job = Job(
         source=source.absolute(), images=images and images.absolute(), output=output.absolute(),
-        setup=model.setup(choice), seed=seed, guard=guard, crop=crop, reading=replace(reading, zero_shot=zero_shot),
+        setup=model.setup(choice), seed=seed, guard=guard, crop=crop, reading=reading, cutout=cutout,
+        max_megapixels=max_megapixels,
     )  # fmt: skip
     if lack := model.describe_lack():
         console.warn(lack)

@@ -17,7 +17,8 @@ from segrefine.errors import EngineWarning, SegrefineError
 
 USAGE, INTERRUPTED = 2, 130
 COMMANDS = {
-    "refine": "refine", "segment": "segment", "batch": "batch", "eval": "evaluate", "sweep": "sweep", "tune": "tune",
+    "refine": "refine", "segment": "segment", "batch": "batch", "watch": "watch",
+    "eval": "evaluate", "sweep": "sweep", "tune": "tune",
     "demo": "demo", "samples": "samples", "train": "train", "export": "export", "build-engine": "build_engine",
     "inspect": "inspect", "parity": "parity", "doctor": "doctor", "serve": "serve", "export-triton": "export_triton",
 }  # fmt: skip
@@ -79,7 +80,7 @@ def _warnings_on(console: Console) -> Iterator[None]:
         def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, EngineWarning):
                 console.warn(str(message))
-            else:
+            elif category.__name__ != "DecompressionBombWarning":  # --max-megapixels has the say on sizes
                 show(message, category, *where, **more)
 
         warnings.showwarning = tell

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from segrefine.cli.console import Console
 from segrefine.cli.outputs import STREAM
 from segrefine.errors import ImageError
@@ -15,8 +17,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read_picture(console: Console, picture: Path) -> NDArray[np.uint8]:
-    """The picture of a path or, for `-`, of stdin: RGB, uint8 (H, W, 3). Warns if its EXIF orientation turns it.
+max_megapixels_option = click.option(
+    "--max-megapixels",
+    metavar="N",
+    type=click.FloatRange(min=0, max=178, min_open=True),
+    default=40.0,
+    show_default=True,
+    help="Largest image that is read, in millions of pixels; up to 178. Memory grows with it.",
+)
+
+
+def read_picture(console: Console, picture: Path, max_megapixels: float) -> NDArray[np.uint8]:
+    """Read the picture of a path or, for `-`, of stdin: RGB, uint8 (H, W, 3). Warn if its EXIF orientation turns it.
+
+    Args:
+        console: takes the warning.
+        picture: the path.
+        max_megapixels: largest size that is read.
 
     Raises:
         ImageError: it cannot be read.
@@ -25,7 +42,7 @@ def read_picture(console: Console, picture: Path) -> NDArray[np.uint8]:
 
     source = sys.stdin.buffer.read() if picture == STREAM else picture
     try:
-        pixels = load_image(source)
+        pixels = load_image(source, max_megapixels=max_megapixels)
     except ImageError as error:
         raise error.about("stdin" if picture == STREAM else None) from error
     if turn := describe_turn(read_bytes(source)):

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from segrefine.errors import OutputError
+from segrefine.picture_formats import list_suffixes
 
 STREAM = Path("-")
 _PARTS = ("images", "masks", "truth")
@@ -28,6 +29,19 @@ class PictureFile(click.ParamType):  # type: ignore[type-arg]  # click takes no 
         if path.suffix.lower() not in self.suffixes and not (self.stream and path == STREAM):
             self.fail(f"expected a name that ends in {' or '.join(self.suffixes)}, got {str(path)!r}", param, ctx)
         return path
+
+
+cutout_flag = click.option(
+    "--cutout", is_flag=True, help="Also write each image's objects on a transparent background, to OUTPUT/cutouts."
+)
+
+
+cutout_option = click.option(
+    "--cutout",
+    metavar="FILE",
+    type=PictureFile(*list_suffixes("opacity")),
+    help="Also write the objects on a transparent background: .png, .tif or .webp with the soft mask as opacity.",
+)
 
 
 def check_outputs(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> None:

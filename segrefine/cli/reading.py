@@ -38,7 +38,18 @@ _COARSE = click.option(
     "--coarse", metavar="PATH",
     help="Coarse masks to refine in place of a benchmark's own: a folder of masks by image name, or predictions.json.",
 )  # fmt: skip
-_BOXES = click.option("--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box.")
+_ZERO_SHOT = click.option(
+    "--zero-shot",
+    is_flag=True,
+    help="Find the classes of --classes by name in a folder of images alone, then refine them.",
+)
+_REFINING = {
+    "coarse": _COARSE,
+    "boxes": click.option(
+        "--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box."
+    ),
+    "label": click.option("--label", metavar="TEXT", help="Label of every mask, unless labels.json names another."),
+}
 
 
 def comparing_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,7 +59,17 @@ def comparing_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of reading masks to refine, and an argument `reading` for them."""
-    return _add(command, _OPTIONS | {"coarse": _COARSE, "boxes": _BOXES})
+    return _add(command, _OPTIONS | _REFINING)
+
+
+def batch_reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of reading masks to refine, or of finding them, and an argument `reading`."""
+    return _add(command, _OPTIONS | _REFINING | {"zero_shot": _ZERO_SHOT})
+
+
+def watching_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of reading a folder that is watched, and an argument `reading` for them."""
+    return _add(command, {"classes": _OPTIONS["classes"], "label": _REFINING["label"], "zero_shot": _ZERO_SHOT})
 
 
 def _add(command: Callable[..., None], options: dict[str, Any]) -> Callable[..., None]:

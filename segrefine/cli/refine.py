@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
-from segrefine.cli.inputs import read_picture
+from segrefine.cli.inputs import max_megapixels_option, read_picture
 from segrefine.cli.marks import MarkOptions, mark_options
 from segrefine.cli.options import (
     Model,
@@ -22,7 +22,8 @@ from segrefine.cli.options import (
     model_options,
     settings_options,
 )
-from segrefine.cli.outputs import STREAM, PictureFile, check_outputs
+from segrefine.cli.outputs import STREAM, PictureFile, check_outputs, cutout_option
+from segrefine.picture_formats import list_suffixes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,18 +41,21 @@ class RefineOutputs:
     mask: Path
     probability: Path | None
     overlay: Path | None
+    cutout: Path | None
     trace: Path | None
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """What is written to the disk, and where."""
-        for name in ("mask", "probability", "overlay", "trace"):
+        for name in ("mask", "probability", "overlay", "cutout", "trace"):
             if (path := getattr(self, name)) not in (None, STREAM):
                 yield name, path
 
     def write(self, image: NDArray[np.uint8], results: Sequence[Refinement], refiner: Refiner) -> None:
         """Write the files, each as a whole: of one mask, or of several as a label map."""
-        from segrefine.runtime.files.output import save_image, save_label_map, save_mask, save_probability
+        from segrefine.runtime.files.output import save_cutout, save_image, save_label_map, save_mask, save_probability
 
+        if self.cutout:
+            save_cutout(self.cutout, image, [each.probability for each in results])
         if self.trace or self.overlay:
             from segrefine.runtime.drawing.pictures import overlay, overlay_labels, trace_sheet
         if len(results) > 1:
@@ -86,23 +90,28 @@ class RefineOutputs:
 @click.option(
     "-o",
     "--output",
-    metavar="PNG",
-    type=PictureFile(".png", stream=True),
+    metavar="FILE",
+    type=PictureFile(*list_suffixes(), stream=True),
     default="refined.png",
     show_default=True,
-    help="Refined mask of 0 and 255; - is stdout. For several masks a label map, 1 is the first.",
+    help="Refined mask of 0 and 255: .png, .tif, .webp or .bmp; - is stdout. For several masks a label map.",
 )
 @click.option(
     "--probability",
-    metavar="PNG|NPY",
-    type=PictureFile(".png", ".npy"),
-    help="Also write the probability: PNG of 16 bits, or float32 .npy.",
+    metavar="FILE",
+    type=PictureFile(*list_suffixes("16 bits"), ".npy"),
+    help="Also write the probability: .png or .tif of 16 bits, or float32 .npy.",
 )
 @click.option(
-    "--overlay", metavar="PNG", type=PictureFile(".png"), help="Also write the image with the mask drawn on it."
+    "--overlay",
+    metavar="FILE",
+    type=PictureFile(*list_suffixes()),
+    help="Also write the image with the mask drawn on it.",
 )
-@click.option("--trace", metavar="PNG", type=PictureFile(".png"), help="Also write a sheet of every round.")
+@cutout_option
+@click.option("--trace", metavar="FILE", type=PictureFile(*list_suffixes()), help="Also write a sheet of every round.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
+@max_megapixels_option
 @guard_option
 @crop_option
 @settings_options
@@ -111,9 +120,8 @@ class RefineOutputs:
 @with_console
 def refine(
     console: Console, image: Path, masks: tuple[Path, ...], labels: tuple[str, ...], output: Path,
-    probability: Path | None,
-    overlay: Path | None, trace: Path | None, seed: int, guard: bool, crop: bool, choice: SettingsChoice,
-    marks: MarkOptions, model: Model,
+    probability: Path | None, overlay: Path | None, cutout: Path | None, trace: Path | None, seed: int,
+    max_megapixels: float, guard: bool, crop: bool, choice: SettingsChoice, marks: MarkOptions, model: Model,
 ) -> None:  # fmt: skip
     """Refine the coarse MASK of IMAGE, or a mask made of boxes, points or strokes.
 
@@ -123,7 +131,7 @@ def refine(
     --box, --point and --scribble replace MASK. Everything outside of all boxes is background. Strokes and points stay
     as they are drawn, and the rest is found.
     """
-    outputs = RefineOutputs(mask=output, probability=probability, overlay=overlay, trace=trace)
+    outputs = RefineOutputs(mask=output, probability=probability, overlay=overlay, cutout=cutout, trace=trace)
     if console.json and output == STREAM:
         raise click.UsageError("--json and -o - both want stdout")
     _check_masks(masks, labels, marks, outputs)
@@ -133,7 +141,7 @@ def refine(
         "the mask to refine" if len(masks) == 1 else f"mask {n} to refine": path for n, path in enumerate(masks, 1)
     }
     check_outputs(options, {name: path for name, path in inputs.items() if path})
-    pixels = read_picture(console, image)
+    pixels = read_picture(console, image, max_megapixels)
     given = list(zip(labels, _read_coarse(pixels, masks, marks), strict=True))
     started = time.perf_counter()
     with model.open(choice) as refiner:
@@ -176,6 +184,8 @@ def _check_masks(masks: Sequence[Path], labels: Sequence[str], marks: MarkOption
     single = {"--probability": outputs.probability, "--trace": outputs.trace, "-o -": outputs.mask == STREAM}
     if len(masks) > 1 and (given := [name for name, value in single.items() if value]):
         raise click.UsageError(f"{given[0]} is for one mask; refine each MASK alone for it")
+    if len(masks) > 1 and outputs.mask.suffix.lower() not in (able := list_suffixes("palette")):
+        raise click.UsageError(f"--output is a label map here: expected a name that ends in {', '.join(able)}")
 
 
 def _read_coarse(

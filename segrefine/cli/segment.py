@@ -13,7 +13,7 @@ import click
 
 from segrefine.cli.asked import Asked, find_spans
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.inputs import read_picture
+from segrefine.cli.inputs import max_megapixels_option, read_picture
 from segrefine.cli.options import (
     BundleFolder,
     Model,
@@ -22,8 +22,9 @@ from segrefine.cli.options import (
     model_options,
     settings_options,
 )
-from segrefine.cli.outputs import PictureFile
+from segrefine.cli.outputs import PictureFile, cutout_option
 from segrefine.cli.segment_outputs import SegmentOutputs
+from segrefine.picture_formats import list_suffixes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,12 +53,16 @@ SPREAD_SAMPLES = 4
     "map of the classes that are there.",
 )
 @click.option(
-    "-o", "--output", metavar="PNG", type=PictureFile(".png"), default="segments.png", show_default=True,
-    help="Label map: a palette picture with phrase 1, 2, …; 0 is none of them.",
+    "-o", "--output", metavar="FILE", type=PictureFile(*list_suffixes("palette")), default="segments.png",
+    show_default=True,
+    help="Label map: a palette picture with phrase 1, 2, …; 0 is none of them. Takes .png, .tif, .bmp.",
 )  # fmt: skip
-@click.option("--overlay", metavar="PNG", type=PictureFile(".png"), help="Also write the image under the label map.")
 @click.option(
-    "--sheet", metavar="PNG", type=PictureFile(".png"),
+    "--overlay", metavar="FILE", type=PictureFile(*list_suffixes()), help="Also write the image under the label map."
+)
+@cutout_option
+@click.option(
+    "--sheet", metavar="FILE", type=PictureFile(*list_suffixes()),
     help="Also write a sheet with mask, probability and uncertainty of every phrase.",
 )  # fmt: skip
 @click.option(
@@ -75,6 +80,7 @@ SPREAD_SAMPLES = 4
 @click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
 @settings_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
+@max_megapixels_option
 @click.option(
     "--zero-shot",
     is_flag=True,
@@ -95,8 +101,9 @@ SPREAD_SAMPLES = 4
 @with_console
 def segment(
     console: Console, /, image: Path, phrases: tuple[str, ...], caption: str | None, classes: str | None, output: Path,
-    overlay: Path | None, sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int, zero_shot: bool,
-    refine: bool | None, refine_bundle: Path | None, model: Model, choice: SettingsChoice, **sampling: Any,
+    overlay: Path | None, cutout: Path | None, sheet: Path | None, maps: Path | None, uncertainty: bool, seed: int,
+    max_megapixels: float, zero_shot: bool, refine: bool | None, refine_bundle: Path | None, model: Model,
+    choice: SettingsChoice, **sampling: Any,
 ) -> None:  # fmt: skip
     """Segment the objects in IMAGE that each PHRASE names.
 
@@ -108,9 +115,11 @@ def segment(
     refine = zero_shot if refine is None else refine
     sampling = {name: value for name, value in sampling.items() if value is not None}
     _check_options(zero_shot, refine, refine_bundle, uncertainty, sampling)
-    outputs = SegmentOutputs(labels=output, overlay=overlay, sheet=sheet, maps=maps, uncertainty=uncertainty)
+    outputs = SegmentOutputs(
+        labels=output, overlay=overlay, cutout=cutout, sheet=sheet, maps=maps, uncertainty=uncertainty
+    )
     outputs.check(image, texts)
-    pixels = read_picture(console, image)
+    pixels = read_picture(console, image, max_megapixels)
     started = time.perf_counter()
     with _open(model, choice, zero_shot) as segmenter:
         settings = segmenter.settings

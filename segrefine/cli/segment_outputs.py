@@ -27,6 +27,7 @@ class SegmentOutputs:
 
     labels: Path
     overlay: Path | None
+    cutout: Path | None
     sheet: Path | None
     maps: Path | None
     uncertainty: bool
@@ -44,7 +45,8 @@ class SegmentOutputs:
         """
         if self.uncertainty and not self.maps:
             raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
-        named = {"--output": self.labels, "--overlay": self.overlay, "--sheet": self.sheet, "--maps": self.maps}
+        named = {"--output": self.labels, "--overlay": self.overlay, "--cutout": self.cutout,
+                 "--sheet": self.sheet, "--maps": self.maps}  # fmt: skip
         named |= {f"--maps, with its {path.name}:": path for path in self._list_maps(phrases) if path.parent.is_dir()}
         check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
 
@@ -82,7 +84,7 @@ class SegmentOutputs:
         import numpy as np
 
         from segrefine.runtime.drawing.pictures import overlay_labels, segment_sheet
-        from segrefine.runtime.files.output import save_image, save_label_map
+        from segrefine.runtime.files.output import save_cutout, save_image, save_label_map
         from segrefine.storage import output_errors
 
         labels = np.array([nothing, *numbers], np.uint16)[result.label_map()]
@@ -91,6 +93,9 @@ class SegmentOutputs:
         if self.overlay:
             written["overlay"] = str(self.overlay)
             save_image(self.overlay, overlay_labels(image, labels))
+        if self.cutout:
+            written["cutout"] = str(self.cutout)
+            save_cutout(self.cutout, image, [each.probability for each in result.segments])
         if self.sheet:
             written["sheet"] = str(self.sheet)
             rows = [(image, each, f"confidence {each.confidence:.2f}") for each in result.segments]

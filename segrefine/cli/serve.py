@@ -74,7 +74,7 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 @click.option("--max-body-mib", type=float, default=64.0, show_default=True, help="Largest body of a request.")
 @click.option("--max-maps-mib", type=float, default=256.0, show_default=True,
               help="Largest maps of an answer, before compression.")  # fmt: skip
-@click.option("--max-megapixels", type=float, default=40.0, show_default=True, help="Largest image.")
+@click.option("--max-megapixels", type=float, default=40.0, show_default=True, help="Largest image; up to 178.")
 @click.option("--memory-mib", type=click.FloatRange(0), default=256.0, show_default=True,
               help="Memory of each model for images of earlier requests; 0 keeps nothing.")  # fmt: skip
 @click.option("--memory-seconds", type=click.FloatRange(0), default=600.0, show_default=True,

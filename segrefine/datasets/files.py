@@ -59,7 +59,7 @@ class MaskFiles(Notation):
         Raises:
             MaskError: there is none.
         """
-        items = list(self._list_items())
+        items = list(self.find_items())
         if not items:
             hint = f"of {', '.join(sorted(IMAGE_SUFFIXES))}; folders in it that are links are not entered"
             raise MaskError(f"there is no image in {self._images}", hint=hint)
@@ -70,7 +70,8 @@ class MaskFiles(Notation):
         assert self.place.images is not None  # whoever refines has found it
         return self.place.images
 
-    def _list_items(self) -> Iterator[Item]:
+    def find_items(self) -> Iterator[Item]:
+        """Find the images below the folder of images, if any, each with its masks, if any."""
         if self.place.benchmark is not None:
             yield from self._list_split(self.place.benchmark)
             return
@@ -102,6 +103,11 @@ class MaskFiles(Notation):
             folder = self.place.masks.name
             masks, problem = (), (f"{folder}/{' and '.join(twice)} have one name, and are both of {image}", _RENAME)
         return Item(name=name, root=self._images, image=image, masks=masks, problem=problem)
+
+    def files_of(self, item: Item) -> list[Path]:
+        """The files that an item is read from: the image, its masks, and the JSON of labels."""
+        masks = [self.place.masks / file for file in item.masks]
+        return [item.root / item.image, *masks, *filter(None, [self.place.labels])]
 
     def _find(self, stem: str, suffixes: Iterable[str]) -> list[str]:
         folder, found = os.path.join(self.place.masks, ""), list[str]()  # Path takes longer than to look

@@ -56,6 +56,10 @@ class ImagesAlone(MaskFiles):
             target.parent.mkdir(parents=True, exist_ok=True)
         save_label_map(target, labels)
 
+    def files_of(self, item: Item) -> list[Path]:
+        """The image alone: its masks are yet to be written."""
+        return [item.root / item.image]
+
     def read_files(self, item: Item, files: Mapping[str, Path], image: Pixels | None) -> Parts:
         """Read no masks; see `read`."""
         return self.read(item, image)

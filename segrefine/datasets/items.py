@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.files.image import describe_turn, load_image, read_bytes
+from segrefine.runtime.files.image import MEGAPIXELS, describe_turn, load_image, read_bytes
 from segrefine.runtime.files.mask import CoarseMask
 
 Floats = NDArray[np.float32]
@@ -95,8 +95,12 @@ class PassedOver:
     not_taken: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def read_image(item: Item) -> NDArray[np.uint8]:
+def read_image(item: Item, max_megapixels: float = MEGAPIXELS) -> NDArray[np.uint8]:
     """The image of an item, uint8 (H, W, 3).
+
+    Args:
+        item: the item.
+        max_megapixels: largest size that is read.
 
     Raises:
         ImageError: it cannot be read, or lies outside of its folder.
@@ -104,7 +108,7 @@ def read_image(item: Item) -> NDArray[np.uint8]:
     """
     if item.problem:
         raise MaskError(item.problem[0], hint=item.problem[1])
-    image = load_image(inside(item.root, item.image))
+    image = load_image(inside(item.root, item.image), max_megapixels=max_megapixels)
     for side, stated, found in zip(("height", "width"), item.stated, image.shape, strict=False):
         if stated is not None and whole_number(stated) is None:
             raise MaskError(

@@ -40,6 +40,7 @@ class ReadingOptions:
         zero_shot: whether there are no masks: phrases, or the names of the classes, say what to look for.
         split: part of a benchmark that is read, or a file that lists its images; None for the validation part.
         coarse: folder or file of the masks that are refined in place of a benchmark's own.
+        label: what every mask of one object shows, where no file says it of that mask.
 
     Raises:
         SettingsError: the background rule is none.
@@ -54,6 +55,7 @@ class ReadingOptions:
     zero_shot: bool = False
     split: str | None = None
     coarse: str | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if self.background is not None:

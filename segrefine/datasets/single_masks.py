@@ -23,11 +23,12 @@ class SingleMasks(MaskFiles):
     title = "mask"
     described = "a mask for each image"
     names_classes = False
+    options = ("label",)
 
     @classmethod
     def detect(cls, place: Place) -> bool:
         """Whether somebody says what each mask shows."""
-        return place.labels is not None
+        return place.labels is not None or place.options.label is not None
 
     @cached_property
     def _labels(self) -> dict[str, Any]:
@@ -47,10 +48,10 @@ class SingleMasks(MaskFiles):
         size = image.shape[0], image.shape[1]
         check_size(mask.shape, size, file)
         check_mask(mask, size)
-        label = self._labels.get(item.name)
+        label = self._labels.get(item.name, self.place.options.label)
         if not isinstance(label, str):
             message = f"{LABELS} does not say what the mask of {item.name} shows"
-            raise MaskError(message, hint='such as {"photo": "fox"}')
+            raise MaskError(message, hint='add it, such as {"photo": "fox"}; or give --label for all masks')
         return Parts(size=size, masks={"": mask}, labels={"": label})
 
     def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:

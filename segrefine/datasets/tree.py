@@ -8,6 +8,7 @@ from pathlib import Path
 
 IMAGE_SUFFIXES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm",
+    ".avif", ".heic", ".heif",
 }  # fmt: skip
 """Of the formats that `segrefine.runtime.files.image` reads."""
 

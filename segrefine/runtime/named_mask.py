@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import MaskError
-from segrefine.runtime.files.output import save_mask, save_probability
+from segrefine.runtime.files.image import ImageLike, as_image
+from segrefine.runtime.files.mask import check_mask_size
+from segrefine.runtime.files.output import cut_out, save_mask, save_probability
 from segrefine.runtime.files.rle import encode_rle
 
 
@@ -59,6 +61,21 @@ class NamedMask:
     def to_pil(self: HasMask) -> Image.Image:
         """The mask as a grey picture of 0 and 255."""
         return Image.fromarray(self.mask.astype(np.uint8) * 255)
+
+    def cut_out(self: HasMask, image: ImageLike) -> Image.Image:
+        """The object on a transparent background, RGBA: its probability, or else its mask, is the opacity.
+
+        Args:
+            image: the picture that the mask is of, as `as_image` takes it.
+
+        Raises:
+            ImageError: the image cannot be read.
+            MaskError: it has another size than the mask.
+        """
+        pixels, mask = as_image(image), self.mask
+        check_mask_size(mask, (pixels.shape[0], pixels.shape[1]))
+        probability = self.probability
+        return Image.fromarray(cut_out(pixels, [mask.astype(np.float32) if probability is None else probability]))
 
     def save(self: HasMask, file: str | Path, *, soft: bool = False) -> None:
         """Write the mask as a PNG of 0 and 255.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.runtime.drawing.pictures import overlay, overlay_labels
+from segrefine.runtime.files.output import cut_out
 from segrefine.runtime.imaging.grid import cut_filling
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.refinement import Refinement, Round, label_map
@@ -54,6 +55,8 @@ def refine_answer(image: Pixels, results: Sequence[Refinement], decode: Decode, 
     values |= {"size": [image.shape[1], image.shape[0]], "warnings": warnings}
     if "overlay" in asked.maps:
         values["overlay"] = picture_value(overlay_labels(image, labels) if several else overlay(image, results[0].mask))
+    if "cutout" in asked.maps:
+        values["cutout"] = picture_value(cut_out(image, [each.probability for each in results]))
     if "label_map" in asked.maps:
         values["label_map"] = label_map_value(labels)
     return Answer(values=values, picture=None, seconds={**seconds, "write": time.perf_counter() - began})
@@ -115,6 +118,8 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
         "segments": entries,
         "warnings": [_nothing_taken(each["phrase"]) for each in entries if not each["area"]],
     }
+    if "cutout" in asked.maps:
+        values["cutout"] = picture_value(cut_out(image, [each.probability for each in result.segments]))
     if {"label_map", "overlay"} & set(asked.maps):
         labels, _ = _labels(result, work)
         if "label_map" in asked.maps:

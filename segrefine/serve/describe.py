@@ -17,7 +17,7 @@ OPENAPI: dict[str, Any] = {
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _PICTURES = {
-    "image": f"{', '.join(FORMATS)}.",
+    "image": f"{', '.join(FORMATS)}; AVIF and HEIC where Pillow reads them.",
     "mask": "As large as the image, in any format: white or an index above 0 is the object, transparent is background; "
     "or .npy of probabilities. Repeat it for several labels.",
     "scribble": "Instead of a mask: strokes, white on the object, black on background, the rest grey or transparent.",

@@ -36,7 +36,7 @@ def label_map_png(labels: NDArray[np.integer[Any]]) -> bytes:
 
 
 def picture_value(pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    """A picture, uint8 (H, W, 3) or (H, W), as a JSON value."""
+    """A picture, uint8 (H, W, 3), (H, W, 4) or (H, W), as a JSON value."""
     return _encoded("png", png(pixels))
 
 

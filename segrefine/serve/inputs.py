@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.files.image import FORMATS, load_image
+from segrefine.runtime.files.image import MEGAPIXELS, formats_of, load_image
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters
@@ -42,10 +42,12 @@ class Pictures:
         masks: those of a refinement, one for each label; none where marks take their place.
         scribble: a file of strokes; None where there is none.
         size: (height, width) of the image as its header says, in pixels; an EXIF orientation may yet turn it.
+        max_megapixels: largest size that the service reads.
     """
 
     image: bytes
     size: tuple[int, int]
+    max_megapixels: float = MEGAPIXELS
     masks: tuple[bytes, ...] = ()
     scribble: bytes | None = None
 
@@ -84,8 +86,9 @@ def read_inputs(form: Form, kind: type[ParametersT], limits: Limits) -> tuple[Pi
                 sizes.append(_check_size(content, limits))
     _check_maps(parameters.pixel_bytes() * math.prod(sizes[0]), limits)
     pictures = Pictures(
-        image=files["image"][0], size=sizes[0], masks=tuple(masks), scribble=scribble[0] if scribble else None
-    )
+        image=files["image"][0], size=sizes[0], max_megapixels=limits.max_megapixels, masks=tuple(masks),
+        scribble=scribble[0] if scribble else None,
+    )  # fmt: skip
     return pictures, parameters
 
 
@@ -220,12 +223,12 @@ def _check_size(content: bytes, limits: Limits) -> tuple[int, int]:
     if content.startswith(b"\x93NUMPY"):
         return 0, 0
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=formats_of(content)) as picture:
             width, height = picture.size
     except Image.DecompressionBombError as error:
         raise _too_large(limits, str(error)) from None
     except Exception:  # Pillow's readers fail in many ways; the one reader of pictures says how
-        image = load_image(content)
+        image = load_image(content, max_megapixels=limits.max_megapixels)
         height, width = image.shape[:2]
     if width * height > limits.max_megapixels * 1e6:
         raise _too_large(limits, f"{width}×{height} pixels")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from segrefine.errors import SettingsError
-from segrefine.runtime.files.image import MEGAPIXELS
+from segrefine.runtime.files.image import MEGAPIXELS, MOST_MEGAPIXELS
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ class Limits:
         drain_timeout: seconds that accepted requests have to end, once the service was told to stop.
         max_body_mib: size of a request's body, in MiB.
         max_maps_mib: size of the maps of an answer, before they are compressed, in MiB.
-        max_megapixels: size of an image, in millions of pixels, at most what `load_image` takes.
+        max_megapixels: size of an image, in millions of pixels, up to `MOST_MEGAPIXELS`.
     """
 
     queue: int = 16
@@ -43,7 +43,7 @@ class Limits:
             if getattr(self, name) < fewest:
                 raise SettingsError(subject=name, expected=f"{fewest} or more", got=getattr(self, name))
         for name in ("timeout", "body_timeout", "drain_timeout", "max_body_mib", "max_maps_mib", "max_megapixels"):
-            value, most = getattr(self, name), MEGAPIXELS if name == "max_megapixels" else math.inf
+            value, most = getattr(self, name), MOST_MEGAPIXELS if name == "max_megapixels" else math.inf
             if not (0 < value <= most and math.isfinite(value)):
                 most_text = f" up to {most}" if most < math.inf else ""
                 raise SettingsError(subject=name, expected=f"a number above 0{most_text}", got=f"{value:g}")

@@ -177,7 +177,7 @@ class SegmentModel(PhraseModel[Segmenter]):
         images: dict[bytes, NDArray[np.uint8] | Exception] = {}
         for work in works:
             if (content := work.pictures.image) not in images:
-                images[content] = attempt(load_picture, content)
+                images[content] = attempt(load_picture, work.pictures)
         read = time.perf_counter() - began
         answers: dict[Work, Answer | Exception] = {}
         asked: dict[Work, PhraseRequest] = {}
@@ -238,7 +238,7 @@ def read_pictures(
         ImageError: a picture cannot be read.
         MaskError: a mask is none, or does not fit the image.
     """
-    image = load_picture(pictures.image)
+    image = load_picture(pictures)
     return image, _read_coarse(image, pictures, parameters)
 
 
@@ -260,10 +260,10 @@ def _read_coarse(
     return coarse
 
 
-def load_picture(content: bytes) -> NDArray[np.uint8]:
-    """The image of a request, uint8 (H, W, 3); what is wrong with it is said of its field."""
+def load_picture(pictures: Pictures) -> NDArray[np.uint8]:
+    """The image of a request, uint8 (H, W, 3); errors name its field."""
     with telling_of("image"):
-        return load_image(content)
+        return load_image(pictures.image, max_megapixels=pictures.max_megapixels)
 
 
 def _phrase_request(work: Work, image: NDArray[np.uint8]) -> PhraseRequest:

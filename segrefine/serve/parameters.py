@@ -23,7 +23,7 @@ MOST_SAMPLES = 16
 MOST_STEPS = 100
 MOST_PASSES = 256
 """Of the UNet, in the refinement of one mask."""
-_BYTES = {"png": 2, "npy": 4, "overlay": 3, "label_map": 1, "rounds": 0}
+_BYTES = {"png": 2, "npy": 4, "overlay": 3, "cutout": 4, "label_map": 1, "rounds": 0}
 """Of a pixel: of soft maps by their format, of pictures by their name; those of rounds are small."""
 
 
@@ -154,8 +154,10 @@ class RefineParameters(Parameters):
     )
     guard: bool = Field(True, description="Undo changes that cannot be trusted.")
     crop: bool = Field(True, description="Refine an object under 1 % of the image in a crop around it.")
-    maps: list[Literal["probability", "paper_probability", "overlay", "rounds", "label_map"]] = Field(
-        [], description="What to give besides the mask. All but overlay and label_map come once for each mask."
+    maps: list[Literal["probability", "paper_probability", "overlay", "cutout", "rounds", "label_map"]] = Field(
+        [],
+        description="What to give besides the mask. Overlay, cutout (the objects on a transparent background) and "
+        "label_map come once, the others for each mask.",
     )
 
     def pixel_bytes(self) -> int:
@@ -177,7 +179,7 @@ class SegmentParameters(Parameters):
     guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the phrase; 1 is none.")
     image_guidance_scale: float | None = Field(None, ge=0, le=100, description="Guidance by the image; 1 is none.")
     edges: bool | None = Field(None, description="Whether borders are moved to the image's edges.")
-    maps: list[Literal["probability", "uncertainty", "label_map", "overlay"]] = Field(
+    maps: list[Literal["probability", "uncertainty", "label_map", "overlay", "cutout"]] = Field(
         [], description="What to give besides the masks; uncertainty takes two samples or more."
     )
 

@@ -50,7 +50,7 @@ class ZeroShotModel(PhraseModel[ZeroShotSegmenter]):
 
     def _segment(self, work: Work) -> Answer:
         began, asked = time.perf_counter(), cast(SegmentParameters, work.parameters)
-        image = load_picture(work.pictures.image)
+        image = load_picture(work.pictures)
         read = time.perf_counter() - began
         settings = cast(ZeroShotSettings, work.settings).for_refining()
         found = self.pipeline(image, asked.named(), settings=settings, seed=asked.seed, progress=work.tell)

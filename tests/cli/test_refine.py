@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from segrefine.assets import DEMO_LABELS, demo_bundle
+from segrefine.picture_formats import list_suffixes
+from segrefine.runtime.files.image import load_image
+from segrefine.runtime.files.mask import load_mask
 
 
 def variants(image: Image.Image) -> dict[str, tuple[Image.Image, dict]]:
@@ -225,3 +228,43 @@ def test_a_small_object_is_refined_in_a_crop(run, scene, tmp_path):
     assert np.asarray(Image.open(tmp_path / "out.png")).shape == (480, 640) and values["confidence"] is not None
     assert "a small object" in run(*words).stdout
     assert json.loads(run(*words, "--json", "--no-crop").stdout)["crop"] is None
+
+
+@pytest.mark.parametrize("suffix", list_suffixes())
+def test_masks_are_written_in_every_format(run, scene, tmp_path, suffix):
+    image, mask, label = scene
+    written = tmp_path / f"mask{suffix}"
+    result = run("refine", image, mask, "--label", label, "--preset", "fast", "-o", written,
+                 "--cutout", tmp_path / "cut.webp", "--probability", tmp_path / "soft.tif")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    soft = load_mask(tmp_path / "soft.tif", (128, 128))
+    np.testing.assert_array_equal(load_mask(written, (128, 128)), soft > 0.5)
+    cut = np.asarray(Image.open(tmp_path / "cut.webp"))
+    np.testing.assert_allclose(cut[..., 3] / 255, soft, atol=0.6 / 255)
+    seen = cut[..., 3] > 0
+    np.testing.assert_array_equal(cut[seen, :3], load_image(image)[seen])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-o", "mask.jpg"], "expected a name that ends in .png or .tif or .tiff or .webp or .bmp"),
+        (["--cutout", "cut.bmp"], "expected a name that ends in .png or .tif or .tiff or .webp"),
+        (["--probability", "soft.webp"], "expected a name that ends in .png or .tif or .tiff or .npy"),
+        (["--label", "tree", "MASK", "-o", "mask.webp"], "--output is a label map here: expected a name that ends in"),
+        (["--max-megapixels", "179"], "179"),
+    ],
+)  # fmt: skip
+def test_a_format_that_cannot_hold_the_result_is_refused_at_once(run, scene, tmp_path, monkeypatch, words, told):
+    image, mask, label = scene
+    monkeypatch.chdir(tmp_path)
+    words = [mask if word == "MASK" else word for word in words]
+    result = run("refine", image, mask, "--label", label, *words)
+    assert result.exit_code == 2 and told in result.stderr, result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_size_of_the_image_is_limited_as_the_option_says(run, fails, scene, tmp_path):
+    image, mask, label = scene
+    line = fails("refine", image, mask, "--label", label, "--max-megapixels", "0.01", "-o", tmp_path / "mask.png")
+    assert "at most 0.01 megapixels, got 128×128" in line

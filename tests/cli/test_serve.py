@@ -38,7 +38,7 @@ def test_two_bundles_of_one_name(run: Callable[..., Result], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *(("--timeout", "0"), ("--max-megapixels", "41"), ("--drain-timeout", "-1")),
+        *(("--timeout", "0"), ("--max-megapixels", "179"), ("--drain-timeout", "-1")),
         *(("--timeout", "nan"), ("--max-body-mib", "inf"), ("--max-megapixels", "nan")),
     ],
 )

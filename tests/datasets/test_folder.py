@@ -333,15 +333,15 @@ def test_why_there_is_no_mask(folder, kind, present, message, hint):
 
 
 def test_files_below_images_that_are_not_taken_are_told_by_reason(folder):
-    for name in ("b.heic", "sub/c.avif", "sub/d.HEIC", "notes", ".DS_Store", ".hidden/e.png", "sub/._a.png"):
+    for name in ("b.jxl", "sub/c.psd", "sub/d.JXL", "notes", ".DS_Store", ".hidden/e.png", "sub/._a.png"):
         (folder / "images" / name).parent.mkdir(exist_ok=True)
         (folder / "images" / name).touch()
     save(folder / "images/taken.png", np.zeros((*SIZE, 3), np.uint8)).rename(folder / "images/taken.jfif")
     dataset = open_data_set(folder)
     assert "taken" in [item.name for item in dataset.items]
     assert dataset.pass_over().not_taken == {
-        ".avif is not a format that is read": ["sub/c.avif"],
-        ".heic is not a format that is read": ["b.heic", "sub/d.HEIC"],
+        ".jxl is not a format that is read": ["b.jxl", "sub/d.JXL"],
+        ".psd is not a format that is read": ["sub/c.psd"],
         "hidden, with a dot in front of a name": [".DS_Store", ".hidden/e.png", "sub/._a.png"],
         "without a suffix": ["notes"],
     }

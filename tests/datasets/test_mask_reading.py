@@ -175,7 +175,7 @@ def test_a_batch_tells_which_images_are_turned_and_copies_what_has_nothing_to_re
     dataset = job.open_dataset()
     [item] = dataset.items
     read: Future[Read] = Future()
-    read.set_result(read_item(dataset, item))
+    read.set_result(read_item(job, dataset, item))
     entry = attempt(job, dataset, None, item, read)  # type: ignore[arg-type]  # nothing to refine takes no refiner
     assert (entry.status, entry.masks, entry.left) == ("done", 0, 1), entry
     turned = {1: [], 3: ["a: turned by 180°"], 6: ["a: turned by 90° to the right"]}

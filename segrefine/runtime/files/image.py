@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,14 @@ from segrefine.errors import ImageError, SegrefineError
 from segrefine.runtime.files.png_metadata import drop_metadata
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+PLUGIN_FORMATS = ("AVIF", "HEIF")
+"""Read where Pillow can: AVIF by itself or by `pillow-avif-plugin`, HEIC by `pillow-heif`."""
 ImageLike = ArrayLike | Path | Image.Image
 """A file's path or bytes, a PIL image, an array, or what has `__array__`: what `as_image` takes."""
 MEGAPIXELS = 40
+"""Size of an image, unless a caller allows more, in millions of pixels."""
+MOST_MEGAPIXELS = 178
+"""The most that a caller can allow. Pillow refuses larger pictures."""
 
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TURNS = {
@@ -33,20 +40,21 @@ _DECODER_ERRORS = (
 """What Pillow's decoders let through when a file is damaged."""
 
 
-def load_image(source: str | Path | bytes) -> NDArray[np.uint8]:
+def load_image(source: str | Path | bytes, *, max_megapixels: float = MEGAPIXELS) -> NDArray[np.uint8]:
     """The picture in `source` as RGB, uint8 (H, W, 3), turned as its EXIF orientation says.
 
     Grey, palette and CMYK pictures become RGB, 16-bit grey is scaled to 8 bits, and transparent parts show white.
     Colour profiles are not applied; of an animation the first frame counts.
 
     Args:
-        source: a file in one of `FORMATS`, or its bytes.
+        source: a file in one of `FORMATS` or `PLUGIN_FORMATS`, or its bytes.
+        max_megapixels: largest size that is read, up to `MOST_MEGAPIXELS`.
 
     Raises:
-        ImageError: `source` is missing, empty, a folder, damaged, of another format, or has more than `MEGAPIXELS`.
+        ImageError: `source` is missing, empty, a folder, damaged, of another format, or larger.
     """
     name = name_of(source)
-    image = open_image(read_bytes(source), name)
+    image = open_image(read_bytes(source), name, max_megapixels)
     try:
         return _to_rgb(image)
     except ValueError as error:
@@ -168,32 +176,35 @@ def read_bytes(source: str | Path | bytes) -> bytes:
     return encoded
 
 
-def open_image(encoded: bytes, name: str | None) -> Image.Image:
+def open_image(encoded: bytes, name: str | None, max_megapixels: float = MOST_MEGAPIXELS) -> Image.Image:
     """The decoded picture, in its file's own mode, turned as its EXIF orientation says.
 
     Args:
         encoded: the file.
         name: what errors call it; None where it has no name.
+        max_megapixels: largest size that is read. Masks have no limit of their own: they are as large as their image.
 
     Raises:
         ImageError: see `load_image`.
     """
     try:
         try:
-            return _decode(encoded)
+            return _decode(encoded, max_megapixels)
         except ValueError:  # which is also how Pillow refuses large metadata
             if (plain := drop_metadata(encoded)) is None:
                 raise
-            return _decode(plain)
+            return _decode(plain, max_megapixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
             "the picture is too large",
             subject=name,
-            expected=f"at most {MEGAPIXELS} megapixels",
+            expected=f"at most {min(max_megapixels, MOST_MEGAPIXELS):g} megapixels",
             got=error,
-            hint="scale it down",
+            hint=f"scale it down, or allow up to {MOST_MEGAPIXELS} by --max-megapixels",
         ) from error
     except UnidentifiedImageError as error:
+        if kind := _plugin_format(encoded):
+            raise _unread(kind, name) from error
         if encoded.startswith(_TIFF_MAGICS):
             hint = "save one, three or four channels of 8 or 16 bits, or one of 32-bit floats"
             raise ImageError("the file is a TIFF of a kind that is not read", subject=name, hint=hint) from error
@@ -203,9 +214,45 @@ def open_image(encoded: bytes, name: str | None) -> Image.Image:
         raise ImageError(f"the file is damaged: {error}", subject=name, hint="write or download it again") from error
 
 
-def _decode(encoded: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    if image.width * image.height > MEGAPIXELS * 1_000_000:
+def formats_of(encoded: bytes) -> tuple[str, ...]:
+    """The formats that a file may be in, as Pillow calls them; loads Pillow's plugin for HEIC where it is needed."""
+    if not is_iso_media(encoded):
+        return FORMATS
+    Image.init()
+    if "HEIF" not in Image.OPEN:
+        with suppress(ImportError):
+            import_module("pillow_heif").register_heif_opener()
+    if "AVIF" not in Image.OPEN:
+        with suppress(ImportError):
+            import_module("pillow_avif")
+    return tuple(name for name in PLUGIN_FORMATS if name in Image.OPEN)
+
+
+def is_iso_media(encoded: bytes) -> bool:
+    """Whether a file is in the container of HEIC and AVIF."""
+    return encoded[4:8] == b"ftyp"
+
+
+def _plugin_format(encoded: bytes) -> str | None:
+    """Which of `PLUGIN_FORMATS` a file is in; None for another one."""
+    brand = encoded[8:12].lower()
+    if not is_iso_media(encoded) or not brand.startswith((b"hei", b"hev", b"mif", b"msf", b"avi")):
+        return None
+    return "AVIF" if brand.startswith(b"avi") else "HEIF"
+
+
+def _unread(kind: str, name: str | None) -> ImageError:
+    """The error for a file in one of `PLUGIN_FORMATS` that Pillow does not open."""
+    shown, plugin = ("AVIF", "pillow-avif-plugin") if kind == "AVIF" else ("HEIC", "pillow-heif")
+    if kind in Image.OPEN:
+        return ImageError(f"the {shown} picture is damaged", subject=name, hint="write or download it again")
+    hint = f"pip install {plugin}; or convert it to PNG"
+    return ImageError(f"Pillow cannot read {shown} here", subject=name, hint=hint)
+
+
+def _decode(encoded: bytes, max_megapixels: float) -> Image.Image:
+    image = Image.open(io.BytesIO(encoded), formats=formats_of(encoded))
+    if image.width * image.height > max_megapixels * 1_000_000:
         raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
     turned = ImageOps.exif_transpose(image)
     # Pillow inverts every TIFF whose white is 0, except those of 16 bits
@@ -233,7 +280,7 @@ def describe_turn(encoded: bytes) -> str | None:
         encoded: the file.
     """
     try:
-        exif = Image.open(io.BytesIO(encoded), formats=FORMATS).getexif()
+        exif = Image.open(io.BytesIO(encoded), formats=formats_of(encoded)).getexif()
     except Exception:  # whoever reads the picture says what is wrong
         return None
     return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1))

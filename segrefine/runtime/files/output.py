@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import OutputError
+from segrefine.picture_formats import PICTURE_FORMATS, Content, list_suffixes
 from segrefine.storage import output_errors
+
+_CONTENT: dict[str, Content] = {"P": "palette", "I;16": "16 bits", "RGBA": "opacity"}
+"""What a picture in one of Pillow's modes needs of its format; other modes are plain."""
 
 
 def save_mask(file: str | Path, mask: NDArray[np.bool_]) -> None:
-    """Writes a binary mask, bool (H, W), as a PNG of 0 and 255.
+    """Write a binary mask, bool (H, W), as a picture of 0 and 255.
 
     Raises:
         OutputError: see `save_image`.
     """
-    _save_png(Path(file), mask.astype(np.uint8) * 255)
+    _save_picture(Path(file), mask.astype(np.uint8) * 255)
 
 
 def save_probability(file: str | Path, probability: NDArray[np.floating[Any]]) -> None:
-    """Writes a probability, float (H, W), as float32 where the name ends in `.npy`, else as a PNG of 16 bits.
+    """Write a probability, float (H, W), as float32 where the name ends in `.npy`, else as a picture of 16 bits.
 
     Values are clipped to [0, 1], past which rounding may have led them.
 
@@ -37,11 +42,11 @@ def save_probability(file: str | Path, probability: NDArray[np.floating[Any]]) -
     if _is_npy(file):
         _save_npy(Path(file), probability.astype(np.float32))
     else:
-        _save_png(Path(file), np.round(probability * 65535).astype(np.uint16))
+        _save_picture(Path(file), np.round(probability * 65535).astype(np.uint16))
 
 
 def save_label_map(file: str | Path, labels: NDArray[np.integer[Any]]) -> None:
-    """Writes a label map, whole numbers (H, W), 0 for none, as it is where the name ends in `.npy`, else as a PNG.
+    """Write a label map, whole numbers (H, W), 0 for none, as it is where the name ends in `.npy`, else as a picture.
 
     With up to 255 labels it is a palette picture in the colours of PASCAL VOC, else grey of 16 bits.
 
@@ -51,7 +56,7 @@ def save_label_map(file: str | Path, labels: NDArray[np.integer[Any]]) -> None:
     if _is_npy(file):
         _save_npy(Path(file), labels)
     else:
-        _save_png(Path(file), draw_label_map(labels))
+        _save_picture(Path(file), draw_label_map(labels))
 
 
 def draw_label_map(labels: NDArray[np.integer[Any]]) -> Image.Image:
@@ -75,12 +80,35 @@ def voc_colours(count: int) -> NDArray[np.uint8]:
 
 
 def save_image(file: str | Path, image: NDArray[np.uint8]) -> None:
-    """Writes an RGB picture, uint8 (H, W, 3), as a PNG.
+    """Write an RGB picture, uint8 (H, W, 3).
 
     Raises:
-        OutputError: the name does not end in `.png`, or the folder does not exist or cannot be written to.
+        OutputError: the name's ending is none of `PICTURE_FORMATS`, the format cannot hold the picture, or the folder
+            does not exist or cannot be written to.
     """
-    _save_png(Path(file), image)
+    _save_picture(Path(file), image)
+
+
+def save_cutout(file: str | Path, image: NDArray[np.uint8], probabilities: Sequence[NDArray[np.floating[Any]]]) -> None:
+    """Write an image, uint8 (H, W, 3), with soft masks of one object or several as its opacity, as RGBA.
+
+    Raises:
+        OutputError: see `save_image`.
+    """
+    _save_picture(Path(file), cut_out(image, probabilities))
+
+
+def cut_out(image: NDArray[np.uint8], probabilities: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.uint8]:
+    """The objects of an image on a transparent background, uint8 (H, W, 4).
+
+    Args:
+        image: uint8 (H, W, 3).
+        probabilities: float (H, W) in [0, 1] of each object. The highest is the opacity of a pixel.
+    """
+    opacity = np.zeros(image.shape[:2], np.float32)
+    for each in probabilities:
+        np.maximum(opacity, each, out=opacity)
+    return np.dstack([image, np.round(opacity.clip(0, 1) * 255).astype(np.uint8)])
 
 
 def _is_npy(file: str | Path) -> bool:
@@ -93,17 +121,24 @@ def _save_npy(file: Path, values: NDArray[Any]) -> None:
     write_whole(file, buffer.getvalue())
 
 
-def _save_png(file: Path, pixels: NDArray[Any] | Image.Image) -> None:
-    if file.suffix.lower() != ".png":
-        raise OutputError(expected="a name that ends in .png to write to", got=repr(str(file)), hint="such as mask.png")
-    buffer = io.BytesIO()
+def _save_picture(file: Path, pixels: NDArray[Any] | Image.Image) -> None:
     picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    picture.save(buffer, "PNG")
+    content, suffix = _CONTENT.get(picture.mode, "plain"), file.suffix.lower()
+    if suffix not in (able := list_suffixes(content)):
+        what = "" if content == "plain" else f" for a picture with {'a palette' if content == 'palette' else content}"
+        expected = f"a name that ends in {', '.join(able)}{what}"
+        raise OutputError(expected=expected, got=repr(str(file)), hint="such as mask.png")
+    chosen, buffer = PICTURE_FORMATS[suffix], io.BytesIO()
+    try:
+        picture.save(buffer, chosen.name, **chosen.options)
+    except (OSError, ValueError) as error:  # such as a WebP of more than 16383 pixels
+        message = f"cannot write {file} as {chosen.name}: {error}"
+        raise OutputError(message, hint="write it as .png or .tif") from error
     write_whole(file, buffer.getvalue())
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Writes under a temporary name and renames, so that `file` is never half there.
+    """Write under a temporary name and rename, so that `file` is never half there.
 
     Raises:
         OutputError: the folder does not exist, cannot be written to, or is full.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.errors import MaskError
-from segrefine.runtime.files.image import open_image
+from segrefine.runtime.files.image import is_iso_media, open_image
 
 NPY_MAGIC = b"\x93NUMPY"
 _WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -194,7 +194,7 @@ def _is_lossy(encoded: bytes) -> bool:
         return _tiff_tag(encoded, _COMPRESSION) in (6, 7)  # JPEG inside of a TIFF
     if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
         return b"VP8 " in _webp_chunks(encoded)
-    return encoded.startswith(b"\xff\xd8\xff")
+    return encoded.startswith(b"\xff\xd8\xff") or is_iso_media(encoded)
 
 
 def _webp_chunks(encoded: bytes) -> set[bytes]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from segrefine.errors import ImageError
-from segrefine.runtime.files.image import FORMATS, as_image, describe_turn, load_image
+from segrefine.runtime.files.image import FORMATS, as_image, describe_turn, load_image, open_image
+from segrefine.runtime.files.stored import of_picture
 from tests.examples import examples
 
 RNG = np.random.default_rng(8)
@@ -126,6 +129,8 @@ def test_one_pixel() -> None:
         (encode(Image.fromarray(GREY.astype(np.int32) * 99999), "TIFF"), "32-bit pixels"),
         (png_header(8000, 5001), "at most 40 megapixels, got 8000×5001"),
         (png_header(60_000, 60_000), "at most 40 megapixels"),
+        (b"\0\0\0\x18ftypavif" + bytes(40), "the AVIF picture is damaged"),
+        (b"\0\0\0\x18ftypisom" + bytes(40), "no picture in a known format"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -141,6 +146,38 @@ def test_bad_files_are_named(tmp_path: Path, content: bytes, message: str) -> No
 def test_forty_megapixels_pass_the_check() -> None:
     with pytest.raises(ImageError, match="is damaged"):  # there are no pixels behind the header
         load_image(png_header(8000, 5000))
+
+
+def test_more_megapixels_pass_where_they_are_allowed() -> None:
+    header = png_header(10_000, 8_000)
+    with pytest.raises(ImageError, match="is damaged"):
+        load_image(header, max_megapixels=80)
+    with pytest.raises(ImageError, match="at most 79.5 megapixels, got 10000×8000") as caught:
+        load_image(header, max_megapixels=79.5)
+    assert "--max-megapixels" in str(caught.value.hint)
+    with pytest.raises(ImageError, match="at most 178 megapixels"):  # Pillow's own bound
+        load_image(png_header(60_000, 60_000), max_megapixels=1e6)
+
+
+@pytest.mark.parametrize(("kind", "plugin"), [("AVIF", "pillow_avif"), ("HEIF", "pillow_heif")], ids=["avif", "heic"])
+def test_avif_and_heic_are_read_where_pillow_can(monkeypatch: pytest.MonkeyPatch, kind: str, plugin: str) -> None:
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"Pillow cannot write {kind} here: pip install pillow-heif")
+    smooth = np.indices((32, 48)).sum(0).astype(np.uint8)[..., None].repeat(3, 2)
+    encoded = encode(Image.fromarray(smooth), kind, quality=95)
+    difference = load_image(encoded).astype(int) - smooth
+    assert abs(difference).max() < 12
+    assert of_picture(open_image(encoded, None), encoded).lossy
+    monkeypatch.delitem(Image.OPEN, kind)
+    monkeypatch.setitem(sys.modules, plugin, None)
+    with pytest.raises(ImageError, match=f"Pillow cannot read {'HEIC' if kind == 'HEIF' else kind} here") as caught:
+        load_image(encoded)
+    assert plugin.replace("_", "-") in str(caught.value.hint)
 
 
 def test_missing_file_folder_and_impossible_name(tmp_path: Path) -> None:

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from segrefine.errors import OutputError
+from segrefine.client.replies import SegmentPart
+from segrefine.errors import MaskError, OutputError
+from segrefine.picture_formats import PICTURE_FORMATS, Content, list_suffixes
 from segrefine.runtime.files.image import load_image
-from segrefine.runtime.files.mask import load_mask
-from segrefine.runtime.files.output import save_image, save_mask, save_probability
+from segrefine.runtime.files.mask import load_mask, read_mask
+from segrefine.runtime.files.output import save_cutout, save_image, save_label_map, save_mask, save_probability
+from tests.examples import examples
 
 RNG = np.random.default_rng(3)
 PROBABILITY = RNG.random((5, 7))
@@ -52,6 +57,71 @@ def test_an_older_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> Non
     save_mask(file, MASK)
     assert load_mask(file, (5, 7)).any()
     assert list(tmp_path.iterdir()) == [file]
+
+
+PIXELS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+"""Height, width and seed of a picture."""
+
+
+@pytest.mark.parametrize("suffix", PICTURE_FORMATS)
+@given(made=PIXELS)
+@settings(max_examples=examples(25))
+def test_every_format_gives_back_what_it_holds(tmp_path_factory, suffix: str, made: tuple[int, int, int]) -> None:
+    height, width, seed = made
+    rng, file = np.random.default_rng(seed), tmp_path_factory.mktemp("formats") / f"file{suffix}"
+    image, opacity = rng.integers(0, 256, (height, width, 3)).astype(np.uint8), rng.random((height, width))
+    mask = opacity > 0.5
+    save_mask(file, mask)
+    np.testing.assert_array_equal(read_mask(file), mask)
+    save_image(file, image)
+    np.testing.assert_array_equal(load_image(file), image)
+    if suffix in list_suffixes("palette"):
+        labels = rng.integers(0, 256, (height, width))
+        save_label_map(file, labels)
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), labels)
+    if suffix in list_suffixes("16 bits"):
+        save_probability(file, opacity)
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), np.round(opacity * 65535))
+    if suffix in list_suffixes("opacity"):
+        save_cutout(file, image, [opacity * 0.5, opacity])
+        alpha = np.round(opacity * 255)
+        found = np.asarray(Image.open(file).convert("RGBA"))
+        np.testing.assert_array_equal(found[..., 3], alpha)
+        np.testing.assert_array_equal(found[alpha > 0, :3], image[alpha > 0])
+
+
+@pytest.mark.parametrize(
+    ("content", "write"),
+    [
+        ("palette", lambda file: save_label_map(file, np.array([[0, 1], [2, 3]]))),
+        ("16 bits", lambda file: save_probability(file, PROBABILITY)),
+        ("16 bits", lambda file: save_label_map(file, np.array([[0, 300]]))),
+        ("opacity", lambda file: save_cutout(file, np.zeros((5, 7, 3), np.uint8), [PROBABILITY])),
+    ],
+)
+def test_a_format_that_cannot_hold_a_picture_is_refused(tmp_path: Path, content: Content, write) -> None:
+    unable = PICTURE_FORMATS.keys() - set(list_suffixes(content))
+    assert unable
+    for suffix in unable:
+        with pytest.raises(OutputError, match=f"ends in {', '.join(list_suffixes(content))}") as caught:
+            write(tmp_path / f"file{suffix}")
+        assert content in str(caught.value) and caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_is_too_wide_for_its_format_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="as WEBP"):
+        save_mask(tmp_path / "mask.webp", np.zeros((1, 20_000), np.bool_))
+
+
+def test_a_result_cuts_its_object_out_of_the_image() -> None:
+    image = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    part = SegmentPart(phrase="fox", mask=MASK, confidence=1.0, probability=None, uncertainty=None)
+    cut = np.asarray(part.cut_out(image))
+    np.testing.assert_array_equal(cut[..., :3], image)
+    np.testing.assert_array_equal(cut[..., 3], MASK * 255)
+    with pytest.raises(MaskError, match="expected a mask of 7×3 pixels.*got 7×5"):
+        part.cut_out(image[:3])
 
 
 @pytest.mark.parametrize("name", ["mask.jpg", "mask", "", "mask.npy"])
