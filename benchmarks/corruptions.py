@@ -17,6 +17,8 @@ from cv2.typing import MatLike
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from segrefine.evaluation.bench.baselines import disc
+
 Instances = NDArray[np.uint8]
 Corruption = Callable[[Instances, int, Generator], MatLike | None]
 
@@ -151,12 +153,6 @@ CORRUPTIONS: dict[str, Corruption] = {
     "two": two,
 }
 SEMANTIC_KINDS = ("spill", "two")
-
-
-def disc(radius: float) -> MatLike:
-    """A round structuring element of at least one pixel's radius."""
-    side = 2 * max(1, round(radius)) + 1
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
 
 def _object(instances: Instances, target: int) -> tuple[NDArray[np.uint8], float]:

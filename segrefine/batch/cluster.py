@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from segrefine.batch.finding import ClassFinder
 from segrefine.batch.journal import Entry
 from segrefine.batch.queue import AHEAD, Queue
+from segrefine.batch.tools import Tools
 from segrefine.batch.worker import Job, attempt, read_item
 from segrefine.datasets.items import Item
 from segrefine.errors import MissingDependencyError, SegrefineError, ServiceError
-from segrefine.runtime.pipeline import Refiner
 
 LOCAL = "local"
 _PATIENCE = 10.0
@@ -118,9 +117,8 @@ class Worker:
     def open(self) -> SegrefineError | None:
         """Opens the data set and the engines, and gives the error where that fails."""
         try:
-            self._dataset, self._refiner = self._job.open_dataset(), Refiner.from_setup(self._job.setup)
-            options = self._job.setup.engines
-            self._finder = ClassFinder.open(self._refiner, options, self._dataset, self._job.seed)
+            self._dataset = self._job.open_dataset()
+            self._tools = Tools.open(self._job, self._dataset)
         except SegrefineError as error:
             return error
         return None
@@ -129,7 +127,7 @@ class Worker:
         """What became of an item."""
         read = self._reader.submit(read_item, self._job, self._dataset, item)
         with self._turn:
-            return attempt(self._job, self._dataset, self._refiner, item, read, self._finder)
+            return attempt(self._job, self._dataset, self._tools, item, read)
 
 
 class _Actor:

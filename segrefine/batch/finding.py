@@ -1,19 +1,34 @@
-"""Finding classes by their names, for a data set that has no masks."""
+"""Finding what words name, for a data set whose masks are to be found: classes of a list, or phrases of each image."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from segrefine.datasets.images_alone import ImagesAlone
-from segrefine.datasets.items import LabelledMask, Pixels, Reading
+from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading
 from segrefine.datasets.notation import Notation
+from segrefine.datasets.phrases import Phrase
 from segrefine.engines import Closing, EngineOptions
 from segrefine.runtime.files.mask import has_border
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmentation import Segment
+from segrefine.runtime.segmenter import Segmenter
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
 
-if TYPE_CHECKING:
-    from typing import Self
+Segmenting = Callable[[Pixels, Sequence[str]], Sequence[Segment]]
+
+
+class Finder(Protocol):
+    """Finds masks in an image."""
+
+    def find(self, image: Pixels, item: Item) -> Reading:
+        """The coarse masks of what is looked for in an image, uint8 (H, W, 3)."""
+        ...
+
+    def close(self) -> None:
+        """Close what is the finder's own."""
+        ...
 
 
 class ClassFinder(Closing):
@@ -30,12 +45,7 @@ class ClassFinder(Closing):
         self._segment = ZeroShotSegmenter.beside(refiner, options)
         self._classes, self._seed = dataset.classes, seed
 
-    @classmethod
-    def open(cls, refiner: Refiner, options: EngineOptions, dataset: Notation, seed: int) -> Self | None:
-        """The finder of a data set without masks; None where it has masks."""
-        return cls(refiner, options, dataset, seed) if isinstance(dataset, ImagesAlone) else None
-
-    def find(self, image: Pixels) -> Reading:
+    def find(self, image: Pixels, item: Item) -> Reading:
         """The coarse masks of the classes that are in an image, uint8 (H, W, 3)."""
         texts = {name: self._classes.prompt_of(name) for name in self._classes.names.values()}
         settings = self._segment.settings.for_refining()
@@ -51,3 +61,61 @@ class ClassFinder(Closing):
     def close(self) -> None:
         """Close what is not the refiner's."""
         self._segment.close()
+
+
+class PhraseFinder(Closing):
+    """Finds what the phrases of an image name.
+
+    Args:
+        segment: finds the masks of texts in an image.
+        opened: what is closed with the finder.
+        refines: whether the masks are refined afterwards: only those with a border can be.
+    """
+
+    def __init__(self, segment: Segmenting, opened: Closing, *, refines: bool) -> None:
+        self._segment, self._opened, self._refines = segment, opened, refines
+
+    @classmethod
+    def of_segmenter(cls, segmenter: Segmenter, seed: int) -> PhraseFinder:
+        """The finder of a label diffusion model, whose masks stay as they are."""
+
+        def segment(image: Pixels, texts: Sequence[str]) -> Sequence[Segment]:
+            return segmenter(image, texts, seed=seed).segments
+
+        return cls(segment, segmenter, refines=False)
+
+    @classmethod
+    def of_refiner(cls, refiner: Refiner, options: EngineOptions, seed: int) -> PhraseFinder:
+        """The finder of a text-to-image model, with the engines of a refiner, which must stay open."""
+        zero_shot = ZeroShotSegmenter.beside(refiner, options)
+        settings = zero_shot.settings.for_refining()
+
+        def segment(image: Pixels, texts: Sequence[str]) -> Sequence[Segment]:
+            return zero_shot(image, texts, settings=settings, seed=seed).segments
+
+        return cls(segment, zero_shot, refines=True)
+
+    def find(self, image: Pixels, item: Item) -> Reading:
+        """The masks of the phrases of an item in its image, uint8 (H, W, 3); a text that comes twice is found once."""
+        phrases: Sequence[Phrase] = item.masks
+        texts = list(dict.fromkeys(phrase.text for phrase in phrases))
+        found = dict(zip(texts, self._segment(image, texts), strict=True))
+        masks = [
+            LabelledMask(key=phrase.number, label=phrase.text, mask=found[phrase.text].probability)
+            for phrase in phrases
+            if not self._refines or has_border(found[phrase.text].mask)
+        ]
+        return Reading(masks=masks)
+
+    def close(self) -> None:
+        """Close what finds the masks."""
+        self._opened.close()
+
+
+def find_for(refiner: Refiner, options: EngineOptions, dataset: Notation, seed: int) -> Finder | None:
+    """The finder of a data set whose masks are to be found, with the engines of a refiner; None where it has masks."""
+    if isinstance(dataset, ImagesAlone):
+        return ClassFinder(refiner, options, dataset, seed)
+    if dataset.has_phrases and dataset.place.options.zero_shot:
+        return PhraseFinder.of_refiner(refiner, options, seed)
+    return None

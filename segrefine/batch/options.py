@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from segrefine import __version__
 from segrefine.batch.worker import Job
@@ -15,7 +15,7 @@ from segrefine.datasets.coco_file import images_of
 from segrefine.engines import choose_backend
 from segrefine.errors import OutputError
 from segrefine.runtime.files.output import write_whole
-from segrefine.settings import Changes, G4SegSettings
+from segrefine.settings import G4SegSettings, GsSettings
 from segrefine.storage import FileRecord, output_errors
 
 OPTIONS = "options.json"
@@ -43,16 +43,18 @@ def describe_options(job: Job) -> dict[str, Any]:
         "backend": choose_backend(engines.backend, bundle.path, engines.device, engines.precision),
         "precision": engines.precision,
         "resolution": engines.resolution,
-        "settings": _changed_settings(bundle, cast("G4SegSettings | Changes | None", job.setup.settings)),
+        "settings": _changed_settings(bundle, job.setup.settings),
         **{"seed": job.seed, "guard": job.guard, "crop": job.crop},
         **({"cutout": True} if job.cutout else {}),
+        **({"alone": True} if job.alone else {}),
         **job.reading.given,  # so that outputs of versions with fewer options stay resumable
     }
 
 
-def _changed_settings(bundle: Bundle, wanted: G4SegSettings | Changes | None) -> dict[str, Any] | None:
+def _changed_settings(bundle: Bundle, wanted: Any) -> dict[str, Any] | None:
     """The settings that are not the bundle's own; None where all are."""
-    own = G4SegSettings.from_dict(bundle.manifest.settings)
+    kind: type[G4SegSettings | GsSettings] = GsSettings if bundle.manifest.method == "gs" else G4SegSettings
+    own = kind.from_dict(bundle.manifest.settings)
     theirs = own.to_dict()
     changed = {name: value for name, value in own.change(wanted).to_dict().items() if value != theirs[name]}
     return changed or None

@@ -9,17 +9,19 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
-from segrefine.batch.finding import ClassFinder
+from segrefine.batch.apart import write_apart
 from segrefine.batch.journal import Entry, Judgement
-from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading, read_image, turn_of
+from segrefine.batch.tools import Tools
+from segrefine.datasets.items import Item, Key, LabelledMask, Pixels, Reading, read_image, turn_of
 from segrefine.datasets.notation import Notation, ReadingOptions, select_masks
 from segrefine.datasets.opening import check_options, detect_notation, place_of
 from segrefine.engines import usable_cores
@@ -27,7 +29,6 @@ from segrefine.errors import SegrefineError
 from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.files.image import MEGAPIXELS
 from segrefine.runtime.files.output import save_cutout
-from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 
@@ -48,6 +49,7 @@ class Job:
         seed: of the noise, of every image alike.
         guard: whether changes that cannot be trusted are undone.
         crop: whether small objects are refined in a crop around them.
+        alone: whether each mask is refined for itself, and none competes with others.
         reading: how the data set is read, where its files do not say so themselves.
         notation: of the data set; None to find out.
         growing: whether files are still coming: the data set is opened again for each image.
@@ -62,6 +64,7 @@ class Job:
     seed: int = 0
     guard: bool = True
     crop: bool = True
+    alone: bool = False
     reading: ReadingOptions = field(default_factory=ReadingOptions)
     notation: type[Notation] | None = None
     growing: bool = False
@@ -109,21 +112,21 @@ def serve(job: Job, pipe: Connection) -> None:
     if os.name == "nt":  # elsewhere the parent has blocked it, see `_uninterrupted`
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        dataset, refiner = job.open_dataset(), Refiner.from_setup(job.setup)
-        finder = ClassFinder.open(refiner, job.setup.engines, dataset, job.seed)
+        dataset = job.open_dataset()
+        tools = Tools.open(job, dataset)
     except SegrefineError as error:
         pipe.send(error)
         return
     pipe.send(None)
     waiting: deque[tuple[Item, Future[Read]]] = deque()
-    with refiner, ThreadPoolExecutor(1) as reader:
+    with tools, ThreadPoolExecutor(1) as reader:
         while True:
             while not waiting or pipe.poll():
                 item = pipe.recv()
                 if job.growing:
                     dataset = job.open_dataset()
                 waiting.append((item, reader.submit(read_item, job, dataset, item)))
-            pipe.send(attempt(job, dataset, refiner, *waiting.popleft(), finder))
+            pipe.send(attempt(job, dataset, tools, *waiting.popleft()))
 
 
 def _end_with_parent() -> None:
@@ -140,23 +143,17 @@ def read_item(job: Job, dataset: Notation, item: Item) -> Read:
     return image, select_masks(dataset.read(item, image), item)
 
 
-def attempt(
-    job: Job, dataset: Notation, refiner: Refiner, item: Item, read: Future[Read], finder: ClassFinder | None = None
-) -> Entry:
+def attempt(job: Job, dataset: Notation, tools: Tools, item: Item, read: Future[Read]) -> Entry:
     """What became of an item: whatever goes wrong with it is told, and the next one has its turn."""
     began = time.perf_counter()
     try:
         image, reading = read.result()
-        if finder:
-            reading = finder.find(image)
-        results: Sequence[Refinement] = ()
-        if reading.masks:
-            masks = [(each.label, each.mask) for each in reading.masks]
-            results = refiner(image, masks, seed=job.seed, crop=job.crop, guard=job.guard)
-        refined = {each.key: result for each, result in zip(reading.masks, results, strict=True)}
+        reading, refined, results = tools.make_masks(job, item, image, reading)
         if job.cutout:  # first, since an image is done once its masks are there
             _write_cutout(job.output / CUTOUTS / f"{item.name}.png", image, results)
-        dataset.write(item, refined, (image.shape[0], image.shape[1]), job.output)
+        if job.alone:
+            write_apart(item, refined, job.output)
+        dataset.write(item, cast("Mapping[Key, Refinement]", refined), (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands
         hint = error.hint if isinstance(error, SegrefineError) else None
         return Entry(
@@ -168,7 +165,7 @@ def attempt(
         masks=len(reading.masks), left=reading.left, unusable=tuple(reading.unusable), turned=turn_of(item),
         kept_coarse=sum(result.kept_coarse for result in results),
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
-        judged=tuple(_judgements(reading.masks, results)) if job.guard else (),
+        judged=tuple(_judgements(reading.masks, results)) if job.guard and results else (),
     )  # fmt: skip
 
 

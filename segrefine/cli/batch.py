@@ -101,7 +101,7 @@ def batch(
         console.warn(lack)
     with console.resumable():
         if address:
-            values = _run_on_cluster(console, job, address, workers, resume, _share(model, gpus))
+            values = _run_on_cluster(console, job, address, workers, resume, share_of(model, gpus))
         else:
             values = _run_here(console, job, workers or usable_cores(), resume)
     values |= {"output": str(output), "model": model.to_dict()}
@@ -148,7 +148,7 @@ def _run_here(console: Console, job: Job, workers: int, resume: bool) -> dict[st
         return run_batch(job.share_cores(workers), workers=workers, resume=resume, tell=progress.tell)
 
 
-def _share(model: Model, gpus: float | None) -> Share:
+def share_of(model: Model, gpus: float | None) -> Share:
     """What each worker takes of the machine that it is on: a core for each thread, and a GPU where it needs one."""
     from segrefine.batch.cluster import Share
     from segrefine.engines import needs_gpu
@@ -164,15 +164,24 @@ def _run_on_cluster(
     from segrefine.batch.run import run_batch
 
     with connected(address) as cluster, _Progress(console) as progress:
-        room = cluster.room(share)
-        if not room and not workers:
-            message = f"no machine of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a worker"
-            raise ServiceError(message, hint="take less with --threads and --gpus, or --workers to wait for machines")
-        if workers and workers > room:
-            console.warn(f"the cluster has room for {room} of {workers} workers; the others wait for it to grow")
+        workers = count_workers(console, cluster.room(share), workers, share)
         job = job.with_threads(int(share.cpus))
         refine_all = cluster.refine_all(share)
-        return run_batch(job, workers=workers or room, resume=resume, tell=progress.tell, refine_all=refine_all)
+        return run_batch(job, workers=workers, resume=resume, tell=progress.tell, refine_all=refine_all)
+
+
+def count_workers(console: Console, room: int, workers: int | None, share: Share) -> int:
+    """How many workers a cluster gets that has room for so many.
+
+    Raises:
+        ServiceError: it has room for none, and nobody asked to wait.
+    """
+    if not room and not workers:
+        message = f"no machine of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a worker"
+        raise ServiceError(message, hint="take less with --threads and --gpus, or --workers to wait for machines")
+    if workers and workers > room:
+        console.warn(f"the cluster has room for {room} of {workers} workers; the others wait for it to grow")
+    return workers or room
 
 
 class _Progress:

@@ -17,10 +17,10 @@ from segrefine.errors import EngineWarning, SegrefineError
 
 USAGE, INTERRUPTED = 2, 130
 COMMANDS = {
-    "refine": "refine", "segment": "segment", "batch": "batch", "watch": "watch",
-    "eval": "evaluate", "sweep": "sweep", "tune": "tune",
-    "demo": "demo", "samples": "samples", "train": "train", "export": "export", "build-engine": "build_engine",
-    "inspect": "inspect", "parity": "parity", "doctor": "doctor", "serve": "serve", "export-triton": "export_triton",
+    "refine": "refine", "segment": "segment", "batch": "batch", "watch": "watch", "eval": "evaluate", "bench": "bench",
+    "sweep": "sweep", "tune": "tune", "demo": "demo", "samples": "samples", "train": "train", "export": "export",
+    "build-engine": "build_engine", "inspect": "inspect", "parity": "parity", "doctor": "doctor", "serve": "serve",
+    "export-triton": "export_triton",
 }  # fmt: skip
 """The modules of the commands, each of which has its command under its own name; imported when asked for."""
 

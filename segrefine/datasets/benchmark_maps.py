@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segrefine.datasets.classes import IGNORED
 from segrefine.datasets.items import Item, Key, inside
 from segrefine.datasets.label_maps import LabelMaps
-from segrefine.datasets.layouts import Benchmark
+from segrefine.datasets.layouts import FoundBenchmark
 from segrefine.datasets.notation import Place
 from segrefine.runtime.files.mask_values import to_indices
 from segrefine.runtime.files.stored import Stored
@@ -38,7 +38,7 @@ class BenchmarkMaps(LabelMaps):
         return found is not None and found.classes != "objects" and place.masks == found.masks
 
     @property
-    def _benchmark(self) -> Benchmark:
+    def _benchmark(self) -> FoundBenchmark:
         assert self.place.benchmark is not None  # `detect` has seen it
         return self.place.benchmark
 
@@ -92,7 +92,7 @@ class BenchmarkMaps(LabelMaps):
         return table[raw]
 
 
-def list_lacks(benchmark: Benchmark, maps: int) -> list[str]:
+def list_lacks(benchmark: FoundBenchmark, maps: int) -> list[str]:
     """A sentence for each thing that a benchmark lacks.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from segrefine.datasets.items import Item, Key, PassedOver, Pixels, inside
-from segrefine.datasets.layouts import Benchmark
+from segrefine.datasets.layouts import FoundBenchmark
 from segrefine.datasets.notation import Notation, Parts
 from segrefine.datasets.tree import IMAGE_SUFFIXES, find_image, linked_folders, list_files, list_not_taken
 from segrefine.errors import MaskError
@@ -87,7 +87,7 @@ class MaskFiles(Notation):
             for file in several:  # by its whole name, and without masks: a result that is there is of neither
                 yield Item(name=file, root=self._images, image=file, problem=problem)
 
-    def _list_split(self, benchmark: Benchmark) -> Iterator[Item]:
+    def _list_split(self, benchmark: FoundBenchmark) -> Iterator[Item]:
         """The images that the split of a benchmark lists."""
         for name, listed in benchmark.listing.items():
             if (self._images / listed.image).is_file():

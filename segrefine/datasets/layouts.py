@@ -122,7 +122,7 @@ class Listed:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Benchmark:
+class FoundBenchmark:
     """A benchmark that was found.
 
     Attributes:
@@ -151,7 +151,7 @@ class Benchmark:
         return self.layout.counts.get(self.split)
 
 
-def find_benchmark(source: Path, split: str | None = None, classes: str | None = None) -> Benchmark | None:
+def find_benchmark(source: Path, split: str | None = None, classes: str | None = None) -> FoundBenchmark | None:
     """The benchmark that lies in a folder; None where none does.
 
     Args:
@@ -202,7 +202,7 @@ def _is_map(layout: Layout, file: str) -> bool:
     return file.endswith(layout.mask_suffix) and not converted
 
 
-def _open(layout: Layout, root: Path, split: str, classes: str) -> Benchmark:
+def _open(layout: Layout, root: Path, split: str, classes: str) -> FoundBenchmark:
     folder = layout.folder_of(split)
     masks = next(each for each in layout.masks if (root / each.removesuffix("/{split}")).is_dir())
     images, maps = (root / each.format(split=folder) for each in (layout.images, masks))
@@ -215,7 +215,7 @@ def _open(layout: Layout, root: Path, split: str, classes: str) -> Benchmark:
         raise _no_split(root, split, list_subfolders(root / layout.image_root))
     if not listing:
         raise MaskError(f"the split {split!r} of {root} lists no image", hint="download the data again")
-    return Benchmark(
+    return FoundBenchmark(
         layout=layout, root=root, images=images, masks=maps, split=folder, listing=listing, classes=classes,
         twice=twice,
     )  # fmt: skip

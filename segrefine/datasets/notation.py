@@ -13,7 +13,7 @@ import numpy as np
 
 from segrefine.datasets.cam_scores import BackgroundRule
 from segrefine.datasets.items import Floats, Item, Key, LabelledMask, PassedOver, Pixels, Reading, check_size, inside
-from segrefine.datasets.layouts import Benchmark
+from segrefine.datasets.layouts import FoundBenchmark
 from segrefine.datasets.polygons import Mask
 from segrefine.datasets.tree import list_files
 from segrefine.errors import MaskError
@@ -89,7 +89,7 @@ class Place:
     classes: Path | None = None
     to_refine: bool = True
     options: ReadingOptions = field(default_factory=ReadingOptions)
-    benchmark: Benchmark | None = None
+    benchmark: FoundBenchmark | None = None
 
     @property
     def has_classes(self) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segrefine.datasets.benchmark_maps import list_lacks
 from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels, check_size, inside
-from segrefine.datasets.layouts import Benchmark, Layout, Listed
+from segrefine.datasets.layouts import FoundBenchmark, Layout, Listed
 from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.tree import list_files
 from segrefine.errors import MaskError
@@ -131,7 +131,7 @@ def _called(name: str) -> str:
     return " ".join(words) or "object"
 
 
-def find_objects(source: Path, split: str | None, *, to_refine: bool) -> Benchmark | None:
+def find_objects(source: Path, split: str | None, *, to_refine: bool) -> FoundBenchmark | None:
     """DAVIS or BIG in a folder; None where neither lies there.
 
     Args:
@@ -152,7 +152,7 @@ def find_objects(source: Path, split: str | None, *, to_refine: bool) -> Benchma
     return None
 
 
-def _open_davis(root: Path, resolution: str, split: str) -> Benchmark:
+def _open_davis(root: Path, resolution: str, split: str) -> FoundBenchmark:
     masks, images = root / "Annotations" / resolution, root / "JPEGImages" / resolution
     files = [Path(split), *(root / "ImageSets" / year / f"{split}.txt" for year in ("2017", "2016"))]
     file = next((each for each in files if each.is_file()), None)
@@ -162,7 +162,7 @@ def _open_davis(root: Path, resolution: str, split: str) -> Benchmark:
     listing = {name: Listed(image=f"{name}.jpg", mask=f"{name}.png") for name in _frames(file, masks)}
     if not listing:
         raise MaskError(f"the split {split!r} of {root} lists no frame", hint="download the data again")
-    return Benchmark(
+    return FoundBenchmark(
         layout=DAVIS, root=root, images=images, masks=masks, split=split, listing=listing, classes="objects"
     )  # fmt: skip
 
@@ -178,7 +178,7 @@ def _frames(file: Path, masks: Path) -> Iterator[str]:
             yield from (f"{words[0]}/{Path(each).stem}" for each in (list_files(folder) if folder.is_dir() else ()))
 
 
-def _open_big(root: Path, *, to_refine: bool) -> Benchmark:
+def _open_big(root: Path, *, to_refine: bool) -> FoundBenchmark:
     suffix = _COARSE_SUFFIX if to_refine else BIG.mask_suffix
     listing = {}
     for file in sorted(root.glob(f"*{BIG.mask_suffix}")):
@@ -186,4 +186,4 @@ def _open_big(root: Path, *, to_refine: bool) -> Benchmark:
         pictures = sorted(root.glob(f"{name}_im.*"))
         image = pictures[0].name if pictures else name + BIG.image_suffix
         listing[name] = Listed(image=image, mask=name + suffix)
-    return Benchmark(layout=BIG, root=root, images=root, masks=root, split="", listing=listing, classes="objects")
+    return FoundBenchmark(layout=BIG, root=root, images=root, masks=root, split="", listing=listing, classes="objects")

@@ -133,13 +133,13 @@ class Comparison:
     def score_all(
         self,
         tell: Callable[[str, float], None] | None = None,
-        judge: Callable[[Sequence[Matched]], None] | None = None,
+        judge: Callable[[str, Sequence[Matched]], None] | None = None,
     ) -> tuple[list[Score], list[Unread]]:
         """The scores of the masks of all images that can be read, and which cannot.
 
         Args:
             tell: called with each name, and the share of the images that is behind.
-            judge: called with the masks of each image: true, predicted and, where they are known, coarse.
+            judge: called with each name and its masks: true, predicted and, where they are known, coarse.
 
         Raises:
             MaskError: none can be read.
@@ -158,12 +158,12 @@ class Comparison:
             raise MaskError(message, hint=unread[0].hint)
         return scores, unread
 
-    def score(self, name: str, judge: Callable[[Sequence[Matched]], None] | None = None) -> list[Score]:
+    def score(self, name: str, judge: Callable[[str, Sequence[Matched]], None] | None = None) -> list[Score]:
         """The scores of the masks of an image.
 
         Args:
             name: the image's.
-            judge: called with its masks, once they are compared; see `score_all`.
+            judge: called with its name and masks, once they are compared; see `score_all`.
 
         Raises:
             SegrefineError: they cannot be read, or are of different sizes.
@@ -173,7 +173,7 @@ class Comparison:
             self.unusable[name] = list(dict.fromkeys(unusable))
         scores = list(compare(name, *sides))
         if judge:
-            judge(sides)
+            judge(name, sides)
         return scores
 
     def read(self, name: str) -> list[Matched]:

@@ -59,7 +59,7 @@ class LabelledData:
     """
 
     def __init__(self, job: Job, truth: Path) -> None:
-        self._dataset = job.open_dataset()
+        self._job, self._dataset = job, job.open_dataset()
         self._items = {item.name: item for item in self._dataset.items}
         self._comparison = Comparison(Places(predicted=job.source, truth=truth, images=job.images, reading=job.reading))
 
@@ -96,7 +96,7 @@ class LabelledData:
         """
         if name not in self._items:
             raise MaskError(f"there is no image {name!r} in the data set", hint="true masks are matched by name")
-        image, reading = read_item(self._dataset, self._items[name])
+        image, reading = read_item(self._job, self._dataset, self._items[name])
         truth, *_ = self._comparison.read(name)
         if truth.size != image.shape[:2]:
             sizes = " and ".join(f"{side[1]}×{side[0]}" for side in (image.shape, truth.size))

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import baselines
 from benchmarks.baselines import BASELINES
-from benchmarks.corruptions import disc
 from benchmarks.evaluate import iou
+from segrefine.evaluation.bench.baselines import disc
 
 each_baseline = pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
 
@@ -79,7 +79,7 @@ def test_plain_colour_is_survived(baseline):
 def test_subsampled_crf_agrees_with_the_exact_one(monkeypatch):
     image, truth = coloured_disc()
     exact = baselines.dense_crf(image, grown(truth))
-    monkeypatch.setattr(baselines, "DENSE_ENTRIES", 18**4)
+    monkeypatch.setattr("segrefine.evaluation.bench.baselines.DENSE_ENTRIES", 18**4)
     sampled = baselines.dense_crf(image, grown(truth))
     assert not np.array_equal(exact, sampled)
     assert iou(exact, sampled) > 0.95

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrefine.batch.journal import summarise
+from segrefine.batch.tools import Tools
 from segrefine.batch.worker import Job, Read, attempt, read_item
 from segrefine.datasets.items import read_image
 from segrefine.datasets.notation import Place
@@ -176,7 +177,7 @@ def test_a_batch_tells_which_images_are_turned_and_copies_what_has_nothing_to_re
     [item] = dataset.items
     read: Future[Read] = Future()
     read.set_result(read_item(job, dataset, item))
-    entry = attempt(job, dataset, None, item, read)  # type: ignore[arg-type]  # nothing to refine takes no refiner
+    entry = attempt(job, dataset, Tools(None, None), item, read)  # nothing to refine takes no refiner
     assert (entry.status, entry.masks, entry.left) == ("done", 0, 1), entry
     turned = {1: [], 3: ["a: turned by 180°"], 6: ["a: turned by 90° to the right"]}
     assert summarise([entry], {})["turned_images"] == turned[orientation]

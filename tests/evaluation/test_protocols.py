@@ -110,7 +110,7 @@ def test_mean_iou_is_the_official_one(name, rows, first):
     names, ignored = protocol.class_list.names, {255} | ({0} if first else set())
     judging = Judging(protocol)
     for predicted, truth in label_maps():
-        judging.add([of_map(truth, names, ignored), of_map(predicted, names, set())])
+        judging.add("image", [of_map(truth, names, ignored), of_map(predicted, names, set())])
     summary, expected = judging.summarise()["after"], official("label_maps")[rows]
     for key in ("miou", "pixel_accuracy", "mean_accuracy"):
         assert summary[key] == pytest.approx(expected[key], abs=TOLERANCE), key
@@ -170,7 +170,7 @@ def test_figures_before_and_after():
     half[:2] = True
     sides = [Matched(size=(4, 4), masks={"cat": mask}, labels={"cat": "cat"}) for mask in (cat, cat, half)]
     judging = Judging(PROTOCOLS["voc"])
-    judging.add(sides)
+    judging.add("image", sides)
     values = judging.summarise()
     rows = {figure.title: (after, before) for figure, after, before in list_figures(judging.protocol, values)}
     assert rows["mIoU"] == (1.0, 0.5) and rows["pixel accuracy"] == (1.0, 0.5)

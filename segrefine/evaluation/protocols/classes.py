@@ -14,14 +14,14 @@ from segrefine.datasets.classes import ClassList
 from segrefine.datasets.notation import Notation, ReadingOptions
 from segrefine.errors import MaskError
 from segrefine.evaluation.matching import Matched
-from segrefine.evaluation.protocols.protocol import Figure, Mask, Protocol, Summary, share
+from segrefine.evaluation.protocols.protocol import Figure, Mask, OfficialProtocol, Summary, share
 
 Counts = NDArray[np.int64]
 USUAL = "github.com/rulixiang/ToCo, utils/evaluate.py; github.com/linyq2117/CLIP-ES, eval_cam.py"
 MMSEG = "github.com/open-mmlab/mmsegmentation 0.30.0, mmseg/core/evaluation/metrics.py"
 
 
-class ClassProtocol(Protocol):
+class ClassProtocol(OfficialProtocol):
     """Mean IoU over classes, each over the pixels of all images. Pixels of no class in the truth do not count.
 
     A predicted pixel of no class is wrong wherever the truth has a class.

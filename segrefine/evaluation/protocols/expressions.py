@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from segrefine.evaluation.protocols.phrases import Judged, PhraseProtocol, list_all
+from segrefine.evaluation.protocols.phrases import PhraseProtocol, PhraseScore, list_all
 from segrefine.evaluation.protocols.protocol import Figure, Mask, Summary, share
 
 _SIDE = 480
@@ -29,7 +29,7 @@ class Refcoco(PhraseProtocol):
         """Areas of hard masks on the square grid."""
         return _areas(_to_square(truth), _to_square(predicted))
 
-    def summarise(self, judged: Iterable[Sequence[Judged]]) -> Summary:
+    def summarise(self, judged: Iterable[Sequence[PhraseScore]]) -> Summary:
         """Sum up all expressions."""
         phrases = list_all(list(judged))
         ious = np.array([each.iou if each.union else 0.0 for each in phrases])
@@ -60,7 +60,7 @@ class Grefcoco(PhraseProtocol):
         """Areas of hard masks at the image's size."""
         return _areas(truth, predicted)
 
-    def summarise(self, judged: Iterable[Sequence[Judged]]) -> Summary:
+    def summarise(self, judged: Iterable[Sequence[PhraseScore]]) -> Summary:
         """Sum up all expressions."""
         phrases = list_all(list(judged))
         targeted = [each for each in phrases if each.has_target]

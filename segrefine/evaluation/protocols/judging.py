@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segrefine.evaluation.matching import Matched
-from segrefine.evaluation.protocols.protocol import Figure, Protocol, Summary
+from segrefine.evaluation.protocols.protocol import Figure, OfficialProtocol, Summary
 from segrefine.evaluation.protocols.table import FULL
 
 
@@ -17,12 +17,16 @@ class Judging:
         protocol: what judges.
     """
 
-    def __init__(self, protocol: Protocol) -> None:
+    def __init__(self, protocol: OfficialProtocol) -> None:
         self.protocol = protocol
         self._judged: list[list[Any]] = []
 
-    def add(self, sides: Sequence[Matched]) -> None:
-        """Judge one image: its true, predicted and, where they are known, coarse masks.
+    def add(self, name: str, sides: Sequence[Matched]) -> None:
+        """Judge one image.
+
+        Args:
+            name: the image's.
+            sides: its true, predicted and, where they are known, coarse masks.
 
         Raises:
             SegrefineError: the masks do not fit the protocol.
@@ -41,7 +45,7 @@ UNCOMPARABLE = {"name": FULL, "source": None, "comparable": False}
 """What results say where no protocol was asked for."""
 
 
-def list_figures(protocol: Protocol, values: Summary) -> list[tuple[Figure, float | None, float | None]]:
+def list_figures(protocol: OfficialProtocol, values: Summary) -> list[tuple[Figure, float | None, float | None]]:
     """Each measure with its value after and before, for tables. `values` are those of `Judging.summarise`."""
     before = values.get("before", {})
     return [(each, each.of(values["after"]), each.of(before)) for each in protocol.figures(values["after"])]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.evaluation.protocols.interpolation import Floats, interpolation_matrix, resize
-from segrefine.evaluation.protocols.phrases import Judged, PhraseProtocol, list_all
+from segrefine.evaluation.protocols.phrases import PhraseProtocol, PhraseScore, list_all
 from segrefine.evaluation.protocols.protocol import Figure, Mask, Summary
 
 GROUPS = ("singulars", "plurals", "things", "stuff")
@@ -43,7 +43,7 @@ class NarrativeProtocol(PhraseProtocol):
 
     described = "Panoptic Narrative Grounding"
 
-    def summarise(self, judged: Iterable[Sequence[Judged]]) -> Summary:
+    def summarise(self, judged: Iterable[Sequence[PhraseScore]]) -> Summary:
         """Sum up all phrases."""
         phrases = list_all(list(judged))
         groups = {name: [each.iou for each in phrases if name in each.groups] for name in GROUPS}

@@ -11,11 +11,11 @@ import numpy as np
 from segrefine.datasets.notation import Notation
 from segrefine.errors import MaskError
 from segrefine.evaluation.matching import Matched
-from segrefine.evaluation.protocols.protocol import Mask, Protocol
+from segrefine.evaluation.protocols.protocol import Mask, OfficialProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class PhraseScore:
     """One phrase.
 
     Attributes:
@@ -38,7 +38,7 @@ class Judged:
         return self.intersection / self.union if self.union else float("nan")
 
 
-class PhraseProtocol(Protocol):
+class PhraseProtocol(OfficialProtocol):
     """A protocol that compares one mask for each phrase."""
 
     def check(self, truth: Notation) -> None:
@@ -50,23 +50,23 @@ class PhraseProtocol(Protocol):
     def areas(self, truth: Mask, predicted: Mask) -> tuple[float, float]:
         """Intersection and union of two masks, bool (H, W), on the protocol's grid."""
 
-    def judge(self, truth: Matched, predicted: Matched) -> list[Judged]:
+    def judge(self, truth: Matched, predicted: Matched) -> list[PhraseScore]:
         """Judge the phrases of one image; a phrase without a prediction has an empty one."""
         return list(self._judge_all(truth, predicted))
 
-    def _judge_all(self, truth: Matched, predicted: Matched) -> Iterator[Judged]:
+    def _judge_all(self, truth: Matched, predicted: Matched) -> Iterator[PhraseScore]:
         empty = np.zeros(truth.size, np.bool_)
         for key, true in truth.masks.items():
             if key in predicted.unusable:
                 raise MaskError(predicted.unusable[key], hint="every phrase needs a mask, which may be empty")
             found = predicted.masks.get(key, empty)
             intersection, union = self.areas(true, found)
-            yield Judged(
+            yield PhraseScore(
                 intersection=intersection, union=union, groups=tuple(truth.groups.get(key, ())),
                 has_target=bool(true.any()), is_predicted=bool(found.any()),
             )  # fmt: skip
 
 
-def list_all(judged: Iterator[Sequence[Judged]] | Sequence[Sequence[Judged]]) -> list[Judged]:
+def list_all(judged: Iterator[Sequence[PhraseScore]] | Sequence[Sequence[PhraseScore]]) -> list[PhraseScore]:
     """The phrases of all images in one list."""
     return [each for image in judged for each in image]

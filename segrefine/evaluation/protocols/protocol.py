@@ -38,7 +38,7 @@ class Figure:
         return float(value) if isinstance(value, int | float) else None
 
 
-class Protocol(ABC):
+class OfficialProtocol(ABC):
     """One way to judge predictions. A new one is a class or an object, and a line of `PROTOCOLS`.
 
     Attributes:

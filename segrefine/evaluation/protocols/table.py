@@ -6,18 +6,18 @@ from segrefine.errors import SettingsError
 from segrefine.evaluation.protocols.classes import MMSEG, USUAL, ClassProtocol
 from segrefine.evaluation.protocols.expressions import Grefcoco, Refcoco
 from segrefine.evaluation.protocols.narratives import PngBcv, PngPpmn
-from segrefine.evaluation.protocols.protocol import Protocol
+from segrefine.evaluation.protocols.protocol import OfficialProtocol
 
 FULL = "full"
 """The measures of `segrefine eval` without a protocol: at full size, hard, and not comparable with published tables."""
 
 
-def _of_classes(name: str, described: str, classes: str, *, background: bool, source: str = MMSEG) -> Protocol:
+def _of_classes(name: str, described: str, classes: str, *, background: bool, source: str = MMSEG) -> OfficialProtocol:
     absent = source is MMSEG
     return ClassProtocol(name, described, classes, with_background=background, absent_count=absent, source=source)
 
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[str, OfficialProtocol] = {
     protocol.name: protocol
     for protocol in (
         PngBcv(),
@@ -37,7 +37,7 @@ PROTOCOLS: dict[str, Protocol] = {
 """Every protocol by its name."""
 
 
-def find_protocol(name: str) -> Protocol | None:
+def find_protocol(name: str) -> OfficialProtocol | None:
     """The protocol of a name; None for `full`.
 
     Raises:

@@ -1,0 +1,164 @@
+"""`segrefine bench`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segrefine.cli.batch import count_workers, share_of
+from segrefine.cli.console import FAILED, Console, table, with_console
+from segrefine.cli.options import (
+    Model,
+    SettingsChoice,
+    crop_option,
+    guard_option,
+    model_options,
+    settings_options,
+)
+from segrefine.cli.outputs import check_output_folder
+from segrefine.cli.reading import reading_options
+
+if TYPE_CHECKING:
+    from segrefine.datasets.notation import ReadingOptions
+    from segrefine.evaluation.bench.benchmarks import BenchmarkSpec
+    from segrefine.evaluation.bench.run import BenchOutcome, BenchPlan, Tell
+    from segrefine.runtime.engine_set import PipelineSetup
+
+_SHOWN = 5
+_METHODS = "edge-step, grabcut, dense-crf"
+
+
+@click.command(short_help="Run a published benchmark whole.")
+@click.argument("name", metavar="NAME")
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for predictions and report.  [default: bench-NAME]",
+)  # fmt: skip
+@click.option(
+    "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of the images, if DATA does not have them.",
+)  # fmt: skip
+@click.option(
+    "--compare", metavar="METHODS", default=_METHODS, show_default=True,
+    help="Methods to compare with on the same coarse masks, or none.",
+)  # fmt: skip
+@click.option("--alone", is_flag=True, help="Refine each mask for itself, not all masks of an image together.")
+@click.option(
+    "--cases", type=click.IntRange(min=1), default=8, show_default=True, help="Best and worst cases on the sheet, each."
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: as many as there are cores]")
+@click.option("--resume", is_flag=True, help="Continue a run with the same options that was stopped.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
+@click.option(
+    "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
+    help="Predict on a Ray cluster, as segrefine batch does.",
+)  # fmt: skip
+@click.option("--gpus", type=click.FloatRange(min=0), help="GPUs of each worker on the cluster.")
+@guard_option
+@crop_option
+@settings_options
+@reading_options
+@model_options
+@with_console
+def bench(
+    console: Console, name: str, data: Path, output: Path | None, images: Path | None, compare: str, alone: bool,
+    cases: int, workers: int | None, resume: bool, seed: int, address: str | None, gpus: float | None, guard: bool,
+    crop: bool, choice: SettingsChoice, reading: ReadingOptions, model: Model,
+) -> None:  # fmt: skip
+    """Run the benchmark NAME on DATA: predictions, the official protocol, comparisons, and published figures.
+
+    NAME is voc, voc20, context, context60, coco-object, coco-stuff, ade20k, cityscapes, davis, big, png, refcoco,
+    refcoco+, refcocog or grefcoco. DATA is its folder as the archives leave it: docs/data.md.
+
+    With --coarse, the masks of another method are refined and compared before and after. Otherwise the model finds
+    the masks: the classes by their names, or what each phrase names.
+
+    DIR gets bench.json, which can be cited, bench.md, a sheet of the best and worst cases, and all predictions. A run
+    that was stopped continues with --resume.
+    """
+    from segrefine.batch.worker import Job
+    from segrefine.evaluation.bench.benchmarks import find_spec
+    from segrefine.evaluation.bench.report import write_report
+    from segrefine.evaluation.bench.run import BenchPlan
+
+    spec = find_spec(name)
+    output = output or Path(f"bench-{name}")
+    check_output_folder(output, {"DATA": data, "the folder of images": images})
+    if gpus is not None and not address:
+        raise click.UsageError("--gpus is for a cluster, with --ray; here --device chooses the GPU")
+    job = Job(
+        source=data.absolute(), images=images and images.absolute(), output=output.absolute(),
+        setup=_setup(model, choice, spec), seed=seed, guard=guard, crop=crop, alone=alone, reading=reading,
+    )  # fmt: skip
+    names = [each.strip() for each in compare.split(",") if each.strip() not in ("", "none")]
+    command = f"segrefine {shlex.join(console.words)}"
+    plan = BenchPlan(spec=spec, job=job, compared=tuple(names), command=command)
+    with console.resumable(), console.progress("bench", long=True) as told:
+
+        def tell(method: str, number: int, total: int) -> None:
+            told(method, number / total)
+
+        outcome = _run(console, plan, workers, resume, tell, address, share_of(model, gpus) if address else None)
+        values = write_report(outcome, cases)
+    for warning in _warnings(values):
+        console.warn(warning)
+    console.result(values | {"output": str(output)}, _describe(values, output))
+    if values["failures"]:
+        click.get_current_context().exit(FAILED)
+
+
+def _setup(model: Model, choice: SettingsChoice, spec: BenchmarkSpec) -> PipelineSetup:
+    """What opens the model: a label diffusion model for phrases where nobody names another."""
+    from segrefine.assets import demo_bundle, demo_gs_bundle
+    from segrefine.bundle import Bundle
+    from segrefine.bundle_sources import local_bundle
+    from segrefine.runtime.engine_set import PipelineSetup
+    from segrefine.settings import G4SegSettings, GsSettings
+
+    folder = model.bundle or (demo_gs_bundle() if spec.kind == "phrases" else demo_bundle())
+    kind = GsSettings if Bundle.open(local_bundle(folder)).manifest.method == "gs" else G4SegSettings
+    return PipelineSetup(bundle=folder, engines=model.engines, settings=choice.apply_to(folder, kind))
+
+
+def _run(
+    console: Console, plan: BenchPlan, workers: int | None, resume: bool, tell: Tell, address: str | None, share: Any
+) -> BenchOutcome:
+    from segrefine.batch.cluster import connected
+    from segrefine.engines import usable_cores
+    from segrefine.evaluation.bench.run import run_bench
+
+    if not address:
+        count = workers or usable_cores()
+        plan = replace(plan, job=plan.job.share_cores(count))
+        return run_bench(plan, workers=count, resume=resume, tell=tell)
+    with connected(address) as cluster:
+        count = count_workers(console, cluster.room(share), workers, share)
+        plan = replace(plan, job=plan.job.with_threads(int(share.cpus)))
+        return run_bench(plan, workers=count, resume=resume, tell=tell, refine_all=cluster.refine_all(share))
+
+
+def _warnings(values: Mapping[str, Any]) -> Sequence[str]:
+    failures = values["failures"]
+    shown = [*values["lacks"], *failures[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        shown.append(f"{len(failures) - _SHOWN} more images failed; bench.json lists them")
+    return shown
+
+
+def _describe(values: Mapping[str, Any], output: Path) -> str:
+    from segrefine.evaluation.bench.report import REPORT, SHEET, TABLE, to_rows
+
+    header, lines = to_rows(values)
+    files = [REPORT, TABLE, *([SHEET] if values["sheet"] else [])]
+    facts = [
+        f"benchmark   {values['title']}, {values['split']}; masks {values['masks_from']}",
+        *(f"protocol    {name}: {source}" for name, source in values["protocols"].items()),
+        f"wrote       {output}: {', '.join(files)}",
+    ]
+    return f"{table(header, lines)}\n\n" + "\n".join(facts)

@@ -1,0 +1,158 @@
+"""Running a benchmark whole: predictions, comparisons, scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segrefine.batch.journal import Entry, claimed
+from segrefine.batch.options import agree_on_options, describe_options
+from segrefine.batch.run import RefineAll, run_batch
+from segrefine.batch.worker import Job
+from segrefine.datasets.notation import Notation, ReadingOptions
+from segrefine.datasets.object_sets import BIG
+from segrefine.datasets.opening import place_of_benchmark
+from segrefine.errors import MaskError, SettingsError
+from segrefine.evaluation.bench.benchmarks import BenchmarkSpec
+from segrefine.evaluation.bench.methods import COARSE, METHODS, write_masks
+from segrefine.evaluation.bench.scoring import Scored, score_method
+
+OURS = "segrefine"
+Tell = Callable[[str, int, int], None]
+"""Called with a method, how many images are finished, and how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPlan:
+    """What is run.
+
+    Attributes:
+        spec: the benchmark.
+        job: data, model, and the folder of all results.
+        compared: names of the methods to compare with.
+        command: the command line, for the report.
+    """
+
+    spec: BenchmarkSpec
+    job: Job
+    compared: Sequence[str] = tuple(METHODS)
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the names of the methods."""
+        if unknown := [name for name in self.compared if name not in METHODS]:
+            raise SettingsError(f"there is no method {unknown[0]!r}", hint=f"methods are {', '.join(METHODS)}")
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How the true data is read."""
+        return replace(self.job.reading, zero_shot=False, coarse=None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BenchOutcome:
+    """What a run gave.
+
+    Attributes:
+        plan: what was run.
+        dataset: the data set with the masks that were refined, or with those to find.
+        scored: the methods, ours last.
+        failures: a sentence for each image that failed.
+        peak_memory: bytes that the largest process took; None where the system does not say.
+    """
+
+    plan: BenchPlan
+    dataset: Notation
+    scored: Sequence[Scored]
+    failures: Sequence[str]
+    peak_memory: int | None
+
+
+def prepare(plan: BenchPlan) -> BenchPlan:
+    """The plan with what the benchmark says of its data: its class list, and whether masks are found or given.
+
+    Raises:
+        MaskError: the data is no benchmark of this kind, or has no coarse masks.
+    """
+    spec, job = plan.spec, plan.job
+    reading = job.reading if job.reading.classes or spec.classes is None else replace(job.reading, classes=spec.classes)
+    place = place_of_benchmark(job.source, job.images, replace(reading, zero_shot=False), to_refine=True)
+    kind = None
+    if place is not None:
+        found = place.benchmark
+        kind = "phrases" if found is None else "objects" if found.classes == "objects" else "classes"
+    if place is None or kind != spec.kind:
+        expected = {"classes": "label maps", "objects": "masks of objects", "phrases": "phrases"}[spec.kind]
+        raise MaskError(
+            f"{job.source} is not {spec.title}: expected {expected} as its archives have them",
+            hint="docs/data.md says how the data must lie on disk",
+        )
+    if reading.coarse is None and spec.kind == "objects" and (place.benchmark is None or place.benchmark.layout != BIG):
+        raise MaskError(f"{spec.title} has true masks alone", hint="--coarse names the folder of the masks to refine")
+    finds = reading.coarse is None and spec.kind != "objects"
+    return replace(plan, job=replace(job, reading=replace(reading, zero_shot=finds)))
+
+
+def run_bench(
+    plan: BenchPlan,
+    *,
+    workers: int,
+    resume: bool = False,
+    tell: Tell | None = None,
+    refine_all: RefineAll | None = None,
+) -> BenchOutcome:
+    """Run a benchmark. After a kill at any moment, `resume` does what is missing, and nothing again.
+
+    Args:
+        plan: what to run.
+        workers: processes.
+        resume: go on where a run before was stopped.
+        tell: told of every image.
+        refine_all: what refines; None for processes of this machine.
+
+    Raises:
+        MaskError: the data is not there, or of another kind.
+        OutputError: the output folder is another run's, is not empty without `resume`, or holds results of other
+            options.
+        SegrefineError: the engines do not open.
+    """
+    plan = prepare(plan)
+    job = plan.job.with_notation()
+    dataset, output = job.open_dataset(), job.output
+    _ = dataset.items  # read before anything is written
+    options = describe_options(job) | {"benchmark": plan.spec.name}
+    with claimed(output, resume=resume):
+        agree_on_options(job, options, begun=(output / OURS).exists())
+        values = run_batch(
+            replace(job, output=output / OURS), workers=workers, resume=True, refine_all=refine_all,
+            tell=_teller(tell),
+        )  # fmt: skip
+        methods = [] if job.reading.zero_shot else [COARSE, *plan.compared]
+        for name in methods:
+            write_masks(name, job, dataset, output / name, tell)
+        images = job.images or dataset.items[0].root
+        scored = [_score(plan, name, images, has_coarse=bool(methods)) for name in [*methods, OURS]]
+    failures = [f"{each['name']}: {each['message']}" for each in values["failures"]]
+    return BenchOutcome(plan=plan, dataset=dataset, scored=scored, failures=failures, peak_memory=_peak_memory())
+
+
+def _score(plan: BenchPlan, name: str, images: Path, *, has_coarse: bool) -> Scored:
+    output = plan.job.output
+    coarse = output / COARSE if has_coarse else None
+    return score_method(plan.spec, name, output / name, plan.job.source, plan.reading, coarse, images)
+
+
+def _teller(tell: Tell | None) -> Callable[[Entry, int, int], None] | None:
+    return (lambda _, number, total: tell(OURS, number, total)) if tell else None
+
+
+def _peak_memory() -> int | None:
+    """Bytes that this process or one of its children took at most."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
