@@ -8,7 +8,7 @@ TRAIN_LOG := runs/demo/train.log
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-full test-install lint docs bench gpu train-demo train-photo clean
+.PHONY: help demo test test-all test-full test-install test-label-studio lint docs bench gpu train-demo train-photo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,6 +41,15 @@ test-full: .venv/.stamp-dev ## models of full size with random weights: an hour,
 
 test-install: .venv/.stamp-dev ## every extra alone from a built wheel, and the lowest versions; CASES="cpu lowest" chooses
 	$(BIN)/python -m tests.install.extras $(CASES)
+
+# In an environment of its own: label-studio-ml 1 pins Flask 1 and Jinja2 3.0.
+.venv-label-studio/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-label-studio
+	.venv-label-studio/bin/python -m pip install --quiet --editable '.[cpu,label-studio]' label-studio-sdk pytest pytest-timeout hypothesis httpx
+	@touch $@
+
+test-label-studio: .venv-label-studio/.stamp ## the backend for Label Studio in the real server of label-studio-ml
+	.venv-label-studio/bin/python -m pytest --noconftest tests/integrations
 
 lint: .venv/.stamp-dev ## ruff, mypy, and the length of sentences in the documents
 	$(BIN)/ruff check .
@@ -96,5 +105,5 @@ train-photo: .venv/.stamp-train ## train `photo` on the photographs in PHOTOS in
 	echo "training in the background as process $$!; follow it with: tail -f $(PHOTO_RUN)/train.log"
 
 clean: ## remove the environment and what the tools left
-	rm -rf .venv .venv-gpu demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu .venv-label-studio demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,7 +30,7 @@ EXTRAS = (
     "ray",
 )
 ROOT = Path(segrefine.__file__).parent
-APART = {"reference", "export", "serve", "train"}
+APART = {"reference", "export", "serve", "train", "integrations"}
 """Parts that need an extra."""
 MODULES = sorted(
     "segrefine." + ".".join(file.relative_to(ROOT).with_suffix("").parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -49,6 +49,10 @@ def refine_answer(image: Pixels, results: Sequence[Refinement], decode: Decode, 
     if work.media == "png":
         picture = label_map_png(labels) if several else mask_png(results[0].mask)
         return _picture_answer(picture, warnings, seconds, began)
+    if work.media == "tensors":
+        tensors = {"mask": _stack(each.mask for each in results),
+                   "probability": _stack(each.probability for each in results)}  # fmt: skip
+        return _tensor_answer(tensors, warnings, seconds, began)
     asked = cast(RefineParameters, work.parameters)
     entries = [_refined_value(each, decode, asked) for each in results]
     values: dict[str, Any] = {"masks": entries} if several else {**entries[0]}
@@ -111,6 +115,13 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     if work.media == "png":
         labels, empty = _labels(result, work)
         return _picture_answer(label_map_png(labels), list(map(_nothing_taken, empty)), result.seconds, began)
+    if work.media == "tensors":
+        segments = result.segments
+        tensors = {"masks": _stack(each.mask for each in segments),
+                   "probabilities": _stack(each.probability for each in segments),
+                   "uncertainty": _stack(each.uncertainty for each in segments)}  # fmt: skip
+        warnings = [_nothing_taken(each.phrase) for each in segments if not each.area]
+        return _tensor_answer(tensors, warnings, result.seconds, began)
     asked = cast(SegmentParameters, work.parameters)
     entries = [_segment_value(each, asked, work) for each in result.segments]
     values: dict[str, Any] = {
@@ -133,6 +144,18 @@ def _picture_answer(picture: bytes, warnings: Sequence[str], stages: Mapping[str
     return Answer(
         values={"warnings": warnings}, picture=picture, seconds={**stages, "write": time.perf_counter() - began}
     )
+
+
+def _tensor_answer(
+    tensors: Mapping[str, NDArray[Any]], warnings: Sequence[str], stages: Mapping[str, float], began: float
+) -> Answer:
+    values = {"warnings": warnings, "tensors": tensors}
+    return Answer(values=values, picture=None, seconds={**stages, "write": time.perf_counter() - began})
+
+
+def _stack(maps: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """Maps (H, W) as one array (1, L, H, W)."""
+    return np.stack(list(maps))[None]
 
 
 def _nothing_taken(phrase: str) -> str:

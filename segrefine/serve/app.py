@@ -17,6 +17,7 @@ from segrefine import __version__
 from segrefine.serve.describe import OPENAPI, describe_mask_route, describe_route
 from segrefine.serve.dispatcher import Dispatcher
 from segrefine.serve.journal import log
+from segrefine.serve.kserve import add_kserve
 from segrefine.serve.limits import Limits
 from segrefine.serve.metrics import MEDIA_TYPE, Metrics
 from segrefine.serve.middleware import Envelope
@@ -71,6 +72,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _unknown_route)
     _add_methods(app, models)
     _add_probes(app, metrics)
+    add_kserve(app, {model.served.name: model for model in models})
     add_pages(app)
     app.add_middleware(Envelope, metrics=metrics, api_key=api_key, answers_id=answers_id, root_path=root_path)
     return app
@@ -129,5 +131,5 @@ async def _unknown_route(request: Request, error: Exception) -> NoReturn:
     if error.status_code == 405:
         allowed = headers.get("Allow", headers.get("allow", "another method"))
         raise Problem(405, "bad_method", allowed, request.method[:16], "see /docs", headers) from None
-    expected = "/v1/refine, /v1/segment, /v1/mask, /v1/models, /v2/health/…, /metrics, / or /docs"
+    expected = "/v1/refine, /v1/segment, /v1/mask, /v1/models, /v2/health/…, /v2/models/…, /metrics, / or /docs"
     raise Problem(error.status_code, "not_found", expected, request.url.path[:200], "see /docs", headers) from None

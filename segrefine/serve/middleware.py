@@ -18,7 +18,7 @@ from segrefine.serve.metrics import Metrics
 from segrefine.serve.problem import MEDIA_TYPE, STOPPED, Problem, problem_of
 
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_GUARDED = ("/v1/", "/metrics")
+_GUARDED = ("/v1/", "/v2/models", "/metrics")
 _UNLOGGED = ("/v2/health/live", "/v2/health/ready", "/metrics")
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -95,7 +95,8 @@ class Envelope:
             if problem.status == 500:
                 log_failure(request_id, error)
             if not sender.status:
-                await problem_response(problem, request_id)(scope, receive, sender)
+                by_kserve = _route_path(scope).startswith("/v2/models")
+                await problem_response(problem, request_id, by_kserve)(scope, receive, sender)
             return problem.code
 
     def _check_key(self, path: str, headers: Headers) -> None:
@@ -116,6 +117,7 @@ def _route_path(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
-def problem_response(problem: Problem, request_id: str) -> Response:
-    """The answer that tells a problem."""
-    return Response(problem.to_json(request_id), problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE)
+def problem_response(problem: Problem, request_id: str, by_kserve: bool = False) -> Response:
+    """The answer that tells a problem; by KServe v2 with the sentence that its clients show as `error`."""
+    content = problem.to_json(request_id, {"error": f"{problem}; {problem.hint}"} if by_kserve else {})
+    return Response(content, problem.status, headers=dict(problem.headers), media_type=MEDIA_TYPE)

@@ -62,9 +62,10 @@ class Problem(Exception):
             "request_id": request_id,
         }
 
-    def to_json(self, request_id: str) -> bytes:
-        """The document's bytes."""
-        return json.dumps(self.to_dict(request_id), ensure_ascii=False).encode("utf-8", "replace")
+    def to_json(self, request_id: str, more: Mapping[str, Any] | None = None) -> bytes:
+        """The document's bytes, with further members."""
+        values = {**self.to_dict(request_id), **(more or {})}
+        return json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
 
 
 STOPPED = Problem(503, "stopped", "a service that stays", "one that was stopped", "try again", {"Retry-After": "1"})

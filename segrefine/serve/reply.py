@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from segrefine.runtime.files.mask import read_mask
 from segrefine.serve.body import HungUp, parse_body, read_body
 from segrefine.serve.dispatcher import Dispatcher, QueuePlace
-from segrefine.serve.inputs import read_inputs, read_mask_file, telling_of
+from segrefine.serve.inputs import Pictures, read_inputs, read_mask_file, telling_of
 from segrefine.serve.journal import log_failure
 from segrefine.serve.limits import Limits
 from segrefine.serve.models import RefineModel, ServedModel
@@ -84,6 +84,26 @@ class Replier:
         finally:
             if not streaming:
                 place.leave()
+
+    async def compute(
+        self, request: Request, parse: Callable[[bytes], tuple[Pictures, Parameters]], model: ServedModel[Any]
+    ) -> Answer:
+        """What a model gives for a request whose body `parse` reads, as tensors.
+
+        Raises:
+            Problem: it cannot be answered; so do the errors of the library.
+            HungUp: the client went away.
+        """
+        began, place = time.monotonic(), self.dispatcher.admit()
+        try:
+            pictures, asked = await self.read(parse, await read_body(request, self.limits))
+            work = Work(
+                pictures=pictures, parameters=asked, settings=asked.change(model.pipeline.settings), media="tensors",
+                deadline=began + self.limits.timeout,
+            )  # fmt: skip
+            return await until_hang_up(request, self.dispatcher.compute(model, work, place))
+        finally:
+            place.leave()
 
     async def show_mask(self, request: Request) -> Response:
         """The mask of a request as the service reads it, as an 8-bit grey PNG; nothing is computed.

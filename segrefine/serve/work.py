@@ -12,7 +12,7 @@ from segrefine.serve.inputs import Pictures
 from segrefine.serve.parameters import Parameters
 from segrefine.settings import Settings
 
-Media = Literal["json", "png"]
+Media = Literal["json", "png", "tensors"]
 Tell = Callable[[str, float], None]
 """Called, on a worker's thread, with the stage that ended and the share of the work that is behind, in [0, 1]."""
 
@@ -22,7 +22,8 @@ class Answer:
     """What a model gives.
 
     Attributes:
-        values: the JSON object, but for what the service adds; where a PNG was asked for, its `warnings` alone.
+        values: the JSON object, but for what the service adds. For a PNG its `warnings` alone; for tensors also
+            `tensors`, the arrays by name with an axis of one image in front.
         picture: the PNG, where one was asked for.
         seconds: time of each stage.
     """

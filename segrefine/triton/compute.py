@@ -15,7 +15,7 @@ from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.runtime.segmenter import Segmenter
 
 Arrays = Mapping[str, NDArray[Any]]
-"""A request's or an answer's tensors by name; see `segrefine.triton.signature`."""
+"""A request's or an answer's tensors by name; see `segrefine.signature`."""
 
 Outcome = Arrays | Exception
 

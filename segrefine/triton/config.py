@@ -15,7 +15,7 @@ import numpy as np
 from segrefine.bundle import Manifest
 from segrefine.engines import DEFAULT, EnginePrecision, needs_gpu
 from segrefine.errors import SettingsError
-from segrefine.triton.signature import SIGNATURES, Tensor
+from segrefine.signature import SIGNATURES, Tensor
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 _WARM_UP_TEXT = "fox"

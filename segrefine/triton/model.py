@@ -14,9 +14,9 @@ from segrefine.errors import ImageError, MaskError, PromptError, SettingsError
 from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.signature import SIGNATURES
 from segrefine.triton.compute import Outcome, refine_requests, segment_requests
 from segrefine.triton.repository import BUNDLE
-from segrefine.triton.signature import SIGNATURES
 
 _CLIENTS_ERRORS = (ImageError, MaskError, PromptError, SettingsError)
 

@@ -1,4 +1,4 @@
-"""What a method takes and gives as a model of Triton; the first axis of every tensor, the batch, is left out."""
+"""Tensors of the methods for Triton and KServe. The first axis of every tensor, the batch, is left out."""
 
 from __future__ import annotations
 

@@ -1,0 +1,154 @@
+"""The backend in the real server of label-studio-ml, which `make test-label-studio` installs."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("label_studio_ml", reason="label-studio-ml is not installed (make test-label-studio)")
+brush_of_studio = pytest.importorskip("label_studio_sdk.converter.brush", reason="label-studio-sdk is not installed")
+
+from segrefine import Refiner, Segmenter, coarse_from_marks  # noqa: E402
+from segrefine.assets import demo_samples  # noqa: E402
+from segrefine.integrations.brush import decode_brush, encode_brush  # noqa: E402
+from segrefine.runtime.files.image import load_image  # noqa: E402
+from segrefine.runtime.files.marks import Box, Marks  # noqa: E402
+from segrefine.runtime.named_mask import box_of  # noqa: E402
+from tests.integrations.studio import (  # noqa: E402
+    CONFIG,
+    SIDE,
+    body_of,
+    brush,
+    coarse_of,
+    image_of,
+    phrase,
+    rectangle,
+    running,
+)
+
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ("--segment-bundle", "demo-gs", "--preset", "default")
+    with running(tmp_path_factory.mktemp("studio"), port, *words) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def refiner() -> Iterator[Refiner]:
+    with Refiner.from_bundle("demo", threads=1) as opened:
+        yield opened
+
+
+def task_of(number: int, path: Path, **more: object) -> dict:
+    return {"id": number, "data": {"image": str(path)}, **more}
+
+
+def predict(client: httpx.Client, *given: object) -> list[dict]:
+    answer = client.post("/predict", json=body_of(*given))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]
+
+
+def masks_of(prediction: dict) -> list[np.ndarray]:
+    return [decode_brush(each["value"]["rle"], (SIDE, SIDE)) for each in prediction["result"]]
+
+
+def test_it_is_set_up_as_label_studio_does_it(backend):
+    assert backend.get("/health").json()["status"] == "UP"
+    answer = backend.post("/setup", json={"project": "1.1700000000", "schema": CONFIG})
+    assert answer.status_code == 200 and answer.json()["model_version"]
+
+
+def test_brushes_of_twenty_images_are_refined_as_the_refiner_does(backend, refiner, tmp_path):
+    tasks, expected = [], []
+    names = sorted(path.stem for path in (demo_samples() / "images").glob("*.png"))
+    for number in range(COUNT):
+        name = names[number % len(names)]
+        image = load_image(image_of(name))[:, :: (-1) ** (number >= len(names))]  # then their mirror images
+        mask = coarse_of(name)[:, :: (-1) ** (number >= len(names))]
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(np.ascontiguousarray(image)).save(path)
+        drawn = brush(mask, "Car")
+        tasks.append(task_of(number, path, annotations=[{"result": [drawn]}]))
+        expected.append(refiner(np.ascontiguousarray(image), mask, "Car").mask)
+    found = predict(backend, tasks)
+    assert len(found) == COUNT and not [each["error"] for each in found if "error" in each]
+    for prediction, mask in zip(found, expected, strict=True):
+        [region] = prediction["result"]
+        np.testing.assert_array_equal(decode_brush(region["value"]["rle"], mask.shape), mask)
+        theirs = brush_of_studio.decode_rle(region["value"]["rle"]).reshape(*mask.shape, 4)[..., 3] > 0
+        np.testing.assert_array_equal(theirs, mask)
+        assert region["value"]["rle"] == brush_of_studio.mask2rle(mask.astype(np.uint8) * 255)
+
+
+def test_a_rectangle_that_is_being_drawn_becomes_a_brush(backend, refiner):
+    mask = coarse_of()
+    [found] = predict(backend, [task_of(1, image_of())], [rectangle(mask, "Car")])
+    image = load_image(image_of())
+    expected = refiner(image, [("Car", coarse_from_marks(image, Marks(boxes=[Box(*box_of(mask))])))])[0].mask
+    np.testing.assert_array_equal(masks_of(found)[0], expected)
+    assert found["result"][0]["value"]["brushlabels"] == ["Car"] and found["result"][0]["from_name"] == "tag"
+
+
+def test_a_phrase_becomes_a_brush_with_the_label_that_it_names(backend):
+    [found] = predict(backend, [task_of(1, image_of())], [phrase("the car")])
+    [asked] = predict(backend, [{"id": 1, "data": {"image": str(image_of()), "phrase": "the car"}}])
+    with Segmenter.from_bundle("demo-gs", threads=1) as segment:
+        expected = segment(load_image(image_of()), ["the car"]).segments[0].mask
+    for each in (found, asked):
+        np.testing.assert_array_equal(masks_of(each)[0], expected)
+        assert each["result"][0]["value"]["brushlabels"] == ["Car"]
+    [by_labels] = predict(backend, [task_of(1, image_of())])
+    assert {each["value"]["brushlabels"][0] for each in by_labels["result"]} <= {"Fox", "Car"}
+
+
+def test_a_task_that_fails_harms_no_other(backend, tmp_path):
+    shutil.copyfile(image_of(), tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    drawn = [{"result": [brush(coarse_of())]}]
+    other_size = [{"result": [brush(coarse_of(), original_width=64)]}]
+    tasks = [
+        task_of(1, tmp_path / "good.png", annotations=drawn),
+        {"id": 2, "data": {"image": "http://127.0.0.1:9/none.png"}, "annotations": drawn},
+        {"id": 3, "data": {"other": "x"}},
+        task_of(4, tmp_path / "bad.png", annotations=drawn),
+        task_of(5, tmp_path / "good.png", annotations=other_size),
+        task_of(6, tmp_path / "good.png", annotations=drawn),
+    ]
+    found = predict(backend, tasks)
+    told = ["", "the image cannot be reached", "the task has no image at 'image'", "no picture in a known format",
+            "drawn on 128×128 pixels, as the image", ""]  # fmt: skip
+    for prediction, words in zip(found, told, strict=True):
+        assert words in prediction.get("error", "") and bool(prediction["result"]) != bool(words), prediction
+    np.testing.assert_array_equal(masks_of(found[0]), masks_of(found[5]))
+
+
+def test_who_is_drawing_is_told_what_is_wrong(backend):
+    wrong = brush(coarse_of(), original_width=64)
+    answer = backend.post("/predict", json=body_of([task_of(1, image_of())], [wrong]))
+    assert answer.status_code == 500 and "drawn on 128×128 pixels" in answer.json()["detail"]
+
+
+def test_runs_are_packed_as_label_studio_does_it():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = rng.integers(1, 60, 2)
+        for mask in (
+            rng.random((height, width)) > 0.5,
+            np.indices((height, width)).sum(0) > rng.integers(height + width),
+        ):
+            theirs = brush_of_studio.mask2rle(mask.astype(np.uint8) * 255)
+            assert encode_brush(mask) == theirs
+            np.testing.assert_array_equal(decode_brush(theirs, mask.shape), mask)
