@@ -52,6 +52,7 @@ _METHODS = "edge-step, grabcut, dense-crf"
 @click.option(
     "--cases", type=click.IntRange(min=1), default=8, show_default=True, help="Best and worst cases on the sheet, each."
 )
+@click.option("--check", is_flag=True, help="Only say what DATA holds, and what is missing. No model runs.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: as many as there are cores]")
 @click.option("--resume", is_flag=True, help="Continue a run with the same options that was stopped.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
@@ -68,8 +69,8 @@ _METHODS = "edge-step, grabcut, dense-crf"
 @with_console
 def bench(
     console: Console, name: str, data: Path, output: Path | None, images: Path | None, compare: str, alone: bool,
-    cases: int, workers: int | None, resume: bool, seed: int, address: str | None, gpus: float | None, guard: bool,
-    crop: bool, choice: SettingsChoice, reading: ReadingOptions, model: Model,
+    cases: int, check: bool, workers: int | None, resume: bool, seed: int, address: str | None, gpus: float | None,
+    guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, model: Model,
 ) -> None:  # fmt: skip
     """Run the benchmark NAME on DATA: predictions, the official protocol, comparisons, and published figures.
 
@@ -99,6 +100,9 @@ def bench(
     names = [each.strip() for each in compare.split(",") if each.strip() not in ("", "none")]
     command = f"segrefine {shlex.join(console.words)}"
     plan = BenchPlan(spec=spec, job=job, compared=tuple(names), command=command)
+    if check:
+        _check(console, plan)
+        return
     with console.resumable(), console.progress("bench", long=True) as told:
 
         def tell(method: str, number: int, total: int) -> None:
@@ -110,6 +114,20 @@ def bench(
         console.warn(warning)
     console.result(values | {"output": str(output)}, _describe(values, output))
     if values["failures"]:
+        click.get_current_context().exit(FAILED)
+
+
+def _check(console: Console, plan: BenchPlan) -> None:
+    """Say what the data holds; fail where something is missing."""
+    from segrefine.evaluation.bench.run import check_data
+
+    values = check_data(plan)
+    counts = [f"{values['images']} images", f"{values['masks']} with true masks"]
+    counts += [f"{values['phrases']} phrases"] if values["phrases"] is not None else []
+    for sentence in values["lacks"]:
+        console.warn(sentence)
+    console.result(values, f"{plan.spec.title}: {', '.join(counts)}")
+    if values["lacks"]:
         click.get_current_context().exit(FAILED)
 
 

@@ -149,7 +149,11 @@ def load_checkpoint(model: Model, dtype: torch.dtype | None = torch.float32) -> 
     taken, latent = parts["configs"]["unet"]["in_channels"], parts["configs"]["vae"]["latent_channels"]
     if taken != latent:
         message = f"the UNet takes {taken} channels, and the VAE's latents have {latent}: made for inpainting or edits"
-        raise ExportError(message, hint="give the text-to-image model that it was made from")
+        hint = "give the text-to-image model that it was made from"
+        if taken == 2 * latent:
+            hint += "; or, if it denoises label latents joined to image latents, rename unet to label_denoiser and add "
+            hint += "label_codec/config.json, as docs/gs.md says"
+        raise ExportError(message, hint=hint)
     return Checkpoint(**parts)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.errors import ExportError, SettingsError
+from segrefine.reference.branches import check_branches
 from segrefine.reference.families import FAMILIES, Family, find_family
 from segrefine.reference.prediction import apply_prediction, check_levels
 from segrefine.reference.scales import check_quantization, find_scales, is_quantized, is_scale
@@ -67,6 +68,7 @@ def read_configs(model: Model, denoiser: str | None = None) -> Configs:
     folder = model.config if isinstance(model, SingleFile) else Path(model)
     denoiser = denoiser or ("label_denoiser" if is_label_checkpoint(model) else "unet")
     model_index = _read_json(folder, "model_index.json")
+    check_branches(folder, denoiser)
     _check_pipeline(folder, model_index)
     scheduler_config = _read_schedule(model, folder)
     parts = {denoiser: _read_part(folder, denoiser)}

@@ -240,3 +240,12 @@ def test_narratives_by_two_processes_with_a_kill_between(tmp_path):
     assert groups == {"overall": 32, "singulars": 24, "plurals": 8, "things": 24, "stuff": 8}
     assert whole["masks_from"] == "found by the model" and whole["split"] == "val2017"
     assert "PPMN (published)" in (broken / "bench.md").read_text()
+
+
+def test_check_says_what_is_there_and_what_is_missing(voc, tmp_path):
+    done = run("bench", "voc", voc, "--check", "--json")
+    assert done.exit_code == 1 and json.loads(done.stdout)["images"] == 3  # 3 of 1449
+    assert "has 1449 images, and 3 are listed here" in done.stderr
+    whole = run("bench", "png", write_narratives(tmp_path / "png", NARRATIVES), "--check")
+    assert whole.exit_code == 0 and "8 images, 8 with true masks, 32 phrases" in whole.stdout
+    assert "DAVIS: 2 images, 2 with true masks" in run("bench", "davis", write_davis(tmp_path / "d"), "--check").stdout

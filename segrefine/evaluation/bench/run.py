@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from segrefine.batch.journal import Entry, claimed
 from segrefine.batch.options import agree_on_options, describe_options
@@ -13,7 +14,7 @@ from segrefine.batch.run import RefineAll, run_batch
 from segrefine.batch.worker import Job
 from segrefine.datasets.notation import Notation, ReadingOptions
 from segrefine.datasets.object_sets import BIG
-from segrefine.datasets.opening import place_of_benchmark
+from segrefine.datasets.opening import detect_notation, place_of_benchmark
 from segrefine.errors import MaskError, SettingsError
 from segrefine.evaluation.bench.benchmarks import BenchmarkSpec
 from segrefine.evaluation.bench.methods import COARSE, METHODS, write_masks
@@ -70,8 +71,12 @@ class BenchOutcome:
     peak_memory: int | None
 
 
-def prepare(plan: BenchPlan) -> BenchPlan:
+def prepare(plan: BenchPlan, *, check_only: bool = False) -> BenchPlan:
     """The plan with what the benchmark says of its data: its class list, and whether masks are found or given.
+
+    Args:
+        plan: what is to be run.
+        check_only: whether no mask is refined, so that none need be given.
 
     Raises:
         MaskError: the data is no benchmark of this kind, or has no coarse masks.
@@ -89,10 +94,31 @@ def prepare(plan: BenchPlan) -> BenchPlan:
             f"{job.source} is not {spec.title}: expected {expected} as its archives have them",
             hint="docs/data.md says how the data must lie on disk",
         )
-    if reading.coarse is None and spec.kind == "objects" and (place.benchmark is None or place.benchmark.layout != BIG):
+    needs_coarse = reading.coarse is None and spec.kind == "objects" and not check_only
+    if needs_coarse and (place.benchmark is None or place.benchmark.layout != BIG):
         raise MaskError(f"{spec.title} has true masks alone", hint="--coarse names the folder of the masks to refine")
     finds = reading.coarse is None and spec.kind != "objects"
     return replace(plan, job=replace(job, reading=replace(reading, zero_shot=finds)))
+
+
+def check_data(plan: BenchPlan) -> dict[str, Any]:
+    """What the data of a benchmark holds, and what is missing, as JSON values.
+
+    Raises:
+        MaskError: the data is not there, or of another kind.
+    """
+    plan = prepare(plan, check_only=True)
+    place = place_of_benchmark(plan.job.source, plan.job.images, plan.reading, to_refine=True)
+    assert place is not None  # `prepare` has found it
+    truth = detect_notation(place)(place)
+    phrases = sum(len(item.masks) for item in truth.items) if truth.has_phrases else None
+    return {
+        "benchmark": plan.spec.name,
+        "images": len(truth.items),
+        "masks": len(truth.entries),
+        "phrases": phrases,
+        "lacks": list(truth.lacks),
+    }
 
 
 def run_bench(
