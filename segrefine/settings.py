@@ -305,6 +305,7 @@ class GsSettings(Settings):
         guidance_scale: classifier-free guidance by the phrase; 1 is none.
         image_guidance_scale: classifier-free guidance by the image; 1 is none.
         edges: whether the border of the samples' mean is moved to the image's edges, as G4Seg's last step does it.
+        context: whether a phrase of a caption is read with the words before it, and not alone.
     """
 
     method = "gs"
@@ -316,6 +317,7 @@ class GsSettings(Settings):
     guidance_scale: float = 1.0
     image_guidance_scale: float = 1.0
     edges: bool = True
+    context: bool = False
 
     @property
     def predictions(self) -> int:

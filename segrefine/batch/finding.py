@@ -14,6 +14,7 @@ from segrefine.runtime.files.mask import has_border
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
 
 Segmenting = Callable[[Pixels, Sequence[str]], Sequence[Segment]]
@@ -70,10 +71,12 @@ class PhraseFinder(Closing):
         segment: finds the masks of texts in an image.
         opened: what is closed with the finder.
         refines: whether the masks are refined afterwards: only those with a border can be.
+        context: whether phrases are read in their captions.
     """
 
-    def __init__(self, segment: Segmenting, opened: Closing, *, refines: bool) -> None:
-        self._segment, self._opened, self._refines = segment, opened, refines
+    def __init__(self, segment: Segmenting, opened: Closing, *, refines: bool, context: bool = False) -> None:
+        self._segment, self._opened = segment, opened
+        self._refines, self._context = refines, context
 
     @classmethod
     def of_segmenter(cls, segmenter: Segmenter, seed: int) -> PhraseFinder:
@@ -82,7 +85,7 @@ class PhraseFinder(Closing):
         def segment(image: Pixels, texts: Sequence[str]) -> Sequence[Segment]:
             return segmenter(image, texts, seed=seed).segments
 
-        return cls(segment, segmenter, refines=False)
+        return cls(segment, segmenter, refines=False, context=segmenter.settings.context)
 
     @classmethod
     def of_refiner(cls, refiner: Refiner, options: EngineOptions, seed: int) -> PhraseFinder:
@@ -98,14 +101,21 @@ class PhraseFinder(Closing):
     def find(self, image: Pixels, item: Item) -> Reading:
         """The masks of the phrases of an item in its image, uint8 (H, W, 3); a text that comes twice is found once."""
         phrases: Sequence[Phrase] = item.masks
-        texts = list(dict.fromkeys(phrase.text for phrase in phrases))
-        found = dict(zip(texts, self._segment(image, texts), strict=True))
-        masks = [
-            LabelledMask(key=phrase.number, label=phrase.text, mask=found[phrase.text].probability)
-            for phrase in phrases
-            if not self._refines or has_border(found[phrase.text].mask)
-        ]
+        texts = [self._text_of(phrase) for phrase in phrases]
+        asked = list(dict.fromkeys(texts))
+        found = dict(zip(asked, self._segment(image, asked), strict=True))
+        masks = []
+        for phrase, text in zip(phrases, texts, strict=True):
+            segment = found[text]
+            if not self._refines or has_border(segment.mask):
+                masks.append(LabelledMask(key=phrase.number, label=phrase.text, mask=segment.probability))
         return Reading(masks=masks)
+
+    def _text_of(self, phrase: Phrase) -> str:
+        """A phrase as a text, which knows its caption where that is read."""
+        if not self._context or phrase.caption is None:
+            return phrase.text
+        return CaptionedPhrase(phrase.text, *phrase.caption)
 
     def close(self) -> None:
         """Close what finds the masks."""

@@ -31,6 +31,15 @@ class Asked:
     nothing: int = 0
     closed: bool = False
 
+    @property
+    def texts(self) -> list[str]:
+        """The phrases; those of a caption know it."""
+        from segrefine.runtime.words.context import CaptionedPhrase
+
+        if self.caption is None:
+            return [span.text for span in self.spans]
+        return [CaptionedPhrase(span.text, self.caption, span.start) for span in self.spans]
+
     def drop_absent(self, result: Segmentation) -> tuple[Asked, Segmentation]:
         """The same without the classes that were not found."""
         if not self.closed:

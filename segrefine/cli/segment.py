@@ -110,7 +110,7 @@ def segment(
     IMAGE is a picture of any size; - is stdin. A phrase names one object or several: "the red car", "all apples".
     """
     asked = find_spans(phrases, caption, classes)
-    texts = [span.text for span in asked.spans]
+    texts = asked.texts
     zero_shot = zero_shot or _is_text_to_image(console, model)
     refine = zero_shot if refine is None else refine
     sampling = {name: value for name, value in sampling.items() if value is not None}

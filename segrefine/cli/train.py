@@ -79,6 +79,7 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option("--paste", type=float, default=0.4, show_default=True, help="Share of images with a pasted object.")
 @click.option("--mosaic", type=float, default=0.15, show_default=True, help="Share of images joined from two.")
 @click.option("--closed-world", is_flag=True, help="Take a class as absent wherever it is not annotated.")
+@click.option("--context", is_flag=True, help="Read phrases of captions with the words before them.")
 @click.option("--precision", type=_choice("fp32", "bf16", "fp16"), default="fp32", show_default=True,
               help="Number format that the networks compute in.")  # fmt: skip
 @click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory.")

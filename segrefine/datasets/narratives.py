@@ -118,32 +118,49 @@ class Narratives(PhraseData):
             self._left_out["utterances differ from the caption"] += 1
             return []
         segments = {int(each["id"]): each for each in annotation["segments_info"]}
-        first_of_box = {tuple(each["bbox"]): each for each in reversed(annotation["segments_info"])}
         phrases: list[Phrase] = []
+        caption, place = str(narrative["caption"]), 0
         for text, segment in zip(spoken, narrative["segments"], strict=True):
+            start = caption.find(text, place)
+            place = start + len(text) if start >= 0 else place
             numbers = [int(each) for each in segment["segment_ids"]]
             if not numbers or not segment.get("noun", True):
                 continue
             if not count_utterance(text):
                 self._left_out["a phrase without words"] += 1
                 continue
-            known = [segments[each] for each in numbers if each in segments]
-            problem = None
-            if len(known) < len(numbers):
-                problem = f"{len(numbers) - len(known)} of its segments are not in {self._panoptic.name}"
-            if not self.place.to_refine:
-                known = [first_of_box[tuple(each["bbox"])] for each in known]
-            groups = ["plurals" if len(numbers) > 1 else "singulars"]
-            groups += ["things" if is_thing[known[-1]["category_id"]] else "stuff"] if known else []
-            target = tuple(int(each["id"]) for each in known)
-            number = f"{name}/{len(phrases)}"
+            infos = [segments.get(each) for each in numbers]
+            target, groups, problem = self._resolve(infos, annotation, is_thing)
             phrases.append(
-                Phrase(number=number, text=text, target=(annotation["file_name"], target), groups=tuple(groups),
-                       problem=problem)
+                Phrase(
+                    number=f"{name}/{len(phrases)}", text=text, target=(annotation["file_name"], target),
+                    groups=groups, problem=problem, caption=(caption, start) if start >= 0 else None,
+                )
             )  # fmt: skip
         if not phrases:
             self._left_out["no phrase names a segment"] += 1
         return phrases
+
+    def _resolve(
+        self, infos: Sequence[Mapping[str, Any] | None], annotation: Mapping[str, Any], is_thing: Mapping[int, bool]
+    ) -> tuple[tuple[int, ...], tuple[str, ...], str | None]:
+        """The ids of a phrase's segments, its groups, and what is wrong with it.
+
+        Args:
+            infos: what the panoptic JSON says of each segment; None for one that it lacks.
+            annotation: of the image.
+            is_thing: whether a category is of things.
+        """
+        known = [each for each in infos if each is not None]
+        problem = None
+        if len(known) < len(infos):
+            problem = f"{len(infos) - len(known)} of its segments are not in {self._panoptic.name}"
+        if not self.place.to_refine:
+            first_of_box = {tuple(each["bbox"]): each for each in reversed(annotation["segments_info"])}
+            known = [first_of_box[tuple(each["bbox"])] for each in known]
+        groups = ["plurals" if len(infos) > 1 else "singulars"]
+        groups += ["things" if is_thing[known[-1]["category_id"]] else "stuff"] if known else []
+        return tuple(int(each["id"]) for each in known), tuple(groups), problem
 
     def read_masks(self, item: Item, size: tuple[int, int] | None) -> tuple[tuple[int, int], dict[Key, Mask]]:
         """The union of each phrase's segments, of the panoptic PNG."""

@@ -37,6 +37,7 @@ class Phrase:
         target: what the data set knows of its mask; only the data set reads it.
         groups: names of the groups that it counts in.
         problem: why it has no mask that can be read; None where it has one.
+        caption: what it is a part of, and its place there; None where it is a sentence of its own.
     """
 
     number: int | str
@@ -44,6 +45,7 @@ class Phrase:
     target: Any
     groups: tuple[str, ...] = ()
     problem: str | None = None
+    caption: tuple[str, int] | None = None
 
 
 class PhraseData(Notation):

@@ -48,7 +48,7 @@ from segrefine.reference.checkpoint import (
     load_label_checkpoint,
     reopen,
 )
-from segrefine.reference.configs import is_label_checkpoint
+from segrefine.reference.configs import CONTEXT, is_label_checkpoint
 from segrefine.reference.label_codec import VaeCodec, describe_codec
 from segrefine.reference.weight_files import Model, count_weights
 from segrefine.settings import G4SegSettings, GsSettings, Settings
@@ -204,7 +204,7 @@ def _plan_labels(model: Model) -> _Plan:
         checkpoint=checkpoint,
         denoiser="label_denoiser",
         graphs={name: graph for name, graph in LABEL_GRAPHS.items() if has_graph(name, parts)},
-        settings=GsSettings(),
+        settings=GsSettings(context=checkpoint.model_index.get(CONTEXT) is True),
         unneeded=() if isinstance(checkpoint.codec, VaeCodec) else ("vae_decoder",),
         label_codec=describe_codec(checkpoint.codec),
     )

@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from segrefine.errors import ExportError
 from segrefine.reference.configs import CLASSES, HINT, read_configs
+from segrefine.reference.context import reorder, tokenize
 from segrefine.reference.families import FAMILIES, Family
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, read_codec
 from segrefine.reference.latents import scale_latents
@@ -88,15 +89,17 @@ class ModelParts:
         return scale_latents(self.vae, self.vae.encode(image).latent_dist.mean)
 
     def encode_text(self, texts: Sequence[str], size: Sequence[int]) -> Text:
-        """What the denoiser is told of texts (B) under an image of a size (height, width) in pixels."""
+        """What the denoiser is told of texts (B) under an image of a size (height, width) in pixels.
+
+        A `CaptionedPhrase` is read with the words before it.
+        """
         states, pooled = [], {}
         for kind in self.family.text_encoders:
-            ids = self.tokenizers[kind.tokenizer](
-                list(texts), padding="max_length", truncation=True, return_tensors="pt"
-            ).input_ids
+            windows = [tokenize(self.tokenizers[kind.tokenizer], text) for text in texts]
             encoder = self.load(kind.part)
-            of_words, of_text = encode_ids(encoder, kind, ids.to(encoder.device))
-            states.append(of_words)
+            ids, order = (torch.tensor(each).to(encoder.device) for each in zip(*windows, strict=True))
+            of_words, of_text = encode_ids(encoder, kind, ids)
+            states.append(reorder(of_words, order))
             if of_text is not None:
                 pooled = {"text_embeds": of_text}
         text = {"encoder_hidden_states": torch.cat(states, -1), **pooled}

@@ -25,6 +25,9 @@ CLASSES = {
 
 HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `demo`"
 
+CONTEXT = "caption_context"
+"""The entry of `model_index.json` that is true where a model was trained on phrases in their captions."""
+
 _OTHER_PARTS = {
     "scheduler", "tokenizer", "tokenizer_2", "label_codec",
     "safety_checker", "feature_extractor", "image_encoder",  # these look at pictures; the method does not need them

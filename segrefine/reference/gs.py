@@ -57,7 +57,8 @@ class Gs:
         """
         count = len(noise)
         z = self.model.encode_image(image).expand(len(phrases) * count, -1, -1, -1)
-        text = self.model.encode_text(phrases, image.shape[2:])
+        asked = phrases if self.settings.context else [str(phrase) for phrase in phrases]
+        text = self.model.encode_text(asked, image.shape[2:])
         text = {name: values.repeat_interleave(count, 0) for name, values in text.items()}
         latents = self.sample(z, text, noise.repeat(len(phrases), 1, 1, 1), fresh)
         masks = self.model.codec.decode(latents)

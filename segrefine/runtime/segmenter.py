@@ -26,6 +26,7 @@ from segrefine.runtime.label_codec import label_decoder
 from segrefine.runtime.label_denoiser import GuidedDenoiser
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
+from segrefine.runtime.words.context import CaptionedPhrase, ContextWindow, read_in_context, reorder_states
 from segrefine.runtime.words.prompt import MARKER, build_prompt
 from segrefine.runtime.words.text import Text, count_texts, join_texts, pick_texts, repeat_texts
 from segrefine.samplers import SAMPLERS
@@ -136,13 +137,13 @@ class Segmenter(EngineSet[GsSettings]):
         s = self.settings.change(settings)
         if not asked:
             return ()
-        ids = np.concatenate([self._tokenize(phrases) for _, phrases in asked])
+        windows = [window for _, phrases in asked for window in self._tokenize(phrases, context=s.context)]
         fits = self._fit_alike([image for image, _ in asked])
         wanted = [(number, phrase) for number, (_, phrases) in enumerate(asked) for phrase in phrases]
         owners = np.array([number for number, _ in wanted])
         batch = max(1, self.most_samples(fits[0].grid, s) // s.samples)
         watch = Watch(progress, steps=2 + 2 * -(-len(wanted) // batch))
-        beside = self._beside.submit(self._read_beside, ids, fits, s)
+        beside = self._beside.submit(self._read_beside, windows, fits, s)
         try:
             z = self._encode(fits)
         finally:
@@ -177,11 +178,15 @@ class Segmenter(EngineSet[GsSettings]):
         return fits
 
     def _read_beside(
-        self, ids: NDArray[np.int64], fits: Sequence[FittedImage], settings: GsSettings
+        self, windows: Sequence[ContextWindow], fits: Sequence[FittedImage], settings: GsSettings
     ) -> tuple[Text, list[EdgeGuide | None]]:
-        """What does not wait for the images' latents: the texts of token ids (P, tokens), and the images' edges."""
+        """What does not wait for the images' latents: the texts of the phrases, and the images' edges."""
+        ids = np.concatenate([window.input_ids for window in windows])
         parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
-        return join_texts(parts), [guide_edges(fit, settings) for fit in fits]
+        texts = join_texts(parts)
+        if settings.context:
+            texts = reorder_states(texts, np.stack([window.order for window in windows]))
+        return texts, [guide_edges(fit, settings) for fit in fits]
 
     def _encode(self, fits: Sequence[FittedImage]) -> Floats:
         """Latents (I, c, h, w) of the images, several at once where they are small: the codec's memory is large."""
@@ -190,14 +195,17 @@ class Segmenter(EngineSet[GsSettings]):
         parts = [self.encode_images(images[first : first + most]) for first in range(0, len(images), most)]
         return np.concatenate(parts)
 
-    def _tokenize(self, phrases: Sequence[str]) -> NDArray[np.int64]:
-        """Token ids (P, tokens) of the phrases."""
+    def _tokenize(self, phrases: Sequence[str], *, context: bool) -> list[ContextWindow]:
+        """The tokens of each phrase, alone or with the words before it in its caption."""
         check_phrases(phrases)
-        return np.concatenate([self._token_ids(phrase) for phrase in phrases])
+        return [self._token_ids(phrase, context=context) for phrase in phrases]
 
-    def _token_ids(self, phrase: str) -> NDArray[np.int64]:
+    def _token_ids(self, phrase: str, *, context: bool) -> ContextWindow:
         try:
-            return build_prompt(self.tokenizer, phrase, template=MARKER).input_ids
+            alone = build_prompt(self.tokenizer, phrase, template=MARKER).input_ids
+            if context and isinstance(phrase, CaptionedPhrase):
+                return read_in_context(self.tokenizer, phrase)
+            return ContextWindow(input_ids=alone, order=np.arange(self.tokenizer.length))
         except PromptError as error:
             raise error.about(f"phrase {quote_phrase(phrase)}") from error
 

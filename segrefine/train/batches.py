@@ -13,6 +13,8 @@ from numpy.random import Generator
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from segrefine.reference.context import tokenize
+from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.train.augment import STRENGTHS, Augmenter
 from segrefine.train.levels import draw_levels, draw_lower_levels
 from segrefine.train.model import LabelModel
@@ -34,6 +36,7 @@ class Batch:
         image: float32 (I, 3, H, W) in [-1, 1].
         owner: int64 (B,), the image of each sample.
         ids: int64 (U, tokens) for each tokenizer.
+        order: int64 (U, tokens), the states of each text that the denoiser gets.
         text: int64 (B,), the text of each sample.
         mask: float32 (B, 1, H, W), 0 or 1.
         counted: float32 (B, 1, H, W), 1 for pixels that count.
@@ -47,6 +50,7 @@ class Batch:
     image: Tensor
     owner: Tensor
     ids: dict[str, Tensor]
+    order: Tensor
     text: Tensor
     mask: Tensor
     counted: Tensor
@@ -64,23 +68,29 @@ class Batch:
 
 
 class TextEncoder:
-    """Texts → token ids, each text tokenised once. Several threads can use it."""
+    """Texts → token ids, each text tokenised once. Several threads can use it.
 
-    def __init__(self, tokenizers: dict[str, CLIPTokenizer]) -> None:
+    Args:
+        tokenizers: by their folders.
+        context: whether phrases of captions are read with the words before them.
+    """
+
+    def __init__(self, tokenizers: dict[str, CLIPTokenizer], *, context: bool = False) -> None:
         self._tokenizers, self._turn = copy.deepcopy(tokenizers), threading.Lock()
-        self._known: dict[str, dict[str, list[int]]] = {}
+        self._context = context
+        self._known: dict[str, dict[str, tuple[list[int], list[int]]]] = {}
         self._counts: dict[str, int] = {}
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids, int64 (texts, tokens), for each tokenizer."""
+    def __call__(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Token ids, int64 (texts, tokens), for each tokenizer, and the order of the states; see `Batch`."""
+        asked = [text if self._context else str(text) for text in texts]
         with self._turn:  # one thread at a time can use a tokenizer
-            for text in texts:
+            for text in asked:
                 if text not in self._known:
-                    self._known[text] = {
-                        name: tokenizer(text, padding="max_length").input_ids
-                        for name, tokenizer in self._tokenizers.items()
-                    }
-        return {name: torch.tensor([self._known[text][name] for text in texts]) for name in self._tokenizers}
+                    self._known[text] = {name: tokenize(each, text) for name, each in self._tokenizers.items()}
+        found = {name: [self._known[text][name] for text in asked] for name in self._tokenizers}
+        ids = {name: torch.tensor([each for each, _ in windows]) for name, windows in found.items()}
+        return ids, torch.tensor([order for _, order in next(iter(found.values()))])
 
     @property
     def most(self) -> int:
@@ -116,7 +126,7 @@ class BatchMaker:
     options: TrainOptions
 
     def __post_init__(self) -> None:
-        self.texts = TextEncoder(dict(self.model.checkpoint.tokenizers))
+        self.texts = TextEncoder(dict(self.model.checkpoint.tokenizers), context=self.options.context)
         self._classes = self.mixture.classes
         self._augment = Augmenter(
             strength=STRENGTHS[self.options.augmentation],
@@ -149,13 +159,15 @@ class BatchMaker:
         rows = np.concatenate([np.arange(number * o.phrases, (number + 1) * o.phrases) for number in own])
         asked = [each for _, phrases, *_ in scenes for each in phrases]
         texts = [each.text if named[row] else "" for each, row in zip(asked, rows, strict=True)]
-        different = sorted(set(texts))
+        different = sorted(set(texts), key=_by_text)
+        ids, order = self.texts(different)
         masks = np.stack([each.mask for each in asked])[:, None]
         counted = np.stack([valid for _, _, valid, _ in scenes]).repeat(o.phrases, 0)[:, None]
         return Batch(
             image=to_image(np.stack([image for image, *_ in scenes])),
             owner=torch.arange(len(own)).repeat_interleave(o.phrases),
-            ids=self.texts(different),
+            ids=ids,
+            order=order,
             text=torch.tensor([different.index(text) for text in texts]),
             mask=torch.from_numpy((masks & counted).astype(np.float32)),
             counted=torch.from_numpy(counted.astype(np.float32)),
@@ -177,6 +189,11 @@ class BatchMaker:
         scene = self._augment(rng, self.mixture.draw(rng), height, width)
         phrases = draw_phrases(rng, scene, self.options.phrases, self.mixture.shares, self.texts.fits)
         return scene.image, phrases, ~scene.ignored, class_map(scene, self._classes)
+
+
+def _by_text(text: str) -> tuple[str, str, int]:
+    """What texts are sorted by: their words, then their captions."""
+    return (str(text), text.caption, text.start) if isinstance(text, CaptionedPhrase) else (text, "", 0)
 
 
 def _shapes(side: int, multiple: int) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from segrefine.assets import demo_gs_checkpoint
 from segrefine.errors import OutputError, SettingsError
 from segrefine.reference.checkpoint import LabelCheckpoint, ModelParts, load_checkpoint, load_label_checkpoint
-from segrefine.reference.configs import is_label_checkpoint
+from segrefine.reference.configs import CONTEXT, is_label_checkpoint
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
 from segrefine.reference.weight_files import Model, SingleFile
 from segrefine.storage import output_errors
@@ -45,6 +45,7 @@ class LabelModel:
         tokenizer_folders: files of each tokenizer.
         side: longer image side in pixels.
         new_words: words that got tokens of their own.
+        context: whether phrases of captions are read with the words before them.
     """
 
     checkpoint: LabelCheckpoint
@@ -52,6 +53,7 @@ class LabelModel:
     tokenizer_folders: Mapping[str, Path]
     side: int
     new_words: Sequence[str] = field(default_factory=list)
+    context: bool = False
 
     @property
     def denoiser(self) -> UNet2DConditionModel:
@@ -101,6 +103,8 @@ class LabelModel:
     def _model_index(self) -> dict[str, Any]:
         libraries = {"label_denoiser": "diffusers", "vae": "diffusers"}
         index: dict[str, Any] = {"_class_name": "LabelDiffusionPipeline"}
+        if self.context:
+            index[CONTEXT] = True
         for name, part in self.parts.items():
             index[name] = [libraries.get(name, "transformers"), type(part).__name__]
         index |= {name: ["transformers", "CLIPTokenizer"] for name in self.tokenizer_folders}
@@ -153,7 +157,9 @@ def open_model(found: Model | None, options: TrainOptions, classes: Sequence[str
         codec=codec,
     )  # fmt: skip
     side = options.side or int(parts["label_denoiser"].config.sample_size) * checkpoint.vae_scale_factor
-    model = LabelModel(checkpoint=checkpoint, parts=parts, tokenizer_folders=folders, side=side, new_words=new)
+    model = LabelModel(
+        checkpoint=checkpoint, parts=parts, tokenizer_folders=folders, side=side, new_words=new, context=options.context
+    )  # fmt: skip
     _fit_side(model)
     return model
 

@@ -13,6 +13,7 @@ from segrefine.datasets.annotation_files import complete_entries, find_nearby
 from segrefine.datasets.narratives import read_segments
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
+from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.storage import read_json, read_json_object
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.scenes import Region, Scene, union
@@ -92,12 +93,16 @@ class Narratives:
 def _phrases(
     narrative: Mapping[str, Any], masks: Mapping[int, NDArray[np.bool_]], size: tuple[int, ...]
 ) -> list[Region]:
-    """A region for each phrase of a narrative that names segments."""
+    """A region for each phrase of a narrative that names segments; the phrase knows its caption."""
     regions = []
+    caption, place = str(narrative.get("caption", "")), 0
     for segment in narrative.get("segments", []):
         numbers = [int(number) for number in segment.get("segment_ids", [])]
         text = str(segment.get("utterance", "")).strip(" ,.;")
         named = [masks[number] for number in numbers if number in masks]
+        start = caption.find(text, place)
+        place = start + len(text) if start >= 0 else place
         if text and named:
-            regions.append(Region(mask=union(named, (size[0], size[1])), phrases=(text,)))
+            phrase = CaptionedPhrase(text, caption, start) if start >= 0 else text
+            regions.append(Region(mask=union(named, (size[0], size[1])), phrases=(phrase,)))
     return regions

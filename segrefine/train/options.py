@@ -71,6 +71,7 @@ class TrainOptions:
         paste: share of images that get an object of another image.
         mosaic: share of images that are joined from two.
         closed_world: whether a class that is not annotated in an image is absent from it, whatever data set it is of.
+        context: whether phrases of captions are read with the words before them.
         validation_limit: images that validation looks at, at most.
         save_minutes: minutes between two saved states.
         validate_minutes: minutes between two validations.
@@ -108,6 +109,7 @@ class TrainOptions:
     paste: float = 0.4
     mosaic: float = 0.15
     closed_world: bool = False
+    context: bool = False
     validation_limit: int = 200
     save_minutes: float = 5
     validate_minutes: float = 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.random import Generator
 
 from segrefine.errors import MaskError, SegrefineError
 from segrefine.runtime.files.output import write_whole
+from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.storage import output_errors
 from segrefine.train.scenes import Region, Scene, resize_scene
 from segrefine.train.sources import SourceSpec
@@ -136,7 +137,15 @@ def store_scene(file: Path, scene: Scene) -> None:
     """Write a scene to an `.npz` file."""
     masks = np.stack([scene.ignored, *(region.mask for region in scene.regions)])
     described = [
-        {"label": region.label, "phrases": region.phrases, "single": region.single} for region in scene.regions
+        {
+            "label": region.label,
+            "phrases": region.phrases,
+            "captions": [
+                (text.caption, text.start) if isinstance(text, CaptionedPhrase) else None for text in region.phrases
+            ],
+            "single": region.single,
+        }
+        for region in scene.regions
     ]
     with output_errors(file), file.open("wb") as opened:
         np.savez(opened, image=scene.image, masks=np.packbits(masks, axis=None), about=np.array(json.dumps(described)))
@@ -149,10 +158,17 @@ def load_scene(file: Path) -> Scene:
     shape = (1 + len(described), *image.shape[:2])
     masks = np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(np.bool_)
     regions = tuple(
-        Region(mask=mask, label=each["label"], phrases=tuple(each["phrases"]), single=each["single"])
+        Region(mask=mask, label=each["label"], phrases=_phrases_of(each), single=each["single"])
         for mask, each in zip(masks[1:], described, strict=True)
     )
     return Scene(image=image, regions=regions, ignored=masks[0], known=frozenset())
+
+
+def _phrases_of(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """The phrases of a stored region; those of a caption know it."""
+    captions = described.get("captions") or [None] * len(described["phrases"])
+    pairs = zip(described["phrases"], captions, strict=True)
+    return tuple(text if caption is None else CaptionedPhrase(text, *caption) for text, caption in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.train.scenes import Mask, Region, Scene, union
 
 _CLEAR_GAP = 0.12
@@ -58,7 +59,13 @@ def plural(name: str) -> str:
 
 
 def mirror_phrase(text: str) -> str:
-    """The phrase after the image was flipped: left and right change places."""
+    """The phrase after the image was flipped: left and right change places, in its caption too."""
+    if isinstance(text, CaptionedPhrase):
+        end = text.start + len(text)
+        before, own, after = (
+            mirror_phrase(part) for part in (text.caption[: text.start], str(text), text.caption[end:])
+        )
+        return CaptionedPhrase(own, before + own + after, len(before))
     return re.sub(r"\b(left|right|Left|Right)\b", lambda found: _MIRRORED[found[1]], text)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefine.reference.context import reorder
 from segrefine.reference.label_codec import AreaCodec
 from segrefine.reference.latents import scale_latents
 from segrefine.reference.text import Text, encode_ids, predict, size_condition
@@ -143,7 +144,7 @@ class Trainee(nn.Module):
         with torch.set_grad_enabled(self._options.train_text and torch.is_grad_enabled()):
             for kind in family.text_encoders:
                 of_words, of_text = encode_ids(self.text_encoders[kind.part], kind, batch.ids[kind.tokenizer])
-                states.append(of_words)
+                states.append(reorder(of_words, batch.order))
                 if of_text is not None:
                     text["text_embeds"] = of_text[batch.text]
         text["encoder_hidden_states"] = torch.cat(states, -1)[batch.text]

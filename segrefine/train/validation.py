@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -168,7 +168,8 @@ def sample_masks(
     cells = (side // model.checkpoint.vae_scale_factor for side in fit.grid)
     size = (settings.samples, model.checkpoint.codec.channels, *cells)
     noise = torch.randn(size, generator=torch.Generator().manual_seed(_SEED + seed)).to(pixels.device)
-    masks = Gs(model.checkpoint, settings).segment(pixels, phrases, noise).float().cpu().numpy()
+    sampler = Gs(model.checkpoint, replace(settings, context=model.context))
+    masks = sampler.segment(pixels, phrases, noise).float().cpu().numpy()
     return np.stack([[fit.restore(sample) for sample in of_phrase] for of_phrase in masks])
 
 
