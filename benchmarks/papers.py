@@ -205,6 +205,7 @@ def to_markdown(values: dict[str, Any]) -> str:
          f"{maps['photographs'][name]:.4f}" if name in maps["photographs"] else ""]
         for name, row in maps["methods"].items()
     ]  # fmt: skip
+    context = ", ".join(f"{value:.3f} {name}" for name, value in narratives["context_on_scenes"].items())
     equal = "equal byte for byte" if narratives["equal_after_the_kill"] else "NOT equal"
     return "\n\n".join(
         [
@@ -215,8 +216,8 @@ def to_markdown(values: dict[str, Any]) -> str:
             f"{narratives['narratives']} narratives made of COCO photographs; phrases: {counts}. `full` is `eval` "
             "without a protocol.",
             markdown_table(["predictions, protocol", *_GROUPS], recalls),
-            "Phrases read in their captions, on the twelve shipped scenes, by the demo model, which was not trained so: "
-            f"mean IoU {', '.join(f'{value:.3f} {name}' for name, value in narratives['context_on_scenes'].items())}.",
+            "Phrases read in their captions, on the twelve shipped scenes, by the demo model, which was not trained "
+            f"so: mean IoU {context}.",
             f"Two processes were killed after {narratives['predicted_before_the_kill']} narratives and continued. "
             f"Predictions and figures are {equal} to those of an undisturbed run.",
             f"## PASCAL VOC's layout, coarse masks of a real network: {maps['images']} photographs",

@@ -191,6 +191,7 @@ def pick(batch: Batch, rows: Tensor) -> Batch:
     return Batch(
         image=batch.image,
         ids=batch.ids,
+        order=batch.order,
         classes=batch.classes,
         **{name: getattr(batch, name)[rows] for name in of_samples},
     )

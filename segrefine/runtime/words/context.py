@@ -59,7 +59,7 @@ class CaptionedPhrase(str):
         """The hash of the text alone, so that it equals that of a plain text."""
         return str.__hash__(self)
 
-    def __getnewargs__(self) -> tuple[str, str, int]:
+    def __getnewargs__(self) -> tuple[str, str, int]:  # type: ignore[override]  # a str has one
         """What makes the same phrase in another process."""
         return str(self), self.caption, self.start
 
