@@ -33,7 +33,7 @@ def encode_brush(mask: NDArray[np.bool_]) -> list[int]:
         bits.append(_run(length, word))
     text = "".join(bits)
     text += "0" * (8 - len(text) % 8)  # Label Studio's own writer adds a whole byte where none is needed
-    return np.packbits(np.frombuffer(text.encode(), np.uint8) - ord("0")).tolist()  # type: ignore[no-any-return]
+    return np.packbits(np.frombuffer(text.encode(), np.uint8) - ord("0")).tolist()
 
 
 def decode_brush(numbers: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -43,6 +43,16 @@ class Bundles:
     segment: str | Path | None = None
     engines: EngineOptions = field(default_factory=EngineOptions)
 
+    @classmethod
+    def of(cls, bundle: str | Path) -> Bundles:
+        """The models where one bundle is named, whichever method it has.
+
+        Raises:
+            BundleError: there is no such bundle.
+        """
+        finds = Bundle.open(local_bundle(bundle)).manifest.method == "gs"
+        return cls(segment=bundle) if finds else cls(refine=bundle)
+
     def setup_of(self, bundle: str | Path) -> PipelineSetup:
         """What opens a bundle."""
         return PipelineSetup(bundle=bundle, engines=self.engines)

@@ -17,8 +17,8 @@ from segrefine.cli import main
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-OTHER_OPTIONS = {"--model-control-mode"}
-"""Of Triton's server."""
+OTHER_OPTIONS = {"--model-control-mode", "--segment-bundle"}
+"""Of Triton's server, and of the backend for Label Studio."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -84,7 +85,8 @@ def running(folder: Path, port: int, *words: str) -> Iterator[httpx.Client]:
         *words,
     ]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--model-dir", str(folder)], stdout=log, stderr=log)
+        environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}  # for images that are downloaded
+        process = subprocess.Popen([*command, "--model-dir", str(folder)], stdout=log, stderr=log, env=environment)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as client:
             deadline = time.monotonic() + 120

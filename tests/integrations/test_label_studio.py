@@ -5,7 +5,11 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import numpy as np
@@ -36,11 +40,21 @@ from tests.integrations.studio import (  # noqa: E402
 COUNT = 20
 
 
+@dataclass(frozen=True)
+class Shelf:
+    folder: Path
+    url: str
+
+    @property
+    def scene(self) -> str:
+        return f"{self.url}/scene.png"
+
+
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ("--segment-bundle", "demo-gs", "--preset", "default")
+    words = ("--segment-bundle", "demo-gs", "--preset", "fast")
     with running(tmp_path_factory.mktemp("studio"), port, *words) as client:
         yield client
 
@@ -51,8 +65,20 @@ def refiner() -> Iterator[Refiner]:
         yield opened
 
 
-def task_of(number: int, path: Path, **more: object) -> dict:
-    return {"id": number, "data": {"image": str(path)}, **more}
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    """A folder whose files are served over HTTP, as images of tasks are."""
+    folder = tmp_path_factory.mktemp("shelf")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    shutil.copyfile(image_of(), folder / "scene.png")
+    yield Shelf(folder=folder, url=f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+
+
+def task_of(number: int, url: str, **more: object) -> dict:
+    return {"id": number, "data": {"image": url}, **more}
 
 
 def predict(client: httpx.Client, *given: object) -> list[dict]:
@@ -71,18 +97,17 @@ def test_it_is_set_up_as_label_studio_does_it(backend):
     assert answer.status_code == 200 and answer.json()["model_version"]
 
 
-def test_brushes_of_twenty_images_are_refined_as_the_refiner_does(backend, refiner, tmp_path):
+def test_brushes_of_twenty_images_are_refined_as_the_refiner_does(backend, refiner, shelf):
     tasks, expected = [], []
     names = sorted(path.stem for path in (demo_samples() / "images").glob("*.png"))
     for number in range(COUNT):
         name = names[number % len(names)]
         image = load_image(image_of(name))[:, :: (-1) ** (number >= len(names))]  # then their mirror images
         mask = coarse_of(name)[:, :: (-1) ** (number >= len(names))]
-        path = tmp_path / f"{number}.png"
-        Image.fromarray(np.ascontiguousarray(image)).save(path)
+        Image.fromarray(np.ascontiguousarray(image)).save(shelf.folder / f"{number}.png")
         drawn = brush(mask, "Car")
-        tasks.append(task_of(number, path, annotations=[{"result": [drawn]}]))
-        expected.append(refiner(np.ascontiguousarray(image), mask, "Car").mask)
+        tasks.append(task_of(number, f"{shelf.url}/{number}.png", annotations=[{"result": [drawn]}]))
+        expected.append(refiner(np.ascontiguousarray(image), mask, "Car", settings="fast").mask)
     found = predict(backend, tasks)
     assert len(found) == COUNT and not [each["error"] for each in found if "error" in each]
     for prediction, mask in zip(found, expected, strict=True):
@@ -93,39 +118,39 @@ def test_brushes_of_twenty_images_are_refined_as_the_refiner_does(backend, refin
         assert region["value"]["rle"] == brush_of_studio.mask2rle(mask.astype(np.uint8) * 255)
 
 
-def test_a_rectangle_that_is_being_drawn_becomes_a_brush(backend, refiner):
+def test_a_rectangle_that_is_being_drawn_becomes_a_brush(backend, refiner, shelf):
     mask = coarse_of()
-    [found] = predict(backend, [task_of(1, image_of())], [rectangle(mask, "Car")])
+    [found] = predict(backend, [task_of(1, shelf.scene)], [rectangle(mask, "Car")])
     image = load_image(image_of())
-    expected = refiner(image, [("Car", coarse_from_marks(image, Marks(boxes=[Box(*box_of(mask))])))])[0].mask
+    coarse = coarse_from_marks(image, Marks(boxes=[Box(*box_of(mask))]))
+    expected = refiner(image, [("Car", coarse)], settings="fast")[0].mask
     np.testing.assert_array_equal(masks_of(found)[0], expected)
     assert found["result"][0]["value"]["brushlabels"] == ["Car"] and found["result"][0]["from_name"] == "tag"
 
 
-def test_a_phrase_becomes_a_brush_with_the_label_that_it_names(backend):
-    [found] = predict(backend, [task_of(1, image_of())], [phrase("the car")])
-    [asked] = predict(backend, [{"id": 1, "data": {"image": str(image_of()), "phrase": "the car"}}])
+def test_a_phrase_becomes_a_brush_with_the_label_that_it_names(backend, shelf):
+    [found] = predict(backend, [task_of(1, shelf.scene)], [phrase("the car")])
+    [asked] = predict(backend, [{"id": 1, "data": {"image": shelf.scene, "phrase": "the car"}}])
     with Segmenter.from_bundle("demo-gs", threads=1) as segment:
-        expected = segment(load_image(image_of()), ["the car"]).segments[0].mask
+        expected = segment(load_image(image_of()), ["the car"], settings="fast").segments[0].mask
     for each in (found, asked):
         np.testing.assert_array_equal(masks_of(each)[0], expected)
         assert each["result"][0]["value"]["brushlabels"] == ["Car"]
-    [by_labels] = predict(backend, [task_of(1, image_of())])
+    [by_labels] = predict(backend, [task_of(1, shelf.scene)])
     assert {each["value"]["brushlabels"][0] for each in by_labels["result"]} <= {"Fox", "Car"}
 
 
-def test_a_task_that_fails_harms_no_other(backend, tmp_path):
-    shutil.copyfile(image_of(), tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_a_task_that_fails_harms_no_other(backend, shelf):
+    (shelf.folder / "bad.png").write_bytes(b"no picture")
     drawn = [{"result": [brush(coarse_of())]}]
     other_size = [{"result": [brush(coarse_of(), original_width=64)]}]
     tasks = [
-        task_of(1, tmp_path / "good.png", annotations=drawn),
+        task_of(1, shelf.scene, annotations=drawn),
         {"id": 2, "data": {"image": "http://127.0.0.1:9/none.png"}, "annotations": drawn},
         {"id": 3, "data": {"other": "x"}},
-        task_of(4, tmp_path / "bad.png", annotations=drawn),
-        task_of(5, tmp_path / "good.png", annotations=other_size),
-        task_of(6, tmp_path / "good.png", annotations=drawn),
+        task_of(4, f"{shelf.url}/bad.png", annotations=drawn),
+        task_of(5, shelf.scene, annotations=other_size),
+        task_of(6, shelf.scene, annotations=drawn),
     ]
     found = predict(backend, tasks)
     told = ["", "the image cannot be reached", "the task has no image at 'image'", "no picture in a known format",
@@ -135,9 +160,9 @@ def test_a_task_that_fails_harms_no_other(backend, tmp_path):
     np.testing.assert_array_equal(masks_of(found[0]), masks_of(found[5]))
 
 
-def test_who_is_drawing_is_told_what_is_wrong(backend):
+def test_who_is_drawing_is_told_what_is_wrong(backend, shelf):
     wrong = brush(coarse_of(), original_width=64)
-    answer = backend.post("/predict", json=body_of([task_of(1, image_of())], [wrong]))
+    answer = backend.post("/predict", json=body_of([task_of(1, shelf.scene)], [wrong]))
     assert answer.status_code == 500 and "drawn on 128×128 pixels" in answer.json()["detail"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 
 import httpx
@@ -22,6 +23,7 @@ from segrefine.runtime.files.image import load_image
 from segrefine.runtime.files.mask import load_mask
 from segrefine.serve.problem import Problem
 from segrefine.serve.tensors import read_request
+from tests.documentation.test_documents import ROOT, blocks
 from tests.examples import examples
 
 NAME = "02-car-erode.png"
@@ -176,3 +178,14 @@ def test_texts_come_through_as_the_client_writes_them(texts, binary):
     body, length = triton.InferenceServerClient.generate_request_body([tensor])
     found = read_request(bytes(body), None if length is None else str(length)).tensors["a"]
     assert found.tolist() == [texts]
+
+
+def test_the_example_of_the_page_runs(service, tmp_path, monkeypatch):
+    [example] = blocks(ROOT / "docs/kserve.md", "python")
+    monkeypatch.chdir(tmp_path)
+    for file, name in ((IMAGE, "photo.png"), (MASK, "coarse.png")):
+        shutil.copyfile(file, name)
+    names: dict[str, object] = {}
+    assert "127.0.0.1:8000" in example
+    exec(example.replace("127.0.0.1:8000", service.url.removeprefix("http://")), names)
+    assert names["answer"].as_numpy("mask").shape == (1, 1, 128, 128)
