@@ -71,6 +71,11 @@ class Job:
     cutout: bool = False
     max_megapixels: float = MEGAPIXELS
 
+    @property
+    def coarse_masks(self) -> Path:
+        """Where the masks lie that are refined: in the data set, or where `reading` says."""
+        return Path(self.reading.coarse) if self.reading.coarse else self.source
+
     def with_threads(self, threads: int) -> Job:
         """The same with so many threads in each process."""
         engines = replace(self.setup.engines, threads=threads)

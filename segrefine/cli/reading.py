@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -57,6 +58,11 @@ def comparing_options(command: Callable[..., None]) -> Callable[..., None]:
     return _add(command, _OPTIONS)
 
 
+def tuning_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of reading coarse and true masks, and an argument `reading` for them."""
+    return _add(command, _OPTIONS | {"coarse": _COARSE})
+
+
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of reading masks to refine, and an argument `reading` for them."""
     return _add(command, _OPTIONS | _REFINING)
@@ -78,6 +84,9 @@ def _add(command: Callable[..., None], options: dict[str, Any]) -> Callable[...,
         from segrefine.datasets.notation import ReadingOptions
 
         told = {name: named.pop(name) for name in options}
+        for name in ("split", "coarse"):  # workers may run in another folder
+            if told.get(name) and os.path.exists(told[name]):
+                told[name] = os.path.abspath(told[name])
         command(*given, **named, reading=ReadingOptions(**told))
 
     with_options: Callable[..., None] = gathered

@@ -11,7 +11,7 @@ import click
 from segrefine.cli.console import FAILED, Console, table, with_console
 from segrefine.cli.options import Model, model_options
 from segrefine.cli.outputs import check_output_folder
-from segrefine.cli.reading import comparing_options
+from segrefine.cli.reading import tuning_options
 
 if TYPE_CHECKING:
     from segrefine.datasets.notation import ReadingOptions
@@ -36,7 +36,7 @@ _SHOWN = 5
     "--seed", type=click.IntRange(min=0), default=0, show_default=True,
     help="Random seed of the noise and of the held-out images.",
 )  # fmt: skip
-@comparing_options
+@tuning_options
 @model_options
 @with_console
 def tune(

@@ -82,7 +82,8 @@ def sweep(
         OutputError: the folder cannot be written to, is not empty without `resume`, or is of another sweep.
         SegrefineError: the engines do not open.
     """
-    Comparison(Places(predicted=job.source, truth=truth, reading=job.reading))  # what does not fit is an error at once
+    places = Places(predicted=job.coarse_masks, truth=truth, reading=job.reading)
+    Comparison(places)  # what does not fit is an error at once
     options = describe_options(job) | {"truth": os.path.realpath(truth)}
     with claimed(job.output, resume=resume):
         agree_on_options(job, options, begun=(job.output / RUNS).exists())
@@ -107,7 +108,7 @@ def _refine_and_judge(
                 tell(variant, entry, ahead + number, total)
 
         run_batch(run, workers=workers, resume=True, tell=told)
-        comparison = Comparison(Places(predicted=run.output, truth=truth, coarse=job.source, reading=job.reading))
+        comparison = Comparison(Places(predicted=run.output, truth=truth, coarse=job.coarse_masks, reading=job.reading))
         scores[name], unread = comparison.score_all()
         facts = comparison.describe_run()
         failed[name], seconds[name] = len(comparison.failed) + len(unread), facts.get("seconds_per_image")

@@ -61,7 +61,8 @@ class LabelledData:
     def __init__(self, job: Job, truth: Path) -> None:
         self._job, self._dataset = job, job.open_dataset()
         self._items = {item.name: item for item in self._dataset.items}
-        self._comparison = Comparison(Places(predicted=job.source, truth=truth, images=job.images, reading=job.reading))
+        places = Places(predicted=job.coarse_masks, truth=truth, images=job.images, reading=job.reading)
+        self._comparison = Comparison(places)
 
     def split(self, seed: int) -> tuple[list[str], list[str], list[Unread]]:
         """Names of the images to fit to, of those to judge on, and the images that cannot be used.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segrefine.datasets.expressions import is_in_split
@@ -17,12 +17,13 @@ from segrefine.datasets.narratives import Narratives
 from segrefine.datasets.notation import Notation, ReadingOptions
 from segrefine.datasets.opening import open_data_set, place_of_benchmark
 from segrefine.datasets.word_count import count_utterance, count_words
-from segrefine.errors import MaskError
+from segrefine.errors import MaskError, SegrefineError
 from segrefine.evaluation.comparison import Comparison, Places
 from segrefine.evaluation.protocols.judging import Judging
 from segrefine.evaluation.protocols.table import PROTOCOLS
 from tests.datasets.benchmark_sets import SEGMENTS, SKY, narrative, ref, write_expressions, write_narratives
 from tests.datasets.trial import CAR, FOX, SIZE, Result, write_again
+from tests.examples import examples
 
 NARRATIVES = [
     narrative(1, ("In this image there is", ()), ("a fox", [1]), ("and", ()), ("a car", [70_000])),
@@ -35,6 +36,11 @@ REFS = [
     ref(3, 2, 8, "testA", (13, "a fox")),
     ref(4, 2, 8, "train", (14, "fox")),
 ]
+
+
+examples_of_junk = settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def judge(protocol: str, predicted: Path, truth: Path, **reading: str) -> dict:
@@ -285,3 +291,51 @@ def test_words_are_counted_as_bert_does():
     assert count_words("In the image, there's a man.") == 10
     assert count_words("naïve 中文") == 3 and count_words("") == 0
     assert count_utterance("n't") == 2 and count_utterance("isn't") == 3
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10**18)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from([1, 5, "1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@examples_of_junk
+@given(field=st.sampled_from(["image_id", "caption", "segments"]), inner=st.booleans(), junk=JUNK)
+def test_damaged_narratives_are_errors_of_the_data(field, inner, junk, tmp_path_factory):
+    """Whatever a field of a narrative or segment holds, the narrative is read, left out, or an error says so."""
+    said = narrative(1, ("a fox", [1]), ("and a car", [70_000]))
+    if inner:
+        said["segments"][0][{"image_id": "segment_ids", "caption": "utterance", "segments": "noun"}[field]] = junk
+    else:
+        said[field] = junk
+    root = tmp_path_factory.mktemp("png")
+    write_narratives(root, [narrative(2, ("a fox", [1])), said])
+    read_or_refuse(root)
+
+
+@examples_of_junk
+@given(field=st.sampled_from(["ref_id", "image_id", "ann_id", "split", "sentences"]), inner=st.booleans(), junk=JUNK)
+def test_damaged_expressions_are_errors_of_the_data(field, inner, junk, tmp_path_factory):
+    said = ref(2, 1, 6, "val", (12, "the car"))
+    if inner:
+        said["sentences"][0][{"ref_id": "sent_id", "image_id": "raw"}.get(field, "sent")] = junk
+    else:
+        said[field] = junk
+    root = tmp_path_factory.mktemp("refcoco")
+    read_or_refuse(write_expressions(root, [*REFS, said], "refs(unc).json"))
+
+
+def read_or_refuse(root: Path) -> None:
+    try:
+        data = open_data_set(root)
+        for item in data.items:
+            data.read(item)
+        assert isinstance(data.lacks, list | tuple) and data.identities()
+    except SegrefineError as error:
+        assert error.hint

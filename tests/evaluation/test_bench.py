@@ -249,3 +249,21 @@ def test_check_says_what_is_there_and_what_is_missing(voc, tmp_path):
     whole = run("bench", "png", write_narratives(tmp_path / "png", NARRATIVES), "--check")
     assert whole.exit_code == 0 and "8 images, 8 with true masks, 32 phrases" in whole.stdout
     assert "DAVIS: 2 images, 2 with true masks" in run("bench", "davis", write_davis(tmp_path / "d"), "--check").stdout
+
+
+def test_a_text_to_image_model_finds_phrases_too(tmp_path):
+    """In a batch with --zero-shot: masks of phrases are found, refined, and compared as any predictions."""
+    data = write_narratives(tmp_path / "png", [narrative(1, ("a fox", [1]), ("and a car", [70_000]))])
+    output = tmp_path / "out"
+    done = run("batch", data, output, "--zero-shot", "--workers", "1", "--threads", "1", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads((output / "predictions.json").read_text())["phrases_of"] == "narratives"
+    judged = json.loads(run("eval", output, data, "--protocol", "png-bcv", "--json").stdout)["protocol"]
+    assert judged["after"]["phrases"]["overall"] == 2 and judged["comparable"]
+
+
+def test_settings_are_tried_on_a_benchmark_with_coarse_masks_elsewhere(voc, tmp_path):
+    words = ["--coarse", voc / "coarse", "--vary", "mixing=1", "--workers", "1", "--threads", "1", "--json"]
+    done = run("sweep", voc, voc, tmp_path / "out", *words)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["rows"][0]["iou"] > 0.5
