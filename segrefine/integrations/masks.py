@@ -124,7 +124,9 @@ class MaskMaker(Closing):
 
     def _open_segmenter(self) -> Segmenter | ZeroShotSegmenter:
         if self._segmenter is None:
-            self._segmenter = self._stack.enter_context(self._make_segmenter())
+            opened = self._make_segmenter()
+            self._stack.callback(opened.close)
+            self._segmenter = opened
         return self._segmenter
 
     def _make_segmenter(self) -> Segmenter | ZeroShotSegmenter:
