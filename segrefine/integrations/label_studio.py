@@ -130,7 +130,7 @@ def _regions_of(task: Mapping[str, Any]) -> Sequence[Region]:
 
 def _phrases_of(task: Mapping[str, Any]) -> list[str]:
     data = task.get("data") or {}
-    given = next((data[key] for key in PHRASE_KEYS if data.get(key)), [])
+    given: Any = next((data[key] for key in PHRASE_KEYS if data.get(key)), ())
     return [given] if isinstance(given, str) else [str(each) for each in given]
 
 
