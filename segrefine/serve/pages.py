@@ -1,4 +1,4 @@
-"""The page at `/`, and what it is made of: a few files, read once. Nothing of it is fetched from elsewhere."""
+"""The page at `/` and its files, which are read once. The page fetches nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from segrefine.assets import demo_samples
+from segrefine.assets import demo_samples, photo_samples
 
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {".js": "text/javascript", ".html": "text/html", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 def add_pages(app: FastAPI) -> None:
-    """Adds the page, its files, the sample scenes, and /docs."""
-    files = {f"page/{path.name}": path for path in _FOLDER.iterdir() if path.is_file()}
-    labels = json.loads((demo_samples() / "labels.json").read_text())
-    for kind in ("images", "masks"):
-        files |= {f"samples/{kind}/{name}.png": demo_samples() / kind / f"{name}.png" for name in labels}
-    kept = {name: (path.read_bytes(), _media_type(path)) for name, path in files.items()}
-    kept["samples/labels.json"] = (json.dumps(labels).encode(), "application/json")
+    """Add the page, its files, the samples, and /docs."""
+    kept = {f"page/{path.name}": _read(path) for path in _FOLDER.iterdir() if path.is_file()}
+    listing: dict[str, list[dict[str, str]]] = {}
+    for kind, folder in (("photographs", photo_samples()), ("scenes", demo_samples())):
+        samples, files = _list_samples(kind, folder)
+        listing[kind] = samples
+        kept |= files
+    kept["samples/list.json"] = json.dumps(listing).encode(), "application/json"
 
     def answer(request: Request, name: str) -> Response:
         if name not in kept:  # a look-up, so that no name leads anywhere else
@@ -51,6 +52,24 @@ def add_pages(app: FastAPI) -> None:
     @app.get("/samples/{name:path}", include_in_schema=False)
     async def sample(request: Request, name: str) -> Response:
         return answer(request, f"samples/{name}")
+
+
+def _list_samples(kind: str, folder: Path) -> tuple[list[dict[str, str]], dict[str, tuple[bytes, str]]]:
+    """The samples of a folder as the page lists them, and their files by path below `/`."""
+    samples, files = [], {}
+    for name, label in json.loads((folder / "labels.json").read_text()).items():
+        sample = {"name": name, "label": label}
+        for key in ("image", "mask"):
+            (path,) = (folder / f"{key}s").glob(f"{name}.*")
+            sample[key] = f"samples/{kind}/{key}s/{path.name}"
+            files[sample[key]] = _read(path)
+        samples.append(sample)
+    return samples, files
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    """A file's content and its media type."""
+    return path.read_bytes(), _media_type(path)
 
 
 def _media_type(path: Path) -> str:

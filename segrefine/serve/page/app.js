@@ -1,30 +1,41 @@
 // The page: what is asked, and when. Start reading here.
 
 import { Problem, compute, getJson, hasKey, readMask, setKey } from "./api.js";
-import { Painter, maskToPng } from "./painter.js";
+import { appendMarks } from "./marks.js";
+import { Objects } from "./objects.js";
+import { Painter, maskToPng, strokesToPng } from "./painter.js";
 import { Result } from "./result.js";
+import { listSamples } from "./samples.js";
 
 const $ = (id) => document.getElementById(id);
-const painter = new Painter($("paint")), result = new Result();
-const TOOLS = { b: "brush", e: "eraser", x: "box", p: "point" };
+const painter = new Painter($("paint")), result = new Result(), objects = new Objects(painter, showTools);
+const TOOLS = { b: "brush", e: "eraser", x: "box", p: "point", o: "off" };
+const MARKS = ["box", "point", "off"];
 const TEXTS = {
-  refine: { title: "What does the mask show?", run: "Refine", words: "fox", hint: "Paint roughly over one thing or load a mask, and name it." },
-  segment: { title: "What to find, separated by commas", run: "Find", words: "the red car, all apples", hint: "Each phrase gets a mask of its own." },
+  refine: { title: "Name of the object", run: "Refine", words: "fox" },
+  segment: { title: "Phrases, separated by commas, semicolons or lines", run: "Find", words: "the red car, all apples" },
+};
+const HINTS = {
+  paint: "Paint roughly over one object, load its mask, or mark it with a box and points. Then name it.",
+  marks: "Outside of all boxes is background. Points and brush strokes stay as drawn; the rest is found.",
+  several: "Each object needs a mask and a name. They are refined together and compete for pixels. Boxes and points work for a single object.",
+  segment: "Each phrase gets a mask of its own.",
 };
 let models = [], file = null, running = null;
 
 const method = () => document.querySelector("input[name=method]:checked").value;
+const model = () => models.find((each) => each.endpoint.endsWith(method()));
 
 async function start() {
   showMethod();
-  await Promise.all([listModels(), listSamples()]).catch(fail);
+  await Promise.all([listModels(), listSamples(takeSample, fail)]).catch(fail);
 }
 
 async function listModels() {
   ({ models } = await getJson("v1/models"));
   for (const name of ["refine", "segment"]) {
     const input = document.querySelector(`input[value=${name}]`);
-    input.disabled = !models.some((model) => model.endpoint.endsWith(name));
+    input.disabled = !models.some((each) => each.endpoint.endsWith(name));
     input.parentElement.hidden = input.disabled;
   }
   const first = document.querySelector("input[name=method]:not(:disabled)");
@@ -32,32 +43,36 @@ async function listModels() {
   showMethod();
 }
 
-async function listSamples() {
-  const labels = await getJson("samples/labels.json");
-  $("samples").replaceChildren(...Object.entries(labels).map(([name, label]) => {
-    const [button, picture] = [document.createElement("button"), document.createElement("img")];
-    Object.assign(picture, { src: `samples/images/${name}.png`, alt: "", loading: "lazy" });
-    Object.assign(button, { type: "button", title: label });
-    button.setAttribute("aria-label", `Scene with a ${label}`);
-    button.dataset.sample = name;
-    button.append(picture);
-    button.addEventListener("click", () => takeSample(name, label).catch(fail));
-    return button;
-  }));
-}
-
 function showMethod() {
-  const texts = TEXTS[method()];
+  const texts = TEXTS[method()], refines = method() === "refine", words = model()?.words, presets = model()?.presets ?? [];
   $("words-title").textContent = texts.title;
   $("run").textContent = running ? "Stop" : texts.run;
   $("words").placeholder = texts.words;
-  painter.paints = method() === "refine";
+  painter.paints = refines;
   $("tools").hidden = !painter.image;
-  for (const each of $("tools").children) each.hidden = method() !== "refine" && each.id !== "other";
-  $("guard-choice").hidden = method() !== "refine";
-  const words = models.find((model) => model.endpoint.endsWith(method()))?.words;
-  $("hint").textContent = texts.hint + (words ? ` The demo model knows: ${words.join(", ")}.` : "");
-  $("known").replaceChildren(...(method() === "refine" ? words ?? [] : []).map((word) => new Option(word)));
+  for (const each of $("tools").children) each.hidden = !refines && each.id !== "other";
+  $("guard-choice").hidden = !refines;
+  if ($("preset").dataset.method !== method()) {
+    $("preset").replaceChildren(...presets.map((name) => new Option(name)));
+    if (presets.length) $("preset").dataset.method = method();
+  }
+  $("preset-choice").hidden = presets.length < 2;
+  $("known").replaceChildren(...(refines ? words ?? [] : []).map((word) => new Option(word)));
+  showTools();
+}
+
+/** What can be drawn now, and a hint on it: boxes and points are for a single object, as on the command line. */
+function showTools() {
+  const several = painter.count > 1, marked = painter.hasMarks(), words = model()?.words;
+  $("object-row").hidden = method() !== "refine" || !painter.image;
+  $("add").disabled = marked;
+  for (const name of MARKS) document.querySelector(`[data-tool=${name}]`).disabled = several;
+  if (several && MARKS.includes(painter.tool)) pickTool("brush");
+  const hint = method() === "segment" ? "segment" : several ? "several" : marked ? "marks" : "paint";
+  $("hint").textContent = HINTS[hint];
+  $("vocabulary").hidden = !words;
+  if (words) $("vocabulary").firstChild.textContent = `The demo model knows ${words.length} words`;
+  if (words) $("vocabulary").lastChild.textContent = words.join(", ");
 }
 
 async function takeFile(taken) {
@@ -68,11 +83,13 @@ async function takeFile(taken) {
     const detail = `${taken.name || "That"} is no picture that this browser can show.`;
     throw new Problem({ detail, hint: "Save it as PNG or JPEG.", code: "bad_image" });
   }
-  running?.abort(); // its result would be of the picture before
+  running?.abort(); // its result would show the previous picture
   file = taken;
   $("drop").hidden = true;
   $("paint").hidden = false;
+  const name = method() === "refine" ? objects.names[0] : $("words").value;
   painter.show(image);
+  objects.reset(name);
   showMethod();
   result.hide();
   $("problem").hidden = true;
@@ -103,33 +120,22 @@ async function isMask(dropped) {
   return picture?.width === painter.image.width && picture?.height === painter.image.height;
 }
 
-async function takeSample(name, label) {
-  const [image, mask] = await Promise.all(["images", "masks"].map(async (kind) => (await fetch(`samples/${kind}/${name}.png`)).blob()));
+async function takeSample({ name, label }, image, mask) {
   await takeFile(image);
   painter.setMask(await createImageBitmap(mask));
-  $("words").value = method() === "refine" ? label : `the ${label}`;
+  if (method() === "refine") objects.reset(label); else $("words").value = `the ${label}`;
   $("words").dataset.sample = name;
 }
 
 async function run() {
   if (running) { running.abort(); return; }
   $("problem").hidden = true;
-  const words = $("words").value.trim(), kind = method();
-  if (!file) throw new Problem({ detail: "There is no picture yet.", hint: "Drop one on the left, or pick a scene.", code: "no_image" });
-  const form = new FormData(), mask = painter.getMask(), image = painter.image;
+  if (!file) throw new Problem({ detail: "There is no picture yet.", hint: "Drop one on the left, or pick a photograph.", code: "no_image" });
+  const kind = method(), image = painter.image, before = painter.snapshot();
+  const form = await (kind === "refine" ? formOfObjects() : formOfPhrases());
   form.set("image", file);
   form.append("maps", "probability");
-  if (kind === "refine") {
-    if (painter.isEmpty) throw new Problem({ detail: "There is no mask yet.", hint: "Paint over the thing that you name.", code: "no_mask" });
-    form.set("mask", await maskToPng(mask));
-    form.set("label", words);
-    form.append("maps", "rounds");
-    form.set("guard", $("guard").checked);
-  } else {
-    for (const phrase of words.split(",").map((part) => part.trim()).filter(Boolean)) form.append("phrases", phrase);
-    form.append("maps", "uncertainty");
-    form.set("samples", 4);
-  }
+  if ($("preset").value && $("preset").value !== "default") form.set("preset", $("preset").value);
   const own = running = new AbortController();
   showMethod();
   tell("sent", 0);
@@ -137,12 +143,47 @@ async function run() {
   try {
     const values = await compute(`v1/${kind}`, form, tell, own.signal);
     if (own.signal.aborted) return;
-    await (kind === "refine" ? result.showRefined(image, mask, values) : result.showSegments(image, values));
+    await (kind === "refine" ? result.showRefined(image, before, values) : result.showSegments(image, values));
   } finally {
     running = null;
     $("progress").hidden = true;
     showMethod();
   }
+}
+
+/** What is asked of the objects that are drawn: a mask and a label each, or the marks of one. */
+async function formOfObjects() {
+  const form = new FormData(), names = objects.names;
+  const marked = painter.count === 1 && painter.hasMarks(0);
+  for (let i = 0; i < painter.count; i++) {
+    const which = painter.count > 1 ? ` for ${names[i] || `object ${i + 1}`}` : "";
+    if (!painter.isPainted(i) && !marked) {
+      objects.choose(i);
+      throw new Problem({ detail: `There is no mask yet${which}.`, hint: "Paint over the object, load its mask, or draw a box around it.", code: "no_mask" });
+    }
+    if (!names[i]) {
+      objects.choose(i);
+      throw new Problem({ detail: `Object ${i + 1} has no name.`, hint: "Name it with a word, such as fox.", code: "no_name" });
+    }
+    if (!marked) form.append("mask", await maskToPng(painter.getMask(i)));
+    form.append("label", names[i]);
+  }
+  if (marked) {
+    appendMarks(form, painter.getMarks(0));
+    if (painter.isPainted(0)) form.set("scribble", await strokesToPng(painter.getMask(0)));
+  }
+  form.append("maps", "rounds");
+  form.set("guard", $("guard").checked);
+  return form;
+}
+
+function formOfPhrases() {
+  const form = new FormData();
+  for (const phrase of $("words").value.split(/[,;\n]/).map((part) => part.trim()).filter(Boolean)) form.append("phrases", phrase);
+  if (!form.has("phrases")) throw new Problem({ detail: "There is no phrase yet.", hint: "Name what to find, such as the red car.", code: "no_phrase" });
+  form.append("maps", "uncertainty");
+  form.set("samples", 4);
+  return form;
 }
 
 function tell(stage, share) {
@@ -155,7 +196,7 @@ async function fail(error) {
   if (error.status === 401 && await askKey()) return listModels().catch(fail);
   const [title, hint] = [document.createElement("strong"), document.createElement("span")];
   title.textContent = error.detail ?? `Something in this page failed: ${error.message}`;
-  hint.textContent = error.hint ?? "Load the page again.";
+  hint.textContent = error.hint ?? "Reload the page.";
   $("problem").replaceChildren(title, hint);
   $("problem").hidden = false;
   $("problem").dataset.code = error.code ?? "";
@@ -192,15 +233,23 @@ $("mask-file").addEventListener("change", (event) => {
 $("other").addEventListener("click", () => $("file").click());
 $("again").addEventListener("click", () => {
   document.querySelector("input[value=refine]").checked = true;
+  if (result.chosen < painter.count) objects.choose(result.chosen);
   painter.setMask(result.mask);
   showMethod();
   $("paint").focus();
 });
+$("words").addEventListener("paste", (event) => { // a line of text has no line breaks: they become commas
+  const lines = event.clipboardData.getData("text").split(/\r?\n/).map((each) => each.trim()).filter(Boolean);
+  if (lines.length < 2) return;
+  event.preventDefault();
+  $("words").setRangeText(lines.join(", "), $("words").selectionStart, $("words").selectionEnd, "end");
+});
+painter.onchange = () => { objects.follow(); showTools(); };
 for (const input of document.querySelectorAll("input[name=method]")) input.addEventListener("change", showMethod);
 for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => pickTool(button.dataset.tool));
 $("paint").addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key === "z") { event.preventDefault(); painter.undo(); }
-  else if (TOOLS[event.key] && !event.ctrlKey && !event.metaKey) pickTool(TOOLS[event.key]);
+  else if (TOOLS[event.key] && !event.ctrlKey && !event.metaKey) document.querySelector(`[data-tool=${TOOLS[event.key]}]`).click(); // not if disabled
 });
 for (const name of ["dragover", "dragleave", "drop"]) {
   $("stage").addEventListener(name, (event) => {

@@ -1,10 +1,14 @@
-// The picture with a mask drawn on it, by pointer, touch or keyboard. The mask is the alpha of a canvas of its own.
+// The picture with what is drawn on it, by pointer, touch or keyboard: for each object a mask, boxes and points.
+// A mask is the alpha of a canvas of its own.
 
-export const ORANGE = "#ff7a1a";
+import { drawMarks, rectangle } from "./marks.js";
+
+export const COLOURS = ["#ff7a1a", "#4fb3ff", "#7ddb6a", "#f28bd3", "#ffd23f", "#9d8cff", "#4fd6c3", "#ff8f8f"];
+export const ORANGE = COLOURS[0];
 const MOST_UNDO = 20;
 
 export class Painter {
-  #canvas; #context; #mask; #maskContext; #image = null; #undo = []; #from = null; #last = null; #cursor = null;
+  #canvas; #context; #image = null; #objects = []; #active = 0; #undo = []; #from = null; #last = null; #cursor = null;
   tool = "brush";
   size = 8;  // percent of the longer side
   onchange = () => {};
@@ -12,8 +16,7 @@ export class Painter {
   constructor(canvas) {
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d");
-    this.#mask = document.createElement("canvas");
-    this.#maskContext = this.#mask.getContext("2d", { willReadFrequently: true });
+    this.#objects = [this.#newObject()];
     canvas.addEventListener("pointerdown", (event) => this.#begin(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => this.#end());
@@ -25,10 +28,31 @@ export class Painter {
   get paints() { return !this.#canvas.dataset.still; }
   set paints(yes) { this.#canvas.dataset.still = yes ? "" : "still"; this.draw(); }
 
-  /** Shows a picture (ImageBitmap), with no mask on it. */
+  get count() { return this.#objects.length; }
+  get active() { return this.#active; }
+  set active(index) { this.#active = index; this.draw(); }
+
+  /** Shows a picture (ImageBitmap), with one object and no mask on it. */
   show(image) {
     this.#image = image;
-    for (const canvas of [this.#canvas, this.#mask]) { canvas.width = image.width; canvas.height = image.height; }
+    this.#canvas.width = image.width;
+    this.#canvas.height = image.height;
+    this.#objects = [this.#newObject()];
+    this.#active = 0;
+    this.#undo = [];
+    this.draw();
+  }
+
+  /** Adds an object without a mask. It becomes the one that is drawn. */
+  addObject() {
+    this.#objects.push(this.#newObject());
+    this.#active = this.count - 1;
+    this.draw();
+  }
+
+  removeObject() {
+    this.#objects.splice(this.#active, 1);
+    this.#active = Math.max(0, this.#active - 1);
     this.#undo = [];
     this.draw();
   }
@@ -36,43 +60,94 @@ export class Painter {
   /** Takes a mask: a picture of the same size whose grey, or ImageData whose alpha, is the mask. */
   setMask(source) {
     this.#remember();
-    this.#maskContext.putImageData(source instanceof ImageData ? source : greyToAlpha(source), 0, 0);
-    this.draw();
-    this.onchange();
+    const object = this.#object;
+    [object.boxes, object.points] = [[], []];
+    object.context.putImageData(source instanceof ImageData ? source : greyToAlpha(source), 0, 0);
+    this.#changed();
   }
 
-  /** The mask as ImageData, in its alpha. */
-  getMask() { return this.#maskContext.getImageData(0, 0, this.#mask.width, this.#mask.height); }
+  /** The mask of an object as ImageData, in its alpha. */
+  getMask(index = this.#active) {
+    const { context, mask } = this.#objects[index];
+    return context.getImageData(0, 0, mask.width, mask.height);
+  }
 
-  get isEmpty() { return !this.#image || !this.getMask().data.some((value, index) => index % 4 === 3 && value > 127); }
+  /** The boxes [[x, y], [x, y]] and points [x, y, on] of an object, in pixels. */
+  getMarks(index = this.#active) {
+    const { boxes, points } = this.#objects[index];
+    return { boxes, points };
+  }
+
+  hasMarks(index = this.#active) {
+    const { boxes, points } = this.getMarks(index);
+    return boxes.length + points.length > 0;
+  }
+
+  isPainted(index = this.#active) {
+    return this.#image !== null && this.getMask(index).data.some((value, i) => i % 4 === 3 && value > 127);
+  }
+
+  /** The picture under all that is drawn, as a canvas. */
+  snapshot() {
+    const canvas = new OffscreenCanvas(this.#canvas.width, this.#canvas.height);
+    this.#drawOn(canvas.getContext("2d"));
+    return canvas;
+  }
 
   clear() {
     this.#remember();
-    this.#maskContext.clearRect(0, 0, this.#mask.width, this.#mask.height);
-    this.draw();
-    this.onchange();
+    const { context, mask } = this.#object;
+    context.clearRect(0, 0, mask.width, mask.height);
+    [this.#object.boxes, this.#object.points] = [[], []];
+    this.#changed();
   }
 
   undo() {
     const before = this.#undo.pop();
     if (!before) return;
-    this.#maskContext.putImageData(before, 0, 0);
-    this.draw();
-    this.onchange();
+    this.#active = before.index;
+    this.#object.context.putImageData(before.pixels, 0, 0);
+    [this.#object.boxes, this.#object.points] = [before.boxes, before.points];
+    this.#changed();
   }
 
   draw() {
     if (!this.#image) return;
-    const { width, height } = this.#canvas;
-    this.#context.drawImage(this.#image, 0, 0);
-    if (this.paints) tint(this.#context, this.#mask, ORANGE);
-    this.#context.strokeStyle = "#fff";
-    this.#context.lineWidth = Math.max(1, Math.max(width, height) / 300);
-    if (this.#from && this.#last) this.#context.strokeRect(...rectangle(this.#from, this.#last));
+    const context = this.#context;
+    if (this.paints) this.#drawOn(context); else context.drawImage(this.#image, 0, 0);
+    this.#setLine();
+    if (this.#from && this.#last) context.strokeRect(...rectangle(this.#from, this.#last));
     if (this.#cursor && this.paints) this.#ring(this.#cursor);
   }
 
-  get #radius() { return Math.max(0.5, (this.size / 200) * Math.max(this.#mask.width, this.#mask.height)); }
+  #drawOn(context) {
+    context.drawImage(this.#image, 0, 0);
+    this.#objects.forEach(({ mask, boxes, points }, i) => {
+      tint(context, mask, COLOURS[i % COLOURS.length]);
+      drawMarks(context, boxes, points, COLOURS[i % COLOURS.length]);
+    });
+  }
+
+  get #object() { return this.#objects[this.#active]; }
+
+  #newObject() {
+    const mask = document.createElement("canvas");
+    [mask.width, mask.height] = [this.#canvas.width, this.#canvas.height];
+    return { mask, context: mask.getContext("2d", { willReadFrequently: true }), boxes: [], points: [] };
+  }
+
+  #changed() {
+    this.draw();
+    this.onchange();
+  }
+
+  #setLine() {
+    this.#context.strokeStyle = "#fff";
+    this.#context.lineWidth = Math.max(1, Math.max(this.#canvas.width, this.#canvas.height) / 300);
+  }
+
+  get #side() { return Math.max(this.#canvas.width, this.#canvas.height); }
+  get #radius() { return Math.max(0.5, (this.size / 200) * this.#side); }
 
   #ring([x, y]) {
     this.#context.beginPath();
@@ -84,7 +159,11 @@ export class Painter {
     const box = this.#canvas.getBoundingClientRect();
     const scale = Math.min(box.width / this.#canvas.width, box.height / this.#canvas.height);
     const left = (box.width - this.#canvas.width * scale) / 2, top = (box.height - this.#canvas.height * scale) / 2;
-    return [(event.clientX - box.left - left) / scale, (event.clientY - box.top - top) / scale];
+    return this.#inside([(event.clientX - box.left - left) / scale, (event.clientY - box.top - top) / scale]);
+  }
+
+  #inside([x, y]) {
+    return [Math.min(this.#canvas.width - 0.1, Math.max(0, x)), Math.min(this.#canvas.height - 0.1, Math.max(0, y))];
   }
 
   #begin(event) {
@@ -93,13 +172,15 @@ export class Painter {
     this.#canvas.focus({ preventScroll: true });
     this.#cursor = null;
     this.#canvas.setPointerCapture(event.pointerId);
-    this.#remember();
     this.#start(this.#place(event));
   }
 
   #start(place) {
+    this.#remember();
     this.#last = place;
-    if (this.tool === "box") this.#from = place; else this.#stroke(place, place);
+    if (this.tool === "box") this.#from = place;
+    else if (this.tool === "point" || this.tool === "off") this.#object.points = [...this.#object.points, [...place, this.tool === "point"]];
+    else this.#stroke(place, place);
     this.draw();
   }
 
@@ -116,14 +197,17 @@ export class Painter {
 
   #end() {
     if (!this.#last) return;
-    if (this.#from) { this.#maskContext.fillStyle = ORANGE; this.#maskContext.fillRect(...rectangle(this.#from, this.#last)); }
+    if (this.#from) {
+      const [, , width, height] = rectangle(this.#from, this.#last);
+      if (width >= 1 && height >= 1) this.#object.boxes = [...this.#object.boxes, [this.#from, this.#last]];
+      else this.#undo.pop(); // a click draws no box
+    }
     this.#from = this.#last = null;
-    this.draw();
-    this.onchange();
+    this.#changed();
   }
 
   #stroke(from, to) {
-    const context = this.#maskContext;
+    const context = this.#object.context;
     context.globalCompositeOperation = this.tool === "eraser" ? "destination-out" : "source-over";
     context.strokeStyle = ORANGE;
     context.lineCap = "round";
@@ -136,24 +220,23 @@ export class Painter {
   }
 
   #remember() {
-    this.#undo.push(this.getMask());
+    const { boxes, points } = this.#object;
+    this.#undo.push({ index: this.#active, pixels: this.getMask(), boxes, points });
     if (this.#undo.length > MOST_UNDO) this.#undo.shift();
   }
 
   #key(event) {
-    const step = Math.max(this.#mask.width, this.#mask.height) / (event.shiftKey ? 100 : 25);
+    const step = this.#side / (event.shiftKey ? 100 : 25);
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     if (!this.paints || !this.#image || (event.key !== " " && !moves[event.key])) return;
     event.preventDefault();
-    this.#cursor ??= [this.#mask.width / 2, this.#mask.height / 2];
+    this.#cursor ??= [this.#canvas.width / 2, this.#canvas.height / 2];
     if (moves[event.key]) {
-      const limits = [this.#mask.width, this.#mask.height];
-      this.#cursor = this.#cursor.map((at, axis) => Math.min(limits[axis], Math.max(0, at + moves[event.key][axis])));
+      this.#cursor = this.#inside(this.#cursor.map((at, axis) => at + moves[event.key][axis]));
       if (this.#last) this.#to(this.#cursor);
     } else if (this.tool === "box" && this.#from) {
       this.#end();
     } else {
-      this.#remember();
       this.#start([...this.#cursor]);
       if (this.tool !== "box") this.#end();
     }
@@ -219,4 +302,11 @@ export function maskToPng(pixels) {
   return canvas.convertToBlob({ type: "image/png" });
 }
 
-const rectangle = ([x, y], [u, v]) => [Math.min(x, u), Math.min(y, v), Math.abs(x - u), Math.abs(y - v)];
+/** A PNG, as a Blob, of strokes for the service: white on the object, the rest transparent. */
+export function strokesToPng(pixels) {
+  const canvas = new OffscreenCanvas(pixels.width, pixels.height), context = canvas.getContext("2d");
+  const white = context.createImageData(pixels.width, pixels.height);
+  for (let i = 3; i < white.data.length; i += 4) if (pixels.data[i] > 127) white.data.fill(255, i - 3, i + 1);
+  context.putImageData(white, 0, 0);
+  return canvas.convertToBlob({ type: "image/png" });
+}

@@ -1,10 +1,10 @@
 // What came back: before and after, maps, rounds, downloads.
 
+import { chip } from "./chips.js";
 import { encodeRle } from "./rle.js";
-import { ORANGE, alphaToPng, greyToAlpha, tint } from "./painter.js";
+import { COLOURS, alphaToPng, greyToAlpha, tint } from "./painter.js";
 
 const RAMP = [[22, 16, 48], [74, 22, 104], [158, 42, 99], [222, 86, 58], [250, 164, 42], [252, 244, 178]];
-const COLOURS = [ORANGE, "#4fb3ff", "#7ddb6a", "#f28bd3", "#ffd23f", "#9d8cff", "#4fd6c3", "#ff8f8f"];
 const $ = (id) => document.getElementById(id);
 
 const decode = ({ data }) => createImageBitmap(new Blob([Uint8Array.from(atob(data), (each) => each.charCodeAt(0))]));
@@ -28,15 +28,16 @@ export class Result {
 
   hide() { $("found").hidden = $("views").hidden = true; }
 
-  /** Shows a refined mask; `before` is the coarse one, as ImageData. */
+  /** The place of the mask that is shown among all. */
+  get chosen() { return this.#chosen; }
+
+  /** Shows refined masks; `before` is the picture with what was drawn on it. */
   async showRefined(image, before, values) {
     [this.#image, this.#before, this.#chosen] = [image, before, 0];
-    this.#parts = [await readPart(values, ORANGE)];
-    const { changed, iou_with_coarse: overlap, confidence, confidence_threshold: least, seconds, label } = values;
-    const trust = confidence === null ? "" : `, confidence ${confidence.toFixed(2)} (accepted from ${least.toFixed(2)})`;
-    const facts = `${label}: ${(100 * changed).toFixed(1)} % of the pixels changed, IoU ${overlap.toFixed(3)} with yours${trust}; ${time(seconds)}`;
-    await showRounds(values.rounds ?? []);
-    this.#show(facts, values.warnings);
+    const masks = values.masks ?? [values];
+    this.#parts = await Promise.all(masks.map((each, i) => readPart(each, COLOURS[i % COLOURS.length])));
+    await showRounds(masks.length > 1 ? [] : values.rounds ?? []);
+    this.#show([...masks.flatMap(describe), `Time: ${time(values.seconds)}.`], values.warnings);
   }
 
   /** Shows the masks of phrases. */
@@ -46,15 +47,15 @@ export class Result {
     this.#parts = await Promise.all(parts);
     await showRounds([]);
     const count = values.segments.length;
-    this.#show(`${count} ${count > 1 ? "phrases" : "phrase"}; ${time(values.seconds)}`, values.warnings);
+    this.#show([`${count} ${count > 1 ? "phrases" : "phrase"}. Time: ${time(values.seconds)}.`], values.warnings);
   }
 
   #show(facts, warnings) {
-    $("facts").textContent = facts;
-    $("warnings").textContent = warnings.join("; ");
+    $("facts").replaceChildren(...facts.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+    $("warnings").textContent = warnings.map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`).join(" ");
     $("found").hidden = $("views").hidden = false;
     $("empty").hidden = true;
-    const chips = this.#parts.length > 1 || !this.#before ? this.#parts.map(chip) : [];
+    const chips = this.#parts.length > 1 || !this.#before ? this.#parts.map(({ phrase, colour }, i) => chip(phrase, colour, "phrase", i, i === 0)) : [];
     $("phrases").replaceChildren(...chips);
     $("tag-before").textContent = this.#before ? "before" : "picture";
     this.#view = document.querySelector("input[name=view]:checked").value;
@@ -68,8 +69,7 @@ export class Result {
     const { width, height } = this.#image;
     for (const id of ["before", "after"]) { $(id).width = width; $(id).height = height; }
     const [before, after] = [$("before").getContext("2d"), $("after").getContext("2d")];
-    before.drawImage(this.#image, 0, 0);
-    if (this.#before) tint(before, canvasOf(this.#before), ORANGE);
+    before.drawImage(this.#before ?? this.#image, 0, 0);
     after.drawImage(this.#image, 0, 0);
     if (this.#view === "mask") tint(after, canvasOf(mask), colour);
     if (this.#view === "probability") after.putImageData(heat(probability), 0, 0);
@@ -78,7 +78,16 @@ export class Result {
   }
 }
 
-/** A mask and its maps as ImageData; without a spread of samples, a probability near one half is what is unsure. */
+/** What became of a mask, in sentences. */
+function describe({ label, changed, iou_with_coarse: overlap, confidence, confidence_threshold: least, kept_coarse: kept, kept_share: undone }) {
+  const facts = [`${label}: ${(100 * changed).toFixed(1)} % of the pixels changed. Overlap with the mask before: IoU ${overlap.toFixed(3)}, where 1 is unchanged.`];
+  if (confidence === null) return facts;
+  const trust = `confidence ${confidence.toFixed(3)}, accepted from ${least.toFixed(3)}`;
+  const outcome = kept ? "The mask is as before." : undone > 0 ? `${(100 * undone).toFixed(0)} % of the change was undone.` : "Nothing was undone.";
+  return [...facts, `Guard: ${trust}. ${outcome}`];
+}
+
+/** A mask and its maps as ImageData. With a single sample, a probability near one half is uncertain. */
 async function readPart(values, colour) {
   const read = async (value) => greyToAlpha(await decode(value));
   const [mask, probability] = [await read(values.mask), await read(values.probability)];
@@ -108,9 +117,9 @@ async function showRounds(rounds) {
     title.textContent = `Round ${i + 1}, noise level ${each.timestep}`;
     const [discrepancy, probability] = await Promise.all([each.discrepancy, each.probability].map(decode));
     return [title,
-      figure(await decode(each.generated), "painted anew, under the mask"),
-      figure(canvasOf(heat(greyToAlpha(discrepancy))), "where that disagrees"),
-      figure(canvasOf(heat(greyToAlpha(probability))), "foreground after it")];
+      figure(await decode(each.generated), "generated under the mask"),
+      figure(canvasOf(heat(greyToAlpha(discrepancy))), "disagreement with the picture"),
+      figure(canvasOf(heat(greyToAlpha(probability))), "foreground afterwards")];
   }));
   $("rounds").replaceChildren(...figures.flat());
 }
@@ -123,15 +132,6 @@ function figure(picture, words) {
   canvas.setAttribute("aria-label", words);
   frame.append(canvas, caption);
   return frame;
-}
-
-function chip({ phrase, colour }, i) {
-  const [label, input, text] = ["label", "input", "span"].map((name) => document.createElement(name));
-  Object.assign(input, { type: "radio", name: "phrase", value: i, checked: i === 0 });
-  text.textContent = phrase;
-  text.style.setProperty("--chip", colour);
-  label.append(input, text);
-  return label;
 }
 
 function canvasOf(pixels) {

@@ -132,11 +132,114 @@ def test_tools(page: Any) -> None:
     page.click("#clear")
     page.click("[data-tool=box]")
     drag(page, (0.25, 0.25), (0.75, 0.5))
-    assert painted(page)[34:62, 34:94].all() and not painted(page)[70:].any()
+    assert painted(page)[32, 40:90].all() and not painted(page)[38:58, 38:90].any()  # an outline
+    drag(page, (0.9, 0.9))  # a click is no box
+    assert not painted(page)[100:].any()
+    page.click("#undo")
+    assert not painted(page).any()
+    for tool in ("point", "off"):
+        page.click(f"[data-tool={tool}]")
+        drag(page, (0.5, 0.5))
+        assert painted(page)[64, 64] and 20 < painted(page).sum() < 400
+        page.click("#clear")
+
+
+def sent(page: Any) -> dict[str, list[str]]:
+    """The fields of the request that a press of the button sends, but for files."""
+    page.evaluate(
+        """() => { const append = window.fetch; window.sent = [];
+        window.fetch = (path, options) => {
+          const body = options?.body instanceof FormData ? [...options.body] : null;
+          if (body) window.sent.push(body.map(([name, value]) => [name, value instanceof Blob ? "file" : value]));
+          return append(path, options);
+        }; }"""
+    )
+    refine(page)
+    fields: dict[str, list[str]] = {}
+    for key, text in page.evaluate("window.sent.at(-1)"):
+        fields.setdefault(key, []).append(text)
+    return fields
+
+
+def test_box_and_points_are_sent_as_on_the_command_line(page: Any, service: Service) -> None:
+    name = "02-car-erode"
+    pick(page, name)
     page.click("#clear")
+    page.click("[data-tool=box]")
+    drag(page, (0.5, 0.4), (0.85, 0.75))
     page.click("[data-tool=point]")
-    drag(page, (0.5, 0.5))
-    assert painted(page)[64, 64] and 20 < painted(page).sum() < 400
+    drag(page, (0.66, 0.58))
+    page.click("[data-tool=off]")
+    drag(page, (0.3, 0.7))
+    assert page.is_disabled("#add") and "Outside of all boxes" in page.inner_text("#hint")
+    fields = sent(page)
+    assert fields["label"] == ["car"] and "mask" not in fields and "scribble" not in fields
+    (box,) = ([float(each) for each in text.split(",")] for text in fields["box"])
+    shown = page.locator("#paint").bounding_box()  # the square picture stands in its middle
+    scale, left = shown["height"] / 128, (shown["width"] - shown["height"]) / 2
+    right = (0.85 * shown["width"] - left) / scale
+    np.testing.assert_allclose(box, [64, 51.2, right, 96], atol=0.5)
+    assert [text.split(",")[2] for text in fields["point"]] == ["1", "0"]
+    image = (demo_samples() / "images" / f"{name}.png").read_bytes()
+    with service.http(headers={"Accept": "image/png"}) as http:
+        marks = {"label": "car", "box": fields["box"], "point": fields["point"]}
+        answer = http.post("/v1/refine", files={"image": image}, data=marks)
+    expected = np.asarray(Image.open(io.BytesIO(answer.content))) > 0
+    mask = np.asarray(Image.open(io.BytesIO(download(page, "#save-png"))).convert("L")) > 127
+    np.testing.assert_array_equal(mask, expected)
+    page.click("[data-tool=brush]")
+    drag(page, (0.65, 0.6), (0.7, 0.6))
+    assert sent(page)["scribble"] == ["file"]
+
+
+def test_several_objects(page: Any) -> None:
+    pick(page, "02-car-erode")
+    page.click("#add")
+    assert page.is_disabled("[data-tool=box]") and page.is_visible("#remove")
+    page.click("#run")
+    page.wait_for_selector("#problem[data-code=no_mask]")
+    drag(page, (0.2, 0.4), (0.3, 0.6))
+    page.click("#run")
+    page.wait_for_selector("#problem[data-code=no_name]")
+    page.fill("#words", "boat")
+    page.keyboard.press("Tab")
+    assert page.locator("#objects label").all_inner_texts() == ["car", "boat"]
+    page.locator("#objects input").first.check(force=True)
+    assert page.input_value("#words") == "car"
+    page.click("#undo")  # the last stroke was on the boat
+    assert page.input_value("#words") == "boat"
+    drag(page, (0.2, 0.4), (0.3, 0.6))
+    fields = sent(page)
+    assert fields["label"] == ["car", "boat"] and len(fields["mask"]) == 2
+    assert page.locator("#phrases label").all_inner_texts() == ["car", "boat"]
+    assert "boat:" in page.inner_text("#facts")
+    page.click("#remove")
+    assert page.is_hidden("#remove") and page.input_value("#words") == "car" and page.is_enabled("[data-tool=box]")
+
+
+def test_presets(page: Any) -> None:
+    pick(page, "02-car-erode")
+    page.wait_for_selector("#preset option", state="attached")
+    assert page.locator("#preset option").all_text_contents() == ["default", "fast", "paper"]
+    assert "preset" not in sent(page)
+    page.select_option("#preset", "fast")
+    assert sent(page)["preset"] == ["fast"]
+
+
+def test_links_lead_to_documentation_and_source(page: Any) -> None:
+    links = {each.inner_text(): each.get_attribute("href") for each in page.locator("nav a").all()}
+    assert links["API"] == "docs"
+    declared = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    for name in ("Documentation", "Source"):
+        assert f'{name} = "{links[name]}"' in declared
+
+
+def test_photographs_come_first(page: Any) -> None:
+    names = [each.get_attribute("data-sample") for each in page.locator("[data-sample]").all()]
+    assert len(names) == 20 and names[0] == "cow" and names[8].startswith("01-")
+    pick(page, "sheep")
+    refine(page)
+    assert "sheep" in page.inner_text("#facts") and "where 1 is unchanged" in page.inner_text("#facts")
 
 
 def test_keyboard_alone(page: Any) -> None:
@@ -151,6 +254,10 @@ def test_keyboard_alone(page: Any) -> None:
     assert page.get_attribute("[data-tool=point]", "aria-pressed") == "true"
     assert painted(page).any()
     page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    for key in ("x", "Space", *["ArrowRight"] * 6, *["ArrowDown"] * 6, "Space"):
+        page.keyboard.press(key)
+    assert page.get_attribute("[data-tool=box]", "aria-pressed") == "true"
     page.focus("#words")
     page.keyboard.press("Enter")
     page.wait_for_selector("#found:not([hidden])")
@@ -174,7 +281,16 @@ def test_guard(page: Any) -> None:
 def test_phrases(page: Any) -> None:
     pick(page)
     page.locator("input[name=method][value=segment]").check(force=True)
-    page.fill("#words", "the crown, the rocket")
+    page.fill("#words", "")
+    page.evaluate(
+        """() => { const data = new DataTransfer();
+        data.setData("text", "the crown\\nthe rocket");
+        const event = new ClipboardEvent("paste", { clipboardData: data, cancelable: true });
+        document.getElementById("words").dispatchEvent(event);
+        }"""
+    )
+    assert page.input_value("#words") == "the crown, the rocket"
+    page.fill("#words", "the crown; the rocket,")
     page.click("#run")
     page.wait_for_selector("#phrases label")
     assert page.locator("#phrases label").all_inner_texts() == ["the crown", "the rocket"]
@@ -193,6 +309,10 @@ def test_what_is_missing_is_told(page: Any) -> None:
     page.click("#clear")
     page.click("#run")
     assert "no mask yet" in page.inner_text("#problem")
+    page.locator("input[name=method][value=segment]").check(force=True)
+    page.fill("#words", " ; ,")
+    page.click("#run")
+    assert "no phrase yet" in page.inner_text("#problem")
 
 
 def test_problem_of_the_service_is_told(page: Any) -> None:
@@ -230,7 +350,7 @@ def test_key(page: Any, tmp_path: Path) -> None:
             page.fill("#key-text", key)
             page.keyboard.press("Enter")
         page.wait_for_selector("#key:not([open])", state="attached")
-        page.wait_for_selector("#hint >> text=The demo model knows")
+        page.wait_for_selector("#vocabulary >> text=The demo model knows")
         ours = (guarded.url, "the server responded with a status of 401")
         page.complaints[:] = [each for each in page.complaints if not any(part in each for part in ours)]
 
