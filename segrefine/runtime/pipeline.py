@@ -2,9 +2,9 @@
 
 `Refiner.__call__` is the one refining operation that every surface calls. It decides which part of the image each mask
 is refined in, refines the masks there, lets the guard judge the result, and puts the parts together.
-`Refiner._refine` is the method itself (arXiv 2506.01539; `docs/method.md`): encode the image and the labels; ask how
-well each label explains each pixel; then, in rounds, generate the image under the mask, compare it with the original,
-and move the mask where the two disagree; at last let the border follow the edges of the image.
+`Refiner._refine` is the method itself (arXiv 2506.01539; `docs/method.md`). Encode the image and the labels. Ask how
+well each label explains each pixel. Then, in rounds, generate the image under the mask, compare it with the original,
+and move the mask where the two disagree. Finally move the border to the edges of the image.
 """
 
 from __future__ import annotations
@@ -199,12 +199,16 @@ class Refiner(EngineSet[G4SegSettings]):
     def _refine(self, image: NDArray[np.uint8], given: Sequence[CheckedMask], call: _Call) -> tuple[Refinement, ...]:
         """The method: refine checked masks (H, W) of L labels in an image (H, W, 3), step by step."""
         watch = Watch(call.progress, steps=4 + 2 * len(call.settings.timesteps))
+        # P ← coarse mask on the latent grid; z0 ← VAE(I)
         scene = self._prepare(image, given, call)
         watch.step("encode")
+        # e ← how much better the label explains each pixel; E ← e and the coarse mask together
         text = scene.denoiser.text_evidence(scene.latents, scene.start, scene.noise)
         evidence = scene.combine_evidence(text.maps)
         watch.step("text evidence")
+        # P ← moved where the image generated under P disagrees with the original, from coarse to fine
         rounds = self._run_rounds(scene, text, evidence, watch)
+        # mask ← the gained evidence at full size, its border moved to the image's edges
         worth = np.ones(len(given), np.float32) if text.worth is None else text.worth
         probabilities = scene.sharpen(rounds[-1].probability if rounds else scene.start, worth)
         watch.step("edges")
@@ -252,28 +256,33 @@ class Refiner(EngineSet[G4SegSettings]):
     def _run_rounds(self, scene: MaskedImage, text: TextEvidence, evidence: Floats, watch: Watch) -> list[JointRound]:
         """Generate under the mask, compare with the original, and move the mask where the two disagree.
 
-        A model that knows none of the labels has nothing to say: its passes are not computed.
+        If the model knows none of the labels, no pass is computed.
         """
         s, z0, noise, denoiser = scene.settings, scene.latents, scene.noise, scene.denoiser
         knows = text.worth is None or bool(text.worth.any())
+        # F_o ← features of z0
         original = denoiser.features(z0, noise, scene.prompt) if knows and s.comparison == "original" else None
         watch.step("features")
         probability = scene.start
         rounds: list[JointRound] = []
         for t, width in zip(s.timesteps, s.confusion, strict=True) if knows else ():
+            # ẑ0 ← generate under P, from noise level t
             generated = denoiser.generate(z0, probability, t, noise)
             unmasked = generated if original is not None else denoiser.generate(z0, probability, t, noise, masked=False)
             watch.step("generate")
             discrepancy = np.empty_like(probability)
             updated = np.empty_like(probability)
             for part in _parts_of(probability):  # features are large: those of hundreds of labels take gigabytes
+                # F_g ← features of ẑ0
                 features = denoiser.features(generated[part], noise, scene.prompt)
                 compared = original if original is not None else denoiser.features(unmasked[part], noise, scene.prompt)
+                # h ← Hausdorff discrepancy; P̂ ← σ((d_bg − d_fg) / T + E); P ← (1 − β) P + β P̂
                 given = compared, features, probability[part]
                 discrepancy[part], updated[part] = self._align(*given, evidence[part], width, s)
-                if s.discrepancy_weight:  # it is known only now: update once more with it among the evidence
+                if s.discrepancy_weight:  # known only now: update once more, with h among the evidence
                     doubt = doubt_sides(discrepancy[part], probability[part], s.discrepancy_weight)
                     _, updated[part] = self._align(*given, evidence[part] + doubt, width, s)
+            # only in the confusion area
             probability = np.where(scene.changeable, updated, probability)
             watch.step("align")
             rounds.append(JointRound(timestep=t, generated=generated, discrepancy=discrepancy, probability=probability))

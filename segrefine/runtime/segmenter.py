@@ -1,7 +1,7 @@
 """The whole of GS on engines: an image and phrases in, masks out.
 
-`Segmenter.__call__` is the method (arXiv 2508.20020; `docs/gs.md`): encode the image once and each phrase once; draw
-masks from noise under both; their mean is the probability, their spread the uncertainty.
+`Segmenter.__call__` is the method (arXiv 2508.20020; `docs/gs.md`). Encode the image once and each phrase once. Sample
+masks from noise under both. Their mean is the probability, their spread is the uncertainty.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _LOGGER = logging.getLogger(__name__)
 TEXT_BATCH = 64
 """Phrases in one call of the text encoder."""
 MOST_QUOTED = 60
-"""Characters of a phrase that an error quotes: what is wrong with it stands after them."""
+"""Longest part of a phrase that an error quotes."""
 ENCODE_SHARE = 4
-"""The image encoder is given so much less at once than the denoiser; its memory grows with the image's pixels."""
+"""Divisor: batches of the image encoder are this many times smaller than the denoiser's."""
 
 
 class Segmenter(EngineSet[GsSettings]):
@@ -143,6 +143,7 @@ class Segmenter(EngineSet[GsSettings]):
         owners = np.array([number for number, _ in wanted])
         batch = max(1, self.most_samples(fits[0].grid, s) // s.samples)
         watch = Watch(progress, steps=2 + 2 * -(-len(wanted) // batch))
+        # z ← VAE(I), while another thread computes τ ← text encoder(phrase) and the edges of the images
         beside = self._beside.submit(self._read_beside, windows, fits, s)
         try:
             z = self._encode(fits)
@@ -155,11 +156,13 @@ class Segmenter(EngineSet[GsSettings]):
         for first in range(0, len(wanted), batch):
             part = np.s_[first : first + batch]
             rng = np.random.default_rng(seed)
+            # y ← noise, denoised under z and τ; m ← decode(y)
             masks = self._sample(z, owners[part], pick_texts(texts, part), s, rng, observe)
             watch.step("sample")
             for number in dict.fromkeys(owners[part].tolist()):
                 rows = np.flatnonzero(owners[part] == number)
                 named = [wanted[first + row][1] for row in rows]
+                # probability ← mean of m; uncertainty ← its spread; the border moves to the edges
                 segments[number] += read_samples(named, masks[rows], fits[number], guides[number])
             watch.step("edges")
         _LOGGER.info("%d phrases in %d images, %d in a batch", len(wanted), len(asked), batch)
@@ -180,9 +183,8 @@ class Segmenter(EngineSet[GsSettings]):
     def _read_beside(
         self, windows: Sequence[ContextWindow], fits: Sequence[FittedImage], settings: GsSettings
     ) -> tuple[Text, list[EdgeGuide | None]]:
-        """What does not wait for the images' latents: the texts of the phrases, and the images' edges."""
-        ids = np.concatenate([window.input_ids for window in windows])
-        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
+        """Encode the phrases and find the images' edges: the work that needs no latents."""
+        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
         texts = join_texts(parts)
         if settings.context:
             texts = reorder_states(texts, np.stack([window.order for window in windows]))
@@ -230,6 +232,7 @@ class Segmenter(EngineSet[GsSettings]):
         count = count_texts(named)
         channels = int(self.bundle.manifest.components["label_denoiser"].outputs[0].shape[1])
         shape = (s.samples, channels, *z.shape[2:])
+        # y ← the same K noises for every phrase
         start = np.tile(rng.standard_normal(shape, np.float32), (count, 1, 1, 1))
         denoise = GuidedDenoiser(
             engine=self.engines["label_denoiser"],
