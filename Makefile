@@ -56,7 +56,8 @@ lint: .venv/.stamp-dev ## ruff, mypy, and the length of sentences in the documen
 	$(BIN)/mypy
 	$(BIN)/python -m documentation.prose --quiet
 
-docs: .venv/.stamp-dev,docs ## the site of the documentation, in build/site; a broken link or name is an error
+docs: .venv/.stamp-dev,docs ## run the notebook, and build the site of the documentation into build/site
+	$(BIN)/python -m documentation.notebook
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: .venv/.stamp-cpu,bench ## speed and quality beside the peers, into benchmarks/results/

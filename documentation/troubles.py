@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,30 @@ def trouble_tables() -> str:
 
 def find_troubles() -> Iterator[Trouble]:
     """Every error of the package that is raised with a hint whose text stands in the code."""
-    for path in sorted(_ROOT.rglob("*.py")):
+    for path in sorted(set(_ROOT.rglob("*.py")) - {_ROOT / "serve/describe.py"}):  # that one has examples
         tree = ast.parse(path.read_text())
-        names = _texts_by_name(tree)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and (kind := _kind(node.func)):
-                yield from _troubles(kind, node, names)
+        constants = _texts_by_name(tree.body)
+        for scope, names in _scopes(tree, constants):
+            for node in scope:
+                if isinstance(node, ast.Call) and (kind := _kind(node.func)):
+                    yield from _troubles(kind, node, names)
+
+
+def _scopes(tree: ast.Module, constants: dict[str, list[str]]) -> Iterator[tuple[list[ast.AST], dict[str, list[str]]]]:
+    """The nodes of each outermost function with the texts of its names; then the nodes outside of all functions."""
+    functions = [node for node in _outside_functions(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for function in functions:
+        nodes = list(ast.walk(function))
+        yield nodes, constants | _texts_by_name(nodes)
+    yield list(_outside_functions(tree)), constants
+
+
+def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    """A module's nodes and its functions, but nothing in these."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _outside_functions(child)
 
 
 def _kind(function: ast.expr) -> str | None:
@@ -63,21 +81,31 @@ def _troubles(kind: str, call: ast.Call, names: dict[str, list[str]]) -> Iterato
     parts |= dict(zip(positional, call.args, strict=False))
     if "hint" not in parts:
         return
-    text = {name: _texts(value, names)[:1] for name, value in parts.items()}
-    message = "".join(text.get("message", []))
-    contrast = [f"{word} {value}" for word in ("expected", "got") for value in text.get(word, []) if value != _GAP]
-    symptom = ": ".join(part for part in (message, ", ".join(contrast)) if part)
-    if sum(each.isalpha() for each in symptom) < _LEAST_LETTERS:
-        return
-    for hint in _texts(parts["hint"], names):
-        if any(each.isalpha() for each in hint):
-            yield Trouble(kind, symptom, hint)
+    symptoms = [each for each in _symptoms(parts, names) if sum(map(str.isalpha, each)) >= _LEAST_LETTERS]
+    hints = [each for each in _texts(parts["hint"], names) if any(map(str.isalpha, each))]
+    if len(symptoms) == len(hints):
+        pairs = list(zip(symptoms, hints, strict=True))
+    elif 1 in (len(symptoms), len(hints)):
+        pairs = [(symptom, hint) for symptom in symptoms for hint in hints]
+    else:
+        pairs = []  # which hint belongs to which is not to be seen
+    yield from (Trouble(kind, symptom, hint) for symptom, hint in pairs)
 
 
-def _texts_by_name(tree: ast.Module) -> dict[str, list[str]]:
-    """The texts of names that a module assigns, at its top or in a function."""
+def _symptoms(parts: dict[str, ast.expr], names: dict[str, list[str]]) -> list[str]:
+    """How the text of an error may read."""
+    messages = _texts(parts["message"], names) if "message" in parts else [""]
+    contrast = []
+    for word in ("expected", "got"):
+        found = _texts(parts[word], names) if word in parts else []
+        contrast += [f"{word} {found[0]}"] if len(found) == 1 and found[0] != _GAP else []
+    return [": ".join(part for part in (message, ", ".join(contrast)) if part) for message in messages or [""]]
+
+
+def _texts_by_name(nodes: Iterable[ast.AST]) -> dict[str, list[str]]:
+    """The texts of the names that some nodes assign."""
     found: dict[str, list[str]] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found.setdefault(node.targets[0].id, []).extend(_texts(node.value, {}))
     return found
