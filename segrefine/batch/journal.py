@@ -185,7 +185,7 @@ def claimed(output: Path, *, resume: bool) -> Iterator[None]:
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         if not resume and any(path.name != LOCK for path in output.iterdir()):
-            raise OutputError(f"{output} is not empty", hint="choose a new folder, or go on there with --resume")
+            raise OutputError(f"{output} is not empty", hint="choose a new folder, or continue with --resume")
     with ExitStack() as stack:
         with output_errors(output):
             try:

@@ -74,7 +74,7 @@ def agree_on_options(job: Job, options: Mapping[str, Any], *, begun: bool) -> No
     file = job.output / OPTIONS
     if not file.is_file():
         if begun:
-            message = f"{job.output} holds results, and no {OPTIONS} that tells how they were made"
+            message = f"{job.output} holds results, but no {OPTIONS} with their options"
             raise OutputError(message, hint="choose a new folder")
         told = {"segrefine": __version__, "bundle": str(job.setup.bundle)}
         values = {"begun_with": told, "options": options}
@@ -96,7 +96,7 @@ def _read(file: Path) -> dict[str, Any]:
         options = json.loads(text)["options"]
     except (ValueError, TypeError, KeyError) as error:
         message = f"{file} does not tell the options of the run: {error}"
-        raise OutputError(message, hint="mend it, or choose a new folder") from error
+        raise OutputError(message, hint="repair it, or choose a new folder") from error
     return dict(options)
 
 

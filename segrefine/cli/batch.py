@@ -113,7 +113,7 @@ def batch(
         console.warn(f"files below images/ that were not taken: {len(files)}, {reason}, such as {files[0]}")
     console.result(values, _describe(values))
     if values["unwritten"]:
-        hint = f"make room there, then go on with --resume; the {values['done']} images that are done stay as they are"
+        hint = f"free some space, then continue with --resume; the {values['done']} finished images stay"
         console.fail("; ".join(values["unwritten"]), hint)
     if values["failed"] or values["unwritten"]:
         click.get_current_context().exit(FAILED)

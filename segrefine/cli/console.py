@@ -189,7 +189,7 @@ def stdout_errors() -> Iterator[None]:
         raise
     except OSError as error:
         message = f"cannot write the result to stdout: {error.strerror or error}"
-        raise OutputError(message, hint="make room where stdout leads to, or send it elsewhere") from error
+        raise OutputError(message, hint="free some space where stdout leads to, or send it elsewhere") from error
 
 
 def describe_guard(values: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
-    """Numbers parted by commas, as many as one of some counts."""
+    """A fixed number of numbers, separated by commas."""
 
     name = "numbers"
 
@@ -36,7 +36,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # click takes no type
             numbers = ()
         if len(numbers) not in self.counts:
             counts = " or ".join(map(str, self.counts))
-            self.fail(f"expected {counts} numbers parted by commas, got {value!r}", param, ctx)
+            self.fail(f"expected {counts} numbers separated by commas, got {value!r}", param, ctx)
         return numbers
 
 

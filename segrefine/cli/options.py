@@ -365,7 +365,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def split_names(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
-    """The names in a text, parted by commas."""
+    """Split a text into names at its commas."""
     return [name.strip() for name in text.split(",")] if text is not None else None
 
 

@@ -90,4 +90,4 @@ def check_output_folder(output: Path, inputs: Mapping[str, Path | None]) -> None
         parts = [root / part for part in _PARTS if (root / part).is_dir()] or [root] * (not is_file)
         for part in parts:
             if place.is_relative_to(os.path.realpath(part)):
-                raise click.UsageError(f"OUTPUT {output} lies in {part}, which is read; choose a folder beside that")
+                raise click.UsageError(f"OUTPUT {output} is in {part}, which is read; choose another folder")

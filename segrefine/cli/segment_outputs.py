@@ -44,7 +44,7 @@ class SegmentOutputs:
             click.UsageError: a file would be written over, or an option lacks another.
         """
         if self.uncertainty and not self.maps:
-            raise click.UsageError("--uncertainty is written beside the other maps: add --maps DIR")
+            raise click.UsageError("--uncertainty is written with the other maps: add --maps DIR")
         named = {"--output": self.labels, "--overlay": self.overlay, "--cutout": self.cutout,
                  "--sheet": self.sheet, "--maps": self.maps}  # fmt: skip
         named |= {f"--maps, with its {path.name}:": path for path in self._list_maps(phrases) if path.parent.is_dir()}

@@ -83,7 +83,7 @@ class MaskFiles(Notation):
             if len(several) == 1:
                 yield self._make_item(name, several[0])
                 continue
-            problem = f"{' and '.join(several)} have one name, so it cannot be told whose the masks are", _RENAME
+            problem = f"{' and '.join(several)} have one name, so their masks are ambiguous", _RENAME
             for file in several:  # by its whole name, and without masks: a result that is there is of neither
                 yield Item(name=file, root=self._images, image=file, problem=problem)
 

@@ -247,7 +247,7 @@ def select_masks(parts: Parts, item: Item) -> Reading:
     left = 0
     for key, mask in parts.masks.items():
         if key not in parts.labels:
-            raise MaskError(f"nobody says what the mask of {item.name} shows", hint=f"{LABELS} says so")
+            raise MaskError(f"the mask of {item.name} has no label", hint=f"name its object in {LABELS}")
         probability = mask.probability if isinstance(mask, CoarseMask) else mask
         check_size(probability.shape, parts.size, f"the mask of {parts.labels[key]!r}")
         check_range(probability.astype(np.float32, copy=False))

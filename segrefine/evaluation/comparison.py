@@ -125,7 +125,7 @@ class Comparison:
             if missing := sorted(set(self.names) - entries.keys()):
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                 message = f"{place} has no mask {missing[0]!r}{more}, which {self.truth} has"
-                raise MaskError(message, hint="masks are matched by name; a batch that was stopped goes on by --resume")
+                raise MaskError(message, hint="masks are matched by name; --resume continues a stopped batch")
         self.extra = sorted(self._entries[1].keys() - set(wanted))
         self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
         self.unusable: dict[str, list[str]] = {}
@@ -207,7 +207,7 @@ class Comparison:
         """
         root = self._places.images or (images_of(self.truth) if self.truth.is_file() else self._beside(IMAGES))
         if root is None:
-            raise ImageError(f"there is no folder of images beside {self.truth}", hint="--images names it")
+            raise ImageError(f"there is no folder of images next to {self.truth}", hint="name it with --images")
         return root
 
     def find_image(self, name: str) -> Path:

@@ -154,7 +154,7 @@ def export_bundle(
     if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")
     if fp32_components and dtype == "fp32":
-        raise ExportError("fp32_components makes exceptions to half precision", hint="add --dtype fp16")
+        raise ExportError("fp32_components only applies to dtype fp16", hint="add --dtype fp16")
     options = GraphOptions(
         dtype=dtype,
         fp32_components=tuple(fp32_components),
@@ -286,7 +286,7 @@ class _Graphs:
         return module, model, run_trials(module, inputs)
 
     def _finish(self, model: ir.Model, spec: ComponentSpec, file: str, trials: list[Trial]) -> None:
-        """Write a graph, and hold it against its module."""
+        """Write a graph, and compare it with its module."""
         self.specs[spec.name], self.files[spec.name] = spec, file
         self._save(model, self._directory / file)
         del model

@@ -65,7 +65,7 @@ def explain_file(path: Path) -> ExportError:
         message = f"{path} holds quantized weights (GGUF), expected floating-point numbers in safetensors"
         return ExportError(message, hint="give the model as it was before, in float16 or float32")
     if path.suffix.lower() != ".safetensors":
-        return ExportError(f"{path} is no model", hint=_FOLDER)
+        return ExportError(f"{path} is not a model", hint=_FOLDER)
     names = read_header(path)
     for what, marks, hint in _KINDS:
         if any(mark in name for name in names for mark in marks):
@@ -99,12 +99,12 @@ def explain_folder(folder: Path) -> ExportError:
     files = sorted(each for each in folder.iterdir() if each.is_file())
     weights = [each for each in files if each.suffix.lower() == ".safetensors"]
     if whole := next((each for each in weights if holds_model(each)), None):
-        return ExportError(f"{folder} is no diffusers checkpoint, but {whole.name} is a model", hint=f"give {whole}")
+        return ExportError(f"{folder} is not a diffusers checkpoint, but {whole.name} is a model", hint=f"give {whole}")
     if kind:
         return ExportError(f"{folder} holds a {kind}, one part of a model", hint=_FOLDER)
     if named := weights + [each for each in files if each.suffix.lower() in _PICKLES]:
         return explain_file(named[0])
-    return ExportError(f"{folder} is no diffusers checkpoint: model_index.json is missing", hint=_FOLDER)
+    return ExportError(f"{folder} is not a diffusers checkpoint: model_index.json is missing", hint=_FOLDER)
 
 
 def _class_of(config: Path) -> str | None:

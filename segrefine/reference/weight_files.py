@@ -251,7 +251,7 @@ def _check_shards(index: Path) -> tuple[Path, ...]:
         placed: dict[str, str] = content["weight_map"]
         names = sorted(set(placed.values()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{index} is no index of shards: {error!r}", hint=_WHOLE) from error
+        raise ExportError(f"{index} is not an index of shards: {error!r}", hint=_WHOLE) from error
     for name in names:
         file = index.parent / name
         if Path(name).name != name or not file.is_file():
@@ -270,5 +270,5 @@ def _no_weights(file: Path, start: bytes) -> ExportError:
     """The error for a file that is called safetensors and is none, by its first bytes."""
     if start.startswith(b"version https://git-lfs"):
         return ExportError(f"{file} stands for weights that git-lfs keeps elsewhere", hint="fetch them: git lfs pull")
-    message = f"{file} is no safetensors file: {'it begins with ' + repr(start[:16]) if start else 'it is empty'}"
+    message = f"{file} is not a safetensors file: {'it begins with ' + repr(start[:16]) if start else 'it is empty'}"
     return ExportError(message, hint=_AGAIN)

@@ -87,7 +87,7 @@ class LabelledMasks:
         regions, single = [], bool(parts.numbers)  # only instances have ids of their own
         for key, mask in parts.masks.items():
             if key not in parts.labels:
-                raise MaskError(f"nobody says what the mask of {item.name} shows", hint="labels.json says so")
+                raise MaskError(f"the mask of {item.name} has no label", hint="name its object in labels.json")
             values = np.asarray(mask.probability if isinstance(mask, CoarseMask) else mask, np.float32)
             check_size(values.shape, (image.shape[0], image.shape[1]), f"{item.name}, mask {key}")
             text = str(parts.labels[key])

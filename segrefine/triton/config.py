@@ -53,7 +53,7 @@ class Serving:
         """Raises SettingsError where a value is outside its range."""
         if not _NAME.fullmatch(self.name):
             hint = "choose a --name of letters, digits, '_', '-' and '.'"
-            raise SettingsError(expected="a model's name that can be a folder's", got=repr(self.name), hint=hint)
+            raise SettingsError(expected="a model name that can name a folder", got=repr(self.name), hint=hint)
         if min(self.version, self.instances, self.batch, self.queue) < 1 or not 0 <= self.delay < math.inf:
             raise SettingsError(
                 expected="a version, instances, a batch and a queue of 1 or more, and a delay of 0 or more"

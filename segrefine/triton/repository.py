@@ -69,7 +69,7 @@ def write_repository(bundle: Bundle, folder: Path, serving: Serving, *, overwrit
 
 def _check_room(model: Path, version: Path, config: str) -> None:
     if version.exists():
-        raise OutputError(f"{version} is there already", hint="choose another --model-version, or --overwrite")
+        raise OutputError(f"{version} exists already", hint="choose another --model-version, or --overwrite")
     there = model / "config.pbtxt"
     if not there.is_file() or there.read_text(encoding="utf-8") != config:
         message = f"{model} is there with another configuration, and its versions share one"

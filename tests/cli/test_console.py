@@ -24,7 +24,7 @@ def test_full_stdout_is_one_clear_line(scene, stream):
     assert done.returncode == 1
     error, hint = done.stderr.splitlines()
     assert error == "error: cannot write the result to stdout: No space left on device"
-    assert hint.startswith("hint: make room")
+    assert hint.startswith("hint: free some space")
 
 
 def test_reader_that_goes_away_is_no_error():

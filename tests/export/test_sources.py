@@ -34,7 +34,7 @@ def test_safetensors(tensor: str, message: str, hint: str, tmp_path: Path) -> No
     assert hint in str(refused.value.hint)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"x", "is truncated"), (b"\xff" * 20, "is no safetensors file")])
+@pytest.mark.parametrize(("content", "message"), [(b"x", "is truncated"), (b"\xff" * 20, "is not a safetensors file")])
 def test_what_is_called_safetensors_and_is_none(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ExportError, match=message):

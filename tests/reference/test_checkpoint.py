@@ -195,5 +195,5 @@ def test_shards_that_do_not_match_their_index(sharded: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="nowhere is no diffusers checkpoint"):
+    with pytest.raises(ExportError, match="nowhere is not a diffusers checkpoint"):
         load_checkpoint(tmp_path / "nowhere")

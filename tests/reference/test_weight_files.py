@@ -47,11 +47,11 @@ def test_a_file_that_is_too_long(file: Path) -> None:
     ("content", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 3438167534\n", "stands for weights"),
-        (b"<!doctype html><html>Sign in</html>", "is no safetensors file: it begins with b'<!doctype html>"),
-        (b"\x02" + bytes(7) + b"[]", "is no safetensors file"),
-        (b"\x05" + bytes(7) + b"{{{{{", "is no safetensors file"),
-        (b"\x08" + bytes(7) + b'{"a": 1}', "is no safetensors file"),
-        (b"\x0a" + bytes(7) + b'{"a": {} }', "is no safetensors file"),
+        (b"<!doctype html><html>Sign in</html>", "is not a safetensors file: it begins with b'<!doctype html>"),
+        (b"\x02" + bytes(7) + b"[]", "is not a safetensors file"),
+        (b"\x05" + bytes(7) + b"{{{{{", "is not a safetensors file"),
+        (b"\x08" + bytes(7) + b'{"a": 1}', "is not a safetensors file"),
+        (b"\x0a" + bytes(7) + b'{"a": {} }', "is not a safetensors file"),
     ],
 )
 def test_what_is_called_safetensors_and_is_none(file: Path, content: bytes, message: str) -> None:

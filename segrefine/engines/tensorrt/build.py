@@ -116,7 +116,7 @@ def _raise_failure(component: str, done: subprocess.CompletedProcess[str]) -> No
     answer = done.stdout.strip().rpartition("\n")[2]
     kind, _, reason = answer.partition(": ")
     if kind == "disk":
-        raise OutputError(f"cannot write the engine of {component}: {reason}", hint="make room, then build again")
+        raise OutputError(f"cannot write the engine of {component}: {reason}", hint="free some space, then build again")
     said = done.stderr + done.stdout
     message, hint = explain_failure(said, done.returncode)
     raise EngineError(f"the engine of {component} was not built: {message}", hint=hint) from RuntimeError(said)

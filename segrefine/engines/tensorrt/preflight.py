@@ -61,7 +61,7 @@ def find_tensorrt_engines(
             warnings.warn(message, EngineWarning, stacklevel=2)
         return list(found.values())
     if not problems:
-        message = f"{bundle.path} has no {library} engine of {component}; TensorRT runs what was built before"
+        message = f"{bundle.path} has no {library} engine of {component}; TensorRT only runs engines you have built"
         raise EngineError(message, hint=f"build it: {command}")
     raise EngineError(
         f"no {library} engine of {component} fits here ({library} {version}, {hardware}): {told}",

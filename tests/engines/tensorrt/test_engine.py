@@ -303,7 +303,7 @@ def test_each_size_goes_to_the_narrowest_engine(gpu: Cuda, bundle: Bundle) -> No
 
 
 def test_no_engine(gpu: Cuda, bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="TensorRT runs what was built before") as caught:
+    with pytest.raises(EngineError, match="TensorRT only runs engines you have built") as caught:
         load_engine(bundle, "linear", "tensorrt-rtx")
     assert "build-engine" in str(caught.value.hint)
 
