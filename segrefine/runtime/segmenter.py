@@ -184,7 +184,8 @@ class Segmenter(EngineSet[GsSettings]):
         self, windows: Sequence[ContextWindow], fits: Sequence[FittedImage], settings: GsSettings
     ) -> tuple[Text, list[EdgeGuide | None]]:
         """Encode the phrases and find the images' edges: the work that needs no latents."""
-        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
+        ids = np.concatenate([window.input_ids for window in windows])
+        parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
         texts = join_texts(parts)
         if settings.context:
             texts = reorder_states(texts, np.stack([window.order for window in windows]))

@@ -56,7 +56,8 @@ def add_pages(app: FastAPI) -> None:
 
 def _list_samples(kind: str, folder: Path) -> tuple[list[dict[str, str]], dict[str, tuple[bytes, str]]]:
     """The samples of a folder as the page lists them, and their files by path below `/`."""
-    samples, files = [], {}
+    samples: list[dict[str, str]] = []
+    files: dict[str, tuple[bytes, str]] = {}
     for name, label in json.loads((folder / "labels.json").read_text()).items():
         sample = {"name": name, "label": label}
         for key in ("image", "mask"):
