@@ -17,12 +17,13 @@ _BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.DOTALL | re.MULTILINE
 _COMMAND = re.compile(r"""(?:"[^"]*"|'[^']*'|[^#"']|(?<=\S)#)*""")
 
 NOT_RUN = {
-    r"^(\.venv/bin/)?pip |^python3 -m venv|^source |^sudo |^nvidia-smi$": "sets up a machine",
+    r"^(\.venv/bin/)?pip |^python3 -m venv|^source |^sudo |^nvidia-smi$|^cp -r ": "sets up a machine",
     r"^make |^docker |^tritonserver ": "is a program of its own, with tests of its own",
     r"tensorrt|--device cuda": "needs a GPU",
     r"^segrefine serve ": "runs until it is stopped; tests/serve runs it",
     r"--ray": "needs a cluster; tests/batch/test_cluster.py runs one",
     r"^segrefine export (sd2-community/|model\.safetensors|path/to/model)": "needs a model of a hub, or of one's own",
+    r"^segrefine bench |VOCdevkit|^segrefine export run/": "needs data of the papers; tests/evaluation has small ones",
     r"^segrefine (train|tune) |my-run": "takes minutes to days; tests/train and tests/tuning run it",
     r"(cams|found\.json|boxes\.json|ade20k)": "needs a data set of that notation; tests/datasets has them",
 }
