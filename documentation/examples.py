@@ -18,9 +18,9 @@ _COMMAND = re.compile(r"""(?:"[^"]*"|'[^']*'|[^#"']|(?<=\S)#)*""")
 
 NOT_RUN = {
     r"^(\.venv/bin/)?pip |^python3 -m venv|^source |^sudo |^nvidia-smi$|^cp -r ": "sets up a machine",
-    r"^make |^docker |^tritonserver ": "is a program of its own, with tests of its own",
+    r"^make |^docker |^tritonserver |^nuctl ": "is another program",
     r"tensorrt|--device cuda": "needs a GPU",
-    r"^segrefine serve ": "runs until it is stopped; tests/serve runs it",
+    r"^segrefine serve |^segrefine watch |segrefine\.integrations": "runs until it is stopped; has own tests",
     r"--ray": "needs a cluster; tests/batch/test_cluster.py runs one",
     r"^segrefine export (sd2-community/|model\.safetensors|path/to/model)": "needs a model of a hub, or of one's own",
     r"^segrefine bench |VOCdevkit|^segrefine export run/": "needs data of the papers; tests/evaluation has small ones",

@@ -31,11 +31,15 @@ from segrefine.assets import (
 from segrefine.cli import main
 from segrefine.runtime.files.rle import encode_rle
 
-ADDRESS = "http://127.0.0.1:8000"
+ADDRESS = "127.0.0.1:8000"
 SIZE = (200, 170)
 """Width and height of the reader's photograph: the boxes and points of the documents lie in it."""
 SCENES = ("02-car-erode", "07-crown-spill")
-OWN_TEST = {"python.md": "test_the_page_on_python_runs_from_its_top_to_its_end"}
+OWN_TEST = {
+    "python.md": "test_the_page_on_python_runs_from_its_top_to_its_end",
+    "kserve.md": "tests/serve/test_kserve.py",
+    "libraries.md": "tests/integrations/test_pages.py",
+}
 PAGES = [page for page in documents() if any(each.reason is None for each in examples(page))]
 
 
@@ -154,7 +158,7 @@ def run_python(example: Example, names: dict[str, Any], address: str) -> None:
 def test_every_example_runs(page: Path, reader: Path, request: pytest.FixtureRequest) -> None:
     if page.name in OWN_TEST:
         pytest.skip(f"{OWN_TEST[page.name]} runs it")
-    address = request.getfixturevalue("service").url if ADDRESS in page.read_text() else ADDRESS
+    address = request.getfixturevalue("service").url.removeprefix("http://") if ADDRESS in page.read_text() else ADDRESS
     size = SIZE[::-1]
     names: dict[str, Any] = {"image": load_image("photo.png")}
     names |= {f"{name}_mask": load_mask(f"{name}.png", size) for name in ("coarse", "fox", "tree")}
