@@ -57,8 +57,18 @@ def make_backend(maker: MaskMaker, *, preset: str | None = None) -> type[LabelSt
             labelling = Labelling.of(self._parse_config())
             drawn = (context or {}).get("result") or ()
             if drawn:
-                return [self._predict(task, drawn, labelling) for task in tasks]
+                return [self._answer_at_once(task, drawn, labelling) for task in tasks]
             return [self._attempt(task, labelling) for task in tasks]
+
+        def _answer_at_once(
+            self, task: Mapping[str, Any], regions: Sequence[Region], labelling: Labelling
+        ) -> dict[str, Any]:
+            """Predict what somebody is drawing. Label Studio shows that it failed, and the log says why."""
+            try:
+                return self._predict(task, regions, labelling)
+            except SegrefineError as error:
+                _LOGGER.warning("%s", _describe(task, error))
+                raise
 
         def _parse_config(self) -> Mapping[str, Any]:
             """The configuration of the request; version 1 of label-studio-ml keeps that of the first one."""
@@ -72,7 +82,7 @@ def make_backend(maker: MaskMaker, *, preset: str | None = None) -> type[LabelSt
             try:
                 return self._predict(task, _regions_of(task), labelling)
             except SegrefineError as error:
-                told = f"task {task.get('id')}: {error}" + (f"; {error.hint}" if error.hint else "")
+                told = _describe(task, error)
                 _LOGGER.warning("%s", told)
                 return {"result": [], "score": 0.0, "model_version": VERSION, "error": told}
 
@@ -118,6 +128,11 @@ def make_app(maker: MaskMaker, *, preset: str | None = None, model_dir: str | No
         return api.init_app(backend)
     os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")  # version 1 then opens the model without /setup, too
     return api.init_app(backend, model_dir=model_dir)
+
+
+def _describe(task: Mapping[str, Any], error: SegrefineError) -> str:
+    """What is wrong with a task, in a sentence."""
+    return f"task {task.get('id')}: {error}" + (f"; {error.hint}" if error.hint else "")
 
 
 def _regions_of(task: Mapping[str, Any]) -> Sequence[Region]:
