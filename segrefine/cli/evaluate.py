@@ -80,7 +80,6 @@ def evaluate(
     from segrefine.evaluation.scores import summarise
 
     protocol = find_protocol(wanted)
-
     if sheet:
         inputs = {"PREDICTED": predicted, "TRUTH": truth, "the coarse masks": coarse}
         check_outputs({"--sheet": sheet}, {name: path for name, path in inputs.items() if path})
@@ -97,19 +96,28 @@ def evaluate(
     with console.progress("comparing") as tell:
         scores, unread = comparison.score_all(tell, judging.add if judging else None)
     unseen = _write_sheet(sheet, comparison, scores, cases) if sheet else []
-    values = summarise(scores, members) | comparison.describe_run()
+    values = summarise(scores, members) | comparison.describe_run() | _describe_data(comparison, scores, unread)
     values["protocol"] = judging.summarise() if judging else UNCOMPARABLE
-    values |= {"predicted": str(predicted), "truth": str(comparison.truth), "notation": comparison.notation}
-    values |= {"coarse": str(coarse) if coarse else None, "sheet": str(sheet) if sheet else None}
-    values |= {"unusable_masks": [f"{name}: {each}" for name, own in comparison.unusable.items() for each in own]}
-    values |= {"images": len(comparison.names) - len(unread), "unread": [asdict(each) for each in unread]}
-    values["lacks"] = list(comparison.lacks)
-    values["masks"] = [score.to_dict() for score in scores if score.counted]
+    values |= {"predicted": str(predicted), "coarse": str(coarse) if coarse else None}
+    values["sheet"] = str(sheet) if sheet else None
     for warning in _warnings(comparison, predicted, unread, unseen, values["unusable_masks"]):
         console.warn(warning)
     console.result(values, _describe(values))
     if unread or unseen:
         click.get_current_context().exit(FAILED)
+
+
+def _describe_data(comparison: Comparison, scores: Sequence[Score], unread: Sequence[Unread]) -> dict[str, Any]:
+    """What was compared, and what could not be, as JSON values."""
+    return {
+        "truth": str(comparison.truth),
+        "notation": comparison.notation,
+        "images": len(comparison.names) - len(unread),
+        "unread": [asdict(each) for each in unread],
+        "lacks": list(comparison.lacks),
+        "unusable_masks": [f"{name}: {each}" for name, own in comparison.unusable.items() for each in own],
+        "masks": [score.to_dict() for score in scores if score.counted],
+    }
 
 
 def _write_sheet(file: Path, comparison: Comparison, scores: Sequence[Score], cases: int) -> Sequence[Unread]:
