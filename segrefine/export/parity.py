@@ -193,4 +193,4 @@ def run_reference(
         return result, upsample(fit, scene.coarse, coarse, probability) > 0.5
     worth = 1.0 if result.worth is None else result.worth
     gain = np.float32(worth) * (logit(probability) - logit(coarse))
-    return result, sharpen(scene.image, scene.coarse, fit.restore(gain), EdgeSettings()) > 0.5
+    return result, sharpen(scene.image, scene.coarse, fit.restore(gain), EdgeSettings(), worth=worth) > 0.5

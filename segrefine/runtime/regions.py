@@ -25,8 +25,12 @@ MODEL_FEATURES = ("text", "text_beside", "paper", "gain", "discrepancy", "text_g
 """What the diffusion model tells of a region; 0 where its evidence was worth nothing."""
 REGION_FEATURES = FREE_FEATURES + MODEL_FEATURES
 """Evidence counts for the change: for foreground where the region was added, else against it."""
-CAUTIOUS = EdgeSettings(coarse_weight=0.8)
+CAUTIOUS = EdgeSettings(coarse_weight_alone=(2.0, 1.0))
 """An edge step that moves the mask little. A change that it makes too is right more often."""
+BESIDE = EdgeSettings(rounds=2)
+"""The edge step that a mask is compared with which evidence moved."""
+CAUTIOUS_BESIDE = EdgeSettings(coarse_weight=0.8, rounds=2)
+"""The same, cautious."""
 _LEAST_GAP = 0.2
 _NEIGHBOURS: tuple[tuple[Any, Any], ...] = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 """Each pixel with that on its right, and each with that below it."""
@@ -137,8 +141,12 @@ def describe_regions(image: NDArray[np.uint8], result: Refinement) -> tuple[Regi
     """
     coarse = result.coarse
     nothing = np.zeros_like(coarse)
-    edges = result.probability if not result.rounds else sharpen(image, coarse, nothing, EdgeSettings())
-    cautious = sharpen(image, coarse, nothing, CAUTIOUS)
+    if result.rounds:
+        edges = sharpen(image, coarse, nothing, BESIDE, worth=1)
+        cautious = sharpen(image, coarse, nothing, CAUTIOUS_BESIDE, worth=1)
+    else:
+        edges = result.probability
+        cautious = sharpen(image, coarse, nothing, CAUTIOUS)
     regions = Regions.between(coarse > 0.5, result.probability > 0.5, cautious > 0.5)
     found = _shapes(regions, coarse) | _colours(image, regions) | _borders(image, regions)
     signs = np.where(regions.added, 1.0, -1.0)

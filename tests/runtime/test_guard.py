@@ -24,7 +24,7 @@ from segrefine.runtime.guard import (
 from segrefine.runtime.imaging.edges import sharpen
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import divide_pixels
-from segrefine.runtime.regions import CAUTIOUS, FREE_FEATURES, REGION_FEATURES, Regions
+from segrefine.runtime.regions import CAUTIOUS_BESIDE, FREE_FEATURES, REGION_FEATURES, Regions
 
 SCENE = load_samples(demo_samples())["03-cactus-shift"]
 EASILY = {"effect_range": (0.007, 0.014), "worth_range": (0.2, 1.0)}
@@ -127,7 +127,7 @@ def test_changes_are_put_back_region_by_region(run, refined):
 def test_each_region_is_judged_for_itself(run, refined):
     by_area = judge(2.0, log_area=1.0)  # right are those above e⁻² of the mask's area
     guarded = run(replace(settings(1, 1), added=by_area, removed=by_area))
-    cautious = sharpen(SCENE.image, SCENE.coarse, np.zeros_like(SCENE.coarse), CAUTIOUS)
+    cautious = sharpen(SCENE.image, SCENE.coarse, np.zeros_like(SCENE.coarse), CAUTIOUS_BESIDE, worth=1)
     regions = Regions.between(COARSE, refined.mask, cautious > 0.5)
     large = regions.pixels > np.exp(-2) * COARSE.sum()
     assert large.any() and not large.all()

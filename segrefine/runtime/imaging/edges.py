@@ -18,7 +18,11 @@ class EdgeSettings:
     """How coarse mask, gained evidence and colours weigh against each other. Values: measured on validation scenes.
 
     Attributes:
-        coarse_weight: weight of the coarse mask's log-odds, blurred a little.
+        coarse_weight: weight of the coarse mask's log-odds, blurred a little, beside evidence that is worth something.
+        coarse_weight_alone: the same where no evidence was gained: in an image whose colours do not tell the mask from
+            the rest, and in one whose colours do.
+        separable: difference of colour log-odds, inside less outside, up to which an image is the one, and from which
+            it is the other.
         coarse_blur: standard deviation of that blur, over the square root of the mask's area.
         gain_weight: weight of the log-odds that the diffusion model added.
         colour_weight: weight of the colour models' log-odds.
@@ -34,6 +38,8 @@ class EdgeSettings:
     """
 
     coarse_weight: float = 0.195
+    coarse_weight_alone: tuple[float, float] = (0.8, 0.4)
+    separable: tuple[float, float] = (3.5, 4.5)
     coarse_blur: float = 0.043
     gain_weight: float = 0.275
     colour_weight: float = 0.67
@@ -46,18 +52,53 @@ class EdgeSettings:
     first_side: int = 96
     working_side: int = 512
 
+    def trusting(self, worth: float, separability: float) -> EdgeSettings:
+        """The same, with the coarse mask's weight and the rounds for evidence of this worth.
 
-def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: EdgeSettings) -> Floats:
+        Args:
+            worth: what the evidence is worth, in [0, 1].
+            separability: see `measure_separability`.
+        """
+        low, high = self.separable
+        told = min(max((separability - low) / (high - low), 0.0), 1.0)
+        alone = (1 - told) * self.coarse_weight_alone[0] + told * self.coarse_weight_alone[1]
+        return replace(
+            self,
+            coarse_weight=worth * self.coarse_weight + (1 - worth) * alone,
+            rounds=self.rounds if worth > 0 else self.rounds_alone,
+        )
+
+
+def sharpen(
+    image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: EdgeSettings, *, worth: float | None = None
+) -> Floats:
     """Foreground probability (H, W) in [0, 1]: the coarse mask, moved by the evidence gained and by the image's edges.
+
+    Where no evidence speaks, colours and edges move the mask alone. The less the colours tell the mask from the rest,
+    the less they may move it.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         coarse: float32 (H, W) probability in [0, 1].
         gain: float32 (H, W) log-odds of foreground that the diffusion model added to the coarse mask.
         settings: weights.
+        worth: what the evidence behind the gain is worth, in [0, 1].  [default: 1 where something was gained, else 0]
     """
-    if not gain.any():
-        settings = replace(settings, rounds=settings.rounds_alone)
+    if worth is None:
+        worth = float(gain.any())
+    separability = measure_separability(image, coarse > 0.5) if worth < 1 else 0.0
+    return _sharpen(image, coarse, gain, settings.trusting(worth, separability))
+
+
+def measure_separability(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
+    """How well colours tell a mask, bool (H, W), from the rest: the mean of their log-odds inside less that outside."""
+    if mask.all() or not mask.any():
+        return 0.0
+    odds = colour_odds(colour_index(image), mask, ~mask)
+    return float(odds[mask].mean() - odds[~mask].mean())
+
+
+def _sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: EdgeSettings) -> Floats:
     longest = max(image.shape[:2])
     start = None
     if longest > settings.first_side:
@@ -65,7 +106,7 @@ def sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: Ed
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         size = width, height
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-        low = sharpen(small, _resize(coarse, size), _resize(gain, size), settings)
+        low = _sharpen(small, _resize(coarse, size), _resize(gain, size), settings)
         if longest > settings.working_side:
             return _guided_upsampling(image, small, low)
         start = _resize(low, (image.shape[1], image.shape[0]))
