@@ -53,6 +53,7 @@ test-label-studio: .venv-label-studio/.stamp ## the backend for Label Studio in 
 
 lint: .venv/.stamp-dev ## ruff, mypy, and the length of sentences in the documents
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m documentation.prose --quiet
 

@@ -45,7 +45,7 @@ def fetch_folder(
         from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         message = "fetching a model takes huggingface-hub, which is not installed"
-        raise MissingDependencyError(message, hint="pip install huggingface-hub") from error
+        raise MissingDependencyError(message, hint='pip install "segrefine[hub]"') from error
     disable_progress_bars()  # they know nothing of ours
     patterns = None if wanted is None else list(wanted)
     try:

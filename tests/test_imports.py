@@ -28,6 +28,8 @@ EXTRAS = (
     "prometheus_client",
     "httpx",
     "ray",
+    "tokenizers",
+    "huggingface_hub",
 )
 ROOT = Path(segrefine.__file__).parent
 APART = {"reference", "export", "serve", "train", "integrations"}

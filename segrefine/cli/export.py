@@ -41,7 +41,6 @@ def export(
     opset: int,
     dtype: Precision,
     fp32_components: list[str] | None,
-    device: str,
     atol: float | None,
     components: list[str] | None,
     revision: str | None,

@@ -87,11 +87,19 @@ def parity(
     text = table(("component", "step", "error", "tolerance", ""), cells)
     console.result(values, "\n".join([text, *map(_describe, wrong, found)]))
     if failed:
-        worst = max(failed, key=lambda row: row.error / row.tolerance)
-        raise ParityError(
-            f"{len(failed)} of {len(rows)} comparisons are past tolerance, the worst {worst.component} ({worst.step})",
-            hint="is the reference what the bundle was exported from? If so, export it again",
-        )
+        raise _too_different(failed, len(rows))
+
+
+def _too_different(failed: Sequence[ParityRow], count: int) -> ParityError:
+    """The error of comparisons that are past their tolerance; names the worst of them."""
+    worst = max(failed, key=lambda row: row.error / row.tolerance)
+    return ParityError(
+        f"{len(failed)} of {count} comparisons are past tolerance, the worst in {worst.step}",
+        subject=worst.component,
+        expected=f"an error of at most {worst.tolerance:.0e}",
+        got=f"{worst.error:.1e}",
+        hint="is the reference what the bundle was exported from? If so, export it again",
+    )
 
 
 def _check_locating(backend: str) -> None:

@@ -107,11 +107,11 @@ def read_recipe(sidecar: Mapping[str, Any], kind: type[RecipeT]) -> RecipeT:
     """
     names = [entry.name for entry in fields(kind)]
     if missing := [name for name in names if name not in sidecar]:
-        raise EngineError(f"its sidecar has no entry {missing[0]!r}")
+        raise EngineError(subject="its sidecar", expected=f"an entry {missing[0]!r}", got="none")
     recipe = kind(**{name: sidecar[name] for name in names})
     texts = [value for name, value in asdict(recipe).items() if name not in ("graph", "options")]
     if not all(isinstance(text, str) for text in texts) or not isinstance(recipe.options, Mapping):
-        raise EngineError("its sidecar has entries of another form")
+        raise EngineError("it has entries of another form", subject="its sidecar")
     recipe.check_form()
     return recipe
 
@@ -129,7 +129,9 @@ def check_precision(bundle: Bundle, precision: Precision | None) -> None:
     """
     if precision not in (None, dtype := bundle.manifest.dtype):
         raise SettingsError(
-            f"the graphs of {bundle.path} are {dtype}, not {precision}",
+            subject="precision",
+            expected=f"{dtype}, as the graphs of {bundle.path} have it",
+            got=precision,
             hint=f"precision is decided at export: segrefine export MODEL BUNDLE --dtype {precision}",
         )
 
@@ -174,9 +176,9 @@ def find_engine(bundle: Bundle, recipe: EngineRecipe) -> Path | None:
     hint = f"build it again: {recipe.rebuild_command(bundle)}"
     found = read_json_object(sidecar, EngineError, hint=hint)
     if found.get("key") != recipe.key:
-        message = f"the engine of {sidecar} is stale: {_difference(found, recipe)}"
+        message = f"the engine is stale: {_difference(found, recipe)}"
         command = recipe.rebuild_all_command(bundle, recipe.backend, recipe.device)
-        raise StaleEngineError(message, hint=f"build all again: {command}")
+        raise StaleEngineError(message, subject=sidecar, hint=f"build all again: {command}")
     return check_files(bundle, sidecar, found, recipe, hint=hint)
 
 
@@ -203,13 +205,13 @@ def check_files(bundle: Bundle, sidecar: Path, content: Mapping[str, Any], recip
     """
     files = content.get("files")
     if not isinstance(files, dict) or content.get("files_key") != _files_key(files):
-        raise EngineError(f"the engine of {sidecar} is damaged: the list of its files was altered", hint=hint)
+        raise EngineError("the engine is damaged: the list of its files was altered", subject=sidecar, hint=hint)
     try:
         for name, record in files.items():
             relative = f"{sidecar.parent.relative_to(bundle.path).as_posix()}/{name}"
             FileRecord(**record).check(bundle.path, relative, hint=hint)
     except IntegrityError as error:
-        raise EngineError(f"the engine of {sidecar} is damaged: {error}", hint=hint) from error
+        raise EngineError(f"the engine is damaged: {error}", subject=sidecar, hint=hint) from error
     return sidecar.with_suffix(recipe.suffix)
 
 

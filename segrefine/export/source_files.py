@@ -16,6 +16,7 @@ _PARTS = {
     "image codec": ("first_stage_model.",),
     "text encoder": ("cond_stage_model.", "conditioner.embedders."),
 }
+_MODEL = "a whole model"
 _GIVE_MODEL = "give the model itself, without it"
 _MERGE = "merge it into its model first (diffusers' `fuse_lora`, then `save_pretrained`), and give that folder"
 _KINDS = (
@@ -58,22 +59,38 @@ def explain_file(path: Path) -> ExportError:
     """
     if path.suffix.lower() in _PICKLES:
         return ExportError(
-            f"{path} is a pickle, and reading one runs whatever code is in it",
+            "reading a pickle runs whatever code is in it",
+            subject=path,
+            expected="safetensors",
+            got="a pickle",
             hint=f"if you trust it, make a folder of it: {_conversion(path)}",
         )
     if path.suffix.lower() == ".gguf":
-        message = f"{path} holds quantized weights (GGUF), expected floating-point numbers in safetensors"
-        return ExportError(message, hint="give the model as it was before, in float16 or float32")
+        return ExportError(
+            subject=path,
+            expected="floating-point numbers in safetensors",
+            got="quantized weights (GGUF)",
+            hint="give the model as it was before, in float16 or float32",
+        )
     if path.suffix.lower() != ".safetensors":
-        return ExportError(f"{path} is not a model", hint=_FOLDER)
+        return ExportError(
+            subject=path, expected=_MODEL, got=f"a file {path.suffix or 'without a suffix'}", hint=_FOLDER
+        )
     names = read_header(path)
     for what, marks, hint in _KINDS:
         if any(mark in name for name in names for mark in marks):
-            return ExportError(f"{path} holds {what}", hint=hint)
+            return ExportError(subject=path, expected=_MODEL, got=what, hint=hint)
     if "denoiser" not in (lacking := _lacking(names)):
-        return ExportError(f"{path} lacks the {' and the '.join(lacking)}", hint="give the whole model's file")
+        return ExportError(
+            f"the file lacks the {' and the '.join(lacking)}",
+            subject=path,
+            expected=_MODEL,
+            hint="give the whole model's file",
+        )
     return ExportError(
-        f"{path} holds the weights of one part, such as {min(names, default='none')!r}",
+        subject=path,
+        expected=_MODEL,
+        got=f"the weights of one part, such as {min(names, default='none')!r}",
         hint="give the model's whole folder, with model_index.json",
     )
 
@@ -90,21 +107,32 @@ def explain_folder(folder: Path) -> ExportError:
         folder: a folder that exists.
     """
     if (folder / MANIFEST).is_file():
-        return ExportError(f"{folder} is a bundle, which was exported already", hint="give what it was exported from")
+        return ExportError(
+            subject=folder,
+            expected="a checkpoint",
+            got="a bundle, which was exported already",
+            hint="give what it was exported from",
+        )
     if (folder.parent / "model_index.json").is_file() and (folder / "config.json").is_file():
-        return ExportError(f"{folder} is one part of a model", hint=f"give the whole model: {folder.parent}")
+        return ExportError(
+            subject=folder, expected=_MODEL, got="one part of it", hint=f"give the whole model: {folder.parent}"
+        )
     kind = _class_of(folder / "config.json")
     if kind and kind.startswith("ControlNet"):
-        return ExportError(f"{folder} holds a ControlNet: an addition to a model, not a model", hint=_GIVE_MODEL)
+        return ExportError(
+            subject=folder, expected=_MODEL, got="a ControlNet, an addition to a model", hint=_GIVE_MODEL
+        )
     files = sorted(each for each in folder.iterdir() if each.is_file())
     weights = [each for each in files if each.suffix.lower() == ".safetensors"]
     if whole := next((each for each in weights if holds_model(each)), None):
-        return ExportError(f"{folder} is not a diffusers checkpoint, but {whole.name} is a model", hint=f"give {whole}")
+        return ExportError(
+            f"{whole.name} is a model", subject=folder, expected="a diffusers checkpoint", hint=f"give {whole}"
+        )
     if kind:
-        return ExportError(f"{folder} holds a {kind}, one part of a model", hint=_FOLDER)
+        return ExportError(subject=folder, expected=_MODEL, got=f"a part of the class {kind}", hint=_FOLDER)
     if named := weights + [each for each in files if each.suffix.lower() in _PICKLES]:
         return explain_file(named[0])
-    return ExportError(f"{folder} is not a diffusers checkpoint: model_index.json is missing", hint=_FOLDER)
+    return ExportError("model_index.json is missing", subject=folder, expected="a diffusers checkpoint", hint=_FOLDER)
 
 
 def _class_of(config: Path) -> str | None:

@@ -56,17 +56,19 @@ def revision_of(model: Path | SingleFile) -> str | None:
 
 def _locate(model: str, revision: str | None, config: str | None) -> Path | SingleFile:
     if not model or config == "":
-        raise ExportError(f"{'--config' if model else 'MODEL'} is empty", hint=_HINT)
+        raise ExportError(subject="--config" if model else "MODEL", expected="a name", got="nothing", hint=_HINT)
     if config and not Path(model).is_file():
-        raise ExportError(f"--config is for single files, and {model} is none", hint="leave --config out")
+        raise ExportError(subject="--config", expected="a single file as MODEL", got=model, hint="leave --config out")
     if model in DEMO_CHECKPOINTS or Path(model).is_dir():
         if revision:
-            raise ExportError(f"--revision is for hub ids, and {model} is none", hint="leave --revision out")
+            raise ExportError(
+                subject="--revision", expected="a hub id as MODEL", got=model, hint="leave --revision out"
+            )
         return DEMO_CHECKPOINTS[model]() if model in DEMO_CHECKPOINTS else _folder(Path(model))
     if Path(model).is_file():
         return _single_file(Path(model), revision, config)
     if Path(model).exists() or not is_hub_id(model):
-        raise ExportError(f"there is no model {model!r}: neither a folder nor a hub id", hint=_HINT)
+        raise ExportError(f"there is no model {model!r}", expected="a folder, a single file or a hub id", hint=_HINT)
     return _folder(_fetch(model, revision))
 
 
@@ -82,7 +84,7 @@ def _single_file(file: Path, revision: str | None, config: str | None) -> Single
     if config and Path(config).is_dir():
         return SingleFile(file, Path(config))
     if config and not is_hub_id(config):
-        raise ExportError(f"there is no configuration {config!r}: neither a folder nor a hub id", hint=_HINT)
+        raise ExportError(f"there is no configuration {config!r}", expected="a folder or a hub id", hint=_HINT)
     guessed = not config
     if not config:
         with torch_imports("telling a single file's family"):
@@ -92,8 +94,11 @@ def _single_file(file: Path, revision: str | None, config: str | None) -> Single
     try:
         return SingleFile(file, fetch_folder(config, revision, _TEXTS, (), ExportError, hint=_HINT), guessed)
     except ExportError as error:
-        message = f"{file} holds weights alone; its configuration and tokenizers are those of {config}. {error}"
-        raise ExportError(message, hint="give --config a diffusers folder of the same architecture") from error
+        raise ExportError(
+            f"the file holds weights alone, its configuration and tokenizers are those of {config}: {error}",
+            subject=file,
+            hint="give --config a diffusers folder of the same architecture",
+        ) from error
 
 
 @contextmanager

@@ -166,5 +166,5 @@ def _check_weights(model: Model, part: str, config: Mapping[str, Any]) -> None:
 def _read_json(folder: Path, relative: str) -> dict[str, Any]:
     file = folder / relative
     if not file.is_file():
-        raise ExportError(f"{folder} is not a diffusers checkpoint: {relative} is missing", hint=HINT)
+        raise ExportError(f"{relative} is missing", subject=folder, expected="a diffusers checkpoint", hint=HINT)
     return read_json_object(file, ExportError, hint=HINT)

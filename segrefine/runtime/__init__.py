@@ -1,1 +1,1 @@
-"""What runs at inference: NumPy, Pillow and `tokenizers`, and an engine for the networks."""
+"""What runs at inference: NumPy and Pillow, and an engine for the networks."""

@@ -110,4 +110,5 @@ def test_a_single_file_takes_its_configuration_from_the_cache(
 
 
 def test_a_configuration_for_what_has_its_own(fails, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    assert "--config is for single files" in fails("export", tiny_checkpoint, tmp_path / "bundle", "--config", "a/b")
+    line = fails("export", tiny_checkpoint, tmp_path / "bundle", "--config", "a/b")
+    assert "--config: expected a single file as MODEL" in line

@@ -235,7 +235,7 @@ def test_precision_that_the_bundle_has_not(bundle: Bundle) -> None:
         lambda: build_engine(bundle, backend="onnxruntime", precision="fp16"),
         lambda: load_engine(bundle, "chain", precision="fp16"),
     ):
-        with pytest.raises(SettingsError, match="are fp32, not fp16") as caught:
+        with pytest.raises(SettingsError, match="precision: expected fp32, .*got fp16") as caught:
             call()
         assert caught.value.hint and "--dtype fp16" in caught.value.hint
 

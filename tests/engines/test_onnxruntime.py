@@ -45,7 +45,7 @@ def test_closed_engine_says_so(graph: Path) -> None:
     engine = OnnxRuntimeEngine(graph, LINEAR)
     engine.close()
     engine.close()
-    with pytest.raises(EngineError, match="linear is closed"):
+    with pytest.raises(EngineError, match="linear: its engine is closed"):
         engine({"sample": SAMPLE, "timestep": TIMESTEP})
 
 

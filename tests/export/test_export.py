@@ -233,6 +233,6 @@ def test_bad_requests_are_named(bundle: Bundle, tiny_checkpoint: Path, tmp_path:
         export_bundle(tiny_checkpoint, tmp_path / "bundle", components=["unet"], taps=["up_blocks.7"])
     with pytest.raises(OutputError, match="exists already"):
         export_bundle(tiny_checkpoint, bundle.path)
-    with pytest.raises(ExportError, match="no diffusers checkpoint"):
+    with pytest.raises(ExportError, match="expected a diffusers checkpoint"):
         export_bundle(tmp_path, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

@@ -13,15 +13,15 @@ from segrefine.export.sources import find_model
 @pytest.mark.parametrize(
     ("tensor", "message", "hint"),
     [
-        ("unet.down_blocks.0.attn1.to_q.lora_A.weight", "holds a LoRA", "fuse_lora"),
-        ("base_model.model.down_blocks.0.attn1.to_q.hada_w1_a", "holds a LyCORIS adapter", "fuse_lora"),
-        ("lora_unet_double_blocks_0_img_attn.lokr_w1", "holds a LoRA", "fuse_lora"),
-        ("lora_unet_down_blocks_0.lora_up.weight", "holds a LoRA", "fuse_lora"),
-        ("control_model.input_blocks.0.0.weight", "holds a ControlNet", "the model itself"),
-        ("controlnet_cond_embedding.conv_in.weight", "holds a ControlNet", "the model itself"),
-        ("zero_convs.0.0.weight", "holds a ControlNet", "the model itself"),
-        ("image_proj.proj.weight", "holds an IP-Adapter", "the model itself"),
-        ("model.diffusion_model.joint_blocks.0.attn.weight", "holds a transformer", "1.x, 2.x and XL"),
+        ("unet.down_blocks.0.attn1.to_q.lora_A.weight", "got a LoRA", "fuse_lora"),
+        ("base_model.model.down_blocks.0.attn1.to_q.hada_w1_a", "got a LyCORIS adapter", "fuse_lora"),
+        ("lora_unet_double_blocks_0_img_attn.lokr_w1", "got a LoRA", "fuse_lora"),
+        ("lora_unet_down_blocks_0.lora_up.weight", "got a LoRA", "fuse_lora"),
+        ("control_model.input_blocks.0.0.weight", "got a ControlNet", "the model itself"),
+        ("controlnet_cond_embedding.conv_in.weight", "got a ControlNet", "the model itself"),
+        ("zero_convs.0.0.weight", "got a ControlNet", "the model itself"),
+        ("image_proj.proj.weight", "got an IP-Adapter", "the model itself"),
+        ("model.diffusion_model.joint_blocks.0.attn.weight", "got a transformer", "1.x, 2.x and XL"),
         ("emb_params", "textual inversion", "the model itself"),
         ("model.diffusion_model.input_blocks.0.0.weight", "lacks the image codec and the text encoder", "whole model"),
         ("conv_in.weight", "the weights of one part, such as 'conv_in.weight'", "model_index.json"),
@@ -42,7 +42,7 @@ def test_what_is_called_safetensors_and_is_none(content: bytes, message: str, tm
 
 
 def test_an_empty_word_is_no_folder() -> None:
-    with pytest.raises(ExportError, match="MODEL is empty"):
+    with pytest.raises(ExportError, match="MODEL: expected a name, got nothing"):
         find_model("")
 
 
@@ -57,22 +57,30 @@ def write(folder: Path, name: str, content: str | list[str]) -> None:
 @pytest.mark.parametrize(
     ("files", "message", "hint"),
     [
-        ({"pytorch_lora_weights.safetensors": ["unet.to_q.lora_A.weight"]}, "holds a LoRA", "fuse_lora"),
-        ({"adapter_config.json": "{}", "adapter_model.safetensors": ["to_q.lora_A.weight"]}, "holds a LoRA", "fuse"),
+        ({"pytorch_lora_weights.safetensors": ["unet.to_q.lora_A.weight"]}, "got a LoRA", "fuse_lora"),
+        ({"adapter_config.json": "{}", "adapter_model.safetensors": ["to_q.lora_A.weight"]}, "got a LoRA", "fuse"),
         (
             {"config.json": '{"_class_name": "ControlNetModel"}', "other.safetensors": ["conv_in.bias"]},
-            "holds a ControlNet",
+            "got a ControlNet",
             "the model itself",
         ),
-        ({"config.json": '{"_class_name": "AutoencoderKL"}'}, "holds a AutoencoderKL, one part", "model_index.json"),
-        ({"config.json": '{"architectures": ["CLIPTextModel"]}'}, "holds a CLIPTextModel", "save_pretrained"),
-        ({"sd.ckpt": "pickled"}, "sd.ckpt is a pickle", "from_single_file"),
+        (
+            {"config.json": '{"_class_name": "AutoencoderKL"}'},
+            "got a part of the class AutoencoderKL",
+            "model_index.json",
+        ),
+        (
+            {"config.json": '{"architectures": ["CLIPTextModel"]}'},
+            "got a part of the class CLIPTextModel",
+            "save_pretrained",
+        ),
+        ({"sd.ckpt": "pickled"}, "sd.ckpt: reading a pickle runs", "from_single_file"),
         (
             {"a.safetensors": ["model.diffusion_model.a", "first_stage_model.a", "cond_stage_model.a"]},
-            "but a.safetensors is a model",
+            "a.safetensors is a model",
             "a.safetensors",
         ),
-        ({"model_index.json": "{}", "segrefine.json": "{}"}, "is a bundle", "exported from"),
+        ({"model_index.json": "{}", "segrefine.json": "{}"}, "got a bundle", "exported from"),
         ({"config.json": "[]"}, "model_index.json is missing", "save_pretrained"),
         ({}, "model_index.json is missing", "save_pretrained"),
     ],
@@ -86,14 +94,14 @@ def test_folders(files: dict[str, str | list[str]], message: str, hint: str, tmp
 
 
 def test_a_part_of_a_model(tiny_checkpoint: Path) -> None:
-    with pytest.raises(ExportError, match="unet is one part of a model") as refused:
+    with pytest.raises(ExportError, match="unet: expected a whole model, got one part") as refused:
         find_model(str(tiny_checkpoint / "unet"))
     assert str(tiny_checkpoint) in str(refused.value.hint)
 
 
 def test_gguf_is_quantized(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ExportError, match="holds quantized weights .GGUF.") as refused:
+    with pytest.raises(ExportError, match="got quantized weights .GGUF.") as refused:
         find_model(tmp_path / "model.gguf")
     assert "float16" in str(refused.value.hint)
 
@@ -101,6 +109,6 @@ def test_gguf_is_quantized(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.ckpt", "model.PT", "pytorch_model.bin"])
 def test_pickles_are_never_read(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
-    with pytest.raises(ExportError, match="is a pickle") as refused:
+    with pytest.raises(ExportError, match="got a pickle") as refused:
         find_model(str(tmp_path / name))
     assert "from_single_file" in str(refused.value.hint)

@@ -70,6 +70,18 @@ def has_a_client(run: Run, folder: Path) -> None:
     run("python", "-c", "from segrefine import Client; Client()")
 
 
+def asks_the_hub(run: Run, folder: Path) -> None:
+    """A hub id is looked for by the hub's client: here in an empty cache, without the network."""
+    run(
+        "python", "-c",
+        "import os, sys; os.environ.update(HF_HUB_OFFLINE='1', HF_HOME=sys.argv[1])\n"
+        "from segrefine import Refiner; from segrefine.errors import BundleError\n"
+        "try: Refiner.from_pretrained('owner/name')\n"
+        "except BundleError as error: assert 'HF_HUB_OFFLINE' in error.hint, error",
+        str(folder / "cache"),
+    )  # fmt: skip
+
+
 def exports(run: Run, folder: Path) -> None:
     """Part of the demo model is exported and checked against PyTorch."""
     run("segrefine", "export", "demo", str(folder / "bundle"), "--components", "vae_encoder,text_encoder")
@@ -91,6 +103,7 @@ CASES = {
     "openvino": Case(extras="openvino", check=refines_by_openvino),
     "serve": Case(extras="cpu,serve", check=serves),
     "client": Case(extras="client", check=has_a_client),
+    "hub": Case(extras="hub", check=asks_the_hub),
     "export": Case(extras="export", check=exports),
     "ray": Case(extras="ray", check=batches),
     "lowest": Case(extras="cpu", check=refines, lowest=True),

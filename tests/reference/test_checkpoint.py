@@ -119,7 +119,7 @@ def cut(file: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove("model_index.json"), "no diffusers checkpoint: model_index.json is missing"),
+        (remove("model_index.json"), "model_index.json is missing: expected a diffusers checkpoint"),
         (
             edit("model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]),
             "has text_encoder and text_encoder_2, and Stable Diffusion 1",
@@ -195,5 +195,5 @@ def test_shards_that_do_not_match_their_index(sharded: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="nowhere is not a diffusers checkpoint"):
+    with pytest.raises(ExportError, match="nowhere: .*expected a diffusers checkpoint"):
         load_checkpoint(tmp_path / "nowhere")

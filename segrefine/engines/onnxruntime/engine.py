@@ -78,7 +78,7 @@ class OnnxRuntimeEngine(Closing):
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name; see `Engine`."""
         if self._session is None:
-            raise EngineError(f"the engine of {self.spec.name} is closed")
+            raise EngineError("its engine is closed", subject=self.spec.name)
         self.spec.check_feeds(feeds)
         wanted = [only] if only else self._outputs
         try:
@@ -88,7 +88,7 @@ class OnnxRuntimeEngine(Closing):
             self._gpu.note_memory()
             return outputs
         except Exception as error:  # ONNX Runtime's errors have no common base but this
-            raise EngineError(f"{self.spec.name} failed in ONNX Runtime: {error}") from error
+            raise EngineError(f"it failed in ONNX Runtime: {error}", subject=self.spec.name) from error
 
     def close(self) -> None:
         """Frees the session; closing twice is fine."""

@@ -92,7 +92,7 @@ class OpenVinoEngine(Closing):
 
     def _run(self, feeds: Mapping[str, NDArray[Any]], only: str | None) -> dict[str, NDArray[Any]]:
         if self._model is None:
-            raise EngineError(f"the engine of {self.spec.name} is closed")
+            raise EngineError("its engine is closed", subject=self.spec.name)
         self.spec.check_feeds(feeds)
         count, outputs = len(feeds[self.spec.inputs[0].name]), dict[str, NDArray[Any]]()
         parts = self._parts(count)
@@ -113,7 +113,7 @@ class OpenVinoEngine(Closing):
                     check_reach(request for request, _ in running)
             return outputs
         except RuntimeError as error:
-            raise EngineError(f"{self.spec.name} failed in OpenVINO: {error}") from error
+            raise EngineError(f"it failed in OpenVINO: {error}", subject=self.spec.name) from error
 
     def close(self) -> None:
         """Frees the graph and all that was compiled from it; closing twice is fine."""

@@ -37,7 +37,9 @@ def check_openvino(precision: str) -> None:
     capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
         raise BackendError(
-            "this CPU has no instructions for bfloat16",
+            subject="this CPU",
+            expected="instructions for bfloat16",
+            got=", ".join(capabilities),
             hint="take precision fp32, or a CPU with AVX512-BF16 or AMX",
         )
 
@@ -73,7 +75,7 @@ def read_graph(core: Any, path: Path) -> Any:
             model = onnx.load(path, load_external_data=False)
             onnx.save(inline_local_functions(model), flat)
         except Exception as error:  # protobuf's and onnx's errors have no common base but this
-            raise EngineError(f"{path} does not load: {error}") from error
+            raise EngineError(f"it does not load: {error}", subject=path, hint="export the bundle again") from error
         external = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
         for name in {Path(entry.value).name for entry in external if entry.key == "location"}:
             shutil.copyfile(path.with_name(name), flat.with_name(name))  # OpenVINO follows no link
@@ -84,7 +86,9 @@ def _read_model(core: Any, file: Path, named: Path) -> Any:
     try:
         return core.read_model(file)
     except RuntimeError as error:
-        raise EngineError(f"{named} does not load in OpenVINO: {error}") from error
+        raise EngineError(
+            f"it does not load in OpenVINO: {error}", subject=named, hint="export the bundle again"
+        ) from error
 
 
 def check_names(model: Any, spec: ComponentSpec, path: Path) -> None:
@@ -97,6 +101,9 @@ def check_names(model: Any, spec: ComponentSpec, path: Path) -> None:
         found, expected = {name for port in ports for name in port.names}, {tensor.name for tensor in tensors}
         if not expected <= found or len(ports) != len(tensors):
             raise EngineError(
-                f"{path} has {side} {sorted(found)}, but {spec.name} should have {sorted(expected)}",
+                f"{side} of {spec.name}",
+                subject=path,
+                expected=sorted(expected),
+                got=sorted(found),
                 hint="export the bundle again",
             )

@@ -42,10 +42,13 @@ def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: B
         ShapeError: the shapes do not go together.
     """
     if library == "tensorrt-rtx" and options.plugins == "always":
-        raise BackendError("TensorRT-RTX has no plugins", hint="leave --plugins out, or use --backend tensorrt")
+        raise BackendError(
+            "it has no plugins", subject="TensorRT-RTX", hint="leave --plugins out, or use --backend tensorrt"
+        )
     if library == "tensorrt-rtx" and options.version_compatible:
         raise BackendError(
-            "an engine of TensorRT-RTX runs on its own version only",
+            "an engine runs on its own version only",
+            subject="TensorRT-RTX",
             hint="leave --version-compatible out, or use --backend tensorrt",
         )
     check_builder(library)
@@ -82,8 +85,11 @@ def build_tensorrt(bundle: Bundle, library: Library, recipe: EngineRecipe, targe
         OutputError: the engine cannot be written.
     """
     if options.timing_cache and not os.access(options.timing_cache.absolute().parent, os.W_OK):
-        message = f"cannot write the timing cache {options.timing_cache}: its folder is not there, or read-only"
-        raise OutputError(message, hint="choose a folder that exists and is writable")
+        raise OutputError(
+            "cannot write the timing cache: its folder is not there, or read-only",
+            subject=options.timing_cache,
+            hint="choose a folder that exists and is writable",
+        )
     spec = bundle.manifest.components[recipe.component]
     profile = make_profile(bundle.manifest, spec, options)
     job = BuildJob(
@@ -116,10 +122,12 @@ def _raise_failure(component: str, done: subprocess.CompletedProcess[str]) -> No
     answer = done.stdout.strip().rpartition("\n")[2]
     kind, _, reason = answer.partition(": ")
     if kind == "disk":
-        raise OutputError(f"cannot write the engine of {component}: {reason}", hint="free some space, then build again")
+        raise OutputError(
+            f"cannot write its engine: {reason}", subject=component, hint="free some space, then build again"
+        )
     said = done.stderr + done.stdout
     message, hint = explain_failure(said, done.returncode)
-    raise EngineError(f"the engine of {component} was not built: {message}", hint=hint) from RuntimeError(said)
+    raise EngineError(f"its engine was not built: {message}", subject=component, hint=hint) from RuntimeError(said)
 
 
 def _hardware(module: ModuleType, library: Library, capabilities: Sequence[str]) -> str:
@@ -131,14 +139,17 @@ def _hardware(module: ModuleType, library: Library, capabilities: Sequence[str])
         return gpu
     if library == "tensorrt":
         raise BackendError(
-            "TensorRT builds for the GPU of this machine only",
+            "it builds for the GPU of this machine only",
+            subject="TensorRT",
             hint="leave --compute-capability out, or use --backend tensorrt-rtx",
         )
     known = {f"{each // 10}.{each % 10}" for each in rtx_capabilities(module)}
     if unknown := [capability for capability in capabilities if capability not in known]:
         raise BackendError(
-            f"TensorRT-RTX {module.__version__} does not build for compute capability {unknown[0]!r}",
-            hint=f"choose from {', '.join(sorted(known, key=float))}",
+            subject=f"TensorRT-RTX {module.__version__}",
+            expected=f"a compute capability of {', '.join(sorted(known, key=float))}",
+            got=repr(unknown[0]),
+            hint="choose one of these",
         )
     wanted = sorted({int(capability.replace(".", "")) for capability in capabilities})
     return "-".join(f"sm{each}" for each in wanted)

@@ -61,7 +61,7 @@ class TensorRtEngine(Closing):
         count = len(next(iter(feeds.values())))
         with self._gpu.lock:
             if self._loaded is None:
-                raise EngineError(f"the engine of {self.spec.name} is closed")
+                raise EngineError("its engine is closed", subject=self.spec.name)
             self._gpu.select()
             parts = [self._run(self._loaded, _fill_batch(part, low[0]), wanted) for part in cut_batch(feeds, high[0])]
         if len(parts) == 1 and count >= low[0]:
@@ -110,13 +110,18 @@ class TensorRtEngine(Closing):
         for name, values in feeds.items():
             self._check_limits(name, values.shape)
             if not loaded.context.set_input_shape(name, values.shape):
-                message = f"{self.spec.name}: TensorRT refuses {values.shape} for {name!r}: {loaded.log.said()}"
-                raise EngineError(message, hint=f"build it again: {self._rebuild}")
+                raise EngineError(
+                    f"TensorRT refuses {values.shape} for {name!r}: {loaded.log.said()}",
+                    subject=self.spec.name,
+                    hint=f"build it again: {self._rebuild}",
+                )
             loaded.context.set_tensor_address(name, self._buffers[name].upload(values))
         for tensor in self.spec.outputs:
             shape = tuple(loaded.context.get_tensor_shape(tensor.name))
             if min(shape, default=0) < 0:  # a size that the library could not tell from those of the inputs
-                raise EngineError(f"{self.spec.name}: TensorRT does not know the size of {tensor.name!r}: {shape}")
+                raise EngineError(
+                    f"TensorRT does not know the size of {tensor.name!r}", subject=self.spec.name, got=shape
+                )
             loaded.context.set_tensor_address(tensor.name, self._buffers[tensor.name].prepare(shape, tensor.dtype))
         self._execute(loaded)
         buffers = {tensor.name: self._buffers[tensor.name] for tensor in wanted}
@@ -161,14 +166,19 @@ class TensorRtEngine(Closing):
 
     def _queue(self, loaded: LoadedEngine) -> None:
         if not loaded.context.execute_async_v3(int(self._gpu.stream)):
-            message = f"{self.spec.name} failed in TensorRT: {loaded.log.said()}"
-            raise EngineError(message, hint=f"build it again: {self._rebuild}")
+            raise EngineError(
+                f"it failed in TensorRT: {loaded.log.said()}",
+                subject=self.spec.name,
+                hint=f"build it again: {self._rebuild}",
+            )
 
     def _check_limits(self, name: str, shape: tuple[int, ...]) -> None:
         if not self._fits(name, shape):
             low, _, high = self._limits[name]
             raise ShapeError(
-                f"{self.spec.name}: input {name!r} is {shape}, and its engine takes {low} to {high}",
+                subject=f"{self.spec.name}, input {name!r}",
+                expected=f"{low} to {high}, which its engine takes",
+                got=shape,
                 hint=f"build it for other sizes, see its --min-shapes and --max-shapes: {self._rebuild}",
             )
 

@@ -115,7 +115,10 @@ def check_version(library: Library, module: ModuleType) -> None:
     least = _LEAST_VERSION[library]
     if version_numbers(module.__version__) < version_numbers(least):
         raise BackendError(
-            f"{library} {module.__version__} is too old: segrefine needs version {least} or later",
+            "it is too old",
+            subject=library,
+            expected=f"version {least} or later",
+            got=module.__version__,
             hint=f'install a newer one: pip install --upgrade "segrefine[{library}]"',
         )
 
@@ -137,8 +140,9 @@ def check_driver(module: ModuleType) -> None:
     name = module.__name__.removesuffix("_bindings")
     old = " ".join(each.replace("cu12", f"cu{needed}") for each in _packages(name))
     raise BackendError(
-        f"{name} {module.__version__} was built for CUDA {needed}, but the NVIDIA driver supports "
-        f"CUDA {driver // 1000}.{driver % 1000 // 10}",
+        subject=f"{name} {module.__version__}",
+        expected=f"an NVIDIA driver for CUDA {needed}",
+        got=f"one for CUDA {driver // 1000}.{driver % 1000 // 10}",
         hint=f"install a newer driver (CUDA 13 needs R580 or later); or use CUDA 12: pip uninstall {old}; "
         f'pip install {" ".join(_packages(name))} "cuda-bindings<13"',
     )
@@ -159,16 +163,18 @@ def check_capability(library: Library, module: ModuleType, gpu: str) -> None:
     if library == "tensorrt":
         if number < _LEAST_CAPABILITY:
             raise BackendError(
-                f"TensorRT does not support compute capability {_dotted(number)}: it starts at "
-                f"{_dotted(_LEAST_CAPABILITY)}",
+                subject="TensorRT",
+                expected=f"compute capability {_dotted(_LEAST_CAPABILITY)} or higher",
+                got=_dotted(number),
                 hint=_elsewhere(library),
             )
         return
     known = rtx_capabilities(module)
     if number not in known:
         raise BackendError(
-            f"TensorRT-RTX {module.__version__} does not support compute capability {_dotted(number)}; it supports "
-            f"{', '.join(map(_dotted, known))}",
+            subject=f"TensorRT-RTX {module.__version__}",
+            expected=f"a compute capability of {', '.join(map(_dotted, known))}",
+            got=_dotted(number),
             hint=_elsewhere(library),
         )
 

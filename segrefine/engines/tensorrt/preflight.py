@@ -61,10 +61,15 @@ def find_tensorrt_engines(
             warnings.warn(message, EngineWarning, stacklevel=2)
         return list(found.values())
     if not problems:
-        message = f"{bundle.path} has no {library} engine of {component}; TensorRT only runs engines you have built"
-        raise EngineError(message, hint=f"build it: {command}")
+        raise EngineError(
+            f"it has no {library} engine of {component}; TensorRT only runs engines you have built",
+            subject=bundle.path,
+            hint=f"build it: {command}",
+        )
     raise EngineError(
-        f"no {library} engine of {component} fits here ({library} {version}, {hardware}): {told}",
+        f"no {library} engine fits here: {told}",
+        subject=component,
+        expected=f"one for {library} {version} and {hardware}",
         hint=f"build it again: {command}",
     )
 

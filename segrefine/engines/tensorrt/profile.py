@@ -31,14 +31,19 @@ def make_profile(manifest: Manifest, spec: ComponentSpec, options: BuildOptions)
     """
     given = [dict(each or {}) for each in (options.min_shapes, options.opt_shapes, options.max_shapes)]
     if unknown := sorted({symbol for each in given for symbol in each} - set(SYMBOLS)):
-        raise ShapeError(f"there is no size {unknown[0]!r}", hint=f"name any of: {', '.join(SYMBOLS)}")
+        raise ShapeError(
+            expected=f"sizes of {', '.join(SYMBOLS)}", got=repr(unknown[0]), hint="such as batch=1,height=64,width=64"
+        )
     side = manifest.sample_size
     fixed = {"height": side, "width": side, "tokens": manifest.tokens}
     batches = 1, 2, max(2, MAX_PIXELS // side**2)
     limits = _reconcile([fixed | {"batch": batch} for batch in batches], given)
     if limits[-1]["tokens"] > manifest.tokens:
         raise ShapeError(
-            f"max tokens is {limits[-1]['tokens']}, but the model's prompts have at most {manifest.tokens}"
+            subject="tokens in --max-shapes",
+            expected=f"at most {manifest.tokens}, as in the model's prompts",
+            got=limits[-1]["tokens"],
+            hint="leave tokens out",
         )
     symbols = {symbol for tensor in spec.inputs for symbol in tensor.shape if isinstance(symbol, str)}
     pixels = symbols & {"pixels", "image_height", "image_width"}
@@ -47,7 +52,9 @@ def make_profile(manifest: Manifest, spec: ComponentSpec, options: BuildOptions)
     for tensor in spec.inputs:
         if math.prod(shape := tensor_shapes(manifest, tensor, profile)[-1]) > MOST_VALUES:
             raise ShapeError(
-                f"{spec.name}: the largest {tensor.name!r} would be {tuple(shape)}, more than {MOST_VALUES:,} values",
+                subject=f"{spec.name}, the largest {tensor.name!r}",
+                expected=f"at most {MOST_VALUES:,} values",
+                got=tuple(shape),
                 hint="smaller --max-shapes; height and width are those of latents",
             )
     return profile

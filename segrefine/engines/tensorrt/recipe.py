@@ -72,7 +72,11 @@ class TensorRtRecipe(EngineRecipe):
             EngineError: one has another form.
         """
         if not (_PROFILE.fullmatch(self.profile) and _GPUS.fullmatch(self.hardware)):
-            raise EngineError(f"its sidecar has the profile {self.profile!r} and the GPUs {self.hardware!r}")
+            raise EngineError(
+                subject="its sidecar",
+                expected="a profile and GPUs as build-engine writes them",
+                got=f"{self.profile!r} and {self.hardware!r}",
+            )
 
     def _mark(self) -> str:
         given = self._given_options().items()

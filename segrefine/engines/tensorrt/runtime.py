@@ -113,7 +113,8 @@ class LoadedEngine:
         if engine is None:
             library = self._plan.recipe.backend
             raise EngineError(
-                f"{self._plan.path} does not load in {library}: {self.log.said()}",
+                f"it does not load in {library}: {self.log.said()}",
+                subject=self._plan.path,
                 hint=_NO_ROOM if is_shortage(self.log.last) else self._plan.hint,
             )
         return engine
@@ -125,7 +126,7 @@ class LoadedEngine:
             named = [name for name, flag in members.items() if reasons & flag.value]
             said = " and ".join(named).lower().replace("_", " ") or self.log.said()
             hint = next((_REMEDIES[name] for name in _REMEDIES if name in named), self._plan.hint)
-            raise EngineError(f"{self._plan.path} does not fit this machine: {said}", hint=hint)
+            raise EngineError(f"it does not fit this machine: {said}", subject=self._plan.path, hint=hint)
 
     def _check_tensors(self) -> None:
         """Raises EngineError where the engine's tensors are not those of the specification."""
@@ -140,15 +141,20 @@ class LoadedEngine:
             }
             if found != expected:
                 side = mode.name.lower()
-                message = f"{self._plan.path} has {side}s {found}, but {spec.name} should have {expected}"
-                raise EngineError(message, hint=self._plan.hint)
+                raise EngineError(
+                    f"{side}s of {spec.name}",
+                    subject=self._plan.path,
+                    expected=expected,
+                    got=found,
+                    hint=self._plan.hint,
+                )
 
     def _new_context(self) -> Any:
         strategy = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self.engine.create_execution_context(self._configure(strategy) if self._rtx else strategy)
         if context is None:
-            message = f"{self._plan.spec.name}: its engine cannot be prepared to run: {self.log.said()}"
-            raise EngineError(message, hint=_NO_ROOM)
+            message = f"its engine cannot be prepared to run: {self.log.said()}"
+            raise EngineError(message, subject=self._plan.spec.name, hint=_NO_ROOM)
         return context
 
     def _configure(self, strategy: Any) -> Any:
@@ -168,7 +174,7 @@ class LoadedEngine:
             else:
                 self._cache_file.reject()
         if not config.set_runtime_cache(cache):
-            raise EngineError(f"{self._plan.path}: TensorRT-RTX takes no runtime cache: {self.log.said()}")
+            raise EngineError(f"TensorRT-RTX takes no runtime cache: {self.log.said()}", subject=self._plan.path)
         return config
 
 
@@ -183,7 +189,8 @@ def start_runtime(module: Any, log: Any) -> Any:
     if log.last:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))  # never destroyed
         raise BackendError(
-            f"{module.__name__} {module.__version__} does not start: {log.last}",
+            f"it does not start: {log.last}",
+            subject=f"{module.__name__} {module.__version__}",
             hint="segrefine doctor shows driver, CUDA and libraries; they must go together",
         )
     return runtime

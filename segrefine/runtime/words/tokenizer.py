@@ -1,16 +1,17 @@
-"""CLIP's tokenizer, read from a bundle by `tokenizers` alone."""
+"""CLIP's tokenizer, read from a bundle."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from segrefine.errors import BundleError, PromptError
+from segrefine.errors import BundleError, MissingDependencyError, PromptError
+from segrefine.runtime.words.byte_pairs import BytePairs, Token
 from segrefine.storage import read_json_object
 
 _HINT = "export the bundle again"
@@ -18,13 +19,50 @@ _UNKNOWN_LENGTH = 10**6
 """Above this, transformers means that a tokenizer does not say its length."""
 
 
-class Token(NamedTuple):
-    """One token of a text: its id, the characters [start, end) that it comes from, and whether the text lacks it."""
+class Encoder(Protocol):
+    """What turns a text into tokens."""
 
-    id: int
-    start: int
-    end: int
-    added: bool
+    def token_id(self, content: str) -> int | None:
+        """The id of a token, or None."""
+
+    def encode(self, text: str) -> list[Token]:
+        """The tokens of a text, with the start and the end token around them."""
+
+
+class ForeignTokens:
+    """A tokenizer of any other kind, by the package `tokenizers`.
+
+    Args:
+        document: the text of a `tokenizer.json`.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+        Exception: the document is no tokenizer; `tokenizers` has no narrower class.
+    """
+
+    def __init__(self, document: str) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise MissingDependencyError(
+                "this model's tokenizer.json is not of CLIP's usual kind, and takes the package tokenizers, "
+                "which is not installed",
+                hint="pip install tokenizers",
+            ) from error
+        self._tokenizer = Tokenizer.from_str(document)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def token_id(self, content: str) -> int | None:
+        """The id of a token, or None."""
+        found: int | None = self._tokenizer.token_to_id(content)
+        return found
+
+    def encode(self, text: str) -> list[Token]:
+        """The tokens of a text, with those that the tokenizer puts around them."""
+        encoding = self._tokenizer.encode(text)
+        marks = map(bool, encoding.special_tokens_mask)
+        return [Token(i, *span, added) for i, span, added in zip(encoding.ids, encoding.offsets, marks, strict=True)]
 
 
 class ClipTokenizer:
@@ -34,17 +72,18 @@ class ClipTokenizer:
         length: tokens of every encoded text, with the start token, the end token and the padding.
 
     Args:
-        tokenizer: adds the start and the end token itself.
+        encoder: adds the start and the end token itself.
         length: see above; at least 2.
-        pad_token: what fills a short text up; one of the tokenizer's tokens.
+        pad_token: what fills a short text up; one of the encoder's tokens.
+
+    Raises:
+        BundleError: the encoder has no such token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, length: int, pad_token: str) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    def __init__(self, encoder: Encoder, *, length: int, pad_token: str) -> None:
         self.length = length
-        self._tokenizer = tokenizer
-        pad_id = tokenizer.token_to_id(pad_token)
+        self._encoder = encoder
+        pad_id = encoder.token_id(pad_token)
         if pad_id is None:
             raise BundleError(f"the tokenizer has no token {pad_token!r} to pad with", hint=_HINT)
         self._pad_id: int = pad_id
@@ -59,16 +98,19 @@ class ClipTokenizer:
 
         Raises:
             BundleError: one of the files is missing or is not what its name says.
+            MissingDependencyError: the tokenizer is of a kind that takes the package `tokenizers`.
         """
         try:
-            tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8-sig"))
+            encoder = _read_encoder((folder / "tokenizer.json").read_text(encoding="utf-8-sig"))
+        except MissingDependencyError:
+            raise
         except Exception as error:  # what `tokenizers` raises on a bad file is a plain Exception
             raise BundleError(f"no tokenizer in {folder}: {error}", hint=_HINT) from error
         config = read_json_object(folder / "tokenizer_config.json", BundleError, hint=_HINT)
         said = config.get("model_max_length")
         if length is not None and (said is None or (isinstance(said, int) and said > _UNKNOWN_LENGTH)):
             said = length
-        return cls(tokenizer, length=_check_length(said), pad_token=_content_of(config.get("pad_token")))
+        return cls(encoder, length=_check_length(said), pad_token=_content_of(config.get("pad_token")))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         """The ids of `text`, int64 (1, length): start, its tokens as far as they fit, end, padding.
@@ -88,9 +130,7 @@ class ClipTokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise PromptError(f"{text!r} is not valid Unicode text", hint="write the label in UTF-8") from error
-        encoding = self._tokenizer.encode(text)
-        marks = map(bool, encoding.special_tokens_mask)
-        return [Token(i, *span, added) for i, span, added in zip(encoding.ids, encoding.offsets, marks, strict=True)]
+        return self._encoder.encode(text)
 
     def fit(self, tokens: Sequence[Token]) -> NDArray[np.int64]:
         """The ids of `tokens` (start and end token included), cut or padded to `length`: int64 (1, length)."""
@@ -104,6 +144,12 @@ class ClipTokenizer:
         end = self.split("")[-1].id
         after = np.arange(ids.shape[1]) > (ids == end).argmax(1)[:, None]
         return np.where(after, self._pad_id, ids)
+
+
+def _read_encoder(content: str) -> Encoder:
+    """The encoder that a `tokenizer.json` describes: our own for CLIP's kind, that of `tokenizers` for others."""
+    document = json.loads(content)
+    return BytePairs(document) if BytePairs.reads(document) else ForeignTokens(content)
 
 
 def _check_length(length: Any) -> int:

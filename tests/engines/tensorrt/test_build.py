@@ -80,9 +80,9 @@ def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> 
     ("options", "error", "message"),
     [
         ({}, BackendError, "no GPU here to build for"),
-        ({"compute_capabilities": ("9.0",)}, BackendError, "does not build for compute capability '9.0'"),
+        ({"compute_capabilities": ("9.0",)}, BackendError, "expected a compute capability of .* got '9.0'"),
         ({"compute_capabilities": ("8.9",), "plugins": "always"}, BackendError, "has no plugins"),
-        ({"compute_capabilities": ("8.9",), "max_shapes": {"depth": 3}}, ShapeError, "no size 'depth'"),
+        ({"compute_capabilities": ("8.9",), "max_shapes": {"depth": 3}}, ShapeError, "got 'depth'"),
         ({"compute_capabilities": ("8.9",), "max_shapes": {"tokens": 154}}, ShapeError, "at most 77"),
         (
             {"compute_capabilities": ("8.9",), "min_shapes": {"batch": 5}, "max_shapes": {"batch": 3}},
@@ -92,7 +92,7 @@ def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> 
         (
             {"compute_capabilities": ("8.9",), "max_shapes": {"batch": 99999999999999}},
             ShapeError,
-            "'sample' would be .99999999999999, 32., more than 2,147,483,647 values",
+            "'sample': expected at most 2,147,483,647 values; got .99999999999999, 32.",
         ),
     ],
 )

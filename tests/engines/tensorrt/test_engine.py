@@ -130,7 +130,9 @@ def test_size_outside_of_the_profile(gpu: Cuda, bundle: Bundle) -> None:
     demo = Bundle.open(shutil.copytree(demo_bundle(), bundle.path.with_name("demo")))
     build(demo, "vae_encoder", "tensorrt", least=2)
     with load_engine(demo, "vae_encoder", "tensorrt") as engine:
-        message = r"'sample' is \(2, 3, 64, 1032\), and its engine takes \(2, 3, 1, 1\) to \(4, 3, 1024, 1024\)"
+        message = (
+            r"'sample': expected \(2, 3, 1, 1\) to \(4, 3, 1024, 1024\), which its engine takes; got \(2, 3, 64, 1032\)"
+        )
         with pytest.raises(ShapeError, match=message) as caught:
             engine({"sample": np.zeros((2, 3, 64, 1032), np.float32)})
         assert "--min-shapes batch=2" in str(caught.value.hint)
@@ -242,7 +244,7 @@ def test_rebuild_command_has_the_options(gpu: Cuda, bundle: Bundle) -> None:
 def test_no_command_is_made_of_a_sidecar_of_another_form(gpu: Cuda, bundle: Bundle, entry: dict[str, Any]) -> None:
     sidecar = build(bundle, "linear", "tensorrt").with_suffix(".json")
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | entry))
-    with pytest.raises(EngineError, match="its sidecar has") as caught:
+    with pytest.raises(EngineError, match="its sidecar: ") as caught:
         load_engine(bundle, "linear", "tensorrt")
     assert caught.value.hint == (
         f"build it again: segrefine build-engine {bundle.path} --backend tensorrt --components linear"
@@ -317,7 +319,7 @@ def test_altered_files(gpu: Cuda, bundle: Bundle) -> None:
     path.write_bytes(whole)
     for content, reason in (
         (sidecar.read_text().replace("batch=1:4:4", "batch=1:9:9"), "its sidecar was altered"),
-        ("{}", "has no entry"),
+        ("{}", "its sidecar: expected an entry"),
         (json.dumps(json.loads(sidecar.read_text()) | {"files": {}}), "the list of its files was altered"),
         (json.dumps(json.loads(sidecar.read_text()) | {"files": {"../x": {}}}), "the list of its files was altered"),
         ("[", "cannot read .*json as JSON"),
@@ -337,7 +339,7 @@ def test_engine_that_the_library_refuses(gpu: Cuda, bundle: Bundle, tmp_path: Pa
         TensorRtEngine(plan, 0)
     assert caught.value.hint == "build it again: segrefine build-engine x"
     other = replace(plan, path=path, spec=bundle.manifest.components["chain"])
-    with pytest.raises(EngineError, match=r"has inputs \{.*timestep.*\}, but chain should have"):
+    with pytest.raises(EngineError, match=r"inputs of chain: expected \{.*\}[;,] got \{.*timestep.*\}"):
         TensorRtEngine(other, 0)
 
 

@@ -52,7 +52,7 @@ def test_an_engine_that_fails_while_captured_leaves_the_stream_usable(
         ours = engine._engines[0]._loaded.context._ours  # type: ignore[attr-defined]
         run = type(ours).execute_async_v3
         monkeypatch.setattr(ours, "execute_async_v3", lambda s: gpu.recording is None and run(ours, s), raising=False)
-        with pytest.warns(EngineWarning, match="chain failed in TensorRT"):
+        with pytest.warns(EngineWarning, match="chain: it failed in TensorRT"):
             engine({"sample": SAMPLE})
         result = engine({"sample": SAMPLE})["out_sample"]
     np.testing.assert_allclose(result, chain(SAMPLE), rtol=1e-4, atol=1e-3)
@@ -63,8 +63,8 @@ def test_an_engine_that_fails_while_captured_leaves_the_stream_usable(
     ("method", "answer", "message"),
     [
         ("set_input_shape", False, r"chain: TensorRT refuses \(3, 32\) for 'sample'"),
-        ("get_tensor_shape", (-1, 32), r"does not know the size of 'out_sample': \(-1, 32\)"),
-        ("execute_async_v3", False, "chain failed in TensorRT: it says no reason"),
+        ("get_tensor_shape", (-1, 32), r"does not know the size of 'out_sample': got \(-1, 32\)"),
+        ("execute_async_v3", False, "chain: it failed in TensorRT: it says no reason"),
     ],
 )
 def test_what_tensorrt_refuses_while_running_is_an_error(

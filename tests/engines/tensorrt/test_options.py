@@ -49,7 +49,7 @@ def test_a_built_engine_records_it(bundle: Bundle, tf32: bool) -> None:
 
 def test_an_engine_of_tensorrt_rtx_is_of_one_version(bundle: Bundle) -> None:
     options = BuildOptions(**ADA, version_compatible=True)  # type: ignore[arg-type]
-    with pytest.raises(BackendError, match="TensorRT-RTX runs on its own version only"):
+    with pytest.raises(BackendError, match="TensorRT-RTX: an engine runs on its own version only"):
         build_engine(bundle, backend="tensorrt-rtx", components=["linear"], options=options)
 
 

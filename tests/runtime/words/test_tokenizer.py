@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
 import segrefine
-from segrefine.errors import BundleError, PromptError
+from segrefine.errors import BundleError, MissingDependencyError, PromptError
 from segrefine.runtime.words.tokenizer import ClipTokenizer
 from tests.examples import examples
 
@@ -170,3 +172,46 @@ def test_pad_token_may_be_written_with_its_properties(folder: Path, tmp_path_fac
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"pad_token": {"content": config["pad_token"], "__type": "AddedToken"}}))
     np.testing.assert_array_equal(ClipTokenizer.from_folder(older)("a fox"), ClipTokenizer.from_folder(folder)("a fox"))
+
+
+def write_foreign(folder: Path) -> None:
+    """Makes the tokenizer one of another kind: it takes words as they are written."""
+    file = folder / "tokenizer.json"
+    document = json.loads(file.read_text())
+    document["normalizer"]["normalizers"].pop()
+    file.write_text(json.dumps(document))
+
+
+def test_another_kind_is_read_by_tokenizers(folder: Path) -> None:
+    write_foreign(folder)
+    ours, theirs = ClipTokenizer.from_folder(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokens = ours.split("a Fox")
+    assert [token.id for token in tokens] == theirs.encode("a Fox").ids != [token.id for token in ours.split("a fox")]
+    assert [token.added for token in tokens] == [True, *[False] * (len(tokens) - 2), True]
+
+
+def test_another_kind_without_tokenizers_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_foreign(folder)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(MissingDependencyError, match="takes the package tokenizers") as caught:
+        ClipTokenizer.from_folder(folder)
+    assert caught.value.hint == "pip install tokenizers"
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", '"text"', '{"model": []}', '{"normalizer": 3, "model": {"type": "BPE"}}']
+)
+def test_json_that_is_no_tokenizer_is_named(folder: Path, content: str) -> None:
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(BundleError, match="no tokenizer in"):
+        ClipTokenizer.from_folder(folder)
+
+
+@pytest.mark.parametrize("part", ["vocab", "merges"])
+def test_a_model_that_lacks_a_part_is_named(folder: Path, part: str) -> None:
+    file = folder / "tokenizer.json"
+    document = json.loads(file.read_text())
+    document["model"][part] = {"a": 0} if part == "vocab" else [["no", "such"]]
+    file.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="no tokenizer in"):
+        ClipTokenizer.from_folder(folder)
