@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
@@ -212,6 +211,8 @@ def load_nvrtc() -> bool:
 
 def _cuda_of(module: ModuleType) -> int | None:
     """The major version of CUDA that a library's package was built for; None if it did not come from such a package."""
+    from importlib.metadata import PackageNotFoundError, version  # here: it takes a while, and few machines ask
+
     name = module.__name__.removesuffix("_bindings")
     for major in _CUDA_MAJORS:
         try:

@@ -55,8 +55,8 @@ def test_cuda_bindings_that_raise_without_a_driver(gpu: Cuda, monkeypatch: pytes
 def test_library_of_cuda_13_on_a_driver_of_cuda_12(
     gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, library: str, packages: str
 ) -> None:
-    monkeypatch.setattr(libraries, "version", lambda name: {"x": name}["x" if "cu13" in name else name])
-    monkeypatch.setattr(libraries, "PackageNotFoundError", KeyError)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"x": name}["x" if "cu13" in name else name])
+    monkeypatch.setattr("importlib.metadata.PackageNotFoundError", KeyError)
     build(bundle, "linear", library)
     gpu.driver = gpu.runtime = 12080
     with pytest.raises(BackendError, match=r"expected an NVIDIA driver for CUDA 13, got one for CUDA 12\.8") as said:
