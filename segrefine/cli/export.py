@@ -22,9 +22,6 @@ from segrefine.export.sources import find_model, revision_of, torch_imports
     "--fp32-components", callback=split_names, metavar="A,B,…", help="Graphs that stay in fp32, with --dtype fp16."
 )
 @click.option(
-    "--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Device that traces the model."
-)
-@click.option(
     "--atol",
     type=click.FloatRange(min=0, min_open=True),
     help="Largest allowed difference from PyTorch, relative to an output's range.  [default: 1e-4, fp16: 1e-2]",
