@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from segrefine.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
 
 
 @cache
 def _tools() -> tuple[BertNormalizer, BertPreTokenizer]:
+    """What counts, from the package `tokenizers`.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        from tokenizers.normalizers import BertNormalizer
+        from tokenizers.pre_tokenizers import BertPreTokenizer
+    except ImportError as error:
+        message = "counting the words of a narrative takes the package tokenizers, which is not installed"
+        raise MissingDependencyError(message, hint="pip install tokenizers") from error
     return BertNormalizer(lowercase=True), BertPreTokenizer()
 
 
