@@ -1,4 +1,4 @@
-"""What a wheel has of the demo checkpoints: all but the weights that the demo bundles hold as well.
+"""What a wheel has of the checkpoints that ship: all but the weights that their bundles hold as well.
 
 The two have the same numbers, and 20 MB would be stored twice. `segrefine/assets/checkpoints.py` puts them together.
 """
@@ -17,6 +17,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 RECIPE, REST = "weights.json", "weights.rest"
+LEFT_OUT = "demo-gs"
+"""A model that only the repository has: `photo-gs` is for photographs, which is what people have."""
 SMALLEST = 512
 """Bytes of a tensor that is worth looking for."""
 
@@ -25,7 +27,7 @@ Piece = tuple[str, int, int, int]
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Adds a recipe for each demo checkpoint to a wheel; `pyproject.toml` leaves the weights out."""
+    """Adds a recipe for each checkpoint to a wheel; `pyproject.toml` leaves the weights out."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Write the recipes, unless the source tree itself is what gets installed."""
@@ -34,10 +36,11 @@ class CustomBuildHook(BuildHookInterface):
         assets = Path(self.root) / "segrefine/assets"
         graphs = {
             path.relative_to(assets).as_posix(): path.read_bytes()
-            for path in sorted(assets.glob("demo-*/*/model.onnx_data"))
+            for path in sorted(assets.glob("*-bundle/*/model.onnx_data"))
+            if path.parents[1].name != f"{LEFT_OUT}-bundle"
         }
         self._scratch = tempfile.TemporaryDirectory()
-        for folder in sorted(assets.glob("demo-*checkpoint")):
+        for folder in sorted(set(assets.glob("*-checkpoint")) - {assets / f"{LEFT_OUT}-checkpoint"}):
             recipe, rest = make_recipe(folder, graphs)
             for name, content in ((RECIPE, json.dumps(recipe).encode()), (REST, rest)):
                 file = Path(self._scratch.name) / f"{folder.name}-{name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from segrefine.assets import DEMO_BUNDLES
+from segrefine.assets import SHIPPED_BUNDLES
 from segrefine.engines.cuda import check_gpu
 from segrefine.errors import SegrefineError
 from tests import examples  # noqa: F401 - chooses hypothesis's profile before any test is imported
@@ -65,7 +65,7 @@ def half_demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
 def any_demo_bundle(request: pytest.FixtureRequest, half_demo_bundle: Callable[[str], Path]) -> Path:
     """The bundles of the demo models in both precisions, for reading."""
     name, dtype = request.param
-    return DEMO_BUNDLES[name] if dtype == "fp32" else half_demo_bundle(name)
+    return SHIPPED_BUNDLES[name] if dtype == "fp32" else half_demo_bundle(name)
 
 
 @pytest.fixture(scope="session")

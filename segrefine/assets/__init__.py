@@ -1,7 +1,9 @@
-"""What ships with segrefine: trained demo models, their exported bundles, and twelve scenes that they never saw."""
+"""What ships with segrefine: small trained models, their exported bundles, scenes and photographs to try them on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from segrefine.assets.checkpoints import whole_checkpoint
@@ -12,13 +14,53 @@ DEMO_LABELS = (
 )  # fmt: skip
 """The sixteen words that the demo model was trained on: all that it knows."""
 
-DEMO_PHRASE_WORDS = frozenset(DEMO_LABELS) | {
+_SAYING = frozenset({
+    "background", "the", "a", "an", "all", "and", "left", "right", "of", "above", "below", "big", "small",
+})  # fmt: skip
+DEMO_PHRASE_WORDS = frozenset(DEMO_LABELS) | _SAYING | {
     "foxes", "cars", "apples", "trees", "penguins", "butterflies", "turtles", "elephants", "bananas", "boats", "cacti",
-    "guitars", "mushrooms", "crowns", "umbrellas", "rockets", "background", "the", "a", "an", "all", "and", "left",
-    "right", "of", "above", "below", "big", "small", "red", "orange", "yellow", "green", "blue", "purple", "pink",
-    "brown", "black", "white",
+    "guitars", "mushrooms", "crowns", "umbrellas", "rockets", "red", "orange", "yellow", "green", "blue", "purple",
+    "pink", "brown", "black", "white",
 }  # fmt: skip
 """The words that the demo's label diffusion model was trained on."""
+
+PHOTO_LABELS = ("cat", "dog", "horse", "sheep", "cow", "person")
+"""The classes that `photo-gs` finds in photographs; its model card has the figures."""
+
+PHOTO_PHRASE_WORDS = frozenset(PHOTO_LABELS) | _SAYING | {"cats", "dogs", "horses", "cows", "people", "persons"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What a model that ships with segrefine knows.
+
+    Attributes:
+        labels: the things.
+        words: all words that may be in a phrase, lower case.
+        more: what else it knows, in words.
+    """
+
+    labels: tuple[str, ...]
+    words: frozenset[str]
+    more: str
+
+    @property
+    def known(self) -> str:
+        """All of it in words."""
+        return ", ".join(self.labels) + self.more
+
+    def unknown(self, words: Iterable[str]) -> list[str]:
+        """The words, lower case, that the model does not know, in alphabetical order."""
+        return sorted(set(words) - self.words)
+
+
+_DRAWN = Vocabulary(labels=DEMO_LABELS, words=DEMO_PHRASE_WORDS, more=", their colours and places")
+VOCABULARIES = {
+    "demo": _DRAWN,
+    "demo-gs": _DRAWN,
+    "photo-gs": Vocabulary(labels=PHOTO_LABELS, words=PHOTO_PHRASE_WORDS, more=", in photographs"),
+}
+"""What each model that ships knows, by its word on a command line."""
 
 _FOLDER = Path(__file__).parent
 
@@ -43,11 +85,29 @@ def demo_gs_bundle() -> Path:
     return _FOLDER / "demo-gs-bundle"
 
 
-DEMO_CHECKPOINTS = {"demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint}
-"""What gives each demo checkpoint, by its word on a command line."""
+def photo_gs_checkpoint() -> Path:
+    """A label diffusion model that was trained on photographs; the model card is in the bundle."""
+    return whole_checkpoint(_FOLDER / "photo-gs-checkpoint")
 
-DEMO_BUNDLES = {"demo": demo_bundle(), "demo-gs": demo_gs_bundle()}
-"""The demo bundles, by their words on a command line."""
+
+def photo_gs_bundle() -> Path:
+    """The same as `segrefine export photo-gs` writes it. `segrefine segment` takes it where no bundle is named."""
+    return _FOLDER / "photo-gs-bundle"
+
+
+_SHIPPED = [name for name in VOCABULARIES if (_FOLDER / f"{name}-bundle").is_dir()]
+_CHECKPOINTS = {"demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint, "photo-gs": photo_gs_checkpoint}
+SHIPPED_CHECKPOINTS = {name: _CHECKPOINTS[name] for name in _SHIPPED}
+"""What gives each checkpoint that ships, by its word on a command line. A wheel is without `demo-gs`."""
+
+SHIPPED_BUNDLES = {name: _FOLDER / f"{name}-bundle" for name in _SHIPPED}
+"""The bundles that ship, by their words on a command line. A wheel is without `demo-gs`."""
+
+
+def shipped_name(folder: Path) -> str | None:
+    """The word of a bundle that ships with segrefine; None for any other folder."""
+    words = {path.absolute(): word for word, path in SHIPPED_BUNDLES.items()}
+    return words.get(folder.absolute())
 
 
 def free_guard_file() -> Path:

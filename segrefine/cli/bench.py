@@ -133,13 +133,13 @@ def _check(console: Console, plan: BenchPlan) -> None:
 
 def _setup(model: Model, choice: SettingsChoice, spec: BenchmarkSpec) -> PipelineSetup:
     """What opens the model: a label diffusion model for phrases where nobody names another."""
-    from segrefine.assets import demo_bundle, demo_gs_bundle
+    from segrefine.assets import demo_bundle, photo_gs_bundle
     from segrefine.bundle import Bundle
     from segrefine.bundle_sources import local_bundle
     from segrefine.runtime.engine_set import PipelineSetup
     from segrefine.settings import G4SegSettings, GsSettings
 
-    folder = model.bundle or (demo_gs_bundle() if spec.kind == "phrases" else demo_bundle())
+    folder = model.bundle or (photo_gs_bundle() if spec.kind == "phrases" else demo_bundle())
     kind = GsSettings if Bundle.open(local_bundle(folder)).manifest.method == "gs" else G4SegSettings
     return PipelineSetup(bundle=folder, engines=model.engines, settings=choice.apply_to(folder, kind))
 

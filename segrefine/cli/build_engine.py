@@ -109,7 +109,7 @@ def build_engine(
 ) -> None:
     """Build the engines of BUNDLE, so that every later start is faster.
 
-    BUNDLE is a folder, `demo` or `demo-gs`. Engines are for this machine, or for its GPU. With --compute-capability
+    BUNDLE is a folder, `demo` or `photo-gs`. Engines are for this machine, or for its GPU. With --compute-capability
     they are for other GPUs, and this machine needs none. Brackets after an option name the backends that accept it.
     """
     from segrefine import engines

@@ -37,11 +37,11 @@ Result = TypeVar("Result")
 def demo(console: Console, output: Path, seed: int, model: Model) -> None:
     """Refine the coarse masks of eight photographs, and of twelve scenes that the demo models never saw.
 
-    Then find the objects of the scenes by name alone. DIR/photographs.png and DIR/sheet.png show the masks before and
-    after refining. DIR/segments.png shows the objects that were found by name, such as "the fox". DIR/masks and
+    Then find animals and people in the photographs by name alone. DIR/photographs.png and DIR/sheet.png show the masks
+    before and after refining. DIR/segments.png shows what was found by name, such as "the cat". DIR/masks and
     DIR/overlays hold the refined masks.
     """
-    from segrefine.assets import demo_samples, photo_samples
+    from segrefine.assets import PHOTO_LABELS, demo_samples, photo_samples
     from segrefine.storage import output_errors
 
     photographs, scenes = load_samples(photo_samples()), load_samples(demo_samples())
@@ -60,8 +60,9 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
             spread = {"samples": SPREAD_SAMPLES}
             return segmenter(scene.image, [f"the {scene.label}"], settings=spread, seed=seed).segments[0]
 
-        found = _run_all(scenes, tell, find)
-    segments, segments_sheet = _write_segments(output, scenes, found)
+        known = {name: each for name, each in photographs.items() if each.label in PHOTO_LABELS}
+        found = _run_all(known, tell, find)
+    segments, segments_sheet = _write_segments(output, known, found)
     values = {
         **sheets[SHEET],
         "photographs": sheets[PHOTOGRAPHS],

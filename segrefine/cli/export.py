@@ -46,7 +46,7 @@ def export(
 ) -> None:
     """Export MODEL to BUNDLE, a folder of ONNX graphs, each checked against PyTorch.
 
-    MODEL is a hub id, a single .safetensors file, `demo`, `demo-gs`, or a folder as diffusers saves it: Stable
+    MODEL is a hub id, a single .safetensors file, `demo`, `photo-gs`, or a folder as diffusers saves it: Stable
     Diffusion 1.x, 2.x or XL, or a label diffusion model. BUNDLE appears complete or not at all.
     """
     started = time.perf_counter()

@@ -40,7 +40,7 @@ def export_triton(
 ) -> None:  # fmt: skip
     """Write BUNDLE as a model of the Triton model repository DIR.
 
-    BUNDLE is a folder, `demo` or `demo-gs`. Triton runs the model with its Python backend, where segrefine must be
+    BUNDLE is a folder, `demo` or `photo-gs`. Triton runs the model with its Python backend, where segrefine must be
     installed: `pip install "segrefine[cpu]"`, or `[cuda]`. Engines are built where they run:
     `segrefine build-engine DIR/NAME/1/bundle`.
     """

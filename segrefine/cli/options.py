@@ -57,15 +57,15 @@ guard_option = click.option(
 
 
 class BundleFolder(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
-    """The folder of a bundle; `demo` and `demo-gs` are those that ship with segrefine."""
+    """The folder of a bundle; `demo`, `demo-gs` and `photo-gs` are those that ship with segrefine."""
 
     name = "path"
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The folder, which need not exist."""
-        from segrefine.assets import DEMO_BUNDLES
+        from segrefine.assets import SHIPPED_BUNDLES
 
-        return DEMO_BUNDLES.get(str(value), Path(value))
+        return SHIPPED_BUNDLES.get(str(value), Path(value))
 
 
 class SamplerName(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
@@ -85,11 +85,10 @@ class SamplerName(click.ParamType):  # type: ignore[type-arg]  # click takes no 
 
 
 def name_of_bundle(folder: Path) -> str:
-    """What a bundle is called where several are served: `demo`, `demo-gs`, or its folder's name."""
-    from segrefine.assets import DEMO_BUNDLES
+    """What a bundle is called where several are served: the word of one that ships, or its folder's name."""
+    from segrefine.assets import shipped_name
 
-    words = {path: word for word, path in DEMO_BUNDLES.items()}
-    return words.get(folder) or folder.resolve().name
+    return shipped_name(folder) or folder.resolve().name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +201,7 @@ class Model:
     """A bundle, and how its engines run.
 
     Attributes:
-        bundle: its folder; None for the demo model of the method.
+        bundle: its folder; None for the model of the method that ships with segrefine.
         engines: how its engines run; the backend "auto" becomes the best one here, see `choose_backend`.
     """
 
@@ -219,11 +218,16 @@ class Model:
         object.__setattr__(self, "engines", replace(asked, backend=chosen))
 
     @property
-    def is_demo(self) -> bool:
-        """Whether a demo model serves."""
-        from segrefine.assets import DEMO_BUNDLES
+    def shipped(self) -> str | None:
+        """The word of a model that ships with segrefine and was named; None for another one, or where none was."""
+        from segrefine.assets import shipped_name
 
-        return self.bundle is None or self.bundle.absolute() in {path.absolute() for path in DEMO_BUNDLES.values()}
+        return shipped_name(self.bundle) if self.bundle else None
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether a model serves that ships with segrefine."""
+        return self.bundle is None or self.shipped is not None
 
     def open(self, choice: SettingsChoice | None = None) -> Refiner:
         """Open the refiner; the caller closes it.
@@ -264,12 +268,12 @@ class Model:
         Raises:
             SegrefineError: see `Segmenter.from_bundle` and `SettingsChoice.apply`.
         """
-        from segrefine.assets import demo_gs_bundle
+        from segrefine.assets import photo_gs_bundle
         from segrefine.runtime.engine_set import PipelineSetup
         from segrefine.runtime.segmenter import Segmenter
         from segrefine.settings import GsSettings
 
-        folder = self.bundle or demo_gs_bundle()
+        folder = self.bundle or photo_gs_bundle()
         settings = choice.apply_to(folder, GsSettings) if choice else None
         return Segmenter.from_setup(PipelineSetup(bundle=folder, engines=self.engines, settings=settings))
 
@@ -300,7 +304,7 @@ class Model:
         from segrefine.bundle import Bundle
         from segrefine.runtime.guard import GUARD
 
-        if self.is_demo or self.bundle is None:
+        if self.is_shipped or self.bundle is None:
             return None
         manifest = Bundle.open(self.bundle).manifest
         if manifest.method != "g4seg" or GUARD in manifest.files:
@@ -316,15 +320,15 @@ class Model:
 
     def describe(self) -> str:
         """The model in words."""
-        model = self.bundle or "the demo model that ships with segrefine (--bundle chooses another)"
+        model = self.bundle or "the model that ships with segrefine (--bundle chooses another)"
         engines = self.engines
         return f"{model}, {engines.backend} on {engines.device}" + (
             f" in {engines.precision}" if engines.precision else ""
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The model as JSON values; `demo` says whether it is the shipped one."""
-        return {"bundle": self.bundle and str(self.bundle), **asdict(self.engines), "demo": self.is_demo}
+        """The model as JSON values; `demo` says whether it is one that ships with segrefine."""
+        return {"bundle": self.bundle and str(self.bundle), **asdict(self.engines), "demo": self.is_shipped}
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:

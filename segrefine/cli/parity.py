@@ -44,7 +44,7 @@ def parity(
 ) -> None:
     """Compare the engines of BUNDLE with PyTorch: every component, every step of the loop, the final masks.
 
-    BUNDLE is a folder, `demo` or `demo-gs`. Errors are relative to the range of the reference. The command fails if an
+    BUNDLE is a folder, `demo` or `photo-gs`. Errors are relative to the range of the reference. The command fails if an
     error exceeds its tolerance.
     """
     from segrefine.assets import demo_samples

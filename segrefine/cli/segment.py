@@ -150,7 +150,7 @@ def segment(
     }
     if left := outputs.other_maps(texts):
         console.warn(f"{maps} also holds maps of another run: {', '.join(left)}")
-    for warning in _warnings(values["segments"], model):
+    for warning in _warnings(values["segments"], model, "demo" if zero_shot else "photo-gs"):
         console.warn(warning)
     console.result(values, _describe(values, model))
 
@@ -205,14 +205,24 @@ def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, se
     return replace(refined, seconds={**result.seconds, "refine": time.perf_counter() - began})
 
 
-def _warnings(entries: Sequence[dict[str, Any]], model: Model) -> Iterator[str]:
-    from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
+def _warnings(entries: Sequence[dict[str, Any]], model: Model, default: str) -> Iterator[str]:
+    """What is to be said of the phrases.
 
-    words = {word for entry in entries for word in re.findall(r"\w+", entry["phrase"].casefold())}
-    if model.is_demo and (unknown := sorted(words - DEMO_PHRASE_WORDS)):
-        known = f"{', '.join(DEMO_LABELS)}, their colours and places"
+    Args:
+        entries: what was found.
+        model: what found it.
+        default: the word of the model that serves where none was named.
+    """
+    from segrefine.assets import VOCABULARIES
+
+    words = [word for entry in entries for word in re.findall(r"\w+", entry["phrase"].casefold())]
+    vocabulary = VOCABULARIES[model.shipped or default] if model.is_shipped else None
+    if vocabulary and (unknown := vocabulary.unknown(words)):
         what = ", ".join(map(repr, unknown))
-        yield f"the demo model does not know {what}; it knows {known}; --bundle chooses another model"
+        yield (
+            f"{model.shipped or default} does not know {what}; it knows {vocabulary.known}; --bundle chooses another "
+            "model"
+        )
     for entry in entries:
         if not entry["area"]:
             yield f"nothing in the image was taken for {entry['phrase']!r}"

@@ -100,7 +100,7 @@ def serve(
 ) -> None:  # fmt: skip
     """Serve each BUNDLE over HTTP, with a page to try it at /.
 
-    BUNDLE is a folder that `segrefine export` wrote, `demo` or `demo-gs`. Models that refine and
+    BUNDLE is a folder that `segrefine export` wrote, `demo` or `photo-gs`. Models that refine and
     models that segment can be served together. SIGTERM ends the service after all accepted requests are answered.
     """
     from segrefine.engines import EngineOptions
@@ -146,7 +146,7 @@ def _offers(models: Sequence[Model]) -> list[Offer]:
             raise click.UsageError(f"two bundles are named {name}; rename a folder, since requests choose by it")
         manifest = Bundle.open(model.bundle).manifest
         engines = model.engines
-        served = Served(name=name, backend=engines.backend, device=engines.device, demo=model.is_demo,
+        served = Served(name=name, backend=engines.backend, device=engines.device, shipped=model.shipped,
                         precision=engines.precision or manifest.dtype)  # fmt: skip
         setup = PipelineSetup(bundle=model.bundle.absolute(), engines=engines)
         offers[name] = Offer(served=served, method=manifest.method, setup=setup)

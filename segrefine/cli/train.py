@@ -27,7 +27,7 @@ def _choice(*values: str) -> click.Choice[str]:
     "base",
     required=True,
     metavar="MODEL",
-    help="Model to start from: tiny, demo-gs, a folder, a file or a hub id.",
+    help="Model to start from: tiny, photo-gs, a folder, a file or a hub id.",
 )
 @click.option("--also", multiple=True, metavar="PATH[=WEIGHT]", help="Another data set; can be repeated.")
 @click.option("--weight", type=float, default=1.0, show_default=True, help="Weight of DATA against those of --also.")

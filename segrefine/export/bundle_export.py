@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 
 from segrefine import __version__
-from segrefine.assets import DEMO_CHECKPOINTS
+from segrefine.assets import SHIPPED_CHECKPOINTS
 from segrefine.bundle import Bundle, BundleWriter, Manifest, Method, Precision
 from segrefine.errors import ExportError
 from segrefine.export.functions import attach_functions
@@ -126,7 +126,7 @@ def export_bundle(
 
     Args:
         model: a folder that diffusers' `save_pretrained` wrote, of a text-to-image model or of a label diffusion model;
-            a text-to-image model's single file; a hub id `OWNER/NAME`; or "demo" or "demo-gs", the models that ship
+            a text-to-image model's single file; a hub id `OWNER/NAME`; or "demo" or "photo-gs", the models that ship
             with segrefine.
         target: the bundle's folder.
         revision: branch, tag or commit of a hub id; None is the newest.
@@ -149,7 +149,7 @@ def export_bundle(
         SettingsError: a tap is no submodule of the UNet.
     """
     source = find_model(model, revision) if isinstance(model, str) else model
-    shipped = model in DEMO_CHECKPOINTS
+    shipped = model in SHIPPED_CHECKPOINTS
     plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps, shipped=shipped)
     if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
         raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")

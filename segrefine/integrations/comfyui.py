@@ -81,11 +81,11 @@ class MaskFromPhrase:
         return {
             "required": {
                 "image": ("IMAGE",), "phrase": ("STRING", {"default": "the fox"}),
-                "bundle": ("STRING", {"default": "demo-gs"}), "seed": _SEED,
+                "bundle": ("STRING", {"default": "photo-gs"}), "seed": _SEED,
             },
         }  # fmt: skip
 
-    def find(self, image: Any, phrase: str, bundle: str = "demo-gs", seed: int = 0) -> tuple[Any, Any]:
+    def find(self, image: Any, phrase: str, bundle: str = "photo-gs", seed: int = 0) -> tuple[Any, Any]:
         """The mask of 0 and 1, and the probability; both tensors (B, H, W). A mask is empty where nothing is found.
 
         Raises:

@@ -134,6 +134,6 @@ class MaskMaker(Closing):
             return Segmenter.from_setup(self.bundles.setup_of(self.bundles.segment))
         bundle = Bundle.open(local_bundle(self.bundles.refine))
         if ATTENTION not in bundle.manifest.graphs:
-            hint = "name a bundle that segments, such as demo-gs; or export the model again"
+            hint = "name a bundle that segments, such as photo-gs; or export the model again"
             raise BundleError(f"{bundle.path} cannot find phrases", hint=hint)
         return ZeroShotSegmenter.beside(self._open_refiner(), self.bundles.engines)

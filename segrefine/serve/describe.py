@@ -44,7 +44,7 @@ _ANSWERS = {
                "changed": 0.25, "iou_with_coarse": 0.71, "evidence_worth": 1.0, "confidence": 0.97,
                "confidence_threshold": 0.92, "kept_coarse": False, "kept_share": 0.0,
                "crop": None, "warnings": [], "seconds": {"read": 0.001, "write": 0.001}},
-    "segment": {"request_id": "6f1ed002ab559585", "model": "demo-gs", "size": [2, 2], "warnings": [],
+    "segment": {"request_id": "6f1ed002ab559585", "model": "photo-gs", "size": [2, 2], "warnings": [],
                 "segments": [{"phrase": "the fox", "mask": _MASK, "area": 0.5, "confidence": 0.97}],
                 "seconds": {"read": 0.001, "write": 0.001}},
 }  # fmt: skip

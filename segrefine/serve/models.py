@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.assets import DEMO_LABELS, DEMO_PHRASE_WORDS
+from segrefine.assets import VOCABULARIES, Vocabulary
 from segrefine.bundle import Method
 from segrefine.engines import Closing, Engine
 from segrefine.presets import PRESETS
@@ -46,14 +46,19 @@ class Served:
         backend: what runs its graphs.
         device: where.
         precision: what they compute in.
-        demo: whether it is one of those that ship with segrefine.
+        shipped: its word, where it is one of those that ship with segrefine.
     """
 
     name: str
     backend: str
     device: str
     precision: str
-    demo: bool = False
+    shipped: str | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What it knows; None of a model that does not ship with segrefine."""
+        return VOCABULARIES[self.shipped] if self.shipped else None
 
 
 class ServedModel(Closing, Generic[PipelineT]):
@@ -102,7 +107,7 @@ class ServedModel(Closing, Generic[PipelineT]):
             "image_side": manifest.sample_size * manifest.vae_scale_factor,
             "settings": self.pipeline.settings.to_dict(),
             "presets": list(PRESETS[self.pipeline.settings.method]),
-            "words": list(DEMO_LABELS) if self.served.demo else None,
+            "words": list(self.served.vocabulary.labels) if self.served.vocabulary else None,
         }
 
     def close(self) -> None:
@@ -136,8 +141,9 @@ class RefineModel(ServedModel[Refiner]):
             settings=cast(G4SegSettings, work.settings), seed=parameters.seed, progress=work.tell,
         )  # fmt: skip
         answer = _told_of_turn(refine_answer(image, results, self.pipeline.decode, work), work, image)
-        if self.served.demo and not {label.strip().casefold() for label in parameters.label} <= set(DEMO_LABELS):
-            answer = _warned(answer, f"the demo model knows only {', '.join(DEMO_LABELS)}")
+        vocabulary = self.served.vocabulary
+        if vocabulary and not {label.strip().casefold() for label in parameters.label} <= set(vocabulary.labels):
+            answer = _warned(answer, f"the demo model knows only {', '.join(vocabulary.labels)}")
         return replace(answer, seconds={"read": read, **answer.seconds})
 
 
@@ -147,8 +153,9 @@ class PhraseModel(ServedModel[PipelineT]):
     def complete(self, answer: Answer, work: Work, image: NDArray[np.uint8]) -> Answer:
         """The answer with what is to be said of the image and of the words."""
         answer = _told_of_turn(answer, work, image)
-        if self.served.demo and (unknown := _unknown_words(_parameters(work).named())):
-            answer = _warned(answer, f"the demo model does not know {', '.join(map(repr, unknown))}")
+        vocabulary = self.served.vocabulary
+        if vocabulary and (unknown := vocabulary.unknown(_words(_parameters(work).named()))):
+            answer = _warned(answer, f"{self.served.shipped} does not know {', '.join(map(repr, unknown))}")
         return answer
 
 
@@ -289,9 +296,8 @@ def _gs_settings(work: Work) -> GsSettings:
     return cast(GsSettings, work.settings)
 
 
-def _unknown_words(phrases: Sequence[str]) -> list[str]:
-    words = {word for phrase in phrases for word in re.findall(r"\w+", phrase.casefold())}
-    return sorted(words - DEMO_PHRASE_WORDS)
+def _words(phrases: Sequence[str]) -> list[str]:
+    return [word for phrase in phrases for word in re.findall(r"\w+", phrase.casefold())]
 
 
 def _told_of_turn(answer: Answer, work: Work, image: NDArray[np.uint8]) -> Answer:

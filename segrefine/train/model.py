@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from segrefine.assets import demo_gs_checkpoint
+from segrefine.assets import photo_gs_checkpoint
 from segrefine.errors import OutputError, SettingsError
 from segrefine.reference.checkpoint import LabelCheckpoint, ModelParts, load_checkpoint, load_label_checkpoint
 from segrefine.reference.configs import CONTEXT, is_label_checkpoint
@@ -186,9 +186,9 @@ def _fit_side(model: LabelModel) -> None:
 
 
 def _new_tiny() -> LabelCheckpoint:
-    """A new tiny model; only words are taken from the demo's."""
-    demo = load_label_checkpoint(demo_gs_checkpoint())
-    text_encoder = cast(CLIPTextModel, _loosen(demo.load("text_encoder")))
+    """A new tiny model; only words are taken from one that ships."""
+    known = load_label_checkpoint(photo_gs_checkpoint())
+    text_encoder = cast(CLIPTextModel, _loosen(known.load("text_encoder")))
     _shorten_text(text_encoder, networks.TINY_TOKENS)
     made: dict[str, Any] = {
         "vae": networks.new_tiny_vae(),
@@ -196,11 +196,11 @@ def _new_tiny() -> LabelCheckpoint:
         "text_encoder": text_encoder,
     }
     return LabelCheckpoint(
-        model=demo.model,
+        model=known.model,
         load=made.__getitem__,
         configs={name: dict(part.config) if name != "text_encoder" else {} for name, part in made.items()},
-        tokenizers=demo.tokenizers,
-        scheduler_config=demo.scheduler_config,
+        tokenizers=known.tokenizers,
+        scheduler_config=known.scheduler_config,
         model_index={},
         codec=AreaCodec(fold=networks.TINY_FOLD, scale=_AREA_SCALE, vae_scale_factor=8),
     )
@@ -266,7 +266,7 @@ def _tokenizers(
     named: Mapping[str, nn.Module],
 ) -> tuple[dict[str, Path], list[str]]:
     """Folders with the tokenizers' files, and the words that are new in them."""
-    source = demo_gs_checkpoint() if found is None else found.config if isinstance(found, SingleFile) else Path(found)
+    source = photo_gs_checkpoint() if found is None else found.config if isinstance(found, SingleFile) else Path(found)
     folders, new = {}, []
     for kind in opened.family.text_encoders:
         folder, target = source / kind.tokenizer, scratch / kind.tokenizer

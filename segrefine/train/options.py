@@ -39,7 +39,7 @@ class TrainOptions:
     """All numbers and choices of a training run.
 
     Attributes:
-        model: `tiny`, `demo-gs`, or the folder of a Stable Diffusion or label diffusion checkpoint.
+        model: `tiny`, `photo-gs`, or the folder of a Stable Diffusion or label diffusion checkpoint.
         steps: optimizer steps in total.
         batch: samples of one step, over all processes; a sample is an image with a phrase.
         phrases: phrases of each image in a batch.

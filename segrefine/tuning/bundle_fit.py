@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segrefine.assets import DEMO_BUNDLES
+from segrefine.assets import SHIPPED_BUNDLES
 from segrefine.bundle import MANIFEST, Bundle, Manifest
 from segrefine.errors import BundleError
 from segrefine.runtime.files.output import write_whole
@@ -64,7 +64,7 @@ def check_writable(bundle: Bundle) -> None:
     Raises:
         BundleError: the bundle ships with segrefine, or its folder cannot be written to.
     """
-    if bundle.path.resolve() in {path.resolve() for path in DEMO_BUNDLES.values()}:
+    if bundle.path.resolve() in {path.resolve() for path in SHIPPED_BUNDLES.values()}:
         message = f"{bundle.path} ships with segrefine, and every project here uses it"
         raise BundleError(message, hint="copy the folder, and give the copy with --bundle")
     if not os.access(bundle.path, os.W_OK):

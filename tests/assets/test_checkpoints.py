@@ -1,4 +1,4 @@
-"""The demo checkpoints of a wheel: put together from the demo bundles, byte for byte those of the source tree."""
+"""The checkpoints of a wheel: put together from its bundles, byte for byte those of the source tree."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wheel(hook: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "assets"
 
 
-@pytest.fixture(params=["demo-checkpoint", "demo-gs-checkpoint"])
+@pytest.fixture(params=["demo-checkpoint", "photo-gs-checkpoint"])
 def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> Path:
     """A checkpoint in those assets."""
     folder = Path(shutil.copytree(wheel, tmp_path / "assets"))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from segrefine.assets import PHOTO_LABELS
+
 
 def test_demo_writes_sheet_and_table_and_can_be_run_again(run, tmp_path):
     folder = tmp_path / "demo-out"
@@ -18,8 +20,10 @@ def test_demo_writes_sheet_and_table_and_can_be_run_again(run, tmp_path):
     assert 0 < summary["mean_iou_before"] < summary["mean_iou_after"]
     assert all(each["iou_after"] > each["iou_before"] - 0.02 for each in summary["samples"])
     assert Image.open(summary["segments_sheet"]).width > 900
-    assert [entry["phrase"] for entry in summary["segments"]] == [f"the {e['label']}" for e in summary["samples"]]
     photographs = summary["photographs"]
+    known = [each["label"] for each in photographs["samples"] if each["label"] in PHOTO_LABELS]
+    assert [entry["phrase"] for entry in summary["segments"]] == [f"the {label}" for label in known]
+    assert len(known) == 7 and all(entry["iou"] > 0.2 for entry in summary["segments"])
     assert len(photographs["samples"]) == 8 and Image.open(photographs["sheet"]).width > 900
     assert 0 < photographs["mean_iou_before"] < photographs["mean_iou_after"]
     assert all(each["iou_after"] > each["iou_before"] - 0.02 for each in photographs["samples"])

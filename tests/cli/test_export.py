@@ -78,7 +78,7 @@ def test_parity_refuses_what_is_no_bundle_before_it_loads_anything(tmp_path):
 def demo_copy(tmp_path, monkeypatch) -> Path:
     """A copy of the shipped bundle in its place, so that nothing is built inside of the package."""
     copy = Path(shutil.copytree(segrefine.assets.demo_bundle(), tmp_path / "demo-bundle"))
-    monkeypatch.setitem(segrefine.assets.DEMO_BUNDLES, "demo", copy)
+    monkeypatch.setitem(segrefine.assets.SHIPPED_BUNDLES, "demo", copy)
     return copy
 
 

@@ -66,7 +66,7 @@ def test_caption_gives_a_segment_for_every_phrase_with_its_place(run, tiny_label
 
 def test_refining_takes_the_masks_for_coarse_ones(run, scene, tmp_path):
     files = [tmp_path / "plain.png", tmp_path / "refined.png"]
-    given = "segment", scene[0], scene[2], "--no-edges", "--json", "-o"
+    given = "segment", scene[0], scene[2], "--bundle", "demo-gs", "--no-edges", "--json", "-o"
     plain, refined = (
         json.loads(run(*given, file, *more).stdout) for file, more in zip(files, [[], ["--refine"]], strict=True)
     )
@@ -110,11 +110,11 @@ def test_bad_input(run, tiny_label_bundle, image, arguments, message, code, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"image.png"}
 
 
-def test_demo_model_warns_of_words_that_it_does_not_know(run, image, tmp_path):
-    done = run("segment", image, "the red car", "a zebra", "-o", tmp_path / "o.png", "--samples", 1, "--steps", 1)
+def test_a_shipped_model_warns_of_words_that_it_does_not_know(run, image, tmp_path):
+    done = run("segment", image, "the small cat", "a zebra", "-o", tmp_path / "o.png", "--samples", 1, "--steps", 1)
     assert done.exit_code == 0, done.stderr
     (warning,) = [line for line in done.stderr.splitlines() if "does not know" in line]
-    assert "'zebra'" in warning and "'car'" not in warning and "fox" in warning
+    assert "'zebra'" in warning and "'cat'" not in warning and "horse" in warning
 
 
 def test_other_commands_name_the_right_one(run, tiny_label_bundle, image, tmp_path):

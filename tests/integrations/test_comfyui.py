@@ -79,7 +79,7 @@ def test_batches_are_refined_image_by_image(nodes):
 def test_mask_from_phrase_gives_what_the_segmenter_gives(nodes):
     node = nodes.NODE_CLASS_MAPPINGS["SegrefineMaskFromPhrase"]()
     mask, _ = node.find(IMAGE, "the car")
-    with Segmenter.from_bundle("demo-gs") as segment:
+    with Segmenter.from_bundle("photo-gs") as segment:
         [expected] = segment(load_image(image_of()), ["the car"]).segments
     np.testing.assert_array_equal(mask[0].numpy() > 0.5, expected.mask)
 

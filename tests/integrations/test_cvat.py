@@ -52,10 +52,10 @@ class Context:
 class Function:
     """A deployed function."""
 
-    def __init__(self, name: str, environment: pytest.MonkeyPatch) -> None:
+    def __init__(self, name: str, environment: pytest.MonkeyPatch, **changed: str) -> None:
         self.description = yaml.safe_load((FOLDER / name / "function.yaml").read_text())
         for each in self.description["spec"]["env"]:
-            environment.setenv(each["name"], str(each["value"]))
+            environment.setenv(each["name"], changed.get(each["name"], str(each["value"])))
         spec = importlib.util.spec_from_file_location(f"nuclio_{name}", FOLDER / name / "main.py")
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -83,7 +83,8 @@ def interactor(environment) -> Function:
 
 @pytest.fixture(scope="module")
 def detector(environment) -> Function:
-    return Function("detector", environment)
+    """It finds what is in the scene of the tests."""
+    return Function("detector", environment, SEGREFINE_BUNDLE="demo-gs", SEGREFINE_LABELS="fox,car")
 
 
 def test_the_descriptions_are_those_that_cvat_reads(interactor, detector):

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint, demo_samples
+from segrefine.assets import (
+    SHIPPED_BUNDLES,
+    SHIPPED_CHECKPOINTS,
+    demo_bundle,
+    demo_checkpoint,
+    demo_samples,
+)
 from segrefine.cli.samples import load_samples
 from segrefine.export.comparison import TOLERANCES, ParityScene
 from segrefine.export.parity import check_parity
@@ -49,8 +55,9 @@ def test_engines_do_what_the_reference_does(backend, choice):
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_label_diffusion_does_what_the_reference_does(backend, choice):
-    rows = list(check_parity(demo_gs_bundle(), demo_gs_checkpoint(), scenes()[choice], backend=backend))
+@pytest.mark.parametrize("model", ["demo-gs", pytest.param("photo-gs", marks=pytest.mark.slow)])
+def test_label_diffusion_does_what_the_reference_does(model, backend, choice):
+    rows = list(check_parity(SHIPPED_BUNDLES[model], SHIPPED_CHECKPOINTS[model](), scenes()[choice], backend=backend))
     assert {row.component for row in rows} >= {"text_encoder", "vae_encoder", "label_denoiser"}
     assert {row.component for row in rows} >= {"as set", "ddim", "ddim, guided", "dpm-solver", "lcm"}
     assert sum("sampling" in row.step for row in rows) > 12  # the drift curve of each sampler

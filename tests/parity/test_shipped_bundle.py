@@ -1,4 +1,4 @@
-"""The demo bundles are the demo checkpoints' exports: the same weights, and manifests of what the code would export."""
+"""The bundles that ship are exports of the checkpoints that ship: the same weights, the manifests of today's code."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +8,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint
+from segrefine.assets import (
+    demo_bundle,
+    demo_checkpoint,
+    demo_gs_bundle,
+    demo_gs_checkpoint,
+    photo_gs_bundle,
+    photo_gs_checkpoint,
+)
 from segrefine.bundle import Bundle
 from segrefine.export.modules import GRAPHS, PARTS
 from segrefine.reference.checkpoint import ModelParts, load_checkpoint, load_label_checkpoint
@@ -47,7 +54,12 @@ def gs():
     return Shipped(Bundle.open(demo_gs_bundle()), load_label_checkpoint(demo_gs_checkpoint()))
 
 
-@pytest.mark.parametrize("model", ["g4seg", "gs"])
+@pytest.fixture(scope="module")
+def photo_gs():
+    return Shipped(Bundle.open(photo_gs_bundle()), load_label_checkpoint(photo_gs_checkpoint()))
+
+
+@pytest.mark.parametrize("model", ["g4seg", "gs", "photo_gs"])
 def test_weights_are_the_checkpoints(model, request):
     shipped = request.getfixturevalue(model)
     for component in shipped.bundle.manifest.graphs.keys() - {"alignment"}:
@@ -69,7 +81,9 @@ def test_manifest_of_the_refiner_is_what_would_be_exported(g4seg):
     g4seg.bundle.verify()
 
 
-def test_manifest_of_the_segmenter_is_what_would_be_exported(gs):
+@pytest.mark.parametrize("model", ["gs", "photo_gs"])
+def test_manifest_of_the_segmenter_is_what_would_be_exported(model, request):
+    gs = request.getfixturevalue(model)
     manifest = gs.bundle.manifest
     assert manifest.method == "gs"
     assert manifest.graphs.keys() == {"text_encoder", "vae_encoder", "label_denoiser"}

@@ -31,7 +31,7 @@ def test_a_toy_sampler_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyt
         expected = segment(IMAGE, ["the car"]).segments[0]
         other = segment(IMAGE, ["the car"], settings={"sampler": "ddim", "steps": 3}).segments[0]
         assert (expected.samples != other.samples).any()
-        served = Served(name="demo-gs", backend="onnxruntime", device="cpu", precision="fp32", demo=True)
+        served = Served(name="demo-gs", backend="onnxruntime", device="cpu", precision="fp32", shipped="demo-gs")
         with TestClient(create_app([SegmentModel(segment, served)])) as client:
             while client.get("/v2/health/ready").status_code != 200:
                 time.sleep(0.05)

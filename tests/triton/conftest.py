@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segrefine import Bundle, Refiner, Segmenter
-from segrefine.assets import DEMO_BUNDLES, demo_bundle, demo_gs_bundle, demo_samples
+from segrefine.assets import SHIPPED_BUNDLES, demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.cli.samples import Sample, load_samples
 from segrefine.triton.config import Serving
 from segrefine.triton.repository import write_repository
@@ -18,7 +18,7 @@ from segrefine.triton.repository import write_repository
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both demo models, as models of Triton."""
     folder = tmp_path_factory.mktemp("repository")
-    for name, path in DEMO_BUNDLES.items():
+    for name, path in SHIPPED_BUNDLES.items():
         write_repository(Bundle.open(path), folder, Serving(name=name, threads=1))
     return folder
 

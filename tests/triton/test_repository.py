@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from segrefine import Bundle
-from segrefine.assets import DEMO_BUNDLES, demo_bundle
+from segrefine.assets import SHIPPED_BUNDLES, demo_bundle
 from segrefine.errors import BackendError, IntegrityError, OutputError, SettingsError
 from segrefine.triton.config import Serving, write_config
 from segrefine.triton.repository import BUNDLE, write_repository
@@ -26,7 +26,7 @@ EVERYTHING = Serving(
 
 
 @needs_definition
-@pytest.mark.parametrize("name", DEMO_BUNDLES)
+@pytest.mark.parametrize("name", SHIPPED_BUNDLES)
 def test_model_keeps_the_rules(repository: Path, name: str) -> None:
     assert broken_rules(repository / name) == []
 

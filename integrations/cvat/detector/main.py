@@ -8,7 +8,7 @@ from segrefine.integrations.masks import Bundles, MaskMaker
 
 def init_context(context):
     """Open the model, once for each worker."""
-    maker = MaskMaker(Bundles.of(os.environ.get("SEGREFINE_BUNDLE", "demo-gs")))
+    maker = MaskMaker(Bundles.of(os.environ.get("SEGREFINE_BUNDLE", "photo-gs")))
     labels = tuple(label.strip() for label in os.environ["SEGREFINE_LABELS"].split(","))
     context.user_data.function = Detector(maker=maker, labels=labels)
 
