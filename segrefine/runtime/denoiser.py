@@ -245,7 +245,8 @@ class Denoiser:
         batch, (height, width) = len(sample), sample.shape[2:]
         masks = np.zeros((batch, height, width), np.float32)
         if injected:  # a mask of no strength is no mask: what it predicts may be known already
-            masks = np.where(injected.strengths.any(1)[:, None, None], injected.masks, masks)
+            strong = injected.strengths.any(axis=1)
+            masks[strong] = injected.masks[strong]
         return {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": timestep,

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import PromptError
-from segrefine.runtime.words.tokenizer import ClipTokenizer, Token
+from segrefine.runtime.words.byte_pairs import Token
+from segrefine.runtime.words.tokenizer import ClipTokenizer
 
 MARKER = "{label}"
 
