@@ -123,17 +123,17 @@ def test_masks_without_an_image_and_linked_folders_are_told(scenes, tmp_path):
     first, *_ = sorted((scenes / "images").iterdir())
     (tmp_path / "elsewhere").mkdir()
     (scenes / "images/linked").symlink_to(tmp_path / "elsewhere")
-    (scenes / "images/photo.heic").touch()
+    (scenes / "images/photo.xcf").touch()
     first.rename(tmp_path / first.name)
     result = run("batch", scenes, tmp_path / "out", *SETTINGS)
     assert result.exit_code == 0 and "2 of 2 refined" in result.stdout
     assert f"no image has the name of, not refined: 1, such as masks/{first.name}" in result.stderr
     assert "are links, not entered: 1, such as images/linked" in result.stderr
-    assert "not taken: 1, .heic is not a format that is read, such as photo.heic" in result.stderr
+    assert "not taken: 1, .xcf is not a format that is read, such as photo.xcf" in result.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["masks_without_image"] == [f"masks/{first.name}"]
     assert manifest["linked_folders"] == ["images/linked"]
-    assert manifest["not_taken"] == {".heic is not a format that is read": ["photo.heic"]}
+    assert manifest["not_taken"] == {".xcf is not a format that is read": ["photo.xcf"]}
 
 
 def test_masks_with_nothing_to_refine_are_counted(scenes, tmp_path):

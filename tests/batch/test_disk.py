@@ -90,13 +90,13 @@ def test_the_data_set_is_no_place_for_results(scenes, tmp_path, command):
     os.symlink(scenes / "masks", tmp_path / "link")
     cases = [
         (scenes, scenes, "is where the data set lies"),
-        (scenes, scenes / "images/out", f"lies in {scenes / 'images'}"),
-        (scenes, tmp_path / "link/out", f"lies in {scenes / 'masks'}"),
+        (scenes, scenes / "images/out", f"is in {scenes / 'images'}"),
+        (scenes, tmp_path / "link/out", f"is in {scenes / 'masks'}"),
         (coco, scenes, "is where coco.json lies"),
-        (coco, scenes / "images", f"lies in {scenes / 'images'}"),
+        (coco, scenes / "images", f"is in {scenes / 'images'}"),
     ]
     if command == "sweep":
-        cases += [(scenes, truth, "where the truth lies"), (scenes, truth / "truth/out", f"lies in {truth / 'truth'}")]
+        cases += [(scenes, truth, "where the truth lies"), (scenes, truth / "truth/out", f"is in {truth / 'truth'}")]
     for source, output, message in cases:
         places = (source, truth, output) if command == "sweep" else (source, output)
         result = run(command, *places)

@@ -202,7 +202,7 @@ def test_a_weight_past_half_precision_is_found_at_export(tiny_checkpoint: Path, 
 
 
 def test_exceptions_to_half_precision_without_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="exceptions to half precision"):
+    with pytest.raises(ExportError, match="only applies to dtype fp16"):
         export_bundle(tiny_checkpoint, tmp_path / "b", fp32_components=["unet"])
 
 
