@@ -17,7 +17,7 @@ def test_writes_a_model(run: Callable[..., Result], tmp_path: Path) -> None:
 def test_name_that_is_taken(run: Callable[..., Result], fails: Callable[..., str], tmp_path: Path) -> None:
     words = ("export-triton", "demo-gs", tmp_path, "--name", "fox")
     assert run(*words).exit_code == 0
-    assert "there already" in fails(*words)
+    assert "exists already" in fails(*words)
     assert run(*words, "--overwrite").exit_code == run(*words, "--model-version", 2).exit_code == 0
 
 
