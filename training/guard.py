@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def main(which: str, photographs: Path, output: Path, coco: Path | None, scenes:
     about = {
         "data": f"{scenes} emoji scenes" + (f", {photos}" if which == "free" else "") + ", true masks spoilt",
         "masks": len(samples),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
     }
     features = FREE_FEATURES if which == "free" else REGION_FEATURES
     most_worse = MOST_WORSE[which]

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from segrefine.batch.options import describe_options
 from segrefine.bundle import Bundle
 from segrefine.bundle_sources import local_bundle
 from segrefine.datasets.notation import Notation
+from segrefine.engines import BACKENDS
 from segrefine.errors import SegrefineError
 from segrefine.evaluation.bench.benchmarks import Published
 from segrefine.evaluation.bench.run import OURS, BenchOutcome
@@ -27,7 +28,8 @@ from segrefine.runtime.files.output import save_image, write_whole
 from segrefine.settings import G4SegSettings, GsSettings
 
 REPORT, TABLE, SHEET = "bench.json", "bench.md", "sheet.png"
-_PACKAGES = ("numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+_PACKAGES = ("numpy", "pillow", *(package for backend in BACKENDS.values() for package in backend.packages))
+"""Whose versions a report has."""
 
 
 def write_report(outcome: BenchOutcome, cases: int) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def describe_outcome(outcome: BenchOutcome) -> dict[str, Any]:
         "data": {"hashes": _hash_data(outcome.dataset, truth)},
         "versions": {"segrefine": __version__, "python": platform.python_version(), **dict(_versions())},
         "machine": {"system": platform.platform(), "processor": platform.processor(), "cores": os.cpu_count()},
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "command": plan.command,
     }
 
