@@ -46,7 +46,7 @@ def test_what_is_known_of_a_region(monkeypatch):
         text_evidence=text,
         rounds=[state],
     )
-    monkeypatch.setattr("segrefine.runtime.regions.sharpen", lambda *_: refined)  # the cautious edge step agrees
+    monkeypatch.setattr("segrefine.runtime.regions.sharpen", lambda *_, **__: refined)  # the cautious edge step agrees
     regions, features = describe_regions(image, result)
     assert regions.added.tolist() == [True, False] and regions.pixels.tolist() == [16, 16]
     come, gone = (dict(zip(REGION_FEATURES, each, strict=True)) for each in features)

@@ -42,7 +42,9 @@ def test_a_toy_sampler_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyt
     assert answer.json()["segments"][0]["mask"]["counts"] == expected.rle["counts"] and '"toy"' in listed
     for words in (["--sampler", "toy"], ["--set", "sampler=toy"]):
         output = tmp_path / "labels.png"
-        done = CliRunner().invoke(main, ["segment", str(IMAGE), "the car", "-o", str(output), *words, "--json"])
+        done = CliRunner().invoke(
+            main, ["segment", str(IMAGE), "the car", "--bundle", "demo-gs", "-o", str(output), *words, "--json"]
+        )
         assert done.exit_code == 0 and json.loads(done.stdout)["settings"]["sampler"] == "toy", done.output
         np.testing.assert_array_equal(load_mask(output, expected.mask.shape) > 0, expected.mask)
     assert "toy" in CliRunner().invoke(main, ["segment", "--help"]).stdout
