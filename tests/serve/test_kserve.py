@@ -94,7 +94,8 @@ def test_outputs_need_not_be_named_and_parameters_are_those_of_the_service(clien
 
 
 def test_segment_gives_the_masks_of_the_command_line(client, tmp_path):
-    command("segment", IMAGE, "the car", "the tree", "-o", tmp_path / "labels.png", "--maps", tmp_path / "maps")
+    named = "--bundle", "demo-gs", "-o", tmp_path / "labels.png", "--maps", tmp_path / "maps"
+    command("segment", IMAGE, "the car", "the tree", *named)
     expected = [np.asarray(Image.open(file)) > 127 for file in sorted((tmp_path / "maps").glob("*.mask.png"))]
     texts = as_input("phrases", "BYTES", np.array([["the car", "the tree"]], object))
     found = client.infer("demo-gs", [refine_inputs()[0], texts])

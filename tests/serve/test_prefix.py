@@ -24,6 +24,7 @@ def test_page_api_and_documentation_below_a_path(sent: str) -> None:
         page = client.get(sent + path)
         assert page.status_code == 200
         links = re.findall(r'(?:href|src)="([^"]+)"', page.text)
+        links = [link for link in links if not link.startswith("https://")]  # the source and the documentation
         assert len(links) > 3
         for link in links:
             shown = urljoin(f"http://proxy/masks{path}", link)
