@@ -80,7 +80,7 @@ def test_second_version_joins_the_first(tmp_path: Path) -> None:
     first = write_repository(bundle, tmp_path, Serving(name="fox"))
     second = write_repository(bundle, tmp_path, Serving(name="fox", version=2))
     assert first.is_dir() and (second / "model.py").is_file()
-    with pytest.raises(OutputError, match="there already"):
+    with pytest.raises(OutputError, match="exists already"):
         write_repository(bundle, tmp_path, Serving(name="fox", version=2))
     with pytest.raises(OutputError, match="another configuration"):
         write_repository(bundle, tmp_path, Serving(name="fox", version=3, batch=2))
