@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ PHOTO_LABELS = ("cat", "dog", "horse", "sheep", "cow", "person")
 """The classes that `photo-gs` finds in photographs; its model card has the figures."""
 
 PHOTO_PHRASE_WORDS = frozenset(PHOTO_LABELS) | _SAYING | {"cats", "dogs", "horses", "cows", "people", "persons"}
+"""The words of phrases that `photo-gs` was trained on for these classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,9 @@ class Vocabulary:
         """All of it in words."""
         return ", ".join(self.labels) + self.more
 
-    def unknown(self, words: Iterable[str]) -> list[str]:
-        """The words, lower case, that the model does not know, in alphabetical order."""
-        return sorted(set(words) - self.words)
+    def unknown(self, phrases: Iterable[str]) -> list[str]:
+        """The words of phrases that the model does not know, lower case, in alphabetical order."""
+        return sorted({word for phrase in phrases for word in re.findall(r"\w+", phrase.casefold())} - self.words)
 
 
 _DRAWN = Vocabulary(labels=DEMO_LABELS, words=DEMO_PHRASE_WORDS, more=", their colours and places")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -215,14 +214,11 @@ def _warnings(entries: Sequence[dict[str, Any]], model: Model, default: str) -> 
     """
     from segrefine.assets import VOCABULARIES
 
-    words = [word for entry in entries for word in re.findall(r"\w+", entry["phrase"].casefold())]
-    vocabulary = VOCABULARIES[model.shipped or default] if model.is_shipped else None
-    if vocabulary and (unknown := vocabulary.unknown(words)):
+    name = model.shipped or default
+    vocabulary = VOCABULARIES[name] if model.is_shipped else None
+    if vocabulary and (unknown := vocabulary.unknown(entry["phrase"] for entry in entries)):
         what = ", ".join(map(repr, unknown))
-        yield (
-            f"{model.shipped or default} does not know {what}; it knows {vocabulary.known}; --bundle chooses another "
-            "model"
-        )
+        yield f"{name} does not know {what}; it knows {vocabulary.known}; --bundle chooses another model"
     for entry in entries:
         if not entry["area"]:
             yield f"nothing in the image was taken for {entry['phrase']!r}"

@@ -73,8 +73,8 @@ class MaskedImage:
         sharp = []
         for number, (mask, gained) in enumerate(zip(self.masks, gain, strict=True)):
             if self.settings.edges:
-                shown = float(worth[number])
-                found = sharpen(self.image, mask.probability, self.fit.restore(gained), EDGES, worth=shown)
+                added = self.fit.restore(gained)
+                found = sharpen(self.image, mask.probability, added, EDGES, worth=float(worth[number]))
             else:
                 found = upsample(self.fit, mask.probability, self.start[number], probability[number])
             sharp.append(found if mask.confusion is None else np.where(mask.confusion, found, mask.probability))

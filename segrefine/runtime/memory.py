@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from segrefine.engines import Closing, Engine
 from segrefine.errors import SettingsError
 
-MIB = 2**20
-BUDGET = 512 * MIB
+BUDGET = 512 * 2**20
 """Bytes that the memory of one image may take."""
 REMEMBERED = ("text_encoder", "text_encoder_2", "vae_encoder", "unet", "unet_features", "unet_attention")
 """Components whose outputs are worth keeping: they are slow, and may not depend on the mask."""

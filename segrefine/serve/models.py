@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +20,13 @@ from segrefine.runtime.engine_set import EngineSet, PipelineSetup
 from segrefine.runtime.files.image import describe_turn, load_image
 from segrefine.runtime.files.marks import Marks, coarse_from_marks, read_scribble
 from segrefine.runtime.files.mask import CoarseMask, load_mask
-from segrefine.runtime.memory import MIB, Memory, remember
+from segrefine.runtime.memory import Memory, remember
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segmentation
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.serve.answers import refine_answer, segment_answer
 from segrefine.serve.inputs import Pictures, telling_of
+from segrefine.serve.limits import MIB
 from segrefine.serve.parameters import RefineParameters, SegmentParameters
 from segrefine.serve.stopping import StoppableEngine, Stopped, stoppable
 from segrefine.serve.work import Answer, Work
@@ -154,7 +154,7 @@ class PhraseModel(ServedModel[PipelineT]):
         """The answer with what is to be said of the image and of the words."""
         answer = _told_of_turn(answer, work, image)
         vocabulary = self.served.vocabulary
-        if vocabulary and (unknown := vocabulary.unknown(_words(_parameters(work).named()))):
+        if vocabulary and (unknown := vocabulary.unknown(_parameters(work).named())):
             answer = _warned(answer, f"{self.served.shipped} does not know {', '.join(map(repr, unknown))}")
         return answer
 
@@ -294,10 +294,6 @@ def _parameters(work: Work) -> SegmentParameters:
 
 def _gs_settings(work: Work) -> GsSettings:
     return cast(GsSettings, work.settings)
-
-
-def _words(phrases: Sequence[str]) -> list[str]:
-    return [word for phrase in phrases for word in re.findall(r"\w+", phrase.casefold())]
 
 
 def _told_of_turn(answer: Answer, work: Work, image: NDArray[np.uint8]) -> Answer:

@@ -94,6 +94,7 @@ class LabelModel:
         for name, part in self.parts.items():
             whole: Any = merged(copy.deepcopy(part))
             whole.half().save_pretrained(folder / name)
+            _forget_origin(folder / name / "config.json")
         for name, source in self.tokenizer_folders.items():
             shutil.copytree(source, folder / name)
         _write_json(folder / "scheduler" / "scheduler_config.json", self.checkpoint.scheduler_config)
@@ -183,6 +184,13 @@ def _fit_side(model: LabelModel) -> None:
             hint=f"such as --side {max(1, round(model.side / model.multiple)) * model.multiple}",
         )
     model.denoiser.register_to_config(sample_size=model.side // model.checkpoint.vae_scale_factor)
+
+
+def _forget_origin(config: Path) -> None:
+    """Remove the path of this machine that diffusers notes in a configuration: checkpoints are shared."""
+    values = json.loads(config.read_text("utf-8"))
+    if values.pop("_name_or_path", None) is not None:
+        _write_json(config, values)
 
 
 def _new_tiny() -> LabelCheckpoint:

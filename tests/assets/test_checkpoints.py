@@ -89,3 +89,10 @@ def test_a_source_tree_is_left_as_it_is(hook: ModuleType) -> None:
 def test_who_builds_from_chosen_files_chooses_the_hook(name: str) -> None:
     lines = (HOOK.parent / name).read_text("utf-8").splitlines()
     assert any(HOOK.name in line for line in lines if line.startswith(("COPY ", "!", "include = ")))
+
+
+def test_no_configuration_names_a_path_of_one_machine() -> None:
+    configurations = [*ASSETS.glob("*-checkpoint/*/config.json"), *ASSETS.glob("*-checkpoint/model_index.json")]
+    assert len(configurations) > 9
+    for file in configurations:
+        assert "_name_or_path" not in json.loads(file.read_text("utf-8")), file

@@ -114,6 +114,8 @@ def test_what_is_written_is_a_label_checkpoint(base, tiny_checkpoint, tiny_xl_ch
         torch.nn.init.normal_(weight, std=0.1)
     model.write(tmp_path / "out")
     model.write(tmp_path / "out")  # a second one takes its place
+    written = [file.read_text("utf-8") for file in (tmp_path / "out").rglob("*.json")]
+    assert not [content for content in written if str(tmp_path) in content or "_name_or_path" in content]
     again = load_label_checkpoint(tmp_path / "out")
     image = torch.rand(1, 3, model.side, model.side, generator=torch.Generator().manual_seed(2)) * 2 - 1
     text, same = (each.encode_text(["the cat"], image.shape[2:]) for each in (model.checkpoint, again))
