@@ -113,7 +113,7 @@ def bench(
     for warning in _warnings(values):
         console.warn(warning)
     console.result(values | {"output": str(output)}, _describe(values, output))
-    if values["failures"]:
+    if values["failures"] or values["unread"]:
         click.get_current_context().exit(FAILED)
 
 
@@ -124,7 +124,7 @@ def _check(console: Console, plan: BenchPlan) -> None:
     values = check_data(plan)
     counts = [f"{values['images']} images", f"{values['masks']} with true masks"]
     counts += [f"{values['phrases']} phrases"] if values["phrases"] is not None else []
-    for sentence in values["lacks"]:
+    for sentence in (*values["lacks"], *values["remarks"]):
         console.warn(sentence)
     console.result(values, f"{plan.spec.title}: {', '.join(counts)}")
     if values["lacks"]:
@@ -162,10 +162,11 @@ def _run(
 
 
 def _warnings(values: Mapping[str, Any]) -> Sequence[str]:
-    failures = values["failures"]
-    shown = [*values["lacks"], *failures[:_SHOWN]]
-    if len(failures) > _SHOWN:
-        shown.append(f"{len(failures) - _SHOWN} more images failed; bench.json lists them")
+    shown = [*values["lacks"], *values["remarks"]]
+    for kind, what in (("failures", "failed"), ("unread", "cannot be compared")):
+        shown += [f"{each} ({what})" for each in values[kind][:_SHOWN]]
+        if (more := len(values[kind]) - _SHOWN) > 0:
+            shown.append(f"{more} more images {what}; bench.json lists them")
     return shown
 
 

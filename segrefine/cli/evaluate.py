@@ -115,6 +115,7 @@ def _describe_data(comparison: Comparison, scores: Sequence[Score], unread: Sequ
         "images": len(comparison.names) - len(unread),
         "unread": [asdict(each) for each in unread],
         "lacks": list(comparison.lacks),
+        "remarks": list(comparison.remarks),
         "unusable_masks": [f"{name}: {each}" for name, own in comparison.unusable.items() for each in own],
         "masks": [score.to_dict() for score in scores if score.counted],
     }
@@ -144,6 +145,7 @@ def _warnings(
     if len(unread) > _SHOWN:
         yield f"{len(unread) - _SHOWN} more are left out; --json lists them all"
     yield from comparison.lacks
+    yield from comparison.remarks
     if unusable:
         yield f"{len(unusable)} annotations without a usable mask are not compared, such as {unusable[0]}"
     for each in unseen[:_SHOWN]:

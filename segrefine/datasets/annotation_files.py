@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def find_nearby(candidates: Sequence[Path], what: str, hint: str) -> Path:
         if candidate.exists():
             return candidate
     raise MaskError(f"cannot find {what} near {candidates[0].parent}", hint=hint)
+
+
+def find_twice(ids: Iterable[object]) -> list[object]:
+    """The ids that come more than once."""
+    return [number for number, count in Counter(ids).items() if count > 1]
 
 
 @contextmanager

@@ -105,7 +105,10 @@ def list_lacks(benchmark: FoundBenchmark, maps: int) -> list[str]:
         sentences.append(f"{len(images)} of {len(listing)} images are missing in {benchmark.images}: {_show(images)}")
     if maps < len(listing):
         masks = [name for name, each in listing.items() if not (benchmark.masks / each.mask).is_file()]
-        sentences.append(f"{len(masks)} of {len(listing)} label maps are missing in {benchmark.masks}: {_show(masks)}")
+        what = "masks" if benchmark.classes == "objects" else "label maps"
+        sentences.append(f"{len(masks)} of {len(listing)} {what} are missing in {benchmark.masks}: {_show(masks)}")
+    if benchmark.absent:
+        sentences.append(f"{len(benchmark.absent)} sequences of the split are missing: {_show(benchmark.absent)}")
     if benchmark.twice:
         sentences.append(f"the split lists {len(benchmark.twice)} names twice, such as {benchmark.twice[0]}")
     if benchmark.expected and len(listing) != benchmark.expected:

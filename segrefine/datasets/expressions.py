@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segrefine.datasets.annotation_files import complete_entries, find_nearby
+from segrefine.datasets.annotation_files import complete_entries, find_nearby, find_twice
 from segrefine.datasets.coco_file import UnusableMask, key_of, read_annotation, read_coco
 from segrefine.datasets.items import Item, Key, whole_number
 from segrefine.datasets.notation import Place
@@ -30,6 +30,9 @@ _NEARBY = (
     "../train2014", "train2014",
 )  # fmt: skip
 _ORDER = ("refs(unc).p", "refs(umd).p", "refs(google).p", "grefs(unc).json", "grefs(unc).p")
+_FOLDERS = ("refcoco", "refcoco+", "refcocog", "grefcoco")
+"""Folders of the data sets, which are also the names of the benchmarks."""
+_OF_FILES = {"grefs(": ("grefcoco",), "refs(umd)": ("refcocog",)}
 _LETTERS = {"testA": "A", "testB": "B", "testC": "C"}
 NO_TARGET = -1
 
@@ -59,20 +62,34 @@ class Expressions(PhraseData):
         return self.place.images or find_nearby(places, "the images", HINT)
 
     @property
+    def benchmarks(self) -> Sequence[str]:
+        """What the name of the file or its folder says; files of RefCOCO and RefCOCO+ have the same names."""
+        file = self.place.masks
+        for start, names in _OF_FILES.items():
+            if file.name.startswith(start):
+                return names
+        own = file.absolute().parent.name
+        return (own,) if own in _FOLDERS else _FOLDERS[:3]
+
+    @property
     def _split(self) -> str:
         return self.place.options.split or "val"
 
     def list_items(self) -> Iterator[Item]:
         """The images of the split, each with its expressions."""
         file = self.place.masks
-        content = read_coco(file.parent / "instances.json")
+        content = read_coco(find_nearby([file.parent / "instances.json"], "instances.json", HINT))
+        refs = read_refs(file)
+        for kind in ("images", "annotations"):
+            if twice := find_twice(key_of(each.get("id")) for each in content[kind]):
+                self._faults[f"ids that instances.json has twice among its {kind}; the last entry counts"] = len(twice)
         images = {key_of(each["id"]): each for each in content["images"]}
         annotations = {key_of(each.get("id")): each for each in content["annotations"]}
         phrases: dict[str, list[Phrase]] = {}
         known: set[str] = set()
         used: Counter[str] = Counter()
         with complete_entries(str(file), HINT):
-            for ref in read_refs(file):
+            for ref in refs:
                 split = str(ref.get("split", "train"))
                 known.add(split)
                 if is_in_split(split, self._split):
@@ -122,23 +139,19 @@ class Expressions(PhraseData):
         stated = (listed.get("height"), listed.get("width")) if listed else (None, None)
         return Item(name=name, root=root, image=picture, masks=tuple(phrases), problem=problem, stated=stated)
 
-    def read_masks(self, item: Item, size: tuple[int, int] | None) -> tuple[tuple[int, int], dict[Key, Mask]]:
+    def read_masks(self, item: Item, size: tuple[int, int] | None) -> tuple[tuple[int, int], dict[Key, Mask | str]]:
         """The joined masks of each expression's annotations."""
         if item.problem and size is None and not item.image:
             raise MaskError(item.problem[0], hint=item.problem[1])
         size = size or self._size_of(item)
         drawn: dict[str | None, Mask] = {}
-        masks: dict[Key, Mask] = {}
+        masks: dict[Key, Mask | str] = {}
         for phrase in item.masks:
-            if phrase.problem:
-                continue
-            mask = np.zeros(size, np.bool_)
-            for annotation in phrase.target:
-                key = key_of(annotation.get("id"))
-                if key not in drawn:
-                    drawn[key] = _draw(annotation, size)
-                mask |= drawn[key]
-            masks[phrase.number] = mask
+            if not phrase.problem:
+                try:
+                    masks[phrase.number] = _join(phrase.target, size, drawn)
+                except UnusableMask as error:
+                    masks[phrase.number] = str(error)
         return size, masks
 
     def _size_of(self, item: Item) -> tuple[int, int]:
@@ -157,11 +170,19 @@ class Expressions(PhraseData):
         return sentences
 
 
-def _draw(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
-    try:
-        return read_annotation(annotation, size)
-    except UnusableMask as error:
-        raise MaskError(str(error), hint="download instances.json again") from error
+def _join(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], drawn: dict[str | None, Mask]) -> Mask:
+    """The joined masks of annotations, bool (H, W); `drawn` keeps those that were drawn before.
+
+    Raises:
+        UnusableMask: an annotation has none.
+    """
+    mask = np.zeros(size, np.bool_)
+    for annotation in annotations:
+        key = key_of(annotation.get("id"))
+        if key not in drawn:
+            drawn[key] = read_annotation(annotation, size)
+        mask |= drawn[key]
+    return mask
 
 
 def is_in_split(own: str, wanted: str) -> bool:
@@ -177,11 +198,26 @@ def is_expressions(file: Path) -> bool:
 
 
 def find_expressions(source: Path) -> Path | None:
-    """The expressions in a folder, or the file itself; None where there are none."""
+    """The expressions in a folder or in the one data set below it, or the file itself; None where there are none.
+
+    Raises:
+        MaskError: the folder holds several data sets.
+    """
     if source.is_file():
         return source if is_expressions(source) else None
-    known = [source / name for name in _ORDER]
-    found = [file for file in known if file.is_file()] or sorted(filter(is_expressions, source.glob("*refs(*")))
+    if own := _find_in(source):
+        return own
+    below = [file for name in _FOLDERS for root in (source, source / "data") if (file := _find_in(root / name))]
+    if len(below) > 1:
+        names = [file.parent.name for file in below]
+        raise MaskError(f"{source} holds {', '.join(names)}", hint=f"name the folder of one, such as {below[0].parent}")
+    return below[0] if below else None
+
+
+def _find_in(folder: Path) -> Path | None:
+    """The expressions right in a folder; None where there are none."""
+    known = [folder / name for name in _ORDER]
+    found = [file for file in known if file.is_file()] or sorted(filter(is_expressions, folder.glob("*refs(*")))
     return found[0] if found else None
 
 

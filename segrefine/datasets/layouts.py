@@ -134,6 +134,7 @@ class FoundBenchmark:
         listing: its images by name.
         classes: name of its class list, or a file of classes.
         twice: names that the list of the split has more than once; each counts once.
+        absent: sequences that the list names and of which no frame is there.
     """
 
     layout: Layout
@@ -144,6 +145,7 @@ class FoundBenchmark:
     listing: Mapping[str, Listed]
     classes: str
     twice: Sequence[str] = ()
+    absent: Sequence[str] = ()
 
     @property
     def expected(self) -> int | None:
@@ -160,15 +162,19 @@ def find_benchmark(source: Path, split: str | None = None, classes: str | None =
         classes: name of a class list; tells benchmarks apart that lie in one folder.
 
     Raises:
-        MaskError: the split is missing or empty, or several benchmarks lie there and nobody says which is meant.
+        MaskError: the split is missing or empty, the classes are those of another benchmark, or several benchmarks lie
+            there and nobody says which is meant.
     """
     if not source.is_dir() or (source / "masks").is_dir():
         return None
-    found = [(layout, root) for layout, root in _matches(source) if classes is None or classes in layout.classes]
-    if not found:  # a class list of one's own fits any layout
-        found = [] if classes is None or not Path(classes).is_file() else list(_matches(source))
-    if not found:
+    matches = list(_matches(source))
+    if not matches:
         return None
+    found = [(layout, root) for layout, root in matches if classes is None or classes in layout.classes]
+    if not found and classes is not None and Path(classes).is_file():  # a class list of one's own fits any layout
+        found = matches
+    if not found:
+        raise _other_classes(source, classes, [layout for layout, _ in matches])
     titles = list(dict.fromkeys(layout.title for layout, _ in found))
     if len(titles) > 1:
         choices = " or ".join(dict.fromkeys(f"--classes {layout.classes[0]}" for layout, _ in found))
@@ -204,11 +210,12 @@ def _is_map(layout: Layout, file: str) -> bool:
 
 def _open(layout: Layout, root: Path, split: str, classes: str) -> FoundBenchmark:
     folder = layout.folder_of(split)
-    masks = next(each for each in layout.masks if (root / each.removesuffix("/{split}")).is_dir())
-    images, maps = (root / each.format(split=folder) for each in (layout.images, masks))
-    twice: list[str] = []
+    images = root / layout.images.format(split=folder)
+    places = [root / each.format(split=folder) for each in layout.masks if _holds_maps(layout, root, each)]
+    maps, twice = places[0], list[str]()
     if layout.lists is not None:
-        listing = _read_list(layout, root, split, maps, twice)
+        listing = _read_list(layout, root, split, places, twice)
+        maps = max(places, key=lambda place: _count_maps(place, listing) if len(places) > 1 else 0)
     elif images.is_dir() or maps.is_dir():
         listing = dict(sorted(_list_folders(layout, images, maps)))
     else:
@@ -233,7 +240,12 @@ def _files(folder: Path) -> list[str]:
     return list_files(folder) if folder.is_dir() else []
 
 
-def _read_list(layout: Layout, root: Path, split: str, maps: Path, twice: list[str]) -> dict[str, Listed]:
+def _count_maps(place: Path, listing: Mapping[str, Listed]) -> int:
+    """How many images of a list have their label map in a folder: those of `train_aug` are in another one."""
+    return sum((place / each.mask).is_file() for each in listing.values())
+
+
+def _read_list(layout: Layout, root: Path, split: str, places: Sequence[Path], twice: list[str]) -> dict[str, Listed]:
     """The images that the list of a split names; all label maps where there are no lists and no split is asked for.
 
     A line is a name, or the paths of an image and its label map.
@@ -244,7 +256,8 @@ def _read_list(layout: Layout, root: Path, split: str, maps: Path, twice: list[s
     if not file.is_file():
         if folder.is_dir() or split != "val":
             raise _no_split(root, split, sorted(each.stem for each in folder.glob("*.txt")))
-        lines = [file.removesuffix(layout.mask_suffix) for file in _files(maps) if file.endswith(layout.mask_suffix)]
+        files = dict.fromkeys(file for place in places for file in _files(place) if file.endswith(layout.mask_suffix))
+        lines = [file.removesuffix(layout.mask_suffix) for file in files]
     else:
         lines = read_text(file).splitlines()
     listing: dict[str, Listed] = {}
@@ -254,6 +267,13 @@ def _read_list(layout: Layout, root: Path, split: str, maps: Path, twice: list[s
             twice.append(name)
         listing[name] = Listed(image=name + layout.image_suffix, mask=name + layout.mask_suffix)
     return listing
+
+
+def _other_classes(source: Path, classes: str | None, layouts: Sequence[Layout]) -> MaskError:
+    titles = " and ".join(dict.fromkeys(layout.title for layout in layouts))
+    known = ", ".join(dict.fromkeys(name for layout in layouts for name in layout.classes))
+    message = f"{source} holds {titles}, which does not have the classes of {classes}"
+    return MaskError(message, hint=f"its class lists are {known}; a protocol and a benchmark bring their own")
 
 
 def _no_split(root: Path, split: str, known: Sequence[str]) -> MaskError:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrefine.datasets.annotation_files import complete_entries, find_nearby
+from segrefine.datasets.annotation_files import complete_entries, find_nearby, find_twice
 from segrefine.datasets.items import Item, Key, check_size
 from segrefine.datasets.notation import Place
 from segrefine.datasets.phrases import Phrase, PhraseData, show
@@ -44,11 +44,17 @@ class Narratives(PhraseData):
         super().__init__(place)
         self._left_out: Counter[str] = Counter()
         self._lacking: list[str] = []
+        self._twice = 0
 
     @classmethod
     def detect(cls, place: Place) -> bool:
         """Whether a file has the name that narratives have."""
         return place.masks.is_file() and place.masks.name.startswith(PREFIX) and place.masks.suffix == ".json"
+
+    @property
+    def benchmarks(self) -> Sequence[str]:
+        """The one that this is."""
+        return ("png",)
 
     @property
     def _split(self) -> str:
@@ -84,6 +90,10 @@ class Narratives(PhraseData):
             is_thing = {each["id"]: bool(each["isthing"]) for each in content["categories"]}
             files = {each["id"]: each for each in content.get("images", [])}
             annotations = {int(each["image_id"]): each for each in content["annotations"]}
+            self._twice = len(find_twice(int(each["image_id"]) for each in content["annotations"]))
+            self._twice += sum(
+                bool(find_twice(int(info["id"]) for info in each["segments_info"])) for each in annotations.values()
+            )
             for narrative in narratives:
                 number = int(narrative["image_id"])
                 times[number] += 1
@@ -162,27 +172,42 @@ class Narratives(PhraseData):
         groups += ["things" if is_thing[known[-1]["category_id"]] else "stuff"] if known else []
         return tuple(int(each["id"]) for each in known), tuple(groups), problem
 
-    def read_masks(self, item: Item, size: tuple[int, int] | None) -> tuple[tuple[int, int], dict[Key, Mask]]:
+    def read_masks(self, item: Item, size: tuple[int, int] | None) -> tuple[tuple[int, int], dict[Key, Mask | str]]:
         """The union of each phrase's segments, of the panoptic PNG."""
         file = self._folder / Path(item.masks[0].target[0]).name
         segments = read_segments(file, size)
-        masks: dict[Key, Mask] = {
+        masks: dict[Key, Mask | str] = {
             each.number: np.isin(segments, each.target[1]) for each in item.masks if not each.problem
         }
         return (segments.shape[0], segments.shape[1]), masks
 
     @property
     def lacks(self) -> Sequence[str]:
-        """What is left out, as in the official code, and what is missing."""
+        """What is missing or twice."""
         items, sentences = self.items, list[str]()
-        for reason, count in self._left_out.items():
-            sentences.append(f"{count} left out as in the official code: {reason}")
         if self._lacking:
             sentences.append(f"{len(self._lacking)} narratives are of images that {self._panoptic.name} lacks: "
                              f"{show(self._lacking)}")  # fmt: skip
         if missing := [item.name for item in items if item.problem]:
             sentences.append(f"{len(missing)} of {len(items)} images are missing: {show(missing)}")
+        pictures = list(dict.fromkeys(Path(item.masks[0].target[0]).name for item in items))
+        if gone := [name for name in pictures if not (self._folder / name).is_file()]:
+            sentences.append(
+                f"{len(gone)} of {len(pictures)} panoptic PNGs are missing in {self._folder}: {show(gone)}"
+            )
+        if unknown := [phrase for item in items for phrase in item.masks if phrase.problem]:
+            sentences.append(f"{len(unknown)} phrases name segments that {self._panoptic.name} lacks")
+        if self._twice:
+            sentences.append(
+                f"{self._twice} images of {self._panoptic.name} have two entries of one id; the last counts"
+            )
         return sentences
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What is left out, as in the official code."""
+        _ = self.items
+        return [f"{count} left out as in the official code: {reason}" for reason, count in self._left_out.items()]
 
 
 def read_segments(file: Path, size: Sequence[int] | None) -> NDArray[np.int64]:
@@ -210,10 +235,15 @@ def find_narratives(source: Path, split: str | None) -> Path | None:
     """The narratives of a split in a folder, or the file itself; None where there are none.
 
     Raises:
-        MaskError: the folder has narratives, and none of this split.
+        MaskError: the folder has narratives, and none of this split; or the file is of another one.
     """
     if source.is_file():
-        return source if source.name.startswith(PREFIX) and source.suffix == ".json" else None
+        if not source.name.startswith(PREFIX) or source.suffix != ".json":
+            return None
+        own = source.stem.removeprefix(PREFIX)
+        if split not in (None, own, own.removesuffix("2017")):
+            raise MaskError(f"{source} has no split {split!r}", hint=f"leave --split out: the file is of {own}")
+        return source
     folders = [source, source / "annotations"]
     files = {
         file.stem.removeprefix(PREFIX): file

@@ -227,8 +227,27 @@ class Notation(ABC):
         return None
 
     @property
+    def benchmarks(self) -> Sequence[str]:
+        """Names of the published benchmarks of phrases that this may be; none for other masks."""
+        return ()
+
+    def list_without_coarse(self) -> Sequence[str]:
+        """Names of the images for which there is no mask to refine, though it should be there."""
+        return [item.name for item in self.items if not item.masks and not item.problem]
+
+    @property
+    def described_whole(self) -> str:
+        """What reports call it, with the benchmarks that it may be."""
+        return f"{self.described} ({' or '.join(self.benchmarks)})" if self.benchmarks else self.described
+
+    @property
     def lacks(self) -> Sequence[str]:
-        """A sentence for each thing that the data set names and lacks, or leaves out."""
+        """A sentence for each thing that is missing or faulty in the data set."""
+        return ()
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """A sentence for each kind of thing that is left out by the rules of the official code."""
         return ()
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels, check_size, inside
 from segrefine.datasets.layouts import FoundBenchmark, Layout, Listed
 from segrefine.datasets.notation import AnyMask, Parts, Place
-from segrefine.datasets.tree import list_files
+from segrefine.datasets.tree import list_files, list_subfolders
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import read_bytes
 from segrefine.runtime.files.output import save_label_map, save_mask
@@ -27,13 +28,17 @@ _WHITE = 255
 _RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 DAVIS = Layout(title="DAVIS", images="JPEGImages", masks=("Annotations",), classes=("objects",), lists="ImageSets")
 BIG = Layout(
-    title="BIG", images="", masks=("",), classes=("objects",), image_suffix="_im.jpg", mask_suffix="_gt.png"
+    title="BIG", images="", masks=("",), classes=("objects",), image_suffix="_im.jpg", mask_suffix="_gt.png",
+    splits={"val": "val", "test": "test"}, counts={"val": 50, "test": 100},
 )  # fmt: skip
 _COARSE_SUFFIX = "_seg.png"
 
 
 class ObjectMasks(MaskFiles):
     """A picture of object numbers, or of one object in white, for each image. Objects are called by the image's name.
+
+    Objects from the second on have their number too, so that each finds its partner where another one vanished. In a
+    picture with other numbers, 255 is of no object, and does not count.
 
     Of BIG, the masks `_seg.png` are refined, and the masks `_gt.png` are true.
     """
@@ -77,15 +82,16 @@ class ObjectMasks(MaskFiles):
         if image is not None:
             check_size(numbers.shape, (image.shape[0], image.shape[1]), file)
         found = [number for number in np.unique(numbers).tolist() if number]
+        void = numbers == _WHITE if len(found) > 1 and _WHITE in found else None
         called = _called(item.name)
-        masks: dict[Key, AnyMask] = {number: numbers == number for number in found}
-        single = len(found) < 2
-        labels: dict[Key, str] = {number: called if single else f"{called} {number}" for number in found}
+        masks: dict[Key, AnyMask] = {n: numbers == n for n in found if void is None or n != _WHITE}
+        labels: dict[Key, str] = {n: called if n in (1, _WHITE) else f"{called} {n}" for n in masks}
         return Parts(
             size=(numbers.shape[0], numbers.shape[1]),
             masks=masks,
             labels=labels,
             prompts=dict.fromkeys(labels.values(), called),
+            ignored=void,
         )
 
     def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
@@ -126,7 +132,7 @@ def _read_numbers(path: Path) -> NDArray[np.int32]:
 
 
 def _called(name: str) -> str:
-    """What an object is called: the words of its image's name, or of the folder of its sequence."""
+    """The words of an image's name, or of the folder of its sequence."""
     words = re.findall(r"[A-Za-z]+", name.rpartition("/")[0] or name)
     return " ".join(words) or "object"
 
@@ -136,7 +142,7 @@ def find_objects(source: Path, split: str | None, *, to_refine: bool) -> FoundBe
 
     Args:
         source: the folder.
-        split: the split of DAVIS, or a file that lists sequences; None for `val`.
+        split: the split, or a file that lists the sequences of DAVIS; None for `val`.
         to_refine: whether the masks are read to be refined.
 
     Raises:
@@ -147,9 +153,7 @@ def find_objects(source: Path, split: str | None, *, to_refine: bool) -> FoundBe
             found = next((each for each in _RESOLUTIONS if (root / "Annotations" / each).is_dir()), None)
             if found:
                 return _open_davis(root, found, split or "val")
-    if source.is_dir() and any(source.glob("*_gt.png")) and any(source.glob("*_im.*")):
-        return _open_big(source, to_refine=to_refine)
-    return None
+    return _find_big(source, split, to_refine=to_refine)
 
 
 def _open_davis(root: Path, resolution: str, split: str) -> FoundBenchmark:
@@ -159,31 +163,69 @@ def _open_davis(root: Path, resolution: str, split: str) -> FoundBenchmark:
     if file is None:
         known = sorted({each.stem for each in (root / "ImageSets").glob("*/*.txt")})
         raise MaskError(f"{root} has no split {split!r}", hint=f"--split takes {', '.join(known)}")
-    listing = {name: Listed(image=f"{name}.jpg", mask=f"{name}.png") for name in _frames(file, masks)}
-    if not listing:
+    names, absent = _frames(file, images, masks)
+    if not names:
         raise MaskError(f"the split {split!r} of {root} lists no frame", hint="download the data again")
     return FoundBenchmark(
-        layout=DAVIS, root=root, images=images, masks=masks, split=split, listing=listing, classes="objects"
+        layout=DAVIS, root=root, images=images, masks=masks, split=split, classes="objects", absent=absent,
+        listing={name: Listed(image=f"{name}.jpg", mask=f"{name}.png") for name in names},
+        twice=[name for name, count in Counter(names).items() if count > 1],
     )  # fmt: skip
 
 
-def _frames(file: Path, masks: Path) -> Iterator[str]:
-    """The frames that a list names: by its sequences, or by the paths of images and masks."""
+def _frames(file: Path, images: Path, masks: Path) -> tuple[list[str], list[str]]:
+    """The frames that a list names by paths or by their sequences, and the sequences that are missing."""
+    names: list[str] = []
+    absent: list[str] = []
     for words in filter(None, map(str.split, read_text(file).splitlines())):
         path = Path(words[0])
         if path.suffix:
-            yield f"{path.parent.name}/{path.stem}"
+            names.append(f"{path.parent.name}/{path.stem}")
+        elif frames := _frames_of(words[0], images, masks):
+            names += frames
         else:
-            folder = masks / words[0]
-            yield from (f"{words[0]}/{Path(each).stem}" for each in (list_files(folder) if folder.is_dir() else ()))
+            absent.append(words[0])
+    return names, absent
 
 
-def _open_big(root: Path, *, to_refine: bool) -> FoundBenchmark:
+def _frames_of(sequence: str, images: Path, masks: Path) -> list[str]:
+    """The frames of a sequence that have an image or masks, and those that lack both between them."""
+    folders = [folder for folder in (images / sequence, masks / sequence) if folder.is_dir()]
+    stems = {Path(each).stem for folder in folders for each in list_files(folder)}
+    numbers = [stem for stem in stems if re.fullmatch("[0-9]{5}", stem)]
+    stems |= {f"{number:05d}" for number in range(int(max(numbers, default="0")) if numbers else 0)}
+    return [f"{sequence}/{stem}" for stem in sorted(stems)]
+
+
+def _find_big(source: Path, split: str | None, *, to_refine: bool) -> FoundBenchmark | None:
+    """BIG in a folder of one split, or in the folder above; None where it does not lie there."""
+    if not source.is_dir():
+        return None
+    if _holds_big(source):
+        own = source.name if source.name in BIG.splits else ""
+        if split not in (None, own):
+            raise MaskError(f"{source} has no split {split!r}", hint="name the folder of the split, without --split")
+        return _open_big(source, own, to_refine=to_refine)
+    known = [name for name in list_subfolders(source) if name in BIG.splits and _holds_big(source / name)]
+    if not known:
+        return None
+    wanted = split or "val"
+    if wanted not in known:
+        raise MaskError(f"{source} has no split {wanted!r}", hint=f"--split takes {', '.join(known)}")
+    return _open_big(source / wanted, wanted, to_refine=to_refine)
+
+
+def _holds_big(folder: Path) -> bool:
+    return any(folder.glob("*_gt.png")) and any(folder.glob("*_im.*"))
+
+
+def _open_big(root: Path, split: str, *, to_refine: bool) -> FoundBenchmark:
     suffix = _COARSE_SUFFIX if to_refine else BIG.mask_suffix
-    listing = {}
-    for file in sorted(root.glob(f"*{BIG.mask_suffix}")):
-        name = file.name.removesuffix(BIG.mask_suffix)
-        pictures = sorted(root.glob(f"{name}_im.*"))
-        image = pictures[0].name if pictures else name + BIG.image_suffix
-        listing[name] = Listed(image=image, mask=name + suffix)
-    return FoundBenchmark(layout=BIG, root=root, images=root, masks=root, split="", listing=listing, classes="objects")
+    images = {file.stem.removesuffix("_im"): file.name for file in sorted(root.glob("*_im.*"))}
+    names = images.keys() | {file.name.removesuffix(BIG.mask_suffix) for file in root.glob(f"*{BIG.mask_suffix}")}
+    listing = {
+        name: Listed(image=images.get(name, name + BIG.image_suffix), mask=name + suffix) for name in sorted(names)
+    }
+    return FoundBenchmark(
+        layout=BIG, root=root, images=root, masks=root, split=split, listing=listing, classes="objects"
+    )  # fmt: skip

@@ -65,8 +65,10 @@ class PhraseData(Notation):
         """The images with their phrases, each a `Phrase` of `Item.masks`."""
 
     @abstractmethod
-    def read_masks(self, item: Item, size: tuple[int, int] | None) -> tuple[tuple[int, int], dict[Key, Mask]]:
+    def read_masks(self, item: Item, size: tuple[int, int] | None) -> tuple[tuple[int, int], dict[Key, Mask | str]]:
         """The size (H, W) of an image and the mask of each phrase without a problem, bool (H, W), by its number.
+
+        A sentence instead of a mask says why this phrase has none that can be read.
 
         Raises:
             MaskError: they cannot be read, or have another size than the image.
@@ -105,6 +107,8 @@ class PhraseData(Notation):
         phrases: Sequence[Phrase] = item.masks
         size = None if image is None else (image.shape[0], image.shape[1])
         masks: dict[Key, AnyMask] = {}
+        problems = {each.number: f"{each.text!r:.60}: {each.problem}" for each in phrases if each.problem}
+        texts = {each.number: each.text for each in phrases}
         if self.place.options.zero_shot:
             assert size is not None  # masks are found in images
         elif self._coarse is not None:
@@ -112,13 +116,12 @@ class PhraseData(Notation):
             size, masks = size or found.size, dict(found.masks)
         else:
             size, drawn = self.read_masks(item, size)
-            masks = dict(drawn)
-        numbers = {each.number for each in phrases}
-        problems = {each.number: f"{each.text!r:.60}: {each.problem}" for each in phrases if each.problem}
+            masks = {key: mask for key, mask in drawn.items() if not isinstance(mask, str)}
+            problems |= {key: f"{texts[key]!r:.60}: {why}" for key, why in drawn.items() if isinstance(why, str)}
         return Parts(
             size=size,
-            masks={key: mask for key, mask in masks.items() if key in numbers},
-            labels={each.number: each.text for each in phrases},
+            masks={key: mask for key, mask in masks.items() if key in texts},
+            labels=texts,
             numbers={each.number: each.number for each in phrases},
             groups={each.number: each.groups for each in phrases if each.groups},
             unusable=problems,
@@ -150,6 +153,10 @@ class PhraseData(Notation):
                 joined += json.loads(part.read_text("utf-8"))
         content = {"phrases_of": self.title, "phrases": joined}
         write_whole(output / PREDICTIONS, json.dumps(content).encode())
+
+    def list_without_coarse(self) -> Sequence[str]:
+        """Names of the items that the coarse masks lack."""
+        return [item.name for item in self.items if self._coarse is not None and item.name not in self._coarse.entries]
 
     def pass_over(self) -> PassedOver:
         """Nothing: what the annotations do not name is no part of the data set."""

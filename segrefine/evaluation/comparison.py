@@ -119,6 +119,11 @@ class Comparison:
         failed = {name for name, entry in self._run.items() if entry.status == "failed"} | stores[1].left_out
         self.failed = [name for name in wanted if name in failed]
         self.names = sorted(set(wanted) - set(self.failed))
+        if not self.names and self.failed:
+            first = self._run.get(self.failed[0])
+            why = f": {first.message}" if first and first.message else ""
+            message = f"all {len(self.failed)} images failed, {self.failed[0]!r} first{why}"
+            raise MaskError(message, hint=first.hint if first else None)
         if not self.names:
             raise MaskError(f"there is no mask in {self.truth} to compare with", hint="expected .png or .npy files")
         for place, entries in zip(found, self._entries[1:], strict=True):
@@ -191,8 +196,13 @@ class Comparison:
 
     @property
     def lacks(self) -> Sequence[str]:
-        """A sentence for each thing that the true data names and lacks, or leaves out."""
+        """A sentence for each thing that is missing or faulty in the true data."""
         return self._stores[0].lacks
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """A sentence for each kind of thing that is left out by the rules of the official code."""
+        return self._stores[0].remarks
 
     @property
     def truth_notation(self) -> Notation:

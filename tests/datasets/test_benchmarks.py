@@ -15,6 +15,7 @@ from segrefine.errors import MaskError, SegrefineError
 from segrefine.evaluation.comparison import Comparison, Places
 from tests.datasets.benchmark_sets import (
     NAMES,
+    PHOTO,
     indices,
     write_ade20k,
     write_big,
@@ -185,12 +186,92 @@ def test_davis(paths, tmp_path):
     assert [item.name for item in data.items] == ["bear/00000", "bmx-trees/00000"]
     np.testing.assert_array_equal(masks_of(data, data.items[0])["bear"], FOX)
     parts = data.read(data.items[1])
-    assert parts.labels == {1: "bmx trees 1", 2: "bmx trees 2"} and set(parts.prompts.values()) == {"bmx trees"}
+    assert parts.labels == {1: "bmx trees", 2: "bmx trees 2"} and set(parts.prompts.values()) == {"bmx trees"}
     output = tmp_path / "out"
     write_again(data, output)
     assert set(np.unique(np.asarray(Image.open(output / "masks/bmx-trees/00000.png")))) == {0, 1, 2}
     scores, unread = Comparison(Places(predicted=output, truth=tmp_path / "DAVIS")).score_all()
     assert not unread and [score.after.iou for score in scores] == [1.0, 1.0, 1.0]
+
+
+def test_objects_of_davis_find_their_partners_where_another_one_vanished(tmp_path):
+    root, predicted = write_davis(tmp_path / "DAVIS"), tmp_path / "predicted"
+    save(predicted / "bear/00000.png", FOX.astype(np.uint8))  # a number where the truth is white
+    save(predicted / "bmx-trees/00000.png", np.where(CAR, 2, 0).astype(np.uint8))
+    scores, _ = Comparison(Places(predicted=predicted, truth=root)).score_all()
+    found = {score.label: score.after.iou for score in scores}
+    assert found == {"bear": 1.0, "bmx trees": 0.0, "bmx trees 2": 1.0}
+
+
+def test_void_of_davis_does_not_count(tmp_path):
+    root, predicted = write_davis(tmp_path / "DAVIS"), tmp_path / "predicted"
+    for folder, void in ((root / "Annotations/480p", 255), (predicted, 0)):
+        picture = Image.fromarray(np.where(FOX, 1, np.where(CAR, void, 0)).astype(np.uint8))
+        picture.putpalette(list(range(256)) * 3)
+        (folder / "bear").mkdir(parents=True, exist_ok=True)
+        picture.save(folder / "bear/00000.png")
+        save(folder / "bmx-trees/00000.png", indices(1, 2, void=None))
+    scores, _ = Comparison(Places(predicted=predicted, truth=root)).score_all()
+    assert [(score.label, score.after.iou) for score in scores if "bear" in score.label] == [("bear", 1.0)]
+
+
+def test_half_of_davis_says_what_is_missing(tmp_path):
+    root = write_davis(tmp_path / "DAVIS")
+    (root / "ImageSets/2017/val.txt").write_text("bear\ngone\nbmx-trees\nbear\n")
+    save(root / "JPEGImages/480p/bear/00003.jpg", PHOTO)
+    data = open_data_set(root)
+    assert [item.name for item in data.items] == [f"bear/0000{n}" for n in range(4)] + ["bmx-trees/00000"]
+    told = "; ".join(data.lacks)
+    assert "2 of 5 images are missing" in told and "3 of 5 masks are missing" in told
+    assert "1 sequences of the split are missing: gone" in told and "lists 4 names twice, such as bear/00000" in told
+
+
+def test_big_of_two_splits(tmp_path):
+    for split in ("val", "test"):
+        write_big(tmp_path / "big" / split)
+    (tmp_path / "big/test/0001_gt.png").unlink()
+    truth = place_of_benchmark(tmp_path / "big", None, ReadingOptions(split="test"), to_refine=False)
+    assert truth is not None and truth.benchmark is not None and truth.benchmark.split == "test"
+    [missing, whole] = open_compared([truth])[0].lacks
+    assert "1 of 2 masks are missing" in missing and "has 100 images, and 2 are listed" in whole
+    with pytest.raises(MaskError, match="has no split 'train'"):
+        open_data_set(tmp_path / "big", options=ReadingOptions(split="train"))
+    with pytest.raises(MaskError, match="has no split 'test'"):  # the folder is that of another split
+        open_data_set(tmp_path / "big/val", options=ReadingOptions(split="test"))
+    assert [item.name for item in open_data_set(tmp_path / "big").items] == ["0001", "2007_000033_aeroplane"]
+
+
+def test_label_maps_of_coco_beside_its_annotation_files(tmp_path):
+    """The usual root has JSONs in `annotations`, and the label maps in `stuffthingmaps`."""
+    root = write_coco(tmp_path / "coco", ".png")
+    (root / "stuffthingmaps").mkdir()
+    (root / "annotations/val2017").rename(root / "stuffthingmaps/val2017")
+    (root / "annotations/instances_val2017.json").write_text("{}")
+    data = open_data_set(root, options=ReadingOptions(classes="coco-stuff"))
+    assert len(data.entries) == 2 and "sky" in masks_of(data, data.items[0])
+
+
+def test_the_larger_training_part_of_voc_is_in_a_folder_of_its_own(tmp_path):
+    root = write_voc(tmp_path)
+    for name in ("other", "more"):
+        save(root / "JPEGImages" / f"{name}.jpg", PHOTO)
+        save(root / "SegmentationClassAug" / f"{name}.png", indices(8, 8))
+    (root / "ImageSets/Segmentation/train_aug.txt").write_text("other\nmore\n")
+    data = open_data_set(root, options=ReadingOptions(split="train_aug"))
+    assert data.place.masks.name == "SegmentationClassAug" and len(data.entries) == 2 and not data.lacks
+    assert open_data_set(root).place.masks.name == "SegmentationClass"
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_classes_of_another_benchmark_are_refused(name, tmp_path):
+    write, _ = MAPS[name]
+    root = write(tmp_path / "data")
+    own = find_benchmark(root).layout.classes
+    for classes in ("voc", "context59", "coco-object", "coco-stuff", "ade20k", "cityscapes"):
+        if classes not in own:
+            with pytest.raises(MaskError, match=f"which does not have the classes of {classes}") as refused:
+                find_benchmark(root, classes=classes)
+            assert own[0] in str(refused.value.hint)
 
 
 def test_big_refines_the_coarse_masks_and_compares_with_the_true_ones(tmp_path):
@@ -205,8 +286,7 @@ def test_big_refines_the_coarse_masks_and_compares_with_the_true_ones(tmp_path):
     expected = FOX.sum() / (FOX | CAR).sum()
     assert [score.after.iou for score in scores] == [pytest.approx(expected)] * 2
     (root / "0001_im.jpg").unlink()
-    (root / "0001_gt.png").rename(root / "0002_gt.png")
-    assert "there is no image 0002_im.jpg" in open_data_set(root).items[0].problem[0]
+    assert "there is no image 0001_im.jpg" in open_data_set(root).items[0].problem[0]
 
 
 def test_images_of_a_benchmark_without_masks(tmp_path):

@@ -92,11 +92,11 @@ def test_narratives_are_left_out_as_in_the_official_code(tmp_path):
     )
     data = open_data_set(root)
     assert [item.name for item in data.items] == ["000000000001-3"]
-    told = " | ".join(data.lacks)
+    told = " | ".join(data.remarks)
     assert "1 left out as in the official code: utterances differ from the caption" in told
     assert "1 left out as in the official code: no phrase names a segment" in told
     assert "1 left out as in the official code: a phrase without words" in told
-    assert "1 narratives are of images that panoptic_val2017.json lacks: 000000000007" in told
+    assert list(data.lacks) == ["1 narratives are of images that panoptic_val2017.json lacks: 000000000007"]
 
 
 def test_segments_that_are_missing_are_told_and_not_judged(tmp_path):

@@ -23,7 +23,16 @@ from segrefine.evaluation.bench.baselines import dense_crf
 from segrefine.evaluation.bench.benchmarks import BENCHMARKS
 from segrefine.evaluation.protocols.table import PROTOCOLS
 from segrefine.runtime.pipeline import Refiner
-from tests.datasets.benchmark_sets import narrative, write_big, write_davis, write_narratives, write_voc
+from tests.datasets.benchmark_sets import (
+    narrative,
+    ref,
+    write_big,
+    write_context,
+    write_davis,
+    write_expressions,
+    write_narratives,
+    write_voc,
+)
 from tests.datasets.trial import save
 
 SCENES = {"02-car-erode": 7, "06-boat-chunks": 4, "11-banana-spill": 20}
@@ -137,13 +146,32 @@ def test_run_continues_and_refuses_other_settings(voc, report):
     assert "guard was on and is off now" in failure(*words, "--alone", "--resume", "--no-guard")
 
 
+def write_refcoco(root: Path) -> Path:
+    return write_expressions(root, [ref(1, 1, 5, "val", (10, "the fox"))])
+
+
+def write_png(root: Path) -> Path:
+    return write_narratives(root, [narrative(1, ("a fox", [1]))])
+
+
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
         ("png", write_voc, "is not Panoptic Narrative Grounding: expected phrases"),
         ("voc", write_big, "is not PASCAL VOC 2012: expected label maps"),
         ("davis", write_davis, "DAVIS has true masks alone"),
-        ("ade20k", write_voc, "is not ADE20K"),
+        ("davis", write_big, "is not DAVIS: expected masks of objects as its archives have them, and it holds BIG"),
+        ("big", write_davis, "is not BIG: expected masks of objects as its archives have them, and it holds DAVIS"),
+        ("png", write_refcoco, "is not Panoptic Narrative Grounding: expected phrases"),
+        (
+            "refcoco+",
+            write_refcoco,
+            "is not RefCOCO+: expected phrases as its archives have them, and it holds RefCOCO",
+        ),
+        ("grefcoco", write_refcoco, "is not gRefCOCO"),
+        ("refcoco", write_png, "is not RefCOCO"),
+        ("ade20k", write_voc, "holds PASCAL VOC 2012, which does not have the classes of ade20k"),
+        ("voc", write_context, "holds PASCAL Context, which does not have the classes of voc"),
         ("imagenet", write_voc, "there is no benchmark 'imagenet'"),
     ],
 )
@@ -249,6 +277,40 @@ def test_check_says_what_is_there_and_what_is_missing(voc, tmp_path):
     whole = run("bench", "png", write_narratives(tmp_path / "png", NARRATIVES), "--check")
     assert whole.exit_code == 0 and "8 images, 8 with true masks, 32 phrases" in whole.stdout
     assert "DAVIS: 2 images, 2 with true masks" in run("bench", "davis", write_davis(tmp_path / "d"), "--check").stdout
+
+
+def test_check_looks_at_true_and_coarse_masks(voc, tmp_path):
+    coarse = tmp_path / "coarse"
+    save(coarse / "02-car-erode.png", np.asarray(Image.open(voc / "coarse/02-car-erode.png")))
+    done = run("bench", "voc", voc, "--check", "--coarse", coarse)
+    assert done.exit_code == 1 and f"2 of 3 coarse masks are missing in {coarse}: 06-boat-chunks" in done.stderr
+    big = write_big(tmp_path / "big")
+    (big / "0001_seg.png").unlink()
+    (big / "2007_000033_aeroplane_gt.png").unlink()
+    said = run("bench", "big", big, "--check").stderr
+    assert "1 of 2 masks are missing" in said and "big: 0001" in said and "big: 2007_000033_aeroplane" in said
+
+
+def test_what_the_official_code_leaves_out_is_no_fault(tmp_path):
+    told = narrative(1, ("a fox", [1]), caption="a fox and more")
+    data = write_narratives(tmp_path / "png", [narrative(2, ("a fox", [1])), told])
+    done = run("bench", "png", data, "--check")
+    assert done.exit_code == 0
+    assert "1 left out as in the official code: utterances differ from the caption" in done.stderr
+
+
+def test_true_masks_that_cannot_be_read_are_told(tmp_path):
+    data = write_narratives(tmp_path / "png", [narrative(1, ("a fox", [1])), narrative(2, ("a car", [70_000]))])
+    (data / "annotations/panoptic_segmentation/val2017/000000000001.png").unlink()
+    values = bench("png", data, tmp_path / "out", code=1)
+    assert [each.partition(" ")[0] for each in values["unread"]] == ["000000000001:"] and not values["failures"]
+    assert "Note: the masks of 1 images cannot be compared." in (tmp_path / "out/bench.md").read_text()
+
+
+def test_a_run_in_which_every_image_fails_says_why(voc, tmp_path):
+    (tmp_path / "none").mkdir()
+    said = failure("voc", voc, "-o", tmp_path / "out", "--coarse", tmp_path / "none", "--compare", "none")
+    assert "all 3 images failed, '02-car-erode' first: there is no mask for 02-car-erode.jpg" in said
 
 
 def test_a_text_to_image_model_finds_phrases_too(tmp_path):

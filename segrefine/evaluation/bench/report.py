@@ -65,7 +65,9 @@ def describe_outcome(outcome: BenchOutcome) -> dict[str, Any]:
         "protocols": {name: PROTOCOLS[name].source for name in plan.spec.protocols},
         "published": [_to_json(each) for each in plan.spec.published],
         "lacks": list(outcome.scored[-1].comparison.lacks),
+        "remarks": list(outcome.scored[-1].comparison.remarks),
         "failures": list(outcome.failures),
+        "unread": list(outcome.scored[-1].values["unread"]),
         "peak_memory": outcome.peak_memory,
         "settings": _settings(outcome),
         "options": describe_options(job),
@@ -176,7 +178,8 @@ def to_markdown(values: Mapping[str, Any]) -> str:
     facts = [
         f"{ours['images']} images; {ours['failed']} failed. Masks: {ours['masks']['count']} ({ours['masks']['rule']}).",
         *(f"Protocol {name}: {source}." for name, source in values["protocols"].items()),
-        *(f"Note: {sentence}." for sentence in values["lacks"]),
+        *(f"Note: {sentence}." for sentence in (*values["lacks"], *values["remarks"])),
+        *([f"Note: the masks of {len(values['unread'])} images cannot be compared."] if values["unread"] else []),
         f"segrefine {values['versions']['segrefine']}, {values['date']}: `{values['command']}`",
     ]
     sources = sorted({f"{row['method']}: {row['source']}" for row in values["published"]})

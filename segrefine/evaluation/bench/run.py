@@ -12,11 +12,12 @@ from segrefine.batch.journal import Entry, claimed
 from segrefine.batch.options import agree_on_options, describe_options
 from segrefine.batch.run import RefineAll, run_batch
 from segrefine.batch.worker import Job
-from segrefine.datasets.notation import Notation, ReadingOptions
+from segrefine.datasets.notation import Notation, Place, ReadingOptions
 from segrefine.datasets.object_sets import BIG
 from segrefine.datasets.opening import detect_notation, place_of_benchmark
+from segrefine.datasets.phrases import show
 from segrefine.errors import MaskError, SettingsError
-from segrefine.evaluation.bench.benchmarks import BenchmarkSpec
+from segrefine.evaluation.bench.benchmarks import BENCHMARKS, BenchmarkSpec
 from segrefine.evaluation.bench.methods import COARSE, METHODS, write_masks
 from segrefine.evaluation.bench.scoring import Scored, score_method
 
@@ -88,10 +89,11 @@ def prepare(plan: BenchPlan, *, check_only: bool = False) -> BenchPlan:
     if place is not None:
         found = place.benchmark
         kind = "phrases" if found is None else "objects" if found.classes == "objects" else "classes"
-    if place is None or kind != spec.kind:
+    if place is None or kind != spec.kind or not _is_of(spec, place):
         expected = {"classes": "label maps", "objects": "masks of objects", "phrases": "phrases"}[spec.kind]
+        found = f", and it holds {_title_of(place)}" if place is not None else ""
         raise MaskError(
-            f"{job.source} is not {spec.title}: expected {expected} as its archives have them",
+            f"{job.source} is not {spec.title}: expected {expected} as its archives have them{found}",
             hint="docs/data.md says how the data must lie on disk",
         )
     needs_coarse = reading.coarse is None and spec.kind == "objects" and not check_only
@@ -101,6 +103,23 @@ def prepare(plan: BenchPlan, *, check_only: bool = False) -> BenchPlan:
     return replace(plan, job=replace(job, reading=replace(reading, zero_shot=finds)))
 
 
+def _title_of(place: Place) -> str:
+    """What a place of a benchmark holds."""
+    if place.benchmark is not None:
+        return place.benchmark.layout.title
+    names = detect_notation(place)(place).benchmarks
+    return " or ".join(BENCHMARKS[name].title for name in names)
+
+
+def _is_of(spec: BenchmarkSpec, place: Place) -> bool:
+    """Whether objects or phrases at a place are those of a benchmark; class lists tell label maps apart."""
+    if spec.kind == "classes":
+        return True
+    if place.benchmark is not None:
+        return place.benchmark.layout.title == spec.title
+    return spec.name in detect_notation(place)(place).benchmarks
+
+
 def check_data(plan: BenchPlan) -> dict[str, Any]:
     """What the data of a benchmark holds, and what is missing, as JSON values.
 
@@ -108,17 +127,37 @@ def check_data(plan: BenchPlan) -> dict[str, Any]:
         MaskError: the data is not there, or of another kind.
     """
     plan = prepare(plan, check_only=True)
-    place = place_of_benchmark(plan.job.source, plan.job.images, plan.reading, to_refine=True)
-    assert place is not None  # `prepare` has found it
-    truth = detect_notation(place)(place)
-    phrases = sum(len(item.masks) for item in truth.items) if truth.has_phrases else None
+    truth, refined = (_open(plan, plan.reading, to_refine=to_refine) for to_refine in (False, True))
+    phrases = sum(len(item.masks) for item in refined.items) if refined.has_phrases else None
+    lacks = [*truth.lacks, *_lacks_of_coarse(plan)]
+    if truth.has_phrases or plan.job.reading.coarse is None:  # phrases are looked for, or come with their coarse masks
+        lacks = list(dict.fromkeys([*refined.lacks, *lacks]))
     return {
         "benchmark": plan.spec.name,
-        "images": len(truth.items),
+        "images": len(refined.items),
         "masks": len(truth.entries),
         "phrases": phrases,
-        "lacks": list(truth.lacks),
+        "lacks": lacks,
+        "remarks": list(truth.remarks),
     }
+
+
+def _open(plan: BenchPlan, reading: ReadingOptions, *, to_refine: bool) -> Notation:
+    place = place_of_benchmark(plan.job.source, plan.job.images, reading, to_refine=to_refine)
+    assert place is not None  # `prepare` has found it
+    return detect_notation(place)(place)
+
+
+def _lacks_of_coarse(plan: BenchPlan) -> list[str]:
+    """A sentence if masks that `--coarse` should have are missing."""
+    coarse = plan.job.reading.coarse
+    if coarse is None:
+        return []
+    dataset = _open(plan, plan.job.reading, to_refine=True)
+    missing = dataset.list_without_coarse()
+    if not missing:
+        return []
+    return [f"{len(missing)} of {len(dataset.items)} coarse masks are missing in {coarse}: {show(missing)}"]
 
 
 def run_bench(

@@ -22,7 +22,8 @@ class Refcoco(PhraseProtocol):
     """
 
     name = "refcoco"
-    described = "referring expressions (RefCOCO, RefCOCO+, RefCOCOg)"
+    described = "referring expressions of RefCOCO, RefCOCO+ and RefCOCOg"
+    benchmarks = ("refcoco", "refcoco+", "refcocog")
     source = "github.com/yz93/LAVT-RIS, test.py"
 
     def areas(self, truth: Mask, predicted: Mask) -> tuple[float, float]:
@@ -54,6 +55,7 @@ class Grefcoco(PhraseProtocol):
 
     name = "grefcoco"
     described = "generalised referring expressions (gRefCOCO)"
+    benchmarks = ("grefcoco",)
     source = "github.com/henghuiding/ReLA, gres_model/evaluation/refer_evaluation.py"
 
     def areas(self, truth: Mask, predicted: Mask) -> tuple[float, float]:

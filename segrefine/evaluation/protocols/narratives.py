@@ -42,6 +42,7 @@ class NarrativeProtocol(PhraseProtocol):
     """Average recall, overall and by group, and the share of phrases with an IoU above one half."""
 
     described = "Panoptic Narrative Grounding"
+    benchmarks = ("png",)
 
     def summarise(self, judged: Iterable[Sequence[PhraseScore]]) -> Summary:
         """Sum up all phrases."""

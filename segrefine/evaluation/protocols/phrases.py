@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -39,12 +40,20 @@ class PhraseScore:
 
 
 class PhraseProtocol(OfficialProtocol):
-    """A protocol that compares one mask for each phrase."""
+    """A protocol that compares one mask for each phrase.
+
+    Attributes:
+        benchmarks: names of the benchmarks whose phrases it judges.
+    """
+
+    benchmarks: ClassVar[tuple[str, ...]]
 
     def check(self, truth: Notation) -> None:
-        """Check that the true masks are those of phrases."""
+        """Check that the true masks are those of phrases, and of a benchmark that the protocol is for."""
         if not truth.has_phrases:
             raise self.refuse(truth, "phrases with one mask each")
+        if not set(self.benchmarks) & set(truth.benchmarks):
+            raise self.refuse(truth, self.described)
 
     @abstractmethod
     def areas(self, truth: Mask, predicted: Mask) -> tuple[float, float]:

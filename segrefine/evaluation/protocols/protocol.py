@@ -88,7 +88,7 @@ class OfficialProtocol(ABC):
     def refuse(self, truth: Notation, expected: str) -> SettingsError:
         """The error for data of another kind."""
         return SettingsError(
-            f"--protocol {self.name} is for {expected}, and the true masks are {truth.described}",
+            f"--protocol {self.name} is for {expected}, and the true masks are {truth.described_whole}",
             hint="--protocol full judges any masks, and its figures are not comparable with published tables",
         )
 
