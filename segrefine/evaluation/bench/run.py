@@ -91,9 +91,9 @@ def prepare(plan: BenchPlan, *, check_only: bool = False) -> BenchPlan:
         kind = "phrases" if found is None else "objects" if found.classes == "objects" else "classes"
     if place is None or kind != spec.kind or not _is_of(spec, place):
         expected = {"classes": "label maps", "objects": "masks of objects", "phrases": "phrases"}[spec.kind]
-        found = f", and it holds {_title_of(place)}" if place is not None else ""
+        holds = f", and it holds {_title_of(place)}" if place is not None else ""
         raise MaskError(
-            f"{job.source} is not {spec.title}: expected {expected} as its archives have them{found}",
+            f"{job.source} is not {spec.title}: expected {expected} as its archives have them{holds}",
             hint="docs/data.md says how the data must lie on disk",
         )
     needs_coarse = reading.coarse is None and spec.kind == "objects" and not check_only
