@@ -51,8 +51,8 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 )  # fmt: skip
 @click.option(
     "--protocol", "wanted", metavar="NAME", default="full", show_default=True,
-    help="Judge as a benchmark's official code: png-bcv, png-ppmn, refcoco, grefcoco, voc, voc20, context, context60, "
-    "coco-object, coco-stuff, ade20k or cityscapes.",
+    help="Judge as a benchmark's official code: png-bcv, png-ppmn, refcoco, grefcoco, big, voc, voc20, context, "
+    "context60, coco-object, coco-stuff, ade20k or cityscapes.",
 )  # fmt: skip
 @comparing_options
 @with_console

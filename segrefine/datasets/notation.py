@@ -228,7 +228,7 @@ class Notation(ABC):
 
     @property
     def benchmarks(self) -> Sequence[str]:
-        """Names of the published benchmarks of phrases that this may be; none for other masks."""
+        """Names of the published benchmarks of phrases or objects that this may be; none for other masks."""
         return ()
 
     def list_without_coarse(self) -> Sequence[str]:

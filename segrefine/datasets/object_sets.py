@@ -52,6 +52,11 @@ class ObjectMasks(MaskFiles):
         """Whether the images are those of DAVIS or BIG."""
         return place.benchmark is not None and place.benchmark.layout in (DAVIS, BIG)
 
+    @property
+    def benchmarks(self) -> Sequence[str]:
+        """The one that the images are of; none for predicted masks alone."""
+        return (self.place.benchmark.layout.title.lower(),) if self.place.benchmark is not None else ()
+
     def stems_of(self, name: str) -> Sequence[str]:
         """The path of an image's mask, without its suffix."""
         benchmark = self.place.benchmark

@@ -33,7 +33,7 @@ from tests.datasets.benchmark_sets import (
     write_narratives,
     write_voc,
 )
-from tests.datasets.trial import save
+from tests.datasets.trial import CAR, FOX, save
 
 SCENES = {"02-car-erode": 7, "06-boat-chunks": 4, "11-banana-spill": 20}
 """Shipped scenes by name, with a class of VOC for each."""
@@ -198,7 +198,10 @@ def test_images_that_fail_are_told_and_left_out_everywhere(voc, tmp_path):
 
 def test_big_refines_its_own_coarse_masks(tmp_path):
     values = bench("big", write_big(tmp_path / "big"), tmp_path / "out", "--compare", "edge-step")
-    assert values["methods"]["coarse"]["masks"]["count"] == 2 and values["protocols"] == {}
+    assert values["methods"]["coarse"]["masks"]["count"] == 2
+    judged = values["methods"]["coarse"]["protocols"]["big"]  # the coarse masks have another object too, far away
+    assert judged["boundary_accuracy"] == 1.0 and judged["iou"] == pytest.approx(FOX.sum() / (FOX | CAR).sum())
+    assert "| method | IoU | mBA |" in (tmp_path / "out/bench.md").read_text()
     assert [line[0] for line in [["coarse"], ["edge-step"], ["segrefine"]]] == list(values["methods"])
 
 

@@ -101,7 +101,7 @@ BENCHMARKS = {
         _maps("ade20k", "ADE20K", "ade20k"),
         _maps("cityscapes", "Cityscapes", "cityscapes"),
         BenchmarkSpec(name="davis", title="DAVIS", kind="objects"),
-        BenchmarkSpec(name="big", title="BIG", kind="objects"),
+        BenchmarkSpec(name="big", title="BIG", kind="objects", protocols=("big",)),
         BenchmarkSpec(
             name="png", title="Panoptic Narrative Grounding", kind="phrases", protocols=("png-ppmn", "png-bcv"),
             published=(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from segrefine.errors import SettingsError
+from segrefine.evaluation.protocols.borders import Big
 from segrefine.evaluation.protocols.classes import MMSEG, USUAL, ClassProtocol
 from segrefine.evaluation.protocols.expressions import Grefcoco, Refcoco
 from segrefine.evaluation.protocols.narratives import PngBcv, PngPpmn
@@ -24,6 +25,7 @@ PROTOCOLS: dict[str, OfficialProtocol] = {
         PngPpmn(),
         Refcoco(),
         Grefcoco(),
+        Big(),
         _of_classes("voc", "PASCAL VOC 2012", "voc", background=True, source=USUAL),
         _of_classes("voc20", "PASCAL VOC 2012 without background", "voc20", background=False),
         _of_classes("context", "PASCAL Context, 59 classes", "context59", background=False),
