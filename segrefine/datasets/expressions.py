@@ -25,7 +25,7 @@ HINT = (
     "expected refs(unc).p, refs(umd).p, refs(google).p, grefs(unc).json or a JSON of the same list, with "
     "instances.json next to it; --images names the folder of the images"
 )
-_NEARBY = (
+NEARBY = (
     "images", "../images/mscoco/images/train2014", "../images/train2014", "../images/mscoco", "../images",
     "../train2014", "train2014",
 )  # fmt: skip
@@ -58,7 +58,7 @@ class Expressions(PhraseData):
 
     @cached_property
     def _images(self) -> Path:
-        places = [self.place.masks.parent / name for name in _NEARBY]
+        places = [self.place.masks.parent / name for name in NEARBY]
         return self.place.images or find_nearby(places, "the images", HINT)
 
     @property

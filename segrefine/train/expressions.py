@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from segrefine.datasets.annotation_files import complete_entries, find_nearby
 from segrefine.datasets.coco_file import key_of, read_annotation, read_coco
-from segrefine.datasets.expressions import read_refs
+from segrefine.datasets.expressions import NEARBY, read_refs
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
 from segrefine.train.annotation_files import scene_of
@@ -18,7 +18,6 @@ _HINT = (
     "expected refs(unc).p, refs(umd).p, refs(google).p or a JSON of the same list, with instances.json next to it; "
     "--images names the folder of the images"
 )
-_NEARBY = ("images", "../images", "../images/mscoco/images/train2014", "../train2014", "train2014")
 
 
 class Expressions:
@@ -35,7 +34,7 @@ class Expressions:
     title: ClassVar[str] = "referring expressions"
 
     def __init__(self, place: Path, images: Path | None) -> None:
-        self._images = images or find_nearby([place.parent / name for name in _NEARBY], "the images", _HINT)
+        self._images = images or find_nearby([place.parent / name for name in NEARBY], "the images", _HINT)
         content = read_coco(place.parent / "instances.json")
         self._entries = {key_of(each["id"]): each for each in content["images"]}
         self._annotations = {key_of(each.get("id")): each for each in content["annotations"]}

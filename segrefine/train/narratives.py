@@ -47,6 +47,7 @@ class Narratives:
         masks = [folder / f"panoptic_{split}" for folder in folders] + [place.parent / "panoptic_segmentation" / split]
         self._masks = find_nearby(masks, f"the folder panoptic_{split}", _HINT)
         nearby = [folder / name for folder in (place.parent, place.parent.parent) for name in (split, "images")]
+        nearby.insert(0, place.parent.parent / "images" / split)
         self._images = images or find_nearby(nearby, "the images", _HINT)
         content = read_json_object(panoptic, MaskError, hint=_HINT)
         narratives = read_json(place, MaskError, hint=_HINT)

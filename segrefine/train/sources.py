@@ -14,6 +14,7 @@ from segrefine.datasets.items import check_size, read_image
 from segrefine.datasets.layouts import find_benchmark
 from segrefine.datasets.narratives import find_narratives
 from segrefine.datasets.notation import ReadingOptions
+from segrefine.datasets.object_sets import find_objects
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.files.mask import CoarseMask
@@ -64,7 +65,8 @@ class LabelledMasks:
     title: ClassVar[str] = "labelled masks"
 
     def __init__(self, place: Path, images: Path | None) -> None:
-        is_benchmark = find_narratives(place, "train") or find_expressions(place) or find_benchmark(place, "train")
+        is_benchmark = find_expressions(place) or find_objects(place, "train", to_refine=True)
+        is_benchmark = is_benchmark or find_benchmark(place, "train")
         options = ReadingOptions(split="train") if is_benchmark else None
         self._data_set = open_data_set(place, images, options)
         self._items = list(self._data_set.items)
@@ -143,7 +145,10 @@ class SourceSpec:
         if not self.place.exists():
             raise MaskError(f"there is no data set {self.place}", hint="give a folder, or a JSON of COCO")
         try:
-            return next(source for source in SOURCES if source.detect(self.place))(self.place, self.images)
+            place = self.place
+            if place.is_dir():  # a folder of narratives or expressions is read as its file is, with the captions
+                place = find_narratives(place, "train") or find_expressions(place) or place
+            return next(source for source in SOURCES if source.detect(place))(place, self.images)
         except MaskError as error:
             if holds_captions(self.place):
                 hint = "give COCO's instances, or Panoptic Narrative Grounding, whose captions name segments"

@@ -12,12 +12,14 @@ from PIL import Image
 
 from segrefine.datasets.expressions import read_refs
 from segrefine.errors import MaskError, SettingsError
+from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.train.expressions import Expressions
 from segrefine.train.narratives import Narratives
 from segrefine.train.phrase_folder import PhraseFolder
 from segrefine.train.prepared import Mixture, load_scene, prepare, store_scene
 from segrefine.train.scenes import Region, Scene
 from segrefine.train.sources import LabelledMasks, SourceSpec
+from tests.datasets import benchmark_sets
 from tests.train.data import CLASSES, draw_scene, write_label_maps
 
 
@@ -207,3 +209,28 @@ def test_places_with_weights(place, weight):
 def test_weights_that_are_none(text):
     with pytest.raises(SettingsError, match="expected PATH or PATH=WEIGHT"):
         SourceSpec.parse(text)
+
+
+def test_benchmarks_in_their_own_layout_give_their_training_part(tmp_path):
+    """Folder and file are read alike, and the images are found where the archives have them."""
+    told = benchmark_sets.narrative(1, ("We can see", ()), ("a fox", [1]))
+    root = benchmark_sets.write_narratives(tmp_path / "png", [told], "train2017")
+    for place in (root, root / "annotations/png_coco_train2017.json"):
+        scene = SourceSpec(place=place).open().read(0)
+        phrases = [phrase for region in scene.regions for phrase in region.phrases]
+        assert [str(each) for each in phrases if isinstance(each, CaptionedPhrase)] == ["a fox"]
+    refs = [benchmark_sets.ref(1, 1, 5, "train", (10, "the fox")), benchmark_sets.ref(2, 2, 8, "val", (11, "none"))]
+    folder = benchmark_sets.write_expressions(tmp_path / "refer", refs)
+    for place in (folder.parent, folder, folder / "refs(unc).p"):
+        source = SourceSpec(place=place).open()
+        assert list(source.names) == ["1"] and source.read(0).regions[0].phrases == ("the fox",)
+
+
+def test_objects_train_on_their_training_part_alone(tmp_path):
+    root = benchmark_sets.write_davis(tmp_path / "DAVIS")
+    with pytest.raises(MaskError, match="has no split 'train'"):
+        SourceSpec(place=root).open()
+    (root / "ImageSets/2017/train.txt").write_text("bear\n")
+    assert list(SourceSpec(place=root).open().names) == ["bear/00000"]
+    with pytest.raises(MaskError, match="has no split 'train'"):
+        SourceSpec(place=benchmark_sets.write_big(tmp_path / "big")).open()
