@@ -1,4 +1,4 @@
-"""What the low-rank bias of masked attention costs when it is folded into q and k, beside plain attention.
+"""Cost of masked attention's low-rank bias, folded into q and k, compared with plain attention.
 
     python -m benchmarks.attention      writes benchmarks/results/attention.{json,md}
 

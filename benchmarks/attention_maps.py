@@ -1,4 +1,4 @@
-"""What the maps of attention cost: graphs of full size with random weights, on ONNX Runtime.
+"""Costs of attention maps: graphs of full size with random weights, on ONNX Runtime.
 
     python -m benchmarks.attention_maps                  writes benchmarks/results/attention_maps.*
     python -m benchmarks.attention_maps --models demo    one model; the others' figures are kept

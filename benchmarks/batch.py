@@ -32,7 +32,7 @@ POLL = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How one run went; memory is of all its processes together, in MiB, NaN in a run too short to tell.
+    """Result of one run; memory is of all its processes together, in MiB, NaN in a run too short to tell.
 
     Attributes:
         workers: processes.

@@ -1,4 +1,4 @@
-"""What a batch costs besides refining: reading, writing, listing, noting, handing out.
+"""Costs of a batch besides refining: reading, writing, listing, logging, distributing.
 
 python -m benchmarks.batch_costs        writes benchmarks/results/batch_costs.*
 """
@@ -36,7 +36,7 @@ NOISE = 12.0
 
 @dataclass(frozen=True, kw_only=True)
 class Dispatch:
-    """How fast items that need no refining go through a batch.
+    """Speed at which items that need no refining pass through a batch.
 
     Attributes:
         by: what hands them out.

@@ -36,7 +36,7 @@ Stamps = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class KillTrial:
-    """What one kill left behind, and what became of it. All but the first four should be 0.
+    """Leftovers and outcome of one kill. All but the first four should be 0.
 
     Attributes:
         kind: of kill.
@@ -62,7 +62,7 @@ class KillTrial:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was lost, damaged or done twice."""
+        """Return whether nothing was lost, damaged or done twice."""
         return not any((self.unaccounted, self.missing, self.twice, self.differing, self.leftovers))
 
 

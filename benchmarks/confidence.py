@@ -1,4 +1,4 @@
-"""How far a mask's confidence can be believed, and what the guard's threshold trades.
+"""Reliability of a mask's confidence, and the trade-off of the guard's threshold.
 
     python -m benchmarks.confidence DATA                 emoji test scenes, and photographs of DATA (VOC's layout);
                                                          writes benchmarks/results/confidence.*
@@ -69,7 +69,7 @@ def _read_cases(part: str, data: Path, limit: int, cache: Path) -> Iterable[Phot
 
 
 def _judge(refiner: Refiner, case: Photograph, part: str) -> dict[str, float]:
-    """What the guard holds of one mask, and what became of it."""
+    """Return the guard's verdict on one mask, and its outcome."""
     settings = None if part == "emoji" else KNOWS_NOTHING
     result = refiner(case.image, case.coarse, case.label, crop=False, guard=False, settings=settings)
     verdict = judge_changes(case.image, result, refiner.guard)
@@ -110,7 +110,7 @@ def _range(values: Numbers) -> str:
 
 
 def _reliability(confidence: Numbers, gain: Numbers) -> list[list[str]]:
-    """Of the masks in each range of confidence: how many, their mean confidence, and what became of them."""
+    """Return for each range of confidence: number of masks, mean confidence, and outcome."""
     rows = []
     for low, high in zip(EDGES, EDGES[1:], strict=False):
         inside = (confidence >= low) & ((confidence < high) | (high == EDGES[-1]))
@@ -122,7 +122,7 @@ def _reliability(confidence: Numbers, gain: Numbers) -> list[list[str]]:
 
 
 def _trade(confidence: Numbers, gain: Numbers) -> list[list[str]]:
-    """What thresholds would give, over all masks."""
+    """Return the outcome of several thresholds, over all masks."""
     rows = []
     for threshold in THRESHOLDS:
         accepted = confidence >= threshold

@@ -55,7 +55,7 @@ Method = Callable[[CorruptedCase], Mask]
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOutcome:
-    """What one method did to every case, in the order of the cases.
+    """Effect of one method on every case, in the order of the cases.
 
     Attributes:
         masks: bool (H, W) each.

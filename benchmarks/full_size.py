@@ -88,7 +88,7 @@ def make_unet(name: str, dtype: torch.dtype, device: str) -> nn.Module:
 
 
 def _parts(name: str) -> dict[str, Callable[[], nn.Module]]:
-    """What makes each part of a checkpoint."""
+    """Return a constructor for each part of a checkpoint."""
     first = {"sd15": _CLIP_L, "sd21": _OPEN_CLIP_H, "sdxl": _CLIP_L}[name]
     parts: dict[str, Callable[[], nn.Module]] = {
         "unet": partial(UNet2DConditionModel, **_UNETS[name]),

@@ -1,4 +1,4 @@
-"""What models of full size take to export and to load, in time and memory; random weights.
+"""Time and memory to export and load models of full size with random weights.
 
     python -m benchmarks.full_size_export                    writes benchmarks/results/full_size.{json,md}
     python -m benchmarks.full_size_export --models sd15      one model; the other's figures are kept

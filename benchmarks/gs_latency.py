@@ -1,4 +1,4 @@
-"""How fast the demo model segments what phrases name: engines beside PyTorch, side by side in one run.
+"""Speed of the demo model on phrases: engines and PyTorch, measured side by side in one run.
 
 python -m benchmarks.gs_latency      writes benchmarks/results/gs_latency.{json,md}
 """

@@ -1,4 +1,4 @@
-"""How well label diffusion finds what a phrase names, on held-out demo scenes in which classes repeat.
+"""Quality of label diffusion on phrases, on held-out demo scenes in which classes repeat.
 
     python -m benchmarks.gs_quality              the test scenes; writes benchmarks/results/gs_quality.*
     python -m benchmarks.gs_quality --validation other scenes, on which settings are chosen; writes nothing
@@ -48,7 +48,7 @@ FOUND = 0.01  # share of the image from which a mask counts as "something is the
 
 @dataclass(frozen=True, kw_only=True)
 class PhraseAnswer:
-    """What was found for one phrase.
+    """Answer to one phrase.
 
     Attributes:
         scene: number of the scene.
@@ -104,7 +104,7 @@ def main(scenes: int, curve_scenes: int, validation: bool, bundle: Path | None, 
 def segment_all(
     segmenter: Segmenter, settings: GsSettings, scenes: Sequence[DemoScene], asked: Sequence[list[Phrase]], title: str
 ) -> list[PhraseAnswer]:
-    """What is found for every phrase of every scene."""
+    """Segment every phrase of every scene."""
     answers: list[PhraseAnswer] = []
     for number, (scene, phrases) in enumerate(zip(tqdm(scenes, desc=title, leave=False), asked, strict=True)):
         found = segmenter(scene.image, [phrase.text for phrase in phrases], settings=settings).segments
@@ -192,7 +192,7 @@ def _summary(answers: Sequence[PhraseAnswer]) -> dict[str, object]:
 def _refine(
     segmenter: Segmenter, refiner: Refiner, scenes: Sequence[DemoScene], asked: Sequence[list[Phrase]]
 ) -> dict[str, float]:
-    """What G4Seg makes of the generated probabilities of single objects, paired."""
+    """Refine the generated probabilities of single objects by G4Seg, paired."""
     scores: list[tuple[float, ...]] = []
     groups: list[int] = []
     for number, (scene, phrases) in enumerate(zip(scenes, asked, strict=True)):

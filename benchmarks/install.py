@@ -1,4 +1,4 @@
-"""What an installation takes: sizes of the wheel and of `[cpu]`, and the time until the first mask.
+"""Cost of an installation: sizes of the wheel and of `[cpu]`, and the time until the first mask.
 
     python -m benchmarks.install        builds the wheel, installs it; writes benchmarks/results/install.*
     python -m benchmarks.install --environment PATH     measures an environment that has it already

@@ -1,4 +1,4 @@
-"""How fast the demo model refines a mask: engines beside PyTorch, side by side in one run.
+"""Speed of the demo model on masks: engines and PyTorch, measured side by side in one run.
 
     python -m benchmarks.latency      writes benchmarks/results/latency.{json,md}
 

@@ -214,7 +214,7 @@ def _measure(size: PeerSize) -> dict[str, Any]:
 
 
 def _gflop(size: PeerSize) -> float:
-    """Of one forward pass of the UNet, without the mask."""
+    """Return the GFLOP of one forward pass of the UNet, without the mask."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         configs = load_checkpoint(size.checkpoint).configs["unet"]
         unet, side = UNet2DConditionModel.from_config(configs), configs["sample_size"]

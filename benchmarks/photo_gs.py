@@ -1,4 +1,4 @@
-"""How well a label diffusion model finds what a word names, on photographs that training did not see.
+"""Quality of a label diffusion model on words, on photographs that training did not see.
 
     python -m benchmarks.photo_gs CHECKPOINT DATA
 

@@ -1,4 +1,4 @@
-"""How far `photo` has come: the curve of a training run, and the text gate of a checkpoint.
+"""Progress of `photo`: the curve of a training run, and the text gate of a checkpoint.
 
 python -m benchmarks.photo_training RUN PHOTOS CHECKPOINT    writes benchmarks/results/photo_training.*
 """

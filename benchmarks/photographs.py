@@ -1,4 +1,4 @@
-"""What refining does to photographs: spoilt true masks, and coarse masks of a real network.
+"""Effect of refining on photographs: damaged true masks, and coarse masks of a real network.
 
     python -m benchmarks.photographs DATA                    spoilt true masks of a data set in VOC's layout
     python -m benchmarks.photographs DATA --coarse           the coarse masks in DATA/coarse instead

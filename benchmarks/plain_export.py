@@ -1,4 +1,4 @@
-"""What a plain export gives, as optimum makes it: whole graphs, attention in standard ops with the bias written out.
+"""Plain export, as optimum makes it: whole graphs, attention in standard ops with the bias written out.
 
 `PlainG4Seg` runs the method on such graphs as the reference's code reads, one call of the UNet for each noise level.
 """

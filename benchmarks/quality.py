@@ -1,4 +1,4 @@
-"""How much better masks get: G4Seg beside classical tools and its own ablations, on held-out demo scenes.
+"""Gain in mask quality: G4Seg, classical tools and ablations of G4Seg, on held-out demo scenes.
 
     python -m benchmarks.quality              the test scenes; writes benchmarks/results/quality.*
     python -m benchmarks.quality --validation other scenes, on which settings are chosen; writes nothing

@@ -48,7 +48,7 @@ MODELS = ("tiny", "demo", "demo-unet", "sd15")
 
 @dataclass(frozen=True, kw_only=True)
 class RandomRow:
-    """What one random model did.
+    """Result of one random model.
 
     Attributes:
         model: which of `MODELS`, and the pixels of a side that it sees.

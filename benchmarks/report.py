@@ -1,4 +1,4 @@
-"""What all benchmarks share: the machine they ran on, estimates with their error, tables, and writing results."""
+"""Parts that all benchmarks share: machine description, estimates with their error, tables, and writing results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How time and memory grow: eight labels of an image beside one, and twice the side of the image as the model sees it.
+"""Growth of time and memory: eight labels of an image against one, and twice the side of the image.
 
     python -m benchmarks.scaling                   writes benchmarks/results/scaling.{json,md}
     python -m benchmarks.scaling --sizes demo      one size of model; the other's figures are kept

@@ -1,4 +1,4 @@
-"""What it takes to build a TensorRT-RTX engine of full size, on a machine without a GPU.
+"""Cost of building a TensorRT-RTX engine of full size, on a machine without a GPU.
 
     python -m benchmarks.tensorrt_build      writes benchmarks/results/tensorrt_build.{json,md}
 

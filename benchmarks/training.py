@@ -1,4 +1,4 @@
-"""What `segrefine train` promises: it learns, survives a kill, splits over processes, and estimates its memory.
+"""Checks of `segrefine train`: it learns, survives a kill, splits over processes, and estimates its memory.
 
     python -m benchmarks.training overfit --data DIR   50 labelled images, ten minutes from demo-gs
     python -m benchmarks.training kills                killed by SIGKILL and resumed, against an undisturbed run

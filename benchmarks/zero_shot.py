@@ -1,4 +1,4 @@
-"""How well a text-to-image model finds what a word names, without training for masks.
+"""Quality of zero-shot segmentation: finding the things that words name, without training for masks.
 
     python -m benchmarks.zero_shot                            held-out demo scenes
     python -m benchmarks.zero_shot --validation               other scenes, on which settings are chosen; writes nothing
@@ -57,7 +57,7 @@ class NamedScene:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What was found for one class that is in an image.
+    """Result for one class that is in an image.
 
     Attributes:
         attention: area under the ROC curve of the words' attention alone.
@@ -156,7 +156,7 @@ def _look(segmenter: ZeroShotSegmenter, refiner: Refiner, scene: NamedScene, lab
 
 
 def _area_under_roc(segment: Segment, values: NDArray[np.float32], truth: Mask, counted: Mask) -> float:
-    """Of a map on the grid, at the image's size."""
+    """Return the area under the ROC curve of a map on the grid, at the image's size."""
     scores = segment.fit.restore(segment.fit.at_pixels(values))[counted]
     order = np.argsort(scores, kind="stable")
     ranks = np.empty(len(scores))
@@ -167,7 +167,7 @@ def _area_under_roc(segment: Segment, values: NDArray[np.float32], truth: Mask, 
 
 
 def _time_phrases(segmenter: ZeroShotSegmenter) -> float:
-    """How many times as long eight phrases take as one; the median of interleaved trials."""
+    """Measure the time of eight phrases relative to one; the median of interleaved trials."""
     side = segmenter.resolution
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     ratios = []

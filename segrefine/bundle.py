@@ -46,7 +46,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says about itself, in ``segrefine.json``.
+    """Description of a bundle, in ``segrefine.json``.
 
     Attributes:
         method: ``"g4seg"`` refines masks, ``"gs"`` generates them.

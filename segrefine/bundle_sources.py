@@ -1,4 +1,4 @@
-"""Where a bundle is: a folder, a demo bundle by its word, or a repository of the model hub."""
+"""Sources of a bundle: a folder, a demo bundle by its name, or a repository of the model hub."""
 
 from __future__ import annotations
 

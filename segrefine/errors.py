@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree; every error also inherits the builtin that a caller would reach for.
+"""Errors of segrefine, as one tree. Every error also inherits the builtin that a caller would reach for.
 
     SegrefineError
     ├── BundleError (ValueError)               a bundle that cannot be read, or a component that it lacks
@@ -79,7 +79,7 @@ class SegrefineError(Exception):
         return named
 
     def _contrast(self) -> str:
-        """What was expected and what came, in words."""
+        """Describe the expected and the given value."""
         expected = "" if self.expected is None else f"expected {self.expected}"
         if self.got is None:
             return expected

@@ -12,7 +12,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form OWNER/NAME."""
+    """Return whether a name has the form OWNER/NAME."""
     return _HUB_ID.fullmatch(name) is not None
 
 

@@ -7,7 +7,7 @@ import math
 
 
 def is_like(value: object, default: object) -> bool:
-    """Whether a value is of its default's kind: text, yes or no, a whole number, a finite number, a tuple of a kind."""
+    """Return whether a value has its default's kind: text, bool, whole number, finite number, or a tuple of a kind."""
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(is_like(each, default[0]) for each in value)
     if isinstance(value, bool) or isinstance(default, bool):

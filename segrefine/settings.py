@@ -25,7 +25,7 @@ MOST_SAMPLES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the settings of both methods can do: check their values, be changed, become JSON and be read from it.
+    """Base of both methods' settings: check values, change them, write JSON and read it.
 
     Attributes:
         method: the method's name, as bundles have it.
@@ -160,7 +160,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class G4SegSettings(Settings):
-    """How a mask is refined. Defaults: `docs/method.md` says what was tried and what it measured.
+    """Settings of refining. Defaults: `docs/method.md` has the trials and measurements.
 
     Attributes:
         mode: how the mask-conditional image is made: "one-step" adds noise and removes it in one step (the paper's
@@ -239,12 +239,12 @@ class G4SegSettings(Settings):
 
     @property
     def asks_text(self) -> bool:
-        """Whether evidence of the text is computed; where it counts for nothing, it costs nothing."""
+        """Return whether evidence of the text is computed; where it counts for nothing, it costs nothing."""
         return bool(self.text_timesteps) and self.text_weight != 0
 
     @property
     def measures_worth(self) -> bool:
-        """Whether the worth of the evidence is measured. It takes a noise level of the text."""
+        """Return whether the worth of the evidence is measured. It takes a noise level of the text."""
         return bool(self.worth_range) and self.asks_text
 
     @property
@@ -296,7 +296,7 @@ class G4SegSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class GsSettings(Settings):
-    """How a mask is generated. Defaults: `docs/gs.md` says what was tried and what it measured.
+    """Settings of generating a mask. Defaults: `docs/gs.md` has the trials and measurements.
 
     Attributes:
         sampler: one of `segrefine.samplers.SAMPLERS`: "ddim", "dpm-solver" (DPM-Solver++ 2M), or "lcm".
@@ -321,7 +321,7 @@ class GsSettings(Settings):
 
     @property
     def predictions(self) -> int:
-        """How many predictions guidance takes for each sample at most, 1 to 3; they are computed together."""
+        """Return the highest number of predictions that guidance takes for each sample, 1 to 3; they run together."""
         return 1 + (self.image_guidance_scale != self.guidance_scale) + (self.image_guidance_scale != 1)
 
     def _check_ranges(self) -> None:
@@ -334,7 +334,7 @@ class GsSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotSettings(Settings):
-    """How a text-to-image model finds what phrases name. Defaults: `docs/zero_shot.md` says what was tried.
+    """Settings of zero-shot segmentation. Defaults: `docs/zero_shot.md` has the trials.
 
     Attributes:
         text_timesteps: noise levels at which the image is denoised with and without each phrase.

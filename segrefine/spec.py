@@ -1,4 +1,4 @@
-"""What a graph takes and gives: tensors with named free dimensions, and the sizes an engine is built for."""
+"""Inputs and outputs of a graph: tensors with named free dimensions, and the sizes an engine is built for."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TensorSpec:
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
 
     def fits(self, array: NDArray[Any]) -> bool:
-        """Whether the array has this dtype, this number of axes and every fixed size."""
+        """Return whether the array has this dtype, this number of axes and every fixed size."""
         return (
             array.dtype.name == self.dtype
             and array.ndim == len(self.shape)
@@ -62,7 +62,7 @@ class ComponentSpec:
 
     @property
     def has_batch(self) -> bool:
-        """Whether every input and output is a batch, whose samples can be computed apart."""
+        """Return whether every input and output is a batch, whose samples can be computed apart."""
         return all(tensor.shape[0] == "batch" for tensor in (*self.inputs, *self.outputs))
 
     def part(self, name: str, outputs: Collection[str]) -> ComponentSpec:

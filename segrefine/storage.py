@@ -26,7 +26,7 @@ _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file must be: its SHA-256 in hexadecimal, and its size in bytes."""
+    """Expected SHA-256 of a file in hexadecimal, and its size in bytes."""
 
     sha256: str
     size: int
@@ -72,7 +72,7 @@ class FileRecord:
 
 
 def is_safe(relative: str) -> bool:
-    """Whether a recorded path is a plain one: relative, forward slashes, no empty, ``.`` or ``..`` part."""
+    """Return whether a recorded path is a plain one: relative, forward slashes, no empty, ``.`` or ``..`` part."""
     return "\\" not in relative and "\0" not in relative and not {"", ".", ".."} & set(relative.split("/"))
 
 

@@ -1,1 +1,1 @@
-"""What only a GPU can show; `make gpu` runs all of it, and says so where there is none."""
+"""Checks that need a GPU; `make gpu` runs all of them, and says so if there is none."""

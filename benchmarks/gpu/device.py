@@ -39,7 +39,7 @@ def require_gpu(name: str, title: str, *, with_torch: bool = True) -> None:
 
 
 def name_of(device: str) -> str:
-    """What the device is called."""
+    """Return the name of the device."""
     return torch.cuda.get_device_name() if device == "cuda" else "the CPU"
 
 

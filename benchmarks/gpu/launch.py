@@ -9,7 +9,7 @@ from segrefine.engines.tensorrt.plugins.compile import Variant
 
 
 def count_tiles(size: int, variant: Variant, side: str) -> int:
-    """How many tiles of the variant's ROWS or COLUMNS cover `size`."""
+    """Count the tiles of the variant's ROWS or COLUMNS that cover `size`."""
     return -(-size // int(variant.constants[side]))
 
 

@@ -1,4 +1,4 @@
-"""Whether engines work on this GPU, in four minutes: a short table, each line of it in a process of its own.
+"""Check of engines on this GPU, in four minutes: a short table, each line of it in a process of its own.
 
     python -m benchmarks.gpu.smoke      writes benchmarks/results/gpu_smoke.{json,md}
 
@@ -81,7 +81,7 @@ def main(only: tuple[str, ...], seconds: int, device: str, child: str | None, sc
 
 
 def command(device: str) -> list[str]:
-    """What runs one check, once its name and the scratch folder are appended."""
+    """Return the command of one check, to which its name and the scratch folder are appended."""
     return [sys.executable, "-m", "benchmarks.gpu.smoke", "--device", device]
 
 

@@ -40,7 +40,7 @@ CODES = frozenset([200, 400, 404, 405, 406, 408, 413, 415, 422, 429, 431, 501, 5
 
 
 def fuzz(requests: int, seed: int = 0) -> dict[str, Any]:
-    """What became of so many requests, and whether the service is healthy after them."""
+    """Send that many requests, and return their outcomes, and whether the service is healthy after them."""
     with tempfile.TemporaryDirectory() as folder:
         words = ("demo", "demo-gs", "--queue", "64", "--body-timeout", "2", "--timeout", "20", "--max-body-mib", "4")
         with running(Path(folder), *words) as service:

@@ -1,4 +1,4 @@
-"""How the service takes load: throughput, the price of HTTP, overload, and being told to stop."""
+"""Behaviour of the service under load: throughput, the price of HTTP, overload, and shutdown."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def stopping() -> dict[str, Any]:
 
 
 def _forms() -> dict[str, tuple[str, list[Form], float]]:
-    """What is sent, by name: path, forms, and the share of the repeats that it is worth."""
+    """Return the requests by name: path, forms, and the share of the repeats."""
     folder, scenes = demo_samples(), load_samples(demo_samples())
     files = {name: (folder / "images" / f"{name}.png").read_bytes() for name in scenes}
     masks = {name: (folder / "masks" / f"{name}.png").read_bytes() for name in scenes}

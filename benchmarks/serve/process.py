@@ -32,12 +32,12 @@ class Service:
         return httpx.Client(base_url=self.url, timeout=60, verify=False, **options)
 
     def memory(self) -> int:
-        """What the process holds now, in bytes."""
+        """Return the memory that the process holds now, in bytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """What the log says under a name."""
+        """Return the log's entries of one name."""
         lines = [json.loads(line) for line in self._lines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
@@ -46,7 +46,7 @@ class Service:
         return [line for line in self._lines() if not line.startswith("{")]
 
     def talk(self, *parts: bytes, half_close: bool = False, timeout: float = 5) -> bytes:
-        """What comes back for bytes that are sent as they are, until the service closes or is silent."""
+        """Send bytes as they are, and return the reply until the service closes or is silent."""
         address, received = httpx.URL(self.url), b""
         with socket.create_connection((address.host, address.port or 80), timeout=timeout) as wire, suppress(OSError):
             for part in parts:

@@ -1,4 +1,4 @@
-"""What ships with segrefine: small trained models, their exported bundles, scenes and photographs to try them on."""
+"""Assets of segrefine: small trained models, their exported bundles, scenes and photographs to try them on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PHOTO_PHRASE_WORDS = frozenset(PHOTO_LABELS) | _SAYING | {"cats", "dogs", "horse
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """What a model that ships with segrefine knows.
+    """Words that a shipped model knows.
 
     Attributes:
         labels: the things.

@@ -32,7 +32,7 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What one actor takes of its machine.
+    """Share of its machine that one actor takes.
 
     Attributes:
         cpus: cores.
@@ -91,18 +91,18 @@ class Cluster:
         self._ray = ray
 
     def room(self, share: Share) -> int:
-        """How many actors of that share its machines hold together."""
+        """Count the actors of that share that its machines hold together."""
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         needs = {name: need for name, need in (("CPU", share.cpus), ("GPU", share.gpus)) if need}
         return sum(min(int(machine.get(name, 0) / need + 1e-6) for name, need in needs.items()) for machine in machines)
 
     def refine_all(self, share: Share) -> Callable[[Job, Sequence[Item], int], Iterator[Entry]]:
-        """What `run_batch` takes to refine with actors of that share."""
+        """Return the function with which `run_batch` refines on actors of that share."""
         return lambda job, items, workers: _Run(self._ray, job, share, items).entries(workers)
 
 
 class Worker:
-    """What an actor is: engines and the data set, in a process of its own.
+    """Actor of a cluster: engines and the data set, in a process of its own.
 
     Two items are in the actor at a time, each in a thread of it: one is read while the other is refined.
 
@@ -124,7 +124,7 @@ class Worker:
         return None
 
     def refine(self, item: Item) -> Entry:
-        """What became of an item."""
+        """Refine an item, and return its journal entry."""
         read = self._reader.submit(read_item, self._job, self._dataset, item)
         with self._turn:
             return attempt(self._job, self._dataset, self._tools, item, read)

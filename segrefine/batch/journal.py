@@ -20,7 +20,7 @@ JOURNAL, MANIFEST, JUDGEMENTS = "journal.jsonl", "manifest.json", "guard.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What the guard made of one mask.
+    """Verdict of the guard on one mask.
 
     Attributes:
         label: what the mask shows.
@@ -41,7 +41,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What became of one item.
+    """Outcome of one item.
 
     Attributes:
         name: the item's.
@@ -98,7 +98,7 @@ class Journal:
 
 
 def read_journal(output: Path) -> dict[str, Entry]:
-    """What became of the items of a run that wrote to `output`, by name; none where there was no run."""
+    """Return the outcomes of a run that wrote to `output`, by item name; empty if there was no run."""
     return {entry.name: entry for entry in _read_lines(output / JOURNAL)}
 
 
@@ -119,7 +119,7 @@ def _to_line(entry: Entry) -> str:
 
 
 def summarise(entries: Sequence[Entry], run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says: how the run went, how many items and masks are done, what failed and why.
+    """Return the manifest: the course of the run, the number of finished items and masks, and failures with reasons.
 
     Args:
         entries: of the items.

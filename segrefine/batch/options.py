@@ -1,4 +1,4 @@
-"""What the results of a run depend on, noted in its output folder, so that none with other options adds to them."""
+"""Options that the results of a run depend on. The output folder notes them; other options are refused."""
 
 from __future__ import annotations
 

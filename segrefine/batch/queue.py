@@ -1,4 +1,4 @@
-"""What is left to do of a run, and what becomes of the items that a worker held when it died."""
+"""Queue of the items of a run that are left to do, and of those that a dead worker held."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ RefineAll = Callable[[Job, Sequence[Item], int], Iterator[Entry]]
 def run_batch(
     job: Job, *, workers: int, resume: bool = False, tell: Tell | None = None, refine_all: RefineAll | None = None
 ) -> dict[str, Any]:
-    """What the manifest says, once all items of a data set were refined or failed.
+    """Refine all items of a data set, and return the manifest.
 
     Where there is no place for the manifest or another file of the whole run, as on a full disk, `unwritten` lists why.
 
@@ -139,7 +139,7 @@ class _Worker:
 
     @property
     def exit(self) -> str:
-        """How it ended."""
+        """Return how the run ended."""
         return f"exit code {self._process.exitcode}"
 
     def stop(self) -> None:

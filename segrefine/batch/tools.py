@@ -1,4 +1,4 @@
-"""What a worker of a batch opens once: engines that find masks, that refine them, or both."""
+"""Engines that a worker of a batch opens once: to find masks, to refine them, or both."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _PATIENCE = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Rhythm:
-    """When a folder is looked at.
+    """Timing of the looks at a watched folder.
 
     Attributes:
         interval: seconds between two looks.
@@ -52,7 +52,7 @@ class Rhythm:
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """What is called while a folder is watched.
+    """Callbacks of a watched folder.
 
     Attributes:
         done: with each image that is finished or has failed.
@@ -133,7 +133,7 @@ def _watch(watcher: _Watcher, pool: Pool, journal: Journal) -> None:
 
 
 class _Watcher:
-    """What is known of the files of a folder.
+    """State of the files of a watched folder.
 
     Attributes:
         rhythm: when the folder is looked at.
@@ -149,7 +149,7 @@ class _Watcher:
         self._busy = time.monotonic()
 
     def has_results(self) -> bool:
-        """Whether the output has results of images that are there now."""
+        """Return whether the output has results of images that are there now."""
         dataset = self._open()
         return any(dataset.is_done(item, self._job.output) for item in dataset.find_items())
 
@@ -176,7 +176,7 @@ class _Watcher:
         self._listener.done(entry)
 
     def is_over(self) -> bool:
-        """Whether there was nothing to do for as long as the watch should wait."""
+        """Return whether there was nothing to do for as long as the watch should wait."""
         longest = self.rhythm.stop_after
         return longest is not None and time.monotonic() - self._busy > longest
 

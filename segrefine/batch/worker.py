@@ -1,4 +1,4 @@
-"""What one process of a batch does: it opens the engines once, then reads, refines and writes item after item."""
+"""One process of a batch. It opens the engines once, then reads, refines and writes item after item."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Job:
 
     @property
     def coarse_masks(self) -> Path:
-        """Where the masks lie that are refined: in the data set, or where `reading` says."""
+        """Return the folder of the masks that are refined: in the data set, or the one that `reading` names."""
         return Path(self.reading.coarse) if self.reading.coarse else self.source
 
     def with_threads(self, threads: int) -> Job:
@@ -149,7 +149,7 @@ def read_item(job: Job, dataset: Notation, item: Item) -> Read:
 
 
 def attempt(job: Job, dataset: Notation, tools: Tools, item: Item, read: Future[Read]) -> Entry:
-    """What became of an item: whatever goes wrong with it is told, and the next one has its turn."""
+    """Refine an item and return its entry. Any error of the item is recorded, and the next item follows."""
     began = time.perf_counter()
     try:
         image, reading = read.result()
@@ -184,7 +184,7 @@ def _write_cutout(file: Path, image: Pixels, results: Sequence[Refinement]) -> N
 
 
 def _judgements(masks: Sequence[LabelledMask], results: Sequence[Refinement]) -> Iterator[Judgement]:
-    """What the guard made of each mask of an item."""
+    """Yield the guard's verdict on each mask of an item."""
     for mask, result in zip(masks, results, strict=True):
         assert result.confidence is not None and result.confidence_threshold is not None  # the guard looked at all
         yield Judgement(

@@ -1,4 +1,4 @@
-"""What `segrefine segment` is asked for: phrases, those of a caption, or all classes of a list."""
+"""Targets of `segrefine segment`: phrases, those of a caption, or all classes of a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is looked for.
+    """Targets of a search.
 
     Attributes:
         spans: the phrases, each with its place in the caption, or in itself.
@@ -50,7 +50,7 @@ class Asked:
 
 
 def find_spans(phrases: Sequence[str], caption: str | None, classes: str | None) -> Asked:
-    """What is looked for: phrases, those of a caption, or the classes of a list.
+    """Return the targets: phrases, those of a caption, or the classes of a list.
 
     Raises:
         click.UsageError: not exactly one of the three is given.

@@ -149,7 +149,7 @@ def _run_here(console: Console, job: Job, workers: int, resume: bool) -> dict[st
 
 
 def share_of(model: Model, gpus: float | None) -> Share:
-    """What each worker takes of the machine that it is on: a core for each thread, and a GPU where it needs one."""
+    """Return each worker's share of its machine: a core for each thread, and a GPU where it needs one."""
     from segrefine.batch.cluster import Share
     from segrefine.engines import needs_gpu
 
@@ -171,7 +171,7 @@ def _run_on_cluster(
 
 
 def count_workers(console: Console, room: int, workers: int | None, share: Share) -> int:
-    """How many workers a cluster gets that has room for so many.
+    """Count the workers of a cluster that has room for so many.
 
     Raises:
         ServiceError: it has room for none, and nobody asked to wait.

@@ -132,7 +132,7 @@ def _check(console: Console, plan: BenchPlan) -> None:
 
 
 def _setup(model: Model, choice: SettingsChoice, spec: BenchmarkSpec) -> PipelineSetup:
-    """What opens the model: a label diffusion model for phrases where nobody names another."""
+    """Return the setup that opens the model. The default for phrases is a label diffusion model."""
     from segrefine.assets import demo_bundle, photo_gs_bundle
     from segrefine.bundle import Bundle
     from segrefine.bundle_sources import local_bundle

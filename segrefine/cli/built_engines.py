@@ -81,7 +81,7 @@ def _describe(bundle: Bundle, sidecar: Path) -> BuiltEngine:
 
 
 def _is_current(bundle: Bundle, backend: Backend, sidecar: Path, said: Mapping[str, Any]) -> bool:
-    """Whether `load_engine` would load this engine here; if not, it is stale.
+    """Return whether `load_engine` would load this engine here; if not, it is stale.
 
     Raises:
         EngineError: it would be loaded, but a file is not what the sidecar says.
@@ -97,7 +97,7 @@ def _is_current(bundle: Bundle, backend: Backend, sidecar: Path, said: Mapping[s
 
 
 def _recipe(bundle: Bundle, backend: Backend, sidecar: Path, said: Mapping[str, Any]) -> EngineRecipe | None:
-    """What the engine should be made from here.
+    """Return the recipe of an up-to-date engine for this machine.
 
     If its backend or its device is not to be had here, or its backend builds for other machines too, this is what the
     sidecar says, of the graph as it is now; None where the sidecar does not say enough.

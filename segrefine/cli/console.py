@@ -1,4 +1,4 @@
-"""How commands talk: results on stdout, everything else on stderr, errors as one line and a hint."""
+"""Output of commands: results on stdout, everything else on stderr, errors as one line and a hint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST_MESSAGE = 400
 
 @dataclass
 class Console:
-    """Where a command's words go.
+    """Streams that a command writes to.
 
     Attributes:
         json: the result is one JSON object.
@@ -193,7 +193,7 @@ def stdout_errors() -> Iterator[None]:
 
 
 def describe_guard(values: Mapping[str, Any]) -> str | None:
-    """What the guard of a batch did, in words; None where it did nothing."""
+    """Describe the guard's changes in a batch; None if it made none."""
     if not values.get("kept_coarse") and not values.get("kept_partly"):
         return None
     return f"{values['kept_coarse']} masks left as they were, {values['kept_partly']} put back in parts"

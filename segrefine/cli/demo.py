@@ -108,7 +108,7 @@ def _check_folder(output: Path, names: Iterable[str]) -> None:
 
 
 def _run_all(scenes: Mapping[str, Sample], tell: Tell, run: Callable[[Sample], Result]) -> dict[str, Result]:
-    """What `run` makes of each scene, by name."""
+    """Run `run` on each scene, and return the results by name."""
     results = {}
     for number, (name, scene) in enumerate(scenes.items()):
         tell(name, number / len(scenes))

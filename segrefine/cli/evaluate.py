@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _describe_data(comparison: Comparison, scores: Sequence[Score], unread: Sequence[Unread]) -> dict[str, Any]:
-    """What was compared, and what could not be, as JSON values."""
+    """Describe the compared data, and the data that could not be compared, as JSON values."""
     return {
         "truth": str(comparison.truth),
         "notation": comparison.notation,

@@ -72,14 +72,14 @@ def _check_files(bundle: Bundle) -> dict[str, IntegrityError]:
 
 
 def _is_free(guard: Guard) -> bool:
-    """Whether a guard is the one that ships with segrefine: `tune` keeps it where a fitted one gains less."""
+    """Return whether a guard is the one that ships with segrefine: `tune` keeps it where a fitted one gains less."""
     from segrefine.runtime.guard import free_guard
 
     return replace(guard, about={}) == replace(free_guard(), about={})
 
 
 def _describe_fit(bundle: Bundle, guard: Guard | None) -> str:
-    """What settings and guard of a bundle that refines were fitted to, in words; empty for a bundle that segments.
+    """Describe the data to which settings and guard of a bundle were fitted; empty for a bundle that segments.
 
     Args:
         bundle: the bundle.

@@ -67,7 +67,7 @@ def mark_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class MarkOptions:
-    """What the command line marks; false where it marks nothing.
+    """Marks on the command line; false if there are none.
 
     Attributes:
         scribble: the file of strokes, or None.

@@ -85,7 +85,7 @@ class SamplerName(click.ParamType):  # type: ignore[type-arg]  # click takes no 
 
 
 def name_of_bundle(folder: Path) -> str:
-    """What a bundle is called where several are served: the word of one that ships, or its folder's name."""
+    """Return the name of a bundle where several are served: that of a shipped one, or its folder's name."""
     from segrefine.assets import shipped_name
 
     return shipped_name(folder) or folder.resolve().name
@@ -108,11 +108,11 @@ class SettingsChoice:
     edges: bool | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is changed."""
+        """Return whether anything is changed."""
         return self != SettingsChoice()
 
     def names(self, setting: str) -> bool:
-        """Whether a setting may have been chosen: by its name, or among others by a preset or a file."""
+        """Return whether a setting may have been chosen: by its name, or among others by a preset or a file."""
         return bool(self.preset or self.file) or setting in dict(self.values)
 
     def apply_to(self, bundle: Path, kind: type[SettingsT]) -> SettingsT:
@@ -226,7 +226,7 @@ class Model:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether a model serves that ships with segrefine."""
+        """Return whether a model serves that ships with segrefine."""
         return self.bundle is None or self.shipped is not None
 
     def open(self, choice: SettingsChoice | None = None) -> Refiner:
@@ -243,7 +243,7 @@ class Model:
         return Refiner.from_setup(self.setup(choice))
 
     def setup(self, choice: SettingsChoice | None = None) -> PipelineSetup:
-        """What opens the refiner, here or in another process.
+        """Return the setup that opens the refiner, here or in another process.
 
         Args:
             choice: changes to the bundle's settings.

@@ -127,7 +127,7 @@ def _values(entry: ParityRow | Divergence) -> dict[str, Any]:
 
 
 def _describe(component: str, found: Divergence | None) -> str:
-    """What `--locate` found in a component, in a few lines."""
+    """Describe what `--locate` found in a component, in a few lines."""
     if found is None:
         return f"{component}: no tensor of the graph differs from a fresh export's; what was fused in the engine does"
     where = ", ".join(map(str, found.index))

@@ -45,7 +45,7 @@ class RefineOutputs:
     trace: Path | None
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """What is written to the disk, and where."""
+        """Yield the files to write, each with its path."""
         for name in ("mask", "probability", "overlay", "cutout", "trace"):
             if (path := getattr(self, name)) not in (None, STREAM):
                 yield name, path

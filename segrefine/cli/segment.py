@@ -155,7 +155,7 @@ def segment(
 
 
 def _is_text_to_image(console: Console, model: Model) -> bool:
-    """Whether the bundle has no label denoiser, so that phrases are found zero-shot; says so."""
+    """Return whether the bundle has no label denoiser, so that phrases are found zero-shot; says so."""
     from segrefine.bundle import Bundle
 
     if model.bundle is None or Bundle.open(model.bundle).manifest.method == "gs":
@@ -183,7 +183,7 @@ def _check_options(
 
 
 def _open(model: Model, choice: SettingsChoice, zero_shot: bool) -> Any:
-    """What finds phrases; the caller closes it."""
+    """Open the model that finds phrases; the caller closes it."""
     return model.open_zero_shot(choice) if zero_shot else model.open_segmenter(choice)
 
 
@@ -205,7 +205,7 @@ def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, se
 
 
 def _warnings(entries: Sequence[dict[str, Any]], model: Model, default: str) -> Iterator[str]:
-    """What is to be said of the phrases.
+    """Yield warnings about the phrases.
 
     Args:
         entries: what was found.

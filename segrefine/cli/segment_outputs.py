@@ -1,4 +1,4 @@
-"""What `segrefine segment` writes."""
+"""Outputs of `segrefine segment`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAP = re.compile(r"\d\d+-.*\.(mask|probability|uncertainty)\.png")
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOutputs:
-    """What to write; None leaves it out."""
+    """Outputs to write; None leaves one out."""
 
     labels: Path
     overlay: Path | None

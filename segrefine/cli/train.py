@@ -146,7 +146,7 @@ def _train_imports() -> Iterator[None]:
 
 
 def _conclude(output: Path, done: dict[str, Any]) -> str:
-    """What the run came to, and the two commands that export and try the model."""
+    """Summarise the run, and give the two commands that export and try the model."""
     figures = done["validation"] or {}
     words = [f"mean IoU {done['best_miou']:.3f} at best"] if figures.get("images") else []
     if figures.get("wrong_word") is not None:

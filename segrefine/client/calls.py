@@ -1,4 +1,4 @@
-"""What is sent, and when it is sent again; no network."""
+"""Contents of requests, and the rules for retrying them; no network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """When a request is sent again.
+    """Rules for retrying a request.
 
     Attributes:
         retries: how often, at most, after an answer of 429 or 503, or none at all.

@@ -244,7 +244,7 @@ def _next_wait(
 
 
 def _is_lost(answer: httpx.Response) -> bool:
-    """Whether a proxy answered in the place of a service that was lost while it computed: no problem document."""
+    """Return whether a proxy answered for a service that was lost while it computed: no problem document."""
     return answer.status_code in (500, 502) and "problem+json" not in answer.headers.get("content-type", "")
 
 

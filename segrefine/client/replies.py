@@ -48,7 +48,7 @@ class RefineReply(NamedMask):
 
     @property
     def confidence(self) -> float | None:
-        """How sure the guard is of the mask, in [0, 1]; None where it did not look at it."""
+        """Return the guard's confidence in the mask, in [0, 1]; None if the guard did not judge it."""
         confidence: float | None = self.values.get("confidence")
         return confidence
 

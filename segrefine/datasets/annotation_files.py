@@ -1,4 +1,4 @@
-"""What readers of annotation files share: files near each other, and entries that may lack something."""
+"""Parts that readers of annotation files share: files near each other, and entries with missing fields."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _HINT = "only dictionaries of arrays are read: save the maps with numpy.save, wi
 
 
 def load_object(encoded: bytes) -> Any:
-    """What a `.npy` of one object holds: numbers, texts, lists, dictionaries and arrays.
+    """Load the object in a `.npy`: numbers, texts, lists, dictionaries and arrays.
 
     Args:
         encoded: the whole file.

@@ -33,7 +33,7 @@ class BenchmarkMaps(LabelMaps):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the masks are those of a benchmark, and not coarse ones in another folder."""
+        """Return whether the masks are those of a benchmark, and not coarse ones in another folder."""
         found = place.benchmark
         return found is not None and found.classes != "objects" and place.masks == found.masks
 
@@ -63,7 +63,7 @@ class BenchmarkMaps(LabelMaps):
 
     @property
     def lacks(self) -> Sequence[str]:
-        """What the split lists and the folders lack, and how much of the whole split is there."""
+        """List the files that the split names and the folders lack, and the share of the split that exists."""
         return list_lacks(self._benchmark, len(self.entries))
 
     def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:

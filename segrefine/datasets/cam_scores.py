@@ -22,7 +22,7 @@ _HINT = "give a constant such as 0.15, or a power such as power:4 for (1 - highe
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundRule:
-    """How high the background scores where class activation maps do not say so.
+    """Background score of class activation maps that have none.
 
     Attributes:
         value: the score, or the power.

@@ -48,7 +48,7 @@ _KNOWN = f"expected {KEYS!r} with {' or '.join(MAPS)}; {' or '.join(LOGITS)}; or
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Content:
-    """What the dictionary of one image holds.
+    """Content of one image's dictionary.
 
     Attributes:
         entries: the dictionary.
@@ -83,7 +83,7 @@ class Cams(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the first `.npy` holds an object."""
+        """Return whether the first `.npy` holds an object."""
         first = next((file for file in place.files if file.lower().endswith(".npy")), None)
         return first is not None and _holds_object(place.masks / first)
 

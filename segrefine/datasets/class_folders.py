@@ -32,7 +32,7 @@ class ClassFolders(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether all masks are in folders that are classes.
+        """Return whether all masks are in folders that are classes.
 
         VOC's label maps are in folders of another kind, unless their names below those folders are names of images.
         """
@@ -59,7 +59,7 @@ class ClassFolders(MaskFiles):
         return os.path.splitext(file.partition("/")[2])[0]
 
     def pattern_of(self, name: str) -> str:
-        """Where a message expects the mask of an image, without its suffix."""
+        """Return the path where the mask of an image is expected, without its suffix, for messages."""
         return f"CLASS/{name}"
 
     def keys_of(self, file: str, results: Mapping[Key, Refinement]) -> Sequence[Key]:
@@ -100,14 +100,14 @@ def _is_soft(path: Path) -> bool:
 
 
 def _name_images(place: Place) -> bool:
-    """Whether one of the first masks has the name of an image, less the folder that it is in."""
+    """Return whether one of the first masks has the name of an image, less the folder that it is in."""
     names = (os.path.splitext(file.partition("/")[2])[0] for file in place.files[:_LOOKED_AT])
     found = (find_image(place.images, name) for name in names if name) if place.images else ()
     return any(found)
 
 
 def are_classes(subfolders: Sequence[str], place: Place) -> bool:
-    """Whether the folders that masks lie in are classes, and no splits of the data set such as `train` and `val`.
+    """Return whether the folders of masks are classes, and not splits of the data set such as `train` and `val`.
 
     Splits are those that the images lie in as well. Without images, the names of all must be those of splits.
 

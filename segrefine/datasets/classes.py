@@ -44,7 +44,7 @@ class ClassList:
         return IGNORED if self.background is None else 0
 
     def prompt_of(self, name: str) -> str:
-        """What the model is asked for, for a class."""
+        """Return the prompt for a class."""
         return self.prompts.get(name, name)
 
     def split(self, indices: NDArray[np.integer[Any]], name: str) -> Iterator[tuple[str, Mask]]:

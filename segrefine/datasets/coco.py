@@ -52,7 +52,7 @@ class Coco(Notation):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the masks are in one file; a list in it is another notation, which the table has first."""
+        """Return whether the masks are in one file; a list in it is another notation, which the table has first."""
         return place.masks.is_file()
 
     @cached_property
@@ -171,7 +171,7 @@ class Coco(Notation):
         raise MaskError(message, hint="add height and width to its entry in images")
 
     def is_done(self, item: Item, output: Path) -> bool:
-        """Whether the annotations of an image are in `output`."""
+        """Return whether the annotations of an image are in `output`."""
         return part_of(item, output).is_file()
 
     def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
@@ -255,7 +255,7 @@ def _coarse_or_nothing(annotation: Mapping[str, Any], size: tuple[int, int]) -> 
 
 
 def _describe(mask: Mask) -> dict[str, Any]:
-    """What an annotation says of its mask; the box is x, y, width, height in pixels."""
+    """Describe an annotation's mask; the box is x, y, width, height in pixels."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     box = [0, 0, 0, 0]
     if rows.size:

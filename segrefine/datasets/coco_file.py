@@ -1,4 +1,4 @@
-"""What a COCO JSON holds: its ids, its file names and the masks of its annotations, read by one rule each."""
+"""Content of a COCO JSON: ids, file names and masks of annotations, each read by one rule."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class CocoResults(Coco):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the file holds a list."""
+        """Return whether the file holds a list."""
         if not place.masks.is_file():
             return False
         with place.masks.open("rb") as stream:

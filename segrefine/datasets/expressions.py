@@ -53,7 +53,7 @@ class Expressions(PhraseData):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether a file has the name that expressions have."""
+        """Return whether a file has the name that expressions have."""
         return place.masks.is_file() and is_expressions(place.masks)
 
     @cached_property
@@ -63,7 +63,7 @@ class Expressions(PhraseData):
 
     @property
     def benchmarks(self) -> Sequence[str]:
-        """What the name of the file or its folder says; files of RefCOCO and RefCOCO+ have the same names."""
+        """List the benchmarks that file or folder name suggest. RefCOCO and RefCOCO+ use the same file names."""
         file = self.place.masks
         for start, names in _OF_FILES.items():
             if file.name.startswith(start):
@@ -162,7 +162,7 @@ class Expressions(PhraseData):
 
     @property
     def lacks(self) -> Sequence[str]:
-        """What is missing or twice."""
+        """List missing and duplicate entries."""
         items = self.items
         sentences = [f"{count} {what}" for what, count in self._faults.items()]
         if missing := [item.name for item in items if item.problem]:
@@ -186,14 +186,14 @@ def _join(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], drawn
 
 
 def is_in_split(own: str, wanted: str) -> bool:
-    """Whether an expression of the split `own` belongs to a wanted one, by the rule of the data's own interface."""
+    """Return whether an expression of the split `own` belongs to a wanted split, by the official rule."""
     if wanted in _LETTERS:
         return _LETTERS[wanted] in own
     return "test" in own if wanted == "test" else own == wanted
 
 
 def is_expressions(file: Path) -> bool:
-    """Whether a file has the name that expressions have."""
+    """Return whether a file has the name that expressions have."""
     return file.name.startswith(("refs(", "grefs(")) and file.suffix in (".p", ".json")
 
 

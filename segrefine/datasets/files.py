@@ -174,11 +174,11 @@ class MaskFiles(Notation):
         return MaskError(f"there is no mask for {item.image}", hint=hint)
 
     def pattern_of(self, name: str) -> str:
-        """Where a message expects the mask of an image, without its suffix."""
+        """Return the path where the mask of an image is expected, without its suffix, for messages."""
         return name
 
     def is_done(self, item: Item, output: Path) -> bool:
-        """Whether all files of an item are in `output`."""
+        """Return whether all files of an item are in `output`."""
         return bool(item.masks) and all(self._target_of(output, file).is_file() for file in item.masks)
 
     def _target_of(self, output: Path, file: str) -> Path:

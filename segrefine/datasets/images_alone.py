@@ -35,7 +35,7 @@ class ImagesAlone(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the user says so."""
+        """Return whether the user says so."""
         return place.options.zero_shot
 
     def read(self, item: Item, image: Pixels | None = None) -> Parts:

@@ -1,4 +1,4 @@
-"""What a data set is made of: images, each with coarse masks in some notation, and a place for the refined ones."""
+"""Items of a data set: images, each with coarse masks in some notation, and a place for the refined ones."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class PassedOver:
-    """What lies in a data set, is part of no item, and so is not refined; paths relative to the data set.
+    """Files of a data set that are part of no item, and so are not refined; paths relative to the data set.
 
     Attributes:
         masks_without_image: masks that no image has the name of.
@@ -128,7 +128,7 @@ def read_image(item: Item, max_megapixels: float = MEGAPIXELS) -> NDArray[np.uin
 
 
 def turn_of(item: Item) -> str | None:
-    """How the image of an item is turned, as its EXIF orientation says; None where it is not.
+    """Return the rotation of an item's image by its EXIF orientation; None if there is none.
 
     Raises:
         ImageError: the image cannot be read, or lies outside of its folder.

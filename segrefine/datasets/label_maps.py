@@ -41,7 +41,7 @@ class LabelMaps(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether somebody names the indices, or the first pictures have VOC's colours or indices."""
+        """Return whether somebody names the indices, or the first pictures have VOC's colours or indices."""
         return place.has_classes or are_voc(place)
 
     def read_files(self, item: Item, files: Mapping[str, Path], image: Pixels | None) -> Parts:
@@ -96,7 +96,7 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
 
 
 def are_voc(place: Place) -> bool:
-    """Whether the masks are label maps of PASCAL VOC: one in its colours, or all grey and of its indices, some above 1.
+    """Return whether the masks are PASCAL VOC's: one has its colours, or all are grey with its indices, some above 1.
 
     The first files are read.
     """

@@ -40,7 +40,7 @@ class LabelMe(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the first JSON below the folder of masks holds shapes."""
+        """Return whether the first JSON below the folder of masks holds shapes."""
         files = (file for file in place.files if file.lower().endswith(".json"))
         first = next((file for file in files if file not in ("labels.json", "classes.json")), None)
         try:
@@ -129,7 +129,7 @@ def _decode(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
 
 
 def _describe(mask: Mask) -> dict[str, Any]:
-    """What a shape says of its mask: a picture of its box, and the box's first and last pixel."""
+    """Describe a shape's mask: a picture of its box, and the box's first and last pixel."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
     buffer = io.BytesIO()
@@ -162,7 +162,7 @@ def _objects_of(content: Mapping[str, Any], name: str) -> list[list[int]]:
 
 
 def _label_of(shape: Mapping[str, Any]) -> str:
-    """What a shape shows, of which some tools write the number; empty where it says nothing."""
+    """Return the label of a shape, which some tools write as a number; empty if there is none."""
     label = shape.get("label")
     is_said = isinstance(label, str) or (isinstance(label, int) and not isinstance(label, bool))
     return str(label) if is_said else ""

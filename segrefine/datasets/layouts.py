@@ -1,4 +1,4 @@
-"""How benchmarks of label maps lie on disk, as their archives and converters leave them."""
+"""Layouts of label map benchmarks on disk, as their archives and converters leave them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class FoundBenchmark:
 
     @property
     def expected(self) -> int | None:
-        """How many images the whole split has; None where nobody says."""
+        """Return the number of images in the whole split; None if it is unknown."""
         return self.layout.counts.get(self.split)
 
 
@@ -192,7 +192,7 @@ def _matches(source: Path) -> Iterator[tuple[Layout, Path]]:
 
 
 def _holds_maps(layout: Layout, root: Path, masks: str) -> bool:
-    """Whether a folder holds label maps of a layout; one file is enough."""
+    """Return whether a folder holds label maps of a layout; one file is enough."""
     folder = root / masks.removesuffix("/{split}")
     if not folder.is_dir():
         return False
@@ -241,7 +241,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _count_maps(place: Path, listing: Mapping[str, Listed]) -> int:
-    """How many images of a list have their label map in a folder: those of `train_aug` are in another one."""
+    """Count the images of a list that have a label map in a folder. The maps of `train_aug` are in another folder."""
     return sum((place / each.mask).is_file() for each in listing.values())
 
 

@@ -48,7 +48,7 @@ class Narratives(PhraseData):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether a file has the name that narratives have."""
+        """Return whether a file has the name that narratives have."""
         return place.masks.is_file() and place.masks.name.startswith(PREFIX) and place.masks.suffix == ".json"
 
     @property
@@ -183,7 +183,7 @@ class Narratives(PhraseData):
 
     @property
     def lacks(self) -> Sequence[str]:
-        """What is missing or twice."""
+        """List missing and duplicate entries."""
         items, sentences = self.items, list[str]()
         if self._lacking:
             sentences.append(f"{len(self._lacking)} narratives are of images that {self._panoptic.name} lacks: "
@@ -205,7 +205,7 @@ class Narratives(PhraseData):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What is left out, as in the official code."""
+        """List the entries that are left out, as in the official code."""
         _ = self.items
         return [f"{count} left out as in the official code: {reason}" for reason, count in self._left_out.items()]
 

@@ -1,4 +1,4 @@
-"""What a notation of masks is: the contract that batch, eval and training read data sets by."""
+"""Notations of masks: the contract by which batch, eval and training read data sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AnyMask = Mask | Floats | CoarseMask
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """How a data set is read, where its files do not say so themselves.
+    """Options for reading a data set whose files leave something open.
 
     Attributes:
         classes: name of a class list that ships, or path of a file with names by index; None for the data set's own.
@@ -69,7 +69,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a data set lies.
+    """Location of a data set.
 
     Attributes:
         masks: folder of the masks, or a file that holds all of them.
@@ -93,7 +93,7 @@ class Place:
 
     @property
     def has_classes(self) -> bool:
-        """Whether somebody names the indices of label maps."""
+        """Return whether somebody names the indices of label maps."""
         return self.classes is not None or self.options.classes is not None
 
     @cached_property
@@ -160,7 +160,7 @@ class Notation(ABC):
     @classmethod
     @abstractmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the masks at a place are in this notation."""
+        """Return whether the masks at a place are in this notation."""
 
     @property
     @abstractmethod
@@ -208,7 +208,7 @@ class Notation(ABC):
 
     @abstractmethod
     def is_done(self, item: Item, output: Path) -> bool:
-        """Whether all results of an item are in the folder `output`."""
+        """Return whether all results of an item are in the folder `output`."""
 
     def finish(self, output: Path) -> None:  # noqa: B027
         """Write what belongs to all results together; most notations have nothing of the kind."""
@@ -237,7 +237,7 @@ class Notation(ABC):
 
     @property
     def described_whole(self) -> str:
-        """What reports call it, with the benchmarks that it may be."""
+        """Return the name for reports, with the benchmarks that the data may be."""
         return f"{self.described} ({' or '.join(self.benchmarks)})" if self.benchmarks else self.described
 
     @property

@@ -49,7 +49,7 @@ class ObjectMasks(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the images are those of DAVIS or BIG."""
+        """Return whether the images are those of DAVIS or BIG."""
         return place.benchmark is not None and place.benchmark.layout in (DAVIS, BIG)
 
     @property
@@ -115,7 +115,7 @@ class ObjectMasks(MaskFiles):
 
     @property
     def lacks(self) -> Sequence[str]:
-        """What the split lists and the folders lack."""
+        """List the files that the split names and the folders lack."""
         benchmark = self.place.benchmark
         return list_lacks(benchmark, len(self.entries)) if benchmark is not None else ()
 

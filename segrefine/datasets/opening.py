@@ -67,7 +67,7 @@ def check_options(options: ReadingOptions, notations: Sequence[type[Notation]]) 
 
 
 def place_of(source: Path, images: Path | None = None, options: ReadingOptions | None = None) -> Place:
-    """Where the parts of a data set lie that is to be refined.
+    """Return the locations of a data set that is to be refined.
 
     Args:
         source: its folder, or a JSON.
@@ -104,7 +104,7 @@ def place_of(source: Path, images: Path | None = None, options: ReadingOptions |
 def place_of_benchmark(
     source: Path, images: Path | None, options: ReadingOptions, *, to_refine: bool = True
 ) -> Place | None:
-    """Where a benchmark lies as its archives leave it; None where a path holds none.
+    """Return the location of a benchmark as its archives leave it; None if a path holds none.
 
     Raises:
         MaskError: it lacks the split, or it is not said which benchmark is meant.
@@ -128,7 +128,7 @@ def place_of_benchmark(
 
 
 def _place_of_images(source: Path, options: ReadingOptions) -> Place:
-    """Where images without masks lie: in a folder, or in its folder `images`."""
+    """Return the location of images without masks: a folder, or its folder `images`."""
     if not source.is_dir():
         raise MaskError(subject=source, expected="a folder of images", got="a file")
     images, classes = source / IMAGES, source / CLASSES
@@ -178,7 +178,7 @@ def read_pairs(
 
 
 def _are_comparable(first: type[Notation], second: type[Notation]) -> bool:
-    """Whether both name their masks by classes, or by phrases, or their images by COCO's ids."""
+    """Return whether both name their masks by classes, or by phrases, or their images by COCO's ids."""
     if first is second:
         return True
     if first.has_phrases or second.has_phrases:

@@ -25,7 +25,7 @@ _HINT = (
 
 
 def entry_of(image: str, number: int | str, text: str, mask: Mask) -> dict[str, Any]:
-    """What the JSON says of one phrase."""
+    """Return the JSON entry of one phrase."""
     return {"image": image, "phrase_id": number, "phrase": text, "segmentation": encode_rle(mask)}
 
 
@@ -40,7 +40,7 @@ class PhraseResults(Notation):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether a file begins as the JSON of predictions does."""
+        """Return whether a file begins as the JSON of predictions does."""
         if not place.masks.is_file() or place.masks.suffix != ".json":
             return False
         with place.masks.open("rb") as stream:

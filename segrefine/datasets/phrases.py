@@ -142,7 +142,7 @@ class PhraseData(Notation):
         write_whole(file, json.dumps(written).encode())
 
     def is_done(self, item: Item, output: Path) -> bool:
-        """Whether the masks of an image's phrases are in `output`."""
+        """Return whether the masks of an image's phrases are in `output`."""
         return part_of(item, output).is_file()
 
     def finish(self, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pickle of an array may call: each is a function here, under the name that it has in the pickle."""
+"""Functions that the pickle of an array may call, each under its name in the pickle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STORAGES = {
 
 
 class Reader(Protocol):
-    """Who reads the pickle."""
+    """Reader of the pickle."""
 
     is_inner: bool
 

@@ -27,7 +27,7 @@ class SingleMasks(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether somebody says what each mask shows."""
+        """Return whether somebody says what each mask shows."""
         return place.labels is not None or place.options.label is not None
 
     @cached_property

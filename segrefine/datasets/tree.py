@@ -26,7 +26,7 @@ def list_files(root: Path) -> list[str]:
 
 
 def has_json(root: Path) -> bool:
-    """Whether a JSON of an image is right below a folder: one with the name of another file there."""
+    """Return whether a JSON of an image is right below a folder: one with the name of another file there."""
     if not root.is_dir():
         return False
     with os.scandir(root) as entries:

@@ -1,4 +1,4 @@
-"""How many words a text has, as the pre-processing of Panoptic Narrative Grounding counts them."""
+"""Word counts of texts, by the pre-processing of Panoptic Narrative Grounding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @cache
 def _tools() -> tuple[BertNormalizer, BertPreTokenizer]:
-    """What counts, from the package `tokenizers`.
+    """Return the tools that count, from the package `tokenizers`.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -29,7 +29,7 @@ def _tools() -> tuple[BertNormalizer, BertPreTokenizer]:
 
 
 def count_words(text: str) -> int:
-    """How many words and marks BERT's basic tokenizer finds."""
+    """Count words and marks as BERT's basic tokenizer does."""
     normalise, split = _tools()
     return len(split.pre_tokenize_str(normalise.normalize_str(text)))
 

@@ -45,7 +45,7 @@ class Yolo(MaskFiles):
 
     @classmethod
     def detect(cls, place: Place) -> bool:
-        """Whether the first text below the folder of masks holds such lines, or is all there is and nearly does."""
+        """Return whether the first text below the folder of masks has such lines; a lone text may nearly have them."""
         files = (file for file in place.files if file.lower().endswith(".txt") and file != "classes.txt")
         first = next(files, None)
         if first is None:

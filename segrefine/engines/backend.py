@@ -1,4 +1,4 @@
-"""What every backend answers. Each has one object of this kind in a folder of its own; `backends` has the table."""
+"""Interface of every backend. Each has one object of this kind in a folder of its own; `backends` has the table."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Backend(ABC):
 
     @abstractmethod
     def recipe(self, bundle: Bundle, component: str, device: str, options: BuildOptions) -> EngineRecipe:
-        """What an engine of this component is made from, on this machine.
+        """Return the recipe of an engine for this component on this machine.
 
         Raises:
             BackendError: it does not serve the device.
@@ -89,7 +89,7 @@ class Backend(ABC):
 
     @abstractmethod
     def abilities(self) -> Iterator[Ability]:
-        """What it can do here, found by trying."""
+        """Yield the abilities of the backend on this machine, found by trying."""
 
     def current_recipe(self, bundle: Bundle, component: str, device: str) -> EngineRecipe:
         """The recipe of the engine that `load` would take.
@@ -101,7 +101,7 @@ class Backend(ABC):
         return self.recipe(bundle, component, device, BuildOptions())
 
     def built_options(self, bundle: Bundle, component: str, device: str) -> list[BuildOptions]:
-        """What builds the engines again that `load` would take; nothing where it runs graphs as they are."""
+        """Return the options that rebuild the engines `load` would take; empty if graphs run as they are."""
         return []
 
     def check_build_device(self, device: str) -> None:
@@ -121,11 +121,11 @@ class Backend(ABC):
         return None
 
     def is_installed(self) -> bool:
-        """Whether its library is installed."""
+        """Return whether its library is installed."""
         return any(find_spec(name) is not None for name in self.modules)
 
     def is_ready(self, bundle: Path, index: int) -> bool:
-        """Whether "auto" may choose it for a bundle.
+        """Return whether "auto" may choose it for a bundle.
 
         Args:
             bundle: the bundle's folder.
@@ -138,15 +138,15 @@ class Backend(ABC):
         return {}
 
     def conflicts(self, installed: Collection[str]) -> Iterator[str]:
-        """What is installed together but must not be; `installed` has packages of `packages`."""
+        """Yield packages that must not be installed together; `installed` has packages of `packages`."""
         return iter(())
 
     def gaps(self) -> Iterator[str]:
-        """What its library may need here and does not find."""
+        """Yield things that the library may need here and does not find."""
         return iter(())
 
     def serves(self, device: str, precision: EnginePrecision | None) -> bool:
-        """Whether it runs on a kind of device, and can compute in a precision that graphs do not have."""
+        """Return whether it runs on a kind of device, and can compute in a precision that graphs do not have."""
         return device in self.devices and (precision is None or precision in (*GRAPH_PRECISIONS, *self.precisions))
 
     def _try(self, task: Task, where: str, *attempts: Callable[[], object]) -> Ability:

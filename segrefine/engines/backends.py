@@ -40,7 +40,7 @@ def find_backend(name: str) -> Backend:
 
 
 def needs_gpu(backend: str, device: str) -> bool:
-    """Whether engines of a backend run on a GPU: on this device they do, or the backend runs nowhere else.
+    """Return whether engines of a backend run on a GPU: on this device they do, or the backend runs nowhere else.
 
     Raises:
         BackendError: there is no such backend.

@@ -1,4 +1,4 @@
-"""What `--backend auto` means on this machine: the best backend that is installed and can run here."""
+"""Meaning of `--backend auto` on this machine: the best backend that is installed and can run here."""
 
 from __future__ import annotations
 

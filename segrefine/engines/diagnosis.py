@@ -1,4 +1,4 @@
-"""What this machine can build and run, found by trying, and what keeps it from the rest."""
+"""Abilities of this machine to build and run engines, found by trying, and the obstacles to the others."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def list_packages() -> dict[str, str]:
 
 
 def find_conflicts() -> list[str]:
-    """What is installed together but must not be."""
+    """Return packages that must not be installed together."""
     installed = list_packages().keys()
     return [conflict for backend in BACKENDS.values() for conflict in backend.conflicts(installed)]
 
 
 def find_gaps() -> list[str]:
-    """What an installed library may need on the GPU here and does not find."""
+    """Return things that an installed library may need on the GPU and does not find."""
     return [gap for backend in BACKENDS.values() for gap in backend.gaps()]
 
 
@@ -60,6 +60,6 @@ def cuda_driver() -> str | None:
 
 
 def list_abilities() -> Iterator[Ability]:
-    """What each backend can do here: first what runs, then what can be built."""
+    """Yield the abilities of each backend here: first running, then building."""
     found = [ability for backend in BACKENDS.values() for ability in backend.abilities()]
     yield from sorted(found, key=lambda ability: ability.task == "build")

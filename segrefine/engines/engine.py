@@ -1,4 +1,4 @@
-"""What every engine can do."""
+"""Interface of every engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EnginePrecision = Literal["fp32", "fp16", "bf16"]
 
 
 class Closing(ABC):
-    """What is a context manager because it can be closed."""
+    """Context manager for objects that can be closed."""
 
     @abstractmethod
     def close(self) -> None:
@@ -40,7 +40,7 @@ class Engine(Protocol):
 
     @property
     def spec(self) -> ComponentSpec:
-        """What the engine takes and gives."""
+        """Return the inputs and outputs of the engine."""
         ...
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""What engines run on: the CPU and the GPUs of this machine, and versions of libraries."""
+"""Hardware that engines run on: the CPU and the GPUs of this machine, and versions of libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cpu_identity() -> str:
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on: fewer than the machine's where it is bound to some (`taskset`, a job)."""
+    """Count the cores this process may use: fewer than the machine's if it is bound to some (`taskset`, a job)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

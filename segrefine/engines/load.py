@@ -116,7 +116,7 @@ def served_sizes(engine: Engine) -> list[dict[str, tuple[int, int]]]:
 
 
 def built_options(bundle: Bundle, component: str, backend: str, device: str) -> list[BuildOptions]:
-    """What builds the engines again that `load_engine` would load; nothing where the backend runs graphs as they are.
+    """Return the options that rebuild the engines `load_engine` would load; empty if graphs run as they are.
 
     Raises:
         SegrefineError: see `load_engine`.

@@ -1,4 +1,4 @@
-"""What a user chooses about engines: how they run, and what they are built for."""
+"""Engine options of a user: for running and for building."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_WORKSPACE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How the engines of a bundle run. One object travels from the command line to every process that opens them.
+    """Options for running the engines of a bundle. One object travels to every process that opens them.
 
     Attributes:
         backend: what runs the graphs: a name in `BACKENDS`, or "auto" for the best one here.
@@ -56,7 +56,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What engines are built for. Each backend takes some of these, see `Backend.build_options`.
+    """Options for building engines. Each backend takes some of these, see `Backend.build_options`.
 
     Attributes:
         min_shapes: the smallest sizes that an engine takes, by symbol: batch, height, width, tokens. The default is

@@ -1,4 +1,4 @@
-"""What an engine file was made from: the recipe in its sidecar, compared before the engine is ever loaded.
+"""Recipe of an engine file, kept in its sidecar and compared before the engine is ever loaded.
 
 Layout: ``engines/<backend>/<component>/<stem><suffix>`` with ``<stem>.json`` beside it. The sidecar is written last: an
 engine without one does not count.
@@ -68,7 +68,7 @@ class EngineRecipe:
         return f"{self.precision}_{profile}_{self.version}{self._mark()}_{machine}"
 
     def _mark(self) -> str:
-        """What the name says of the options."""
+        """Return the part of the file name that the options determine."""
         return ""
 
     def folder(self, bundle: Bundle) -> Path:
@@ -142,7 +142,7 @@ def graph_hashes(bundle: Bundle, component: str) -> dict[str, str]:
 
 
 def is_large(bundle: Bundle, component: str) -> bool:
-    """Whether a graph and its weights have `LARGE` bytes or more."""
+    """Return whether a graph and its weights have `LARGE` bytes or more."""
     return graph_size(bundle, component) >= LARGE
 
 

@@ -14,7 +14,7 @@ LEAST_BYTES = 1 << 20
 
 
 class Resident(Generic[Copy]):
-    """What a GPU has of arrays that engines gave, found by the array itself for as long as it is alive.
+    """GPU copies of arrays that engines returned, found by the array itself while it is alive.
 
     An array that is kept becomes read-only: what was changed on the host would be stale on the device.
     """
@@ -29,5 +29,5 @@ class Resident(Generic[Copy]):
         weakref.finalize(array, self._copies.pop, id(array), None).atexit = False
 
     def find(self, array: NDArray[Any]) -> Copy | None:
-        """What the device has of this very array, not of one like it; None where it has nothing."""
+        """Find the device's copy of this very array, not of an equal one; None if there is none."""
         return self._copies.get(id(array))

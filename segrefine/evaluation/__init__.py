@@ -1,1 +1,1 @@
-"""How good the masks of a data set are: scores against the truth, before and after, and what settings do to them."""
+"""Quality of the masks of a data set: scores against the truth, before and after, and the effect of settings."""

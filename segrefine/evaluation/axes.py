@@ -1,4 +1,4 @@
-"""What of the method a sweep varies: the settings by the names that people have for them, and their values."""
+"""Axes of a sweep: settings by their common names, and their values."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ RESULT_FILES = (PREDICTIONS, *COCO_FILES)
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where masks lie: folders of masks or of data sets, what `segrefine batch` wrote, or COCO JSONs.
+    """Locations of masks: folders of masks or of data sets, output of `segrefine batch`, or COCO JSONs.
 
     Attributes:
         predicted: the masks that are judged.
@@ -63,7 +63,7 @@ class Unread:
 
     @classmethod
     def of(cls, name: str, error: Exception) -> Unread:
-        """That of an error; its message need not name the image again."""
+        """Make the entry of an error. Its message does not repeat the name of the image."""
         kind = type(error).__name__
         if not isinstance(error, SegrefineError):
             return cls(name=name, error=kind, message=str(error), hint=None)
@@ -206,7 +206,7 @@ class Comparison:
 
     @property
     def truth_notation(self) -> Notation:
-        """What reads the true masks."""
+        """Return the reader of the true masks."""
         return self._stores[0]
 
     def find_images(self) -> Path:
@@ -232,7 +232,7 @@ class Comparison:
         raise ImageError(f"there is no image {name!r} in {root}", hint="--images names the folder of the images")
 
     def describe_run(self) -> dict[str, Any]:
-        """What the journal of the batch says: seconds an image, and how many masks the guard kept; or nothing."""
+        """Describe the batch by its journal: seconds an image, masks that the guard kept; empty without a journal."""
         done = [entry for name in self.names if (entry := self._run.get(name))]
         seconds = [entry.seconds for entry in done if entry.seconds]
         if not done:
@@ -261,7 +261,7 @@ def _find_masks(place: Path, folders: Sequence[str], *, coco: bool) -> Path:
 
 
 def _have_same_instances(stores: Sequence[Notation]) -> bool:
-    """Whether each mask has an id of its own, and masks of one id are of one image and label."""
+    """Return whether each mask has an id of its own, and masks of one id are of one image and label."""
     truth, *others = (store.identities() for store in stores)
     return truth is not None and all(other is not None and other.items() <= truth.items() for other in others)
 
@@ -272,7 +272,7 @@ def _other_phrases(predicted: Path, truth: Path) -> MaskError:
 
 
 def read_entries(file: Path | None, names: Sequence[str], kind: type) -> dict[str, Any] | None:
-    """What a JSON file says of each image's mask; None without a file.
+    """Read the entries of a JSON file for each image's mask; None without a file.
 
     Args:
         file: the file.

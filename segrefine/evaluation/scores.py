@@ -1,4 +1,4 @@
-"""How well masks agree with the true ones, before refining and after: of one mask, of a class, of a data set."""
+"""Agreement of masks with the true ones, before refining and after: for a mask, a class, a data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORSE = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well one mask agrees with the true one; areas in pixels.
+    """Agreement of one mask with the true one; areas in pixels.
 
     Attributes:
         iou: intersection over union.
@@ -36,7 +36,7 @@ class Agreement:
 
     @classmethod
     def of(cls, a: Mask, b: Mask) -> Agreement:
-        """That of two masks, bool (H, W)."""
+        """Return the agreement of two masks, bool (H, W)."""
         return cls(
             iou=iou(a, b),
             boundary_iou=boundary_iou(a, b),
@@ -69,7 +69,7 @@ class Score:
 
     @property
     def gain(self) -> float:
-        """What refining brought, in IoU; 0 where the coarse mask is not known."""
+        """Return the gain of refining, in IoU; 0 if the coarse mask is not known."""
         return self.after.iou - self.before.iou if self.before else 0.0
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much the method's settings matter: a data set refined and judged anew for each value of each of them."""
+"""Sweep over the method's settings: a data set is refined and judged for each value of each of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Tell = Callable[[SweepVariant, Entry, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one value of one setting brought; means over the masks.
+    """Effect of one value of one setting; means over the masks.
 
     Attributes:
         setting: what was varied.

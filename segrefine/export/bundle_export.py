@@ -61,7 +61,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What becomes of a checkpoint.
+    """Plan for exporting a checkpoint.
 
     Attributes:
         method: of the bundle.
@@ -88,7 +88,7 @@ class _Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """How graphs are made.
+    """Options for making graphs.
 
     Attributes:
         dtype: precision of their arithmetic.
@@ -103,7 +103,7 @@ class GraphOptions:
     atol: float
 
     def halves(self, component: str) -> bool:
-        """Whether a component computes in half precision."""
+        """Return whether a component computes in half precision."""
         return self.dtype == "fp16" and component not in (*ISLANDS, *self.fp32_components)
 
 

@@ -1,4 +1,4 @@
-"""What parity compares, and how: rows, tolerances, single components."""
+"""Comparisons of parity: rows, tolerances, single components."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ParityRow:
 
     @property
     def ok(self) -> bool:
-        """Whether the error is within its tolerance; an error that is no number is not."""
+        """Return whether the error is within its tolerance; an error that is no number is not."""
         return self.error <= self.tolerance
 
 
@@ -166,7 +166,7 @@ class Watched(Closing):
         self.overflowed: Feeds | None = None
 
     def __call__(self, feeds: Feeds, *, only: str | None = None) -> dict[str, NDArray[Any]]:
-        """What the engine gives."""
+        """Return the engine's outputs."""
         outputs = self._engine(feeds, only=only)
         finite = np.all([np.isfinite(each).reshape(len(each), -1).all(1) for each in outputs.values()], 0)
         if self.overflowed is None and not finite.all():

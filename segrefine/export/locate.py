@@ -1,4 +1,4 @@
-"""Where a component goes wrong: the first tensor in its graph that differs from a fresh export of the checkpoint."""
+"""Search for the first tensor in a component's graph that differs from a fresh export of the checkpoint."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _describe(
 
 
 def _errors(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
-    """How far off each value is, over the range of the expected ones; infinite where only one of the two is finite."""
+    """Return the error of each value, relative to the range of the expected ones; infinite if only one is finite."""
     wanted, given = expected.astype(np.float64), got.astype(np.float64)
     finite = wanted[np.isfinite(wanted)]
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: of the machine's, and of what a container leaves it."""
+"""Memory this process may still take: from the machine, and within a container's limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
-    """What each of the control groups leaves that this process is in: its own, and all that hold that one."""
+    """Yield the memory left in each control group of this process: its own and all that contain that one."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
@@ -45,7 +45,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
 
 
 def _left_in(folder: Path, limit: str, usage: str, cached: tuple[str, ...]) -> int | None:
-    """What one control group leaves; None where it has no limit."""
+    """Return the memory left in one control group; None if it has no limit."""
     try:
         most, used = ((folder / name).read_text(encoding="ascii").strip() for name in (limit, usage))
         lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()

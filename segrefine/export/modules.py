@@ -27,7 +27,7 @@ from segrefine.spec import ComponentSpec, TensorSpec
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSource:
-    """What the graphs of a text-to-image model are made from.
+    """Source of the graphs of a text-to-image model.
 
     Attributes:
         checkpoint: the model.
@@ -179,7 +179,7 @@ class MaskedUnet(GraphModule):
         strength: Tensor,
         *added: Tensor,
     ) -> tuple[Tensor, ...]:
-        """What the component gives, in the order of its outputs; `AttentionRecord.maps` explains the attention."""
+        """Return the outputs of the component in their order; `AttentionRecord.maps` explains the attention."""
         injection = MaskInjection(foreground=foreground, token_indicator=token_indicator, strength=strength)
         text = {"encoder_hidden_states": encoder_hidden_states.to(self.compute_dtype)}
         text |= zip(self.added, added, strict=True)
@@ -297,12 +297,12 @@ PARTS: Mapping[str, str] = {"vae_encoder": "vae", "vae_decoder": "vae", **dict.f
 
 
 def has_graph(name: str, text_encoders: Collection[str]) -> bool:
-    """Whether a model with these text encoders has a component of this name."""
+    """Return whether a model with these text encoders has a component of this name."""
     return not name.startswith("text_encoder") or name in text_encoders
 
 
 def text_inputs(checkpoint: ModelParts, denoiser: str) -> tuple[TensorSpec, ...]:
-    """What a denoiser takes of a text, by the names of its inputs; see `segrefine.reference.text`."""
+    """Return the denoiser's inputs for a text, by name; see `segrefine.reference.text`."""
     config = checkpoint.configs[denoiser]
     states = _float("encoder_hidden_states", "batch", "tokens", config["cross_attention_dim"])
     if checkpoint.family.addition != "text_time":

@@ -108,7 +108,7 @@ def locate_divergences(
 
 
 def _trials(module: GraphModule, manifest: Manifest, known: Feeds | None, engine: Engine) -> Iterator[Feeds]:
-    """What a component is tried on: `known`, then random inputs."""
+    """Yield inputs to try a component on: `known`, then random inputs."""
     if known is not None:
         yield known
     for sizes in trial_sizes(manifest, engine):
@@ -175,7 +175,7 @@ def _on_grid(refiner: Refiner, result: Refinement) -> NDArray[np.float32]:
 def run_reference(
     refiner: Refiner, reference: G4Seg, scene: ParityScene, device: str = "cpu"
 ) -> tuple[ReferenceResult, NDArray[np.bool_]]:
-    """What the reference, whose model is on `device`, makes of a scene, and its mask, bool (H, W).
+    """Refine a scene with the reference, whose model is on `device`; return the result and the mask, bool (H, W).
 
     It gets the refiner's pixels, coarse mask and noise, and its probability comes to full size as the refiner's does.
     """

@@ -1,4 +1,4 @@
-"""Whether an export fits into memory and on the disk, known before the work from the headers of the weight files."""
+"""Memory and disk space for an export, checked before the work from the headers of the weight files."""
 
 from __future__ import annotations
 

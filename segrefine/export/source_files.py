@@ -1,4 +1,4 @@
-"""What a file or a folder, given as a model, is in truth, and what to do with it; read without loading any weight."""
+"""Kind of a file or a folder given as a model, and the remedy if it is another; no weight is loaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _FOLDER = "give a folder that diffusers' save_pretrained wrote, with model_index
 
 
 def holds_model(path: Path) -> bool:
-    """Whether a file is a whole model: denoiser, image codec and text encoder, under their authors' names.
+    """Return whether a file is a whole model: denoiser, image codec and text encoder, under their authors' names.
 
     Raises:
         ExportError: it is called safetensors, and is none or is truncated.
@@ -96,7 +96,7 @@ def explain_file(path: Path) -> ExportError:
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder says that it is a model as diffusers saves it."""
+    """Return whether a folder says that it is a model as diffusers saves it."""
     return (folder / "model_index.json").is_file() and not (folder / MANIFEST).is_file()
 
 

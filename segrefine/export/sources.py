@@ -1,4 +1,4 @@
-"""What is exported: demo models, folders, single files, and models of the hub by their ids."""
+"""Sources of an export: demo models, folders, single files, and models of the hub by their ids."""
 
 from __future__ import annotations
 
@@ -143,5 +143,5 @@ def _fetch(model: str, revision: str | None) -> Path:
 
 
 def _has_weights(config: Path) -> bool:
-    """Whether a part's folder has weights, if it is a part that is read."""
+    """Return whether a part's folder has weights, if it is a part that is read."""
     return config.parent.name not in CLASSES or any(config.parent.glob("*.safetensors"))

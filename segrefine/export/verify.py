@@ -22,7 +22,7 @@ from segrefine.spec import ComponentSpec, TensorSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What a module made of some inputs.
+    """Output of a module for some inputs.
 
     Attributes:
         inputs: in the order of its specification.
@@ -34,7 +34,7 @@ class Trial:
 
 
 def run_trials(module: GraphModule, trials: Iterable[tuple[Tensor, ...]]) -> list[Trial]:
-    """What a module makes of inputs, in float32, whatever the type of its weights."""
+    """Run a module on inputs, in float32, whatever the type of its weights."""
     done = []
     with torch.no_grad(), widened(module):
         for inputs in trials:

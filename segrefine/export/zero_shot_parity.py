@@ -72,7 +72,7 @@ def _loop(segmenter: ZeroShotSegmenter, checkpoint: Checkpoint, scenes: Sequence
 def run_zero_shot_reference(
     segmenter: ZeroShotSegmenter, reference: ZeroShot, scene: ParityScene, phrases: Sequence[str]
 ) -> list[WordMap]:
-    """What the reference makes of the segmenter's pixels and noise."""
+    """Run the reference on the segmenter's pixels and noise."""
     manifest, levels = segmenter.bundle.manifest, segmenter.settings.text_timesteps
     image = torch.from_numpy(segmenter.fit(scene.image).image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     grid = [side // manifest.vae_scale_factor for side in image.shape[2:]]

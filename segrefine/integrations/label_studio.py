@@ -131,7 +131,7 @@ def make_app(maker: MaskMaker, *, preset: str | None = None, model_dir: str | No
 
 
 def _describe(task: Mapping[str, Any], error: SegrefineError) -> str:
-    """What is wrong with a task, in a sentence."""
+    """Describe the fault of a task, in a sentence."""
     return f"task {task.get('id')}: {error}" + (f"; {error.hint}" if error.hint else "")
 
 

@@ -1,4 +1,4 @@
-"""What every integration calls: one object that refines masks, and finds what phrases name."""
+"""Shared core of the integrations: one object that refines masks, and finds the things that phrases name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Bundles:
         return cls(segment=bundle) if finds else cls(refine=bundle)
 
     def setup_of(self, bundle: str | Path) -> PipelineSetup:
-        """What opens a bundle."""
+        """Return the setup that opens a bundle."""
         return PipelineSetup(bundle=bundle, engines=self.engines)
 
 

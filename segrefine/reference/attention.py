@@ -31,7 +31,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class MaskInjection:
-    """What is injected into one forward pass.
+    """Mask injected into one forward pass.
 
     Attributes:
         foreground: (B, 1, h, w) float in [0, 1], the probability of foreground on the latent grid.

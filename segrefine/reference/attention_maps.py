@@ -1,4 +1,4 @@
-"""Where a UNet looks: maps of the words' cross-attention and of self-attention, averaged over heads and layers.
+"""Attention maps of a UNet: cross-attention of words and self-attention, averaged over heads and layers.
 
 Which layers say most: on the way up, the words at about 16 cells a side, and the places at about 32. So DiffPNG chooses
 for Stable Diffusion at 512 pixels; DiffSegmenter (arXiv 2309.02773) and iSeg (arXiv 2409.03209) weigh them highest.
@@ -36,7 +36,7 @@ class MapLevels:
 
 
 def has_map_levels(unet: Mapping[str, Any]) -> bool:
-    """Whether a UNet of this configuration has attention that can be read."""
+    """Return whether a UNet of this configuration has attention that can be read."""
     return _UP_WITH_ATTENTION in unet["up_block_types"]
 
 
@@ -94,7 +94,7 @@ class AttentionRecord:
         self._words.append((shares @ label[:, None]).mean(1)[..., 0])
 
     def maps(self, latents: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What was collected, on the grid of the places.
+        """Return the collected maps, on the grid of the places.
 
         Args:
             latents: height and width of the latents.

@@ -39,7 +39,7 @@ Load = Callable[[str], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParts:
-    """What models of both methods have.
+    """Parts that models of both methods have.
 
     Attributes:
         model: where it was read from.
@@ -81,7 +81,7 @@ class ModelParts:
 
     @property
     def prediction_type(self) -> str:
-        """What the denoiser predicts: "epsilon", "v_prediction" or "sample"."""
+        """Return the denoiser's prediction type: "epsilon", "v_prediction" or "sample"."""
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     def encode_image(self, image: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class ModelParts:
         return scale_latents(self.vae, self.vae.encode(image).latent_dist.mean)
 
     def encode_text(self, texts: Sequence[str], size: Sequence[int]) -> Text:
-        """What the denoiser is told of texts (B) under an image of a size (height, width) in pixels.
+        """Encode texts (B) for the denoiser, under an image of a size (height, width) in pixels.
 
         A `CaptionedPhrase` is read with the words before it.
         """
@@ -190,7 +190,7 @@ def reopen(checkpoint: PartsT, dtype: torch.dtype | None) -> PartsT:
 
 
 def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[str, Any]:
-    """What `ModelParts` has, by name.
+    """Open the parts of `ModelParts`, by name.
 
     Raises:
         ExportError: something is missing, or of another kind than it should be.
@@ -216,7 +216,7 @@ def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[
 
 
 def _loader(model: Model, dtype: torch.dtype | None) -> Load:
-    """What loads the parts of a model, each once."""
+    """Return a function that loads the parts of a model, each once."""
 
     @cache
     def load(part: str) -> nn.Module:

@@ -41,7 +41,7 @@ _SCHEDULE = "scheduler/scheduler_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Configs:
-    """What the files of a checkpoint say of it.
+    """Configuration files of a checkpoint.
 
     Attributes:
         folder: where they are.
@@ -59,7 +59,7 @@ class Configs:
 
 
 def read_configs(model: Model, denoiser: str | None = None) -> Configs:
-    """What the files of a model say of it; the weights' headers are checked.
+    """Read the configuration files of a model; the weights' headers are checked.
 
     Args:
         model: its diffusers folder, or its single file.
@@ -89,7 +89,7 @@ def read_configs(model: Model, denoiser: str | None = None) -> Configs:
 
 
 def is_label_checkpoint(model: Model) -> bool:
-    """Whether a model looks like a label diffusion model."""
+    """Return whether a model looks like a label diffusion model."""
     return not isinstance(model, SingleFile) and (Path(model) / "label_denoiser").is_dir()
 
 

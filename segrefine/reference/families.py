@@ -32,7 +32,7 @@ class TextEncoderKind:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What checkpoints of one family have in common.
+    """Common properties of the checkpoints of one family.
 
     Attributes:
         name: what people call it.

@@ -27,7 +27,7 @@ from segrefine.settings import G4SegSettings
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRound:
-    """What one round computed; maps are (1, 1, h, w).
+    """Result of one round; maps are (1, 1, h, w).
 
     Attributes:
         generated: (1, c, h, w) latents of the mask-conditional image.
@@ -130,7 +130,7 @@ class G4Seg:
         return encode_prompt(self.model, self.settings.template, label, size)
 
     def text_evidence(self, z0: Tensor, coarse: Tensor, noise: Tensor, worth: float | None) -> Tensor:
-        """How much better the label explains each pixel than no label does, (h, w).
+        """Return how much better the label explains each pixel than no label does, (h, w).
 
         The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
         arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over noise levels, each
@@ -149,7 +149,7 @@ class G4Seg:
     def explain(
         self, z0: Tensor, prompt: Text, levels: Sequence[int], noise: Tensor, coarse: Tensor, strength: float
     ) -> WordEffect:
-        """What one prompt does to the prediction, against no prompt."""
+        """Compute the effect of one prompt on the prediction, against no prompt."""
         s, parts, shifts = self.settings, [], []
         for level in levels:
             t = s.text_timesteps[level]
@@ -166,7 +166,7 @@ class G4Seg:
         return WordEffect(evidence=evidence[None], shift=shift[None], error=error)
 
     def measure_worth(self, z0: Tensor, coarse: Tensor, noise: Tensor, label: str, size: Sequence[int]) -> float | None:
-        """What the text's evidence is worth, by the runtime's measure, for it is ours; None: it is not measured."""
+        """Return the worth of the text's evidence by the runtime's measure, which is ours; None if not measured."""
         s = self.settings
         if not s.measures_worth:
             return None

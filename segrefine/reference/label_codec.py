@@ -96,7 +96,7 @@ class VaeCodec:
 
 
 def describe_codec(codec: AreaCodec | VaeCodec) -> dict[str, Any]:
-    """What a codec is, as JSON values."""
+    """Describe a codec, as JSON values."""
     kind: dict[str, Any] = {"kind": "area", "fold": codec.fold} if isinstance(codec, AreaCodec) else {"kind": "vae"}
     return kind | {"scale": codec.scale}
 

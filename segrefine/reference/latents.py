@@ -20,7 +20,7 @@ def unscale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def _latent_range(vae: AutoencoderKL) -> tuple[float | Tensor, float | Tensor]:
-    """What is taken off the codec's latents, and what they are then multiplied by: numbers, or (1, c, 1, 1)."""
+    """Return the shift and the factor of the codec's latents, applied in this order: numbers, or (1, c, 1, 1)."""
     config = vae.config
     if config.get("latents_mean") and config.get("latents_std"):
         mean, spread = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))

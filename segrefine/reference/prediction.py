@@ -1,4 +1,4 @@
-"""What a single file says of its own prediction: by marks among its tensors, and in its metadata."""
+"""Prediction type of a single file: marks among its tensors, and its metadata."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _settle(source: SingleFile, what: str, words: Sequence[_Word]) -> _Word | No
 
 
 def _read_types(file: Path, header: Collection[str], metadata: Mapping[str, str]) -> list[_Word]:
-    """What a file says of its prediction type.
+    """Read the prediction types that a file names.
 
     Raises:
         ExportError: it names a type that is not known.
@@ -139,7 +139,7 @@ def _read_types(file: Path, header: Collection[str], metadata: Mapping[str, str]
 
 
 def _read_zero_snr(header: Collection[str], metadata: Mapping[str, str]) -> list[_Word]:
-    """What a file says of noise levels that end without any signal."""
+    """Read the marks of a file for noise levels that end without any signal."""
     words = [_Word(True, f"tensor {_ZERO_SNR_MARK}")] if _ZERO_SNR_MARK in header else []
     for key in _ZERO_SNR_KEYS:
         if (flag := metadata.get(key, "").strip().lower()) in _FLAGS:

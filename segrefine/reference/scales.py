@@ -34,12 +34,12 @@ _HINT = "give the model as it was before, in float16 or float32"
 
 
 def is_scale(name: str) -> bool:
-    """Whether a tensor belongs to a scaled 8-bit format, and is not a weight of the model itself."""
+    """Return whether a tensor belongs to a scaled 8-bit format, and is not a weight of the model itself."""
     return name.rpartition(".")[2] in (*_SCALES, *_IDLE)
 
 
 def is_quantized(name: str) -> bool:
-    """Whether a tensor is a scale, a table or a mark of a quantized format, of any spelling in use."""
+    """Return whether a tensor is a scale, a table or a mark of a quantized format, of any spelling in use."""
     last = name.rpartition(".")[2]
     return is_scale(name) or last in _QUANTIZED or ".quant_state." in name or ":_data" in name
 
@@ -73,7 +73,7 @@ def find_scales(header: Mapping[str, StoredTensor]) -> dict[str, str]:
 
 
 def expand_shape(name: str, scale: Sequence[int], weight: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How a scale spreads over its weight: its shape with one axis for each of the weight's, and the block along each.
+    """Return a scale's shape with one axis for each of the weight's, and the block along each axis.
 
     One number is for the whole weight, (rows) or (rows, 1, ...) for its rows, (a, b) for blocks of a matrix.
 

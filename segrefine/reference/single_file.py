@@ -106,7 +106,7 @@ def _rename(name: str) -> str:
 
 
 def _conversion(kind: Any, model: nn.Module, part: str) -> Convert:
-    """What turns tensors under their authors' names into those of a model in diffusers or transformers."""
+    """Return the conversion of tensors from their authors' names to those of diffusers or transformers."""
     config = cast(Any, model).config
     if kind.__name__ == "UNet2DConditionModel":
         return partial(single_file_utils.convert_ldm_unet_checkpoint, config=config)

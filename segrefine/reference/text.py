@@ -1,4 +1,4 @@
-"""What a denoiser is told of texts, in PyTorch."""
+"""Text inputs of a denoiser, in PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Diffusion XL ``text_embeds`` (B, width), the pooled text, and ``time_ids`` (B, 6
 
 
 def size_condition(size: Sequence[int]) -> Tensor:
-    """What Stable Diffusion XL is told of an image's size (height, width) in pixels: float (1, 6).
+    """Return Stable Diffusion XL's condition for an image's size (height, width) in pixels: float (1, 6).
 
     The size of the original, where it was cropped, and the size that is wanted (arXiv 2307.01952, section 2.2).
     """
@@ -25,7 +25,7 @@ def size_condition(size: Sequence[int]) -> Tensor:
 
 
 def encode_ids(encoder: nn.Module, kind: TextEncoderKind, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What a text encoder makes of ids (B, tokens): states (B, tokens, hidden), and the pooled text if its kind has it.
+    """Encode ids (B, tokens): states (B, tokens, hidden), and the pooled text if the encoder's kind has it.
 
     Args:
         encoder: the text encoder.
@@ -64,7 +64,7 @@ def predict(unet: UNet2DConditionModel, sample: Tensor, timestep: Tensor, text: 
 
 
 def guidance_embedding(unet: UNet2DConditionModel, batch: int) -> Tensor | None:
-    """How a consistency model that was distilled to be told its guidance is told `GUIDANCE_EMBEDDED`, (B, width).
+    """Embed `GUIDANCE_EMBEDDED` for a consistency model that was distilled with guidance as an input, (B, width).
 
     None for all other models. Sines and cosines of w·1000 (arXiv 2310.04378, as diffusers has them).
     """

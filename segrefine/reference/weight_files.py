@@ -86,12 +86,12 @@ class StoredTensor:
 
     @property
     def count(self) -> int:
-        """How many numbers it has."""
+        """Return the number of values in the tensor."""
         return math.prod(self.shape)
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], after: int) -> StoredTensor:
-        """What a header's entry describes; raises what Python does where it is malformed.
+        """Parse a header's entry; a malformed one raises Python's own errors.
 
         Args:
             entry: such as `{"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}`.
@@ -106,7 +106,7 @@ Model = str | Path | SingleFile
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """What a safetensors file says of its tensors, by name.
+    """Read the tensors' descriptions in a safetensors file, by name.
 
     Raises:
         ExportError: it is no such file, or not as long as its header says.
@@ -125,7 +125,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """What a safetensors file says of itself, text by name.
+    """Read the metadata of a safetensors file, text by name.
 
     Raises:
         ExportError: it is no such file.
@@ -192,7 +192,7 @@ def find_weights(folder: Path, part: str) -> tuple[str | None, tuple[Path, ...]]
 
 
 def read_part_header(model: Model, part: str) -> dict[str, StoredTensor]:
-    """What the files of a model say of one part's tensors, by name.
+    """Read the descriptions of one part's tensors in the files of a model, by name.
 
     Raises:
         ExportError: they are missing, or a file is not whole.
@@ -221,7 +221,7 @@ def find_strangers(file: Path, parts: Collection[str]) -> list[str]:
 
 
 def is_idle(part: str, name: str) -> bool:
-    """Whether a tensor that a part has no place for can be left out without a change of what the part computes.
+    """Return whether a tensor that a part has no place for can be left out without a change of what the part computes.
 
     Args:
         part: its name, such as "unet".
@@ -233,7 +233,7 @@ def is_idle(part: str, name: str) -> bool:
 
 
 def count_weights(model: Model, part: str) -> Counter[str]:
-    """How many numbers the weights of a part are, by the types that they are stored in; reads headers alone.
+    """Count the numbers in the weights of a part, by the types that they are stored in; only headers are read.
 
     Raises:
         ExportError: they are missing, or a file is not whole.

@@ -45,7 +45,7 @@ class ZeroShot:
 
     @torch.no_grad()
     def segment(self, image: Tensor, phrases: Sequence[str], noise: Tensor) -> list[WordMap]:
-        """Where each phrase is.
+        """Locate each phrase.
 
         Args:
             image: (1, 3, H, W) in [-1, 1]; H and W are multiples of the model's pixel grid.
@@ -72,7 +72,7 @@ class ZeroShot:
         return encode_prompt(self.model, self.settings.template, label_of(phrase), size)
 
     def fits(self, word: str) -> bool:
-        """Whether the text encoder takes a word as a whole."""
+        """Return whether the text encoder takes a word as a whole."""
         ids = self.model.tokenizer(self.settings.template.format(label=word)).input_ids
         return len(ids) <= self.model.tokenizer.model_max_length
 

@@ -1,1 +1,1 @@
-"""What runs at inference: NumPy and Pillow, and an engine for the networks."""
+"""Inference: NumPy and Pillow, and an engine for the networks."""

@@ -46,7 +46,7 @@ class PhraseRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Company:
-    """With which others a request can be computed.
+    """Key of requests that can be computed together.
 
     Attributes:
         key: the same for all of them.
@@ -83,7 +83,7 @@ class PhraseBatching:
     segment: Segmenter
 
     def company(self, size: tuple[int, int], phrases: int, seed: int, settings: GsSettings | None = None) -> Company:
-        """What a request may be computed with: requests of one shape on the model's grid, one seed and one settings.
+        """Return the key of a request: requests of one shape on the model's grid, one seed and one settings match.
 
         Args:
             size: height and width of its image.

@@ -29,7 +29,7 @@ Observe = Callable[[str, int, Floats], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the UNet is told besides the sample: P prompts, known by number from 0, and `NOTHING`.
+    """Inputs of the UNet besides the sample: P prompts, numbered from 0, and `NOTHING`.
 
     Attributes:
         texts: P + 1 of them: the prompts that name the labels and the null words, and the empty prompt.
@@ -68,7 +68,7 @@ class _Injection:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEvidence:
-    """How much better each of L labels explains each pixel than no label does.
+    """Evidence of the text: how much better each of L labels explains each pixel than no label does.
 
     Attributes:
         maps: float32 (L, h, w); zeros for a label whose evidence is worth nothing.
@@ -100,7 +100,7 @@ class Denoiser:
     observe: Observe | None = None
 
     def text_evidence(self, z0: Floats, masks: Floats, noise: Floats) -> TextEvidence:
-        """How much better each of L labels explains each pixel than no label does, and what that is worth.
+        """Compute how much better each of L labels explains each pixel than no label does, and the worth of that.
 
         The squared error that the label takes away, and how much it changes the prediction at all (as in DiffEdit,
         arXiv 2210.11427), in units of v-prediction, which weighs noise levels alike. The mean over noise levels, each
@@ -131,7 +131,7 @@ class Denoiser:
         return TextEvidence(maps=evidence, worth=worth)
 
     def word_effects(self, z0: Floats, noise: Floats, prompts: Sequence[int]) -> WordEffect:
-        """What each of P prompts does to the prediction of the clean latents, means over the levels of the text.
+        """Compute the effect of each of P prompts on the prediction of the clean latents, means over the text's levels.
 
         Args:
             z0: float32 (1, c, h, w) latents of the image.
@@ -143,7 +143,7 @@ class Denoiser:
         return trial.compare(prompts, range(len(self.settings.text_timesteps)), 0.0)
 
     def attention(self, z0: Floats, noise: Floats, prompts: Sequence[int], t: int) -> tuple[Floats, Floats]:
-        """Where the UNet looks at noise level t, on the grid of its maps.
+        """Return the UNet's attention at noise level t, on the grid of its maps.
 
         Args:
             z0: float32 (1, c, h, w) latents of the image.
@@ -280,7 +280,7 @@ class _TextTrial:
     _known: dict[tuple[int, int, float], Floats] = field(default_factory=dict)
 
     def compare(self, prompts: Sequence[int], levels: Sequence[int], strength: float) -> WordEffect:
-        """What each of P prompts does to the prediction, means over the levels; see `Denoiser.text_evidence`."""
+        """Compute the effect of each of P prompts on the prediction, means over levels; see `text_evidence`."""
         wanted = [(NOTHING, level, 0.0) for level in levels]
         wanted += [(prompt, level, strength) for prompt in prompts for level in levels]
         self._predict([key for key in wanted if key not in self._known])

@@ -1,4 +1,4 @@
-"""What the pipelines of both methods share: engines of one bundle, opened and closed together, and the way to them."""
+"""Engines of one bundle, opened and closed together; the pipelines of both methods share them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LATENT_MULTIPLE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSetup:
-    """What opens a pipeline, also in another process.
+    """Setup that opens a pipeline, also in another process.
 
     Attributes:
         bundle: folder that `segrefine export` wrote, or "demo" or "photo-gs".
@@ -245,11 +245,11 @@ class EngineSet(Closing, Generic[SettingsT]):
 
     @property
     def tokenizer(self) -> ClipTokenizer:
-        """What turns texts into token ids."""
+        """Return the tokenizer, which turns texts into token ids."""
         return self._tokenizers["text_encoder"]
 
     def encode_text(self, ids: NDArray[np.int64], size: tuple[int, int]) -> Text:
-        """What the denoiser is told of texts.
+        """Encode texts for the denoiser.
 
         Args:
             ids: int64 (B, tokens), of `tokenizer`.

@@ -1,4 +1,4 @@
-"""What speaks for a pixel before any image is generated: the coarse mask and the text."""
+"""Evidence for a pixel before any image is generated: the coarse mask and the text."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Judge:
         return np.asarray(columns @ np.array(each) + constant, np.float64)
 
     def columns(self, features: Numbers) -> Numbers:
-        """What the weights belong to, float64 (…, len(weights) − 1): the scaled features, and their pairs."""
+        """Return the columns of the weights, float64 (…, len(weights) − 1): the scaled features, and their pairs."""
         count = len(self.mean)
         scaled = ((features - np.array(self.mean)) / np.array(self.scale)).clip(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
         if len(self.weights) == count + 1:
@@ -79,7 +79,7 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """What tells good changes from bad ones. `guard.json` in a bundle, or the package's own for any model.
+    """Classifier of changes into good and bad ones. `guard.json` in a bundle, or the package's own for any model.
 
     Attributes:
         features: names of the region features that the guard looks at, from `REGION_FEATURES`.
@@ -174,7 +174,7 @@ class Judged:
 
     @property
     def accepted(self) -> NDArray[np.bool_]:
-        """Which changes stay, (n,)."""
+        """Return the mask of changes that stay, bool (n,)."""
         return self.odds > self.margin
 
     @cached_property
@@ -231,7 +231,7 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """What the guards hold of a refined mask.
+    """Verdict of the guards on a refined mask.
 
     Attributes:
         guards: those that judged, each with its share of the odds.
@@ -257,12 +257,12 @@ class Verdict:
 
     @property
     def trusted(self) -> bool:
-        """Whether the changes that stay replace the coarse mask. An empty mask is no refined mask."""
+        """Return whether the changes that stay replace the coarse mask. An empty mask is no refined mask."""
         return self.seen and self.confidence >= self.threshold and bool(self.judged.mask.any())
 
 
 def judge_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | None = None) -> Verdict:
-    """What the guards hold of a refinement; for the arguments see `guard_changes`."""
+    """Judge a refinement by the guards; for the arguments see `guard_changes`."""
     known = 0.0 if guard is None or result.evidence_worth is None else result.evidence_worth
     by_worth = ((free_guard(), 1 - known), (guard, known))
     guards = [(each, share) for each, share in by_worth if each is not None and share > 0]
@@ -292,7 +292,7 @@ def contrast(image: NDArray[np.uint8]) -> float:
 
 
 def describe_mask(judged: Judged) -> Numbers:
-    """What the regions that stay say of the mask as a whole, float64, one number for each of `MASK_FEATURES`.
+    """Describe the mask as a whole by the regions that stay, float64, one number for each of `MASK_FEATURES`.
 
     The first five are of the IoU that the changes are expected to bring: its sum, what of it is lost where they are
     wrong, its standard deviation, and the ratios of the first to the others.
@@ -321,7 +321,7 @@ def describe_mask(judged: Judged) -> Numbers:
 
 
 def describe_pixels(judged: Judged, result: Refinement, odds: float, *, trusted: bool) -> Numbers:
-    """What speaks for the side on which each pixel is in the end, float64 (H, W, 4).
+    """Describe the evidence for the final side of each pixel, float64 (H, W, 4).
 
     The refined probability's log-odds for that side; those of the region, where it was changed; those of the mask
     where it is trusted; and whether it is not.

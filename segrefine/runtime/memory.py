@@ -133,7 +133,7 @@ class RememberingEngine(Closing):
         self._engine.close()
 
     def _key(self, feeds: Mapping[str, NDArray[Any]], number: int, only: str | None) -> bytes:
-        """What stands for one sample: the component, the wanted output, and all that goes in."""
+        """Return the key of one sample: the component, the wanted output, and all inputs."""
         digest = hashlib.blake2b(f"{self.spec.name} {only}".encode(), digest_size=24)
         for name in sorted(feeds):
             values = np.ascontiguousarray(feeds[name][number])

@@ -1,4 +1,4 @@
-"""What every result with a mask can do: be measured, saved, shown, and handed to other libraries."""
+"""Methods of every result with a mask: measure, save, show, and hand to other libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class HasMask(Protocol):
 
     @property
     def name(self) -> str:
-        """What the mask shows: a label or a phrase."""
+        """Return the label or phrase that the mask shows."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -34,7 +34,7 @@ class HasMask(Protocol):
 
     @property
     def confidence(self) -> float | None:
-        """How sure the mask is, in [0, 1]; None where nothing says so."""
+        """Return the confidence in the mask, in [0, 1]; None if it is unknown."""
 
 
 class NamedMask:

@@ -1,4 +1,4 @@
-"""What refining gives: the mask of each label, and how it came about."""
+"""Result of refining: the mask of each label, and its history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Round:
-    """What one round of refinement computed, on the latent grid (h, w).
+    """Result of one round of refinement, on the latent grid (h, w).
 
     Attributes:
         timestep: noise level of the generation.

@@ -1,4 +1,4 @@
-"""What refining changed in a mask, region by region, and what speaks for each change."""
+"""Changes of a mask by refining, region by region, and the evidence for each change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NEIGHBOURS: tuple[tuple[Any, Any], ...] = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regions:
-    """Where a refined mask differs from the coarse one, in connected pieces.
+    """Connected pieces in which a refined mask differs from the coarse one.
 
     All pixels of a piece were added, or all removed; and a cautious edge step changes all of them, or none.
 
@@ -77,7 +77,7 @@ class Regions:
 
     @cached_property
     def core(self) -> Mask:
-        """What both masks hold; the coarse mask where that is nothing."""
+        """Return the pixels that both masks hold; the coarse mask if there are none."""
         kept = self.before & self.after
         return kept if kept.any() else self.before
 
@@ -185,7 +185,7 @@ def _colours(image: NDArray[np.uint8], regions: Regions) -> dict[str, Numbers]:
 
 
 def _evidence(result: Refinement, regions: Regions) -> dict[str, Numbers]:
-    """What the diffusion model holds for each change, scaled by what its evidence is worth."""
+    """Return the diffusion model's evidence for each change, scaled by its worth."""
     fit, coarse = result.fit, result.coarse
     before, after = regions.before, regions.after
     text = fit.restore(result.text_evidence)
@@ -256,5 +256,5 @@ def _border_gaps(colour: Floats, regions: Regions) -> Numbers:
 
 
 def _square_length(vectors: Floats) -> Floats:
-    """Of vectors along the last axis, (…, C) → (…)."""
+    """Return the squared length of vectors along the last axis, (…, C) → (…)."""
     return np.asarray(np.einsum("...c,...c->...", vectors, vectors))

@@ -170,7 +170,7 @@ class NoiseSchedule:
         return visited
 
     def stride(self, steps: int) -> int:
-        """How many timesteps one of `steps` DDIM steps goes down, whatever the spacing: diffusers does the same."""
+        """Return the timesteps between two of `steps` DDIM steps, whatever the spacing: diffusers does the same."""
         return len(self.alphas_cumprod) // steps
 
     def _spread(self, count: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What segmenting gives: the mask of each phrase, and how the samples become one."""
+"""Result of segmenting: the mask of each phrase, and the merging of samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EDGES, MASK_WEIGHT = EdgeSettings(contrast=1.0, iterations=2), 0.5
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Segment(NamedMask):
-    """What one phrase names. Maps are kept on the model's grid, and brought to the image's size when asked for.
+    """Mask of one phrase. Maps are kept on the model's grid, and brought to the image's size on request.
 
     Attributes:
         phrase: the words.
@@ -52,7 +52,7 @@ class Segment(NamedMask):
 
     @property
     def probability(self) -> Floats:
-        """Of a pixel to be of what is named: `refined`, or else `mean`; float32 (H, W) in [0, 1]."""
+        """Return each pixel's probability of the phrase: `refined`, or else `mean`; float32 (H, W) in [0, 1]."""
         if self.refined is not None:
             return self.refined.astype(np.float32)
         return self.fit.restore(self.mean).clip(0, 1)
@@ -64,12 +64,12 @@ class Segment(NamedMask):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """What the phrase names, bool (H, W): a probability above one half."""
+        """Return the mask of the phrase, bool (H, W): a probability above one half."""
         return self.probability > 0.5
 
     @property
     def confidence(self) -> float:
-        """Of the samples: their mean within the mask that they give, in (0.5, 1]; 0 where that or `mask` is empty."""
+        """Return the samples' mean within their mask, in (0.5, 1]; 0 if that mask or `mask` is empty."""
         mean, given = self.samples.mean(0), self.mean if self.refined is None else self.refined
         inside = mean[mean > 0.5]
         return float(inside.mean()) if inside.size and (given > 0.5).any() else 0.0
@@ -112,12 +112,12 @@ class Segmentation:
 
 
 def guide_edges(fit: FittedImage, settings: GsSettings | ZeroShotSettings) -> EdgeGuide | None:
-    """What the edge step needs of an image; None where the settings leave the step out."""
+    """Return the edge step's data of an image; None if the settings leave the step out."""
     return EdgeGuide(fit.image, EDGES) if settings.edges else None
 
 
 def read_samples(phrases: Sequence[str], samples: Floats, fit: FittedImage, guide: EdgeGuide | None) -> list[Segment]:
-    """What the samples of each phrase say together; a mask that is empty has no border to move.
+    """Merge the samples of each phrase; a mask that is empty has no border to move.
 
     Args:
         phrases: P of them.

@@ -27,7 +27,7 @@ _LEAST_RIVALS = 2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
-    """What the model does under the prompts, on the grid (h, w) of its latents and on the coarser one of its attention.
+    """Responses of the model to the prompts, on the grid (h, w) of its latents and the coarser one of its attention.
 
     Attributes:
         evidence: float32 (P + K, h, w), the squared error that each of P phrases and K null words takes away.
@@ -44,7 +44,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WordMap:
-    """Where a phrase is.
+    """Location of a phrase.
 
     Attributes:
         attention: float32 (rows, columns), the attention of its tokens alone, standardised over the image.
@@ -60,7 +60,7 @@ class WordMap:
 
 
 def read_word_maps(seen: Seen, settings: ZeroShotSettings) -> list[WordMap]:
-    """Where each phrase is.
+    """Locate each phrase.
 
     Args:
         seen: what the model does.
@@ -88,7 +88,7 @@ def read_word_maps(seen: Seen, settings: ZeroShotSettings) -> list[WordMap]:
 
 
 def measure_presence(own: Floats, others: Floats, mask: NDArray[np.bool_]) -> float:
-    """How far a phrase explains a mask better than the best of other words does.
+    """Measure how much better a phrase explains a mask than the best of other words does.
 
     The unit is how far those words lie apart anywhere in the image: their standard deviation, a root mean square over
     the places. A phrase always explains its own mask well, for that is how the mask was chosen. So does no other word,

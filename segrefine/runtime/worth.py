@@ -1,4 +1,4 @@
-"""What the evidence of a diffusion model is worth on one image: does it know the label at all?
+"""Worth of a diffusion model's evidence on one image: does it know the label at all?
 
 A label that the model knows, and that is in the image,
 
@@ -47,7 +47,7 @@ def other_words(labels: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class WordEffect:
-    """What each of P prompts does to the prediction of the clean latents (c, h, w), at T noise levels.
+    """Effect of each of P prompts on the prediction of the clean latents (c, h, w), at T noise levels.
 
     Attributes:
         evidence: float32 (P, h, w), the squared error that the prompt takes away, and its squared change; mean over the
@@ -62,7 +62,7 @@ class WordEffect:
 
     @property
     def change(self) -> Floats:
-        """How much each prompt changes the prediction, squared, float32 (P, h, w)."""
+        """Return the squared change of the prediction by each prompt, float32 (P, h, w)."""
         return np.asarray(np.square(self.shift).mean((1, 2)), np.float32)
 
     def pick(self, number: int) -> WordEffect:
@@ -72,7 +72,7 @@ class WordEffect:
 
 
 def measure_worth(label: WordEffect, nulls: WordEffect, coarse: Floats, settings: G4SegSettings) -> float:
-    """What the evidence for a label is worth, in [0, 1].
+    """Measure the worth of the evidence for a label, in [0, 1].
 
     Args:
         label: the effect of the label, P = 1.
@@ -96,7 +96,7 @@ def measure_likeness(label: Floats, nulls: Floats) -> float:
 
 
 def compare_words(label: Floats, nulls: Floats, inside: NDArray[np.bool_]) -> float:
-    """How far the evidence of a label stands out, against other words and against the rest of the image.
+    """Measure how far a label's evidence stands out, against other words and the rest of the image.
 
     Args:
         label: float32 (h, w), its evidence.

@@ -36,7 +36,7 @@ EXPORT_AGAIN = "export the model again: `segrefine export MODEL BUNDLE`"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ZeroShotResult:
-    """What was found, and how.
+    """Result of zero-shot segmentation, with its history.
 
     Attributes:
         segmentation: the masks.
@@ -166,7 +166,7 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         return ZeroShotResult(segmentation=Segmentation(segments=segments, seconds=watch.seconds), maps=maps)
 
     def _look(self, conditions: Conditions, z0: Floats, phrases: int, settings: ZeroShotSettings, seed: int) -> Seen:
-        """What the model does under the phrases and the null words."""
+        """Return the model's responses to the phrases and the null words."""
         levels = settings.text_timesteps
         noise = np.random.default_rng(seed).standard_normal((len(levels), *z0.shape[1:]), np.float32)
         denoiser = Denoiser(

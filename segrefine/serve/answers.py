@@ -1,4 +1,4 @@
-"""What a result is answered with."""
+"""Answers to requests, made from results."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def refine_answer(image: Pixels, results: Sequence[Refinement], decode: Decode, 
 
 
 def _refined_value(result: Refinement, decode: Decode, asked: RefineParameters) -> dict[str, Any]:
-    """What is told of one mask."""
+    """Return the JSON value of one mask."""
     coarse = result.coarse > 0.5
     values: dict[str, Any] = {
         "label": result.label,

@@ -27,7 +27,7 @@ class HungUp(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What a body holds.
+    """Content of a body.
 
     Attributes:
         values: fields by name: of JSON any value, of a form the list of the texts sent under that name.

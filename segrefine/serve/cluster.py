@@ -33,7 +33,7 @@ _AUTOSCALING = {"look_back_period_s": 10.0, "upscale_delay_s": 5.0, "downscale_d
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How many replicas there are, and what each takes of the cluster.
+    """Number of replicas, and each one's share of the cluster.
 
     Attributes:
         fewest: replicas that there always are.

@@ -1,4 +1,4 @@
-"""What OpenAPI says of the routes: bodies, answers and examples."""
+"""OpenAPI descriptions of the routes: bodies, answers and examples."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Dispatcher:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """Return whether requests are taken."""
         return self.warm and not self.draining
 
     def admit(self) -> QueuePlace:

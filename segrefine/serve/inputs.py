@@ -1,4 +1,4 @@
-"""What a request asks: its pictures and its parameters, checked as far as that goes without decoding."""
+"""Inputs of a request: pictures and parameters, checked as far as that goes without decoding."""
 
 from __future__ import annotations
 

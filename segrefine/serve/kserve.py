@@ -148,7 +148,7 @@ def _check_tensors(asked: InferRequest, signature: Signature) -> None:
 
 
 def _has_type(array: NDArray[Any], tensor: Tensor) -> bool:
-    """Whether an array has the type of a tensor; a mask may also be of bool or bytes, as its file may."""
+    """Return whether an array has the type of a tensor; a mask may also be of bool or bytes, as its file may."""
     types = {"UINT8": "uint8", "FP32": "float32", "STRING": "object", "INT64": "int64"}
     return array.dtype == types[tensor.data_type] or (tensor.name == "mask" and array.dtype in (np.bool_, np.uint8))
 

@@ -1,4 +1,4 @@
-"""What the service lets in, and for how long."""
+"""Limits of the service: sizes, counts and times."""
 
 from __future__ import annotations
 

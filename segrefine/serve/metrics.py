@@ -1,4 +1,4 @@
-"""What the service counts, as Prometheus reads it; every name begins with `segrefine_`."""
+"""Metrics of the service for Prometheus; every name begins with `segrefine_`."""
 
 from __future__ import annotations
 

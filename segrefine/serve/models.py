@@ -39,7 +39,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What is known of a model that is served.
+    """Description of a served model.
 
     Attributes:
         name: by which requests choose it.
@@ -57,7 +57,7 @@ class Served:
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """What it knows; None of a model that does not ship with segrefine."""
+        """Return the words the model knows; None for a model that does not ship with segrefine."""
         return VOCABULARIES[self.shipped] if self.shipped else None
 
 
@@ -77,7 +77,7 @@ class ServedModel(Closing, Generic[PipelineT]):
 
     @abstractmethod
     def company(self, work: Work) -> Company | None:
-        """With which others a request is computed together; None where it is computed alone."""
+        """Return the key of requests that are computed together; None if this one is computed alone."""
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -148,7 +148,7 @@ class RefineModel(ServedModel[Refiner]):
 
 
 class PhraseModel(ServedModel[PipelineT]):
-    """What finds phrases in an image."""
+    """Model that finds phrases in an image."""
 
     def complete(self, answer: Answer, work: Work, image: NDArray[np.uint8]) -> Answer:
         """The answer with what is to be said of the image and of the words."""
@@ -281,7 +281,7 @@ def _phrase_request(work: Work, image: NDArray[np.uint8]) -> PhraseRequest:
 
 
 def attempt(make: Callable[Arguments, Made], *given: Arguments.args, **named: Arguments.kwargs) -> Made | Exception:
-    """What a function makes, or the error that it raises: whatever it is, it is the answer to one request only."""
+    """Call a function, and return its result or its error. Any error answers one request only."""
     try:
         return make(*given, **named)
     except Exception as error:

@@ -89,7 +89,7 @@ def _read_points(given: object) -> list[Point]:
 
 
 class Parameters(BaseModel, ABC):
-    """What both methods take besides pictures."""
+    """Parameters of both methods besides pictures."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
@@ -141,7 +141,7 @@ def check_cost(settings: Settings, base: Settings) -> None:
 
 
 class RefineParameters(Parameters):
-    """What refining takes besides pictures."""
+    """Parameters of refining besides pictures."""
 
     label: Annotated[list[Text], BeforeValidator(_as_list), Field(min_length=1, max_length=MOST_LABELS)] = Field(
         description="What the mask shows, such as fox. Once for each mask, in their order.", examples=["fox"]
@@ -167,7 +167,7 @@ class RefineParameters(Parameters):
 
 
 class SegmentParameters(Parameters):
-    """What segmenting takes besides the picture."""
+    """Parameters of segmenting besides the picture."""
 
     phrases: list[Text] = Field([], max_length=MOST_PHRASES, description="What to look for.", examples=[["the fox"]])
     caption: Text | None = Field(None, description="Instead of phrases: a sentence, whose noun phrases they are.")

@@ -43,7 +43,7 @@ class Problem(Exception):
     subject: str | None = None
 
     def __str__(self) -> str:
-        """What was expected and what came, as one sentence."""
+        """Return the expected and the given value, as one sentence."""
         return f"expected {self.expected}, got {self.got}"
 
     def to_dict(self, request_id: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Protocol(H11Protocol):
         self._refuse(Problem(400, "bad_http", expected, msg, "check the client"))
 
     def _is_rest(self) -> bool:
-        """Whether an answer is complete, and its request is not."""
+        """Return whether an answer is complete, and its request is not."""
         return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
     def _await_head(self) -> None:

@@ -43,7 +43,7 @@ _SMALL = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class Replier:
-    """What replying takes.
+    """Inputs for replying.
 
     Attributes:
         dispatcher: computes.
@@ -88,7 +88,7 @@ class Replier:
     async def compute(
         self, request: Request, parse: Callable[[bytes], tuple[Pictures, Parameters]], model: ServedModel[Any]
     ) -> Answer:
-        """What a model gives for a request whose body `parse` reads, as tensors.
+        """Compute a model's answer as tensors, for a request whose body `parse` reads.
 
         Raises:
             Problem: it cannot be answered; so do the errors of the library.
@@ -241,7 +241,7 @@ def _draw_mask(content_type: str, body: bytes, limits: Limits) -> bytes:
 
 
 def _media(request: Request) -> tuple[str, Media]:
-    """What the client likes best of what there is: its name in the header, and what the answer is written as."""
+    """Choose the client's preferred media type: its name in the header, and the format of the answer."""
     accepted = request.headers.get("accept") or "*/*"
     likings = dict(map(_liking, accepted.lower().split(",")))
     for name in sorted(likings, key=lambda each: -likings[each]):  # of equals the first
@@ -279,7 +279,7 @@ def _plain(answer: Answer, model: ServedModel[Any], request_id: str) -> Response
 
 
 def _warning_header(answer: Answer) -> dict[str, str]:
-    """What a picture cannot say: an array in JSON, which is ASCII; as many warnings as servers and clients let pass."""
+    """Return a header of warnings for pictures: a JSON array in ASCII, cut to the length that clients accept."""
     told, left = list[str](), _LONGEST_WARNINGS
     for warning in answer.values["warnings"]:
         left -= len(json.dumps(warning)) + len(", ")

@@ -19,7 +19,7 @@ from segrefine.serve.protocol import HEADER_BYTES, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where the service listens; port 0 is any free one."""
+    """Address of the service; port 0 is any free one."""
 
     host: str = "127.0.0.1"
     port: int = 8000

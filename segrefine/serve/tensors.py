@@ -28,7 +28,7 @@ _HINT = "GET /v2/models/NAME lists names, datatypes and shapes"
 
 @dataclass(frozen=True, kw_only=True)
 class InferRequest:
-    """What a client asks of a model.
+    """Request of a client to a model.
 
     Attributes:
         id: what the answer repeats; None for nothing.

@@ -19,7 +19,7 @@ Tell = Callable[[str, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model gives.
+    """Answer of a model.
 
     Attributes:
         values: the JSON object, but for what the service adds. For a PNG its `warnings` alone; for tensors also
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(kw_only=True, eq=False)
 class Work:
-    """What is asked of a model, and whether anyone still waits for it.
+    """Request to a model, which is dropped if nobody waits for it.
 
     Attributes:
         pictures: as they came.
@@ -59,5 +59,5 @@ class Work:
 
     @property
     def unwanted(self) -> bool:
-        """Whether computing it would be for nobody."""
+        """Return whether nobody waits for the answer."""
         return self.abandoned.is_set() or time.monotonic() > self.deadline

@@ -24,7 +24,7 @@ _LEAST_CUT, _MOST_CUT = 0.02, 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """How far an image is changed.
+    """Strength of the changes to an image.
 
     Attributes:
         smallest: smallest side of a crop, as a share of the image's.

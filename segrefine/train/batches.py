@@ -98,7 +98,7 @@ class TextEncoder:
         return min(int(tokenizer.model_max_length) for tokenizer in self._tokenizers.values())
 
     def count(self, text: str) -> int:
-        """How many tokens a text has, with start and end."""
+        """Count the tokens of a text, with start and end."""
         if text not in self._counts:
             with self._turn:
                 self._counts[text] = max(
@@ -107,7 +107,7 @@ class TextEncoder:
         return self._counts[text]
 
     def fits(self, text: str) -> bool:
-        """Whether the text encoders take a text as a whole."""
+        """Return whether the text encoders take a text as a whole."""
         return self.count(text) <= self.most
 
 
@@ -192,7 +192,7 @@ class BatchMaker:
 
 
 def _by_text(text: str) -> tuple[str, str, int]:
-    """What texts are sorted by: their words, then their captions."""
+    """Return the sort key of texts: their words, then their captions."""
     return (str(text), text.caption, text.start) if isinstance(text, CaptionedPhrase) else (text, "", 0)
 
 

@@ -64,7 +64,7 @@ def without_long_phrases(scene: Scene, fits: Callable[[str], bool]) -> Scene:
 
 
 def _is_described(scene: dict[str, list[str]], texts: TextEncoder) -> bool:
-    """Whether a class or a phrase that fits names a region of a scene."""
+    """Return whether a class or a phrase that fits names a region of a scene."""
     return bool(scene["labels"]) or any(texts.fits(text) for text in scene["phrases"])
 
 

@@ -51,7 +51,7 @@ class Expressions:
 
     @classmethod
     def detect(cls, place: Path) -> bool:
-        """Whether a file has the name that the expressions have."""
+        """Return whether a file has the name that the expressions have."""
         return place.is_file() and place.name.startswith("refs(") and place.suffix in (".p", ".json")
 
     @property

@@ -1,4 +1,4 @@
-"""Which noise levels are trained: the noisiest for one step, lower ones so that more steps do not lose."""
+"""Noise levels of training: the noisiest for one step, lower ones so that more steps do not lose."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def draw_lower_levels(rng: Generator, count: int, levels: int) -> NDArray[np.int
 
 
 def is_end_to_end(recipe: Recipe, done: float) -> bool:
-    """Whether the loss is that of the decoded mask; with "both", in the second half of the run."""
+    """Return whether the loss is that of the decoded mask; with "both", in the second half of the run."""
     return recipe == "end-to-end" or (recipe == "both" and done >= 0.5)

@@ -1,4 +1,4 @@
-"""How much memory a run takes, estimated before it starts.
+"""Memory of a run, estimated before it starts.
 
 The activations are counted, not guessed: a forward pass on PyTorch's `meta` device, which has shapes and no numbers,
 records every tensor that the backward pass keeps.

@@ -66,7 +66,7 @@ class Narratives:
 
     @classmethod
     def detect(cls, place: Path) -> bool:
-        """Whether a file has the name that the narratives have."""
+        """Return whether a file has the name that the narratives have."""
         return place.is_file() and place.name.startswith(_PREFIX) and place.suffix == ".json"
 
     @property

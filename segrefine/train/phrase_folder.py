@@ -45,7 +45,7 @@ class PhraseFolder:
 
     @classmethod
     def detect(cls, place: Path) -> bool:
-        """Whether a folder has `phrases.json`."""
+        """Return whether a folder has `phrases.json`."""
         return (place / PHRASES).is_file()
 
     @property

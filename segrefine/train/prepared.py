@@ -50,7 +50,7 @@ class Prepared:
 
     @property
     def labels(self) -> Counter[str]:
-        """How many images have each class."""
+        """Count the images that have each class."""
         return Counter(label for scene in self.scenes for label in scene["labels"])
 
     def read(self, number: int) -> Scene:
@@ -204,7 +204,7 @@ class Mixture:
 
     @cached_property
     def _shares(self) -> list[dict[str, float]]:
-        """How often an image is drawn for each class, for each data set; the shares of a data set sum to 1."""
+        """Return each class's share of draws for an image, for each data set; a data set's shares sum to 1."""
         shares = []
         for rows in self._rows:
             counts = {label: len(found) ** _BALANCE for label, found in rows.items()}

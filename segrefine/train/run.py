@@ -36,7 +36,7 @@ _SIDE_GUESS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What a run is made of.
+    """Parts of a training run.
 
     Attributes:
         data: the data sets.
@@ -61,7 +61,7 @@ class TrainingJob:
     cpu: bool = False
 
     def describe_data(self) -> dict[str, Any]:
-        """What the run depends on besides its options, as JSON values."""
+        """Describe the data that the run depends on besides its options, as JSON values."""
         places = [[str(spec.place.resolve()), spec.weight] for spec in self.data]
         held = str(self.validation.place.resolve()) if self.validation else self.held_share
         return {"data": places, "validation": held}

@@ -1,4 +1,4 @@
-"""What training knows of an image: regions with names, and phrases that name one of them."""
+"""Scenes of training: regions with names, and phrases that name one of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Scene:
 
     @property
     def has_phrases(self) -> bool:
-        """Whether a region has phrases of its own, which a change of the image could make false."""
+        """Return whether a region has phrases of its own, which a change of the image could make false."""
         return any(region.phrases for region in self.regions)
 
 

@@ -1,4 +1,4 @@
-"""Where training scenes come from. A new notation is a class with a reader's two methods and a line of `SOURCES`."""
+"""Sources of training scenes. A new notation is a class with a reader's two methods and a line of `SOURCES`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Source(Protocol):
 
     @classmethod
     def detect(cls, place: Path) -> bool:
-        """Whether the data at a place is of this kind."""
+        """Return whether the data at a place is of this kind."""
         ...
 
     @property
@@ -157,7 +157,7 @@ class SourceSpec:
 
 
 def holds_captions(place: Path) -> bool:
-    """Whether a file is a JSON of captions, such as COCO's: they do not say which pixels a word means."""
+    """Return whether a file is a JSON of captions, such as COCO's: they do not say which pixels a word means."""
     if not place.is_file() or place.suffix != ".json":
         return False
     content = read_json(place, MaskError, hint="")

@@ -191,7 +191,7 @@ _BESIDE = ("left of", "right of")
 
 
 def _side(offset: NDArray[np.float64]) -> str | None:
-    """Where something lies whose centre is `offset` (x, y) away, in longer sides; None where people would not agree."""
+    """Return the side of a centre at `offset` (x, y), in longer sides; None if people would not agree."""
     x, y = offset.round(9)  # a mirrored scene gives the same answer, whatever its centres were rounded to
     if max(abs(x), abs(y)) < _CLEAR_GAP or _CLEAR_RATIO * min(abs(x), abs(y)) > max(abs(x), abs(y)):
         return None

@@ -138,7 +138,7 @@ class Trainee(nn.Module):
         return latents
 
     def _encode_text(self, batch: Batch) -> Text:
-        """What the denoiser gets of each sample's text; see `ModelParts.encode_text`."""
+        """Encode each sample's text for the denoiser; see `ModelParts.encode_text`."""
         states, text = [], Text()
         family = self._model.checkpoint.family
         with torch.set_grad_enabled(self._options.train_text and torch.is_grad_enabled()):

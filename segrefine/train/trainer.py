@@ -173,7 +173,7 @@ class Trainer:
                     raise KeyboardInterrupt
 
     def _agree(self, wish: bool) -> bool:
-        """What the first process wishes; the clocks of several differ."""
+        """Return the first process's decision; the clocks of several differ."""
         if self.accelerator.num_processes == 1:
             return wish
         flag = torch.tensor([int(wish)], device=self.accelerator.device)

@@ -1,4 +1,4 @@
-"""What a run reports: JSON lines, TensorBoard where it is installed, and a line of progress."""
+"""Reports of a run: JSON lines, TensorBoard if it is installed, and a line of progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a model is on held-out images: what phrases name, and whether the word decides."""
+"""Quality of a model on held-out images: the masks of phrases, and whether the word decides."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CASES = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finding:
-    """What one phrase found in one image.
+    """Result of one phrase in one image.
 
     Attributes:
         image: number of the image.
@@ -87,7 +87,7 @@ def validate(
     classes: Sequence[str],
     settings: GsSettings = ONE_STEP,
 ) -> list[Finding]:
-    """What the phrases of every `step`-th scene find, from number `first` on."""
+    """Find the phrases of every `step`-th scene, from number `first` on."""
     found: list[Finding] = []
     for number in range(first, len(scenes), step):
         found += _look(model, scenes[number], number, classes, settings)

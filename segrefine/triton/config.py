@@ -23,7 +23,7 @@ _WARM_UP_TEXT = "fox"
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """How Triton serves a model.
+    """Options for serving a model by Triton.
 
     Attributes:
         name: of the model, by which clients choose it.
@@ -63,7 +63,7 @@ class Serving:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether instances are placed on a GPU."""
+        """Return whether instances are placed on a GPU."""
         return needs_gpu(self.backend, self.device)
 
 

@@ -1,4 +1,4 @@
-"""What Triton's Python backend runs. Its own module exists only within its server, so that model.py hands it over."""
+"""Model for Triton's Python backend. Its own module exists only within its server, so that model.py hands it over."""
 
 from __future__ import annotations
 

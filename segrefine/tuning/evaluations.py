@@ -1,4 +1,4 @@
-"""What was refined and how well, line by line in a file, so that a killed run loses one image at most."""
+"""Log of refined images and their quality, line by line in a file. A killed run loses one image at most."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVALUATIONS = "evaluations.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How well the masks of one image were refined.
+    """Quality of the refined masks of one image.
 
     Attributes:
         what: the settings and the guard, as `identify` names them.
@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How well a set of images was refined.
+    """Quality of a refined set of images.
 
     Attributes:
         images: number of images.

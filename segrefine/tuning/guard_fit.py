@@ -1,4 +1,4 @@
-"""How the weights of a guard are found: logistic regressions, judged on images that they do not know.
+"""Fit of a guard's weights: logistic regressions, judged on images that they do not know.
 
 Images are divided into `FOLDS`. What a region is worth is fitted on all folds but one and judged on that one. So the
 regression of the masks, its calibration and its threshold see the errors that regions of other images will have.
@@ -112,7 +112,7 @@ def fit_guard(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _MaskFit:
-    """How masks are judged where changes need log-odds of `margin`; `gain` is the mean IoU that this brings."""
+    """Judgement of masks if changes need log-odds of `margin`; `gain` is the mean IoU that this brings."""
 
     margin: float
     judge: Judge
@@ -123,7 +123,7 @@ class _MaskFit:
 
     @property
     def trusted(self) -> Mask:
-        """Which masks are accepted, (samples,)."""
+        """Return the mask of accepted masks, bool (samples,)."""
         return 1 / (1 + np.exp(-self.odds)) >= self.threshold
 
 

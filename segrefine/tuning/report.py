@@ -1,4 +1,4 @@
-"""What tuning found, as a page to read, as JSON, and as a sheet of the held-out masks."""
+"""Report of tuning: a page to read, JSON, and a sheet of the held-out masks."""
 
 from __future__ import annotations
 

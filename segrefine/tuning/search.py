@@ -1,4 +1,4 @@
-"""Which settings refine a model's masks best: a coordinate search over few values of few settings."""
+"""Search for the settings that refine a model's masks best: a coordinate search over few values of few settings."""
 
 from __future__ import annotations
 

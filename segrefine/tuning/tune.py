@@ -42,7 +42,7 @@ Tell = Callable[[str, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What tuning found, and whether the bundle was changed.
+    """Result of tuning, and whether the bundle was changed.
 
     Attributes:
         gained: whether the result is better on the held-out part; only then it is written into the bundle.
@@ -190,7 +190,7 @@ class _Run:
         return evaluation
 
     def _collect(self, trying: Refiner, settings: G4SegSettings, names: Sequence[str]) -> list[GuardSample]:
-        """What the guard is fitted to: the masks of the fit part, refined without a guard."""
+        """Collect samples to fit the guard: the masks of the fit part, refined without a guard."""
         samples: list[GuardSample] = []
         for number, name in enumerate(names):
             self.tell("guard", number / len(names))
@@ -242,7 +242,7 @@ class _Run:
 
 
 def _sample(number: int, case: Case, results: Sequence[Refinement]) -> Iterator[GuardSample]:
-    """What the guard is fitted to: masks about which the model knew something; the free guard judges the others."""
+    """Yield samples to fit the guard: masks about which the model knew something. The free guard judges the others."""
     for truth, result in zip(case.truths, results, strict=True):
         if result.evidence_worth:
             regions, features = describe_regions(case.image, result)
@@ -266,7 +266,7 @@ def _fit(samples: Sequence[GuardSample]) -> Guard | None:
 
 
 def _compare(before: Figures, after: Figures) -> str:
-    """Why the new settings are not better; empty where they are."""
+    """Return the reason the new settings are not better; empty if they are."""
     if after.iou <= before.iou:
         return f"the held-out part did not gain: mean IoU {before.iou:.4f} before, {after.iou:.4f} after"
     if after.made_worse > max(before.made_worse, MOST_WORSE):

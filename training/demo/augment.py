@@ -57,7 +57,7 @@ class SceneBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneSource:
-    """Where training gets its scenes from.
+    """Source of training scenes.
 
     Attributes:
         pool: the scenes.

@@ -1,4 +1,4 @@
-"""What the demo scenes are called: captions from class names, and their token ids."""
+"""Captions of the demo scenes from class names, and their token ids."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class LabelCases:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelGate:
-    """What was measured.
+    """Result of the measurement.
 
     Attributes:
         iou: mean, by kind of phrase; for "absent" the share of the image that is taken for it.

@@ -1,4 +1,4 @@
-"""What one can ask for in a demo scene: phrases that name one object, several, the background, or nothing there."""
+"""Phrases for a demo scene: for one object, several, the background, or nothing there."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Phrase:
     objects: tuple[int, ...]
 
     def mask(self, instances: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """What the phrase names, bool (H, W)."""
+        """Return the mask of the phrase, bool (H, W)."""
         return np.isin(instances, self.objects)
 
 
@@ -154,7 +154,7 @@ def _related(
 
 
 def _side(offset: NDArray[np.float64]) -> str | None:
-    """Where something lies that is `offset` (x, y) pixels away; None where it is too near or in between."""
+    """Return the side of `offset` (x, y) in pixels; None if it is too near or in between."""
     x, y = offset
     if max(abs(x), abs(y)) < _CLEAR_GAP or _CLEAR_RATIO * min(abs(x), abs(y)) > max(abs(x), abs(y)):
         return None

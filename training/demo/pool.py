@@ -51,7 +51,7 @@ class ScenePool:
         return DemoScene(image=self.images[index], instances=self.instances[index], classes=classes)
 
     def __len__(self) -> int:
-        """How many scenes there are."""
+        """Count the scenes."""
         return len(self.images)
 
 

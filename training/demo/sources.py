@@ -1,4 +1,4 @@
-"""Where the demo scenes come from: sprites (see `sprites`), and photographs from Debian's wallpaper packages.
+"""Sources of the demo scenes: sprites (see `sprites`), and photographs from Debian's wallpaper packages.
 
 Nothing here ships with segrefine; `fetch_sources` downloads the packages once with the ordinary clients (`npm`,
 `apt-get`) and keeps one compact file of sprites and background crops.

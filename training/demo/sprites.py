@@ -158,7 +158,7 @@ _DRAWN_SIDE = 2 * SPRITE_SIDE
 
 
 def sprite_keys(names: Iterable[str], number: int, *, held_out: bool) -> list[str]:
-    """Which of the sprites `fetch_sprites` gave show a class, in one split.
+    """Return the sprites of `fetch_sprites` that show a class, in one split.
 
     Class number i has style i mod 3 of `STYLES` held out, with the vector style of the same designers, so that every
     style is seen in training, but not on every class.

@@ -1,4 +1,4 @@
-"""What comes before label diffusion: the way down through the denoiser learns which classes there are, and where.
+"""Training before label diffusion: the way down through the denoiser learns which classes there are, and where.
 
 Of one phrase's mask a sample tells about one object, after the whole denoiser was computed; the classes of all objects
 are learned several times sooner by its first half alone. The text-to-image model that it sets out from knows them only

@@ -125,7 +125,7 @@ class LabelTraining:
 
 
 def _masks(phrases: Sequence[Phrase], scenes: Sequence[DemoScene]) -> Tensor:
-    """What the phrases name, float32 (B, 1, H, W)."""
+    """Return the masks of the phrases, float32 (B, 1, H, W)."""
     masks = [phrase.mask(scene.instances) for phrase, scene in zip(phrases, scenes, strict=True)]
     return torch.from_numpy(np.array(masks, np.float32))[:, None]
 

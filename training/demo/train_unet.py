@@ -116,7 +116,7 @@ class DenoiserTraining:
 
 
 def _draw_pairs(rng: np.random.Generator, scenes: Sequence[DemoScene]) -> tuple[list[str], list[str], Tensor]:
-    """Of each scene one object: its caption, a wrong one, and its region, float32 (n, 16, 16)."""
+    """Draw one object of each scene: its caption, a wrong one, and its region, float32 (n, 16, 16)."""
     right, wrong, regions = [], [], []
     for scene in scenes:
         target, named, misnamed = draw_pair(rng, scene.classes)
@@ -127,7 +127,7 @@ def _draw_pairs(rng: np.random.Generator, scenes: Sequence[DemoScene]) -> tuple[
 
 
 def _margin_loss(right: Tensor, wrong: Tensor, regions: Tensor) -> Tensor:
-    """How far the wrong caption's error in the object's region falls short of MARGIN above the right caption's.
+    """Return how far the wrong caption's error in the object's region falls short of MARGIN above the right one's.
 
     Args:
         right: (n, c, h, w) squared errors under the right captions.

@@ -89,7 +89,7 @@ def _step(
 
 
 def _drift(mean: Tensor, widened: AutoencoderKL, images: Tensor) -> Tensor:
-    """How far the first latents have gone from those of the codec that was widened, in its variances."""
+    """Return the drift of the first latents from those of the codec that was widened, in its variances."""
     with torch.no_grad():
         kept = widened.encode(images).latent_dist.mean
     drift: Tensor = F.mse_loss(mean[:, : kept.shape[1]], kept) * widened.config.scaling_factor**2

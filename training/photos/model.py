@@ -148,7 +148,7 @@ class PhotoDenoiser(nn.Module):
         return nn.functional.pixel_shuffle(self.head(middle), 2)
 
     def _descend(self, sample: Tensor, timestep: Tensor, states: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """What the middle block gives, the outputs that the way up reads, and the embedded timestep."""
+        """Return the middle block's output, the outputs that the way up reads, and the embedded timestep."""
         unet = self.unet
         level = unet.time_embedding(unet.time_proj(timestep).to(sample.dtype))
         hidden = unet.conv_in(sample)

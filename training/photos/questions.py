@@ -1,4 +1,4 @@
-"""What is asked about a training scene: two captions, and where they differ."""
+"""Questions about a training scene: two captions, and where they differ."""
 
 from __future__ import annotations
 

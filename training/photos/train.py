@@ -125,7 +125,7 @@ class PhotoTraining:
 
 
 def _margin(errors: Tensor, labels: Tensor, questions: list[Question]) -> Tensor:
-    """How far the wrong caption's error in an object's region falls short of MARGIN above the right caption's."""
+    """Return how far the wrong caption's error in an object's region falls short of MARGIN above the right one's."""
     right, second = errors[: len(questions)], errors[len(questions) :]
     numbers = torch.tensor([q.target for q in questions])[:, None, None]
     losses = _shortfall(right, second, _grid(labels == numbers)[:, 0])

@@ -18,7 +18,7 @@ from segrefine.storage import read_json_object
 
 
 class OnnxRuntimeRecipe(EngineRecipe):
-    """What a graph optimised by ONNX Runtime was made from."""
+    """Recipe of a graph optimised by ONNX Runtime."""
 
     suffix = ".onnx"
 
@@ -27,7 +27,7 @@ class OnnxRuntime(Backend):
     """ONNX Runtime: runs graphs as they are, or optimised once by `build-engine`."""
 
     def recipe(self, bundle: Bundle, component: str, device: str, options: BuildOptions) -> EngineRecipe:
-        """What an engine is made from; see `Backend.recipe`."""
+        """Return the recipe of an engine; see `Backend.recipe`."""
         kind, index = parse_device(device)
         flash = {"attention": "flash"} if (kind, bundle.manifest.dtype) == ("cpu", "fp32") else {}
         return OnnxRuntimeRecipe(
@@ -83,7 +83,7 @@ class OnnxRuntime(Backend):
         )
 
     def abilities(self) -> Iterator[Ability]:
-        """What it can do here: run on the CPU, and on CUDA."""
+        """Yield the abilities here: running on the CPU, and on CUDA."""
         yield self._try("run", "cpu", lambda: check_provider("cpu"))
         yield self._try("run", "cuda", lambda: check_provider("cuda"), lambda: gpu_identity(0))
 

@@ -127,7 +127,7 @@ def run_bound(
 
 @cache
 def _resident(kind: str, index: int) -> Resident[Any]:
-    """What a device has of arrays that sessions on it gave."""
+    """Return the device's copies of arrays that sessions on it returned."""
     return Resident()
 
 

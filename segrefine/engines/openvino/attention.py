@@ -41,7 +41,7 @@ def inputs_of(node: Any) -> list[Any]:
 
 
 def _is_zero(value: Any) -> bool:
-    """Whether this is the scalar 0, which stands for no mask."""
+    """Return whether this is the scalar 0, which stands for no mask."""
     node = value.get_node()
     while node.get_type_name() in ("Convert", "ConvertLike"):
         node = node.input_value(0).get_node()

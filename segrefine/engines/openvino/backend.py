@@ -17,7 +17,7 @@ _BFLOAT16_DENOISERS = ("unet", "unet_features", "unet_attention", "label_denoise
 
 
 class OpenVinoRecipe(EngineRecipe):
-    """What a graph in OpenVINO's format was made from."""
+    """Recipe of a graph in OpenVINO's format."""
 
     suffix = ".xml"
 
@@ -26,7 +26,7 @@ class OpenVino(Backend):
     """OpenVINO: runs graphs as they are, or converted once by `build-engine`; in bfloat16 where the CPU can."""
 
     def recipe(self, bundle: Bundle, component: str, device: str, options: BuildOptions) -> EngineRecipe:
-        """What an engine is made from; see `Backend.recipe`."""
+        """Return the recipe of an engine; see `Backend.recipe`."""
         if device != "cpu":
             raise BackendError(subject="OpenVINO", expected="device cpu", got=repr(device), hint="choose device cpu")
         return OpenVinoRecipe(
@@ -54,13 +54,13 @@ class OpenVino(Backend):
         return OpenVinoEngine(graph, spec, options.threads, precision="bf16" if reduced else "fp32", large=large)
 
     def abilities(self) -> Iterator[Ability]:
-        """What it can do here: run in float32, and in bfloat16."""
+        """Yield the abilities here: running in float32, and in bfloat16."""
         yield self._try("run", "cpu, fp32", lambda: check_openvino("fp32"))
         yield self._try("run", "cpu, bf16", lambda: check_openvino("bf16"))
 
 
 def rounds_to_bfloat16(bundle: Bundle, component: str, *, large: bool) -> bool:
-    """Whether `precision="bf16"` computes this component in bfloat16: where that takes time and costs nothing.
+    """Return whether `precision="bf16"` computes this component in bfloat16: where that takes time and costs nothing.
 
     That is the denoiser; and the image encoder for label diffusion, where masks keep an IoU of .995 or more with those
     in float32, and of large models, whose encoder takes a quarter of a refinement in float32. The demo model's

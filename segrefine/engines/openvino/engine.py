@@ -25,7 +25,7 @@ _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 @dataclass(frozen=True)
 class _Compiled:
-    """What computes parts of one shape, and whether its attention was split; see `split_long_attention`."""
+    """Compiled model for parts of one shape; see `split_long_attention` for split attention."""
 
     requests: list[Any]
     split: bool
@@ -128,7 +128,7 @@ class OpenVinoEngine(Closing):
         return even_parts(count, count if self._large else self._most_streams)
 
     def _compile(self, shapes: Mapping[str, tuple[int, ...]], only: str | None, count: int) -> _Compiled:
-        """What computes `count` parts of these shapes, as many at the same time as there are threads for."""
+        """Compile a model for `count` parts of these shapes, computed in parallel on the available threads."""
         count = min(count, self._most_streams)
         key = only, count, *(shapes[tensor.name] for tensor in self.spec.inputs)
         if key not in self._compiled:

@@ -48,7 +48,7 @@ class TensorRt(Backend):
     bindings: tuple[str, ...]
 
     def recipe(self, bundle: Bundle, component: str, device: str, options: BuildOptions) -> TensorRtRecipe:
-        """What an engine is made from; see `Backend.recipe`."""
+        """Return the recipe of an engine; see `Backend.recipe`."""
         return tensorrt_recipe(bundle, component, self.library, options)
 
     def current_recipe(self, bundle: Bundle, component: str, device: str) -> EngineRecipe:
@@ -81,7 +81,7 @@ class TensorRt(Backend):
         return TensorRtEngines(engines)
 
     def built_options(self, bundle: Bundle, component: str, device: str) -> list[BuildOptions]:
-        """What builds the engines again that `load` would take."""
+        """Return the options that rebuild the engines `load` would take."""
         _, index = parse_device(device)
         return [recipe.build_options for _, recipe in self._find(bundle, component, index)]
 
@@ -102,7 +102,7 @@ class TensorRt(Backend):
         check_builder(self.library)
 
     def is_ready(self, bundle: Path, index: int) -> bool:
-        """Whether the library runs here, and the bundle has an engine of each graph for this GPU, stale or not."""
+        """Return whether the library runs here, and every graph has an engine for this GPU, stale or not."""
         folder = bundle / "engines" / self.name
         if not folder.is_dir():
             return False
@@ -118,7 +118,7 @@ class TensorRt(Backend):
         return all(built)
 
     def abilities(self) -> Iterator[Ability]:
-        """What it can do here: run on the GPU, and build for it; for TensorRT-RTX also for other GPUs."""
+        """Yield the abilities here: running on and building for the GPU; TensorRT-RTX also builds for others."""
         yield self._try("run", "cuda", partial(import_runtime, self.library), partial(check_runtime, self.library, 0))
         if self.library == "tensorrt-rtx":
             yield self._try("build", "any GPU it supports", self.check_builder)

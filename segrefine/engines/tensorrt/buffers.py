@@ -54,7 +54,7 @@ class Buffer:
         return copy
 
     def read(self) -> NDArray[Any]:
-        """What was downloaded, a new array."""
+        """Return the downloaded data as a new array."""
         return self._view.copy()
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ from segrefine.errors import BackendError, EngineError, MissingDependencyError, 
 
 
 def tensorrt_recipe(bundle: Bundle, component: str, library: Library, options: BuildOptions) -> TensorRtRecipe:
-    """What an engine of this component is made from.
+    """Return the recipe of an engine for this component.
 
     Raises:
         BackendError: the library cannot build for these GPUs, or there is none.

@@ -69,7 +69,7 @@ def parse_graph(library: Any, graph: str) -> tuple[Any, Any, Any]:
 
 
 def _configure(library: Any, job: BuildJob) -> Any:
-    """What makes the builder's configuration, once it has builder and network."""
+    """Return the function that makes the builder's configuration from builder and network."""
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import CreateConfig, Profile
 

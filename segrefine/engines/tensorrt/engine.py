@@ -96,11 +96,11 @@ class TensorRtEngine(Closing):
 
     @property
     def freedom(self) -> int:
-        """How many sizes the engine leaves free, in a measure that orders engines of one graph."""
+        """Return the number of sizes the engine leaves free, a measure that orders engines of one graph."""
         return sum(int(np.prod(high)) - int(np.prod(low)) for low, _, high in self._limits.values())
 
     def serves(self, feeds: Mapping[str, NDArray[Any]], *, any_batch: bool) -> bool:
-        """Whether the engine takes feeds of these sizes; with `any_batch`, if need be in parts or filled up."""
+        """Return whether the engine takes feeds of these sizes; with `any_batch`, if need be in parts or filled up."""
         first = int(any_batch)
         return all(self._fits(name, values.shape, first) for name, values in feeds.items())
 
@@ -183,7 +183,7 @@ class TensorRtEngine(Closing):
             )
 
     def _fits(self, name: str, shape: tuple[int, ...], first: int = 0) -> bool:
-        """Whether a shape is within the limits of an input, from the axis `first` on."""
+        """Return whether a shape is within the limits of an input, from the axis `first` on."""
         low, _, high = self._limits[name]
         return all(least <= size <= most for least, size, most in [*zip(low, shape, high, strict=True)][first:])
 

@@ -1,4 +1,4 @@
-"""What the process that builds an engine is asked for."""
+"""Request to the process that builds an engine."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def check_version(library: Library, module: ModuleType) -> None:
 
 
 def is_lean(module: ModuleType) -> bool:
-    """Whether a module is TensorRT's lean runtime."""
+    """Return whether a module is TensorRT's lean runtime."""
     return "lean" in module.__name__
 
 
@@ -179,7 +179,7 @@ def check_capability(library: Library, module: ModuleType, gpu: str) -> None:
 
 
 def _elsewhere(library: Library) -> str:
-    """What else runs on GPUs: the hint for one that a library does not support."""
+    """Suggest another library for a GPU that this one does not support."""
     from segrefine.engines.backends import BACKENDS, join_names  # here: the table imports this module
 
     others = [each for each in BACKENDS.values() if "cuda" in each.devices and each.name != library]

@@ -1,4 +1,4 @@
-"""What TensorRT's builder says when it fails, in words that tell what to do."""
+"""Plain explanations of the failures of TensorRT's builder, with their remedies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 
 
 def explain_failure(output: str, status: int) -> tuple[str, str]:
-    """Why a build failed, and what to do about it.
+    """Explain a failed build, and the remedy.
 
     Args:
         output: everything that the builder's process said.

@@ -1,4 +1,4 @@
-"""Which of a bundle's TensorRT engines this machine can run, told from their sidecars before any is loaded."""
+"""Check which TensorRT engines of a bundle this machine can run, from their sidecars, before any is loaded."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _build_for(recipe: TensorRtRecipe, hardware: str) -> TensorRtRecipe:
 def _find_misfit(
     recipe: TensorRtRecipe, hashes: Mapping[str, str], version: str, hardware: str, lean: bool
 ) -> str | None:
-    """Why an engine does not fit: it was built from another graph, or for another library or GPU."""
+    """Return the reason an engine does not fit: another graph, library or GPU."""
     if dict(recipe.graph) != dict(hashes):
         return "the graph was exported again after the engine was built"
     if hardware not in recipe.hardware.split("-"):
@@ -98,6 +98,6 @@ def _find_misfit(
 
 
 def _serves(runtime: str, built: str) -> bool:
-    """Whether a TensorRT runtime loads a version-compatible engine: same major version, and not older."""
+    """Return whether a TensorRT runtime loads a version-compatible engine: same major version, and not older."""
     here, there = version_numbers(runtime), version_numbers(built)
     return here[0] == there[0] and here >= there

@@ -17,7 +17,7 @@ _GPUS = re.compile(r"sm\d{2,}(-sm\d{2,})*")
 
 
 class TensorRtRecipe(EngineRecipe):
-    """What an engine of TensorRT or TensorRT-RTX was made from. Its options are on the command line too."""
+    """Recipe of an engine of TensorRT or TensorRT-RTX. Its options are on the command line too."""
 
     suffix = ".engine"
 

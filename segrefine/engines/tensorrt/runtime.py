@@ -26,7 +26,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class EnginePlan:
-    """What an engine is loaded from.
+    """Source of an engine to load.
 
     Attributes:
         path: the engine's file.
@@ -44,7 +44,7 @@ class EnginePlan:
 
     @property
     def hint(self) -> str:
-        """What to do about an engine that does not load."""
+        """Return the remedy for an engine that does not load."""
         return f"build it again: {self.rebuild}"
 
 
@@ -197,7 +197,7 @@ def start_runtime(module: Any, log: Any) -> Any:
 
 
 def is_shortage(message: str) -> bool:
-    """Whether the library complains about too little memory."""
+    """Return whether the library complains about too little memory."""
     return any(word in message.lower() for word in ("outofmemory", "out of memory", "bad_alloc", "insufficient memory"))
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark compares refined masks with: the coarse masks themselves, and classical tools."""
+"""Baselines of a benchmark: the coarse masks themselves, and classical tools."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_masks(
 
 
 def _write_item(name: str, job: Job, dataset: Notation, item: Item, output: Path) -> Entry:
-    """What became of one image; an error of it is told, and no error of the run."""
+    """Write the masks of one image and return its entry. An error fails this image, not the run."""
     try:
         image, reading = read_item(job, dataset, item)
         began = time.perf_counter()

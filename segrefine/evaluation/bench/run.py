@@ -28,7 +28,7 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchPlan:
-    """What is run.
+    """Plan of a run.
 
     Attributes:
         spec: the benchmark.
@@ -49,13 +49,13 @@ class BenchPlan:
 
     @property
     def reading(self) -> ReadingOptions:
-        """How the true data is read."""
+        """Return the options for reading the true data."""
         return replace(self.job.reading, zero_shot=False, coarse=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BenchOutcome:
-    """What a run gave.
+    """Result of a run.
 
     Attributes:
         plan: what was run.
@@ -104,7 +104,7 @@ def prepare(plan: BenchPlan, *, check_only: bool = False) -> BenchPlan:
 
 
 def _title_of(place: Place) -> str:
-    """What a place of a benchmark holds."""
+    """Return a title for the benchmark at a place."""
     if place.benchmark is not None:
         return place.benchmark.layout.title
     names = detect_notation(place)(place).benchmarks
@@ -112,12 +112,12 @@ def _title_of(place: Place) -> str:
 
 
 def _is_of(spec: BenchmarkSpec, place: Place) -> bool:
-    """Whether objects or phrases at a place are those of a benchmark; class lists tell label maps apart."""
+    """Return whether objects or phrases at a place are those of a benchmark; class lists tell label maps apart."""
     return spec.kind == "classes" or spec.name in detect_notation(place)(place).benchmarks
 
 
 def check_data(plan: BenchPlan) -> dict[str, Any]:
-    """What the data of a benchmark holds, and what is missing, as JSON values.
+    """Describe the data of a benchmark, and what is missing, as JSON values.
 
     Raises:
         MaskError: the data is not there, or of another kind.

@@ -1,4 +1,4 @@
-"""How good the masks of one method are: by the protocols of the benchmark, and mask by mask."""
+"""Scores of the masks of one method: by the protocols of the benchmark, and mask by mask."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Scored:
 
 
 class _Notes:
-    """What is noted of each image while it is judged: which masks can be counted one by one, and how good they are.
+    """Notes on each image: the masks that can be counted one by one, and their scores.
 
     Args:
         judging: the protocols.

@@ -1,4 +1,4 @@
-"""What the protocols of phrases share: each phrase has one mask, and counts for itself."""
+"""Base of the protocols of phrases: each phrase has one mask, and counts for itself."""
 
 from __future__ import annotations
 

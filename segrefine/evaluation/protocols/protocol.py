@@ -1,4 +1,4 @@
-"""What a protocol is: it judges the masks of one image after another, and sums up."""
+"""Interface of a protocol: it judges the masks of one image after another, and sums up."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def trace_sheet(
     result: Refinement,
     decode: Callable[[NDArray[np.float32]], Pixels],
 ) -> Pixels:
-    """How a mask came about, as one picture, uint8 (h, w, 3); a row for the input, for each round, for the result.
+    """Draw the refinement of a mask as one picture, uint8 (h, w, 3): rows for input, each round, and result.
 
     Of a small object that was refined in a crop it shows the crop.
 
@@ -153,7 +153,7 @@ def trace_sheet(
 
 
 def segment_sheet(rows: Sequence[tuple[Pixels, Segment, str]], *, columns: int = 1) -> Pixels:
-    """What was found for phrases: mask and probability of each, as one picture, uint8 (h, w, 3).
+    """Draw mask and probability of each phrase as one picture, uint8 (h, w, 3).
 
     The uncertainty is beside them, unless there is one sample of each, which has none.
 

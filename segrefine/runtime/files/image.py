@@ -151,7 +151,7 @@ def check_image(image: NDArray[np.uint8]) -> None:
 
 
 def name_of(source: str | Path | bytes) -> str | None:
-    """What errors call `source`: its path. Bytes have no name."""
+    """Return the name of `source` in errors: its path. Bytes have no name."""
     return None if isinstance(source, bytes) else str(source)
 
 
@@ -229,12 +229,12 @@ def formats_of(encoded: bytes) -> tuple[str, ...]:
 
 
 def is_iso_media(encoded: bytes) -> bool:
-    """Whether a file is in the container of HEIC and AVIF."""
+    """Return whether a file is in the container of HEIC and AVIF."""
     return encoded[4:8] == b"ftyp"
 
 
 def _plugin_format(encoded: bytes) -> str | None:
-    """Which of `PLUGIN_FORMATS` a file is in; None for another one."""
+    """Return the format of a file if it is one of `PLUGIN_FORMATS`, else None."""
     brand = encoded[8:12].lower()
     if not is_iso_media(encoded) or not brand.startswith((b"hei", b"hev", b"mif", b"msf", b"avi")):
         return None
@@ -274,7 +274,7 @@ def _decode_two_greys(encoded: bytes) -> Image.Image:
 
 
 def describe_turn(encoded: bytes) -> str | None:
-    """How a picture is turned when it is read, such as "turned by 180°"; None where it is shown as it is stored.
+    """Describe the rotation of a picture on reading, such as "turned by 180°"; None if there is none.
 
     Args:
         encoded: the file.

@@ -50,7 +50,7 @@ Mark = TypeVar("Mark", Box, Point)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Marks:
-    """What a person, or a detector, says of one object.
+    """Marks of one object, by a person or a detector.
 
     Attributes:
         boxes: around the object, or around its parts; plain tuples of as many numbers serve too.
@@ -188,7 +188,7 @@ def _check_strokes(scribble: NDArray[np.int8] | None, size: tuple[int, int]) -> 
 
 
 def _draw_seeds(points: Sequence[Point], strokes: NDArray[np.int8]) -> NDArray[np.int8]:
-    """What is certain of single pixels: int8 (H, W), 1 on the object, -1 on background; strokes go above discs."""
+    """Draw the certain pixels: int8 (H, W), 1 on the object, -1 on background; strokes go above discs."""
     size, drawn, discs = strokes.shape, strokes.copy(), np.zeros_like(strokes)
     rows, columns = np.ogrid[: size[0], : size[1]]
     radius = max(0.5, math.hypot(*size) / 200)

@@ -115,7 +115,7 @@ def as_mask(mask: MaskLike, size: tuple[int, int] | None = None) -> NDArray[np.f
 
 
 def read_stored(source: str | Path | bytes) -> NDArray[Any] | Image.Image:
-    """What a file of strokes holds: the array of a `.npy`, or else a picture in its own mode.
+    """Read a file of strokes: the array of a `.npy`, or else a picture in its own mode.
 
     Raises:
         ImageError: `source` is missing, empty, a folder, damaged or too large.
@@ -126,7 +126,7 @@ def read_stored(source: str | Path | bytes) -> NDArray[Any] | Image.Image:
 
 
 def has_border(mask: NDArray[np.bool_]) -> bool:
-    """Whether a mask has something to refine: it is neither empty nor of the whole image."""
+    """Return whether a mask has something to refine: it is neither empty nor of the whole image."""
     return 0 < int(np.count_nonzero(mask)) < mask.size
 
 

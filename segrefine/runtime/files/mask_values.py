@@ -1,4 +1,4 @@
-"""What the numbers in a mask's file mean: the probability of one object, or the indices of a label map.
+"""Meaning of the numbers in a mask's file: the probability of one object, or the indices of a label map.
 
 Each reading rule stands here once. `docs/masks.md` has them as a table.
 """
@@ -98,7 +98,7 @@ def _read_levels(values: NDArray[np.integer[Any]], full: int) -> NDArray[np.floa
 
 
 def _are_soft(found: NDArray[np.integer[Any]], full: int) -> bool:
-    """Whether distinct values, in rising order, are levels of a soft mask; False where they may be indices."""
+    """Return whether distinct values, in rising order, are levels of a soft mask; False where they may be indices."""
     lowest, highest = int(found[0]), int(found[-1])
     if len(found) == 1 or full < 255:
         return False
@@ -154,7 +154,7 @@ def _read_palette(indices: NDArray[np.integer[Any]], palette: NDArray[np.uint8])
 
 
 def _is_background(colours: NDArray[np.uint8], is_grey: NDArray[np.bool_]) -> bool:
-    """Whether the first colour in use, of index 0, is the background's: the only black, or the only grey."""
+    """Return whether the first colour in use, of index 0, is the background's: the only black, or the only grey."""
     if not colours[0].any():
         return bool(colours[1:].any(axis=1).all())
     return bool(is_grey[0] and not is_grey[1:].any())
@@ -218,7 +218,7 @@ def _visible_levels(stored: Stored, alpha: NDArray[np.uint8]) -> NDArray[np.floa
 
 
 def _is_voc(palette: NDArray[np.uint8]) -> bool:
-    """Whether a palette is PASCAL VOC's, so that the picture is a label map."""
+    """Return whether a palette is PASCAL VOC's, so that the picture is a label map."""
     return len(palette) > 20 and np.array_equal(palette[:21], voc_colours(21))
 
 
@@ -300,7 +300,7 @@ def _choose_reading(
 
 
 def _are_classes(values: Sequence[int], named: Collection[int], ignored: Collection[int]) -> bool:
-    """Whether values are indices of classes, one at least, all of which have names."""
+    """Return whether values are indices of classes, one at least, all of which have names."""
     classes = {value for value in values if value not in ignored and (value or 0 in named)}
     return bool(classes) and classes <= set(named)
 
@@ -317,7 +317,7 @@ def level_values(stored: Stored) -> NDArray[Any]:
 
 
 def may_be_one_object(stored: Stored) -> bool:
-    """Whether a label map may as well be the mask of one object.
+    """Return whether a label map may as well be the mask of one object.
 
     That is black and white, or nothing but 0, 1 and 255. A palette of colours says that it is a label map.
     """

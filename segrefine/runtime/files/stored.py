@@ -1,4 +1,4 @@
-"""What a mask's file holds, before anyone says what it means: levels or indices, colours and transparency."""
+"""Content of a mask's file before its meaning is known: levels or indices, colours and transparency."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Stored:
 
     @property
     def is_array(self) -> bool:
-        """Whether it comes from an array and not from a picture."""
+        """Return whether it comes from an array and not from a picture."""
         return self.full is None
 
 
@@ -61,7 +61,7 @@ def read_npy(encoded: bytes) -> NDArray[Any]:
 
 
 def decode(encoded: bytes, name: str | None) -> Stored:
-    """What the bytes of a picture file or a `.npy` hold.
+    """Decode the bytes of a picture file or a `.npy`.
 
     Args:
         encoded: the file.

@@ -15,7 +15,7 @@ _LARGEST_RESIDUAL, _MOST_STEPS = 2e-3, 200
 
 
 class Bonds:
-    """How strongly each pixel of an image and those around it hold together; the bonds of one pixel sum to ≤ 1.
+    """Bonds of each pixel of an image to those around it; the bonds of one pixel sum to ≤ 1.
 
     Maps are worked on as one line of pixels, rows parted by `_REACH` zeros: a neighbour is then a fixed number of
     places ahead, whatever the pixel, and no bond crosses the image's border.
@@ -62,7 +62,7 @@ class Bonds:
 
 
 def _square_length(vectors: Floats) -> Floats:
-    """Of each column, (C, N) → (N,)."""
+    """Return the squared length of each column, (C, N) → (N,)."""
     return np.asarray(np.einsum("cn,cn->n", vectors, vectors))
 
 

@@ -15,7 +15,7 @@ from segrefine.runtime.imaging.filters import Floats, box_blur, gaussian_blur
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeSettings:
-    """How coarse mask, gained evidence and colours weigh against each other. Values: measured on validation scenes.
+    """Weights of coarse mask, gained evidence and colours. Values: measured on validation scenes.
 
     Attributes:
         coarse_weight: weight of the coarse mask's log-odds, blurred a little, beside evidence that is worth something.
@@ -91,7 +91,7 @@ def sharpen(
 
 
 def measure_separability(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """How well colours tell a mask, bool (H, W), from the rest: the mean of their log-odds inside less that outside."""
+    """Measure how well colours tell a mask, bool (H, W), from the rest: mean log-odds inside less that outside."""
     if mask.all() or not mask.any():
         return 0.0
     odds = colour_odds(colour_index(image), mask, ~mask)
@@ -117,7 +117,7 @@ def _sharpen(image: NDArray[np.uint8], coarse: Floats, gain: Floats, settings: E
 
 
 class EdgeGuide:
-    """What the edge step needs of an image, and of nothing else; one serves all maps over the image.
+    """Precomputed data of an image for the edge step; one object works for all maps over the image.
 
     Attributes:
         settings: weights.

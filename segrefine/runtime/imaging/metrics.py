@@ -1,4 +1,4 @@
-"""How well masks agree."""
+"""Agreement of masks."""
 
 from __future__ import annotations
 

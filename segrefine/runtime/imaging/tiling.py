@@ -16,7 +16,7 @@ OVERLAP = 32
 
 
 def map_tiles(compute: Callable[[Floats], Floats], values: Floats, *, per_latent: tuple[int, int]) -> Floats:
-    """What `compute` makes of `values`, tile by tile where these have more than one; as a whole where they have not.
+    """Apply `compute` to `values`: tile by tile if they have more than one tile, else as a whole.
 
     Args:
         compute: float32 (B, c, h, w) → (B, C, H, W): the codec, either way.

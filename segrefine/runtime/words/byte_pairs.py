@@ -79,7 +79,7 @@ class BytePairs:
 
     @staticmethod
     def reads(document: Mapping[str, Any]) -> bool:
-        """Whether a `tokenizer.json` is of CLIP's kind, in all that matters to the ids."""
+        """Return whether a `tokenizer.json` is of CLIP's kind, in all that matters to the ids."""
         steps, model, post = (document.get(part) or {} for part in ("pre_tokenizer", "model", "post_processor"))
         inner = steps.get("pretokenizers") or []
         return (
@@ -133,7 +133,7 @@ class BytePairs:
 
 
 def _are_plain(added: Sequence[Mapping[str, Any]], vocabulary: Mapping[str, int]) -> bool:
-    """Whether added tokens have no options, and the ids that `tokenizers` gives them whatever the file says."""
+    """Return whether added tokens have no options, and the ids that `tokenizers` gives them whatever the file says."""
     following = len(vocabulary)
     for token in added:
         expected = vocabulary.get(token["content"], following)

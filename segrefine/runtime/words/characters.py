@@ -106,7 +106,7 @@ A7DC>19B 10570-1057A>10597 1057C-1058A>105A3 1058C-10592>105B3 10594-10595>105BB
 
 
 class Kind(Enum):
-    """What a word is made of."""
+    """Kind of characters in a word."""
 
     LETTER = 1
     NUMBER = 2

@@ -46,13 +46,13 @@ class CaptionedPhrase(str):
         return made
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is the same phrase at the same place of the same caption, or the same text alone."""
+        """Return whether it is the same phrase at the same place of the same caption, or the same text alone."""
         if isinstance(other, CaptionedPhrase):
             return str.__eq__(self, other) and (self.caption, self.start) == (other.caption, other.start)
         return str.__eq__(self, other) if isinstance(other, str) else NotImplemented
 
     def __ne__(self, other: object) -> bool:
-        """Whether it is another phrase."""
+        """Return whether it is another phrase."""
         return not self == other
 
     def __hash__(self) -> int:
@@ -60,7 +60,7 @@ class CaptionedPhrase(str):
         return str.__hash__(self)
 
     def __getnewargs__(self) -> tuple[str, str, int]:  # type: ignore[override]  # a str has one
-        """What makes the same phrase in another process."""
+        """Return the arguments that make the same phrase in another process."""
         return str(self), self.caption, self.start
 
 
@@ -100,7 +100,7 @@ def read_in_context(tokenizer: ClipTokenizer, phrase: CaptionedPhrase) -> Contex
 
 
 def arrange_window(before: int, own: int, length: int) -> tuple[int, list[int]]:
-    """How many tokens before a phrase fit, and the places of the states that the denoiser gets.
+    """Return the number of tokens before a phrase that fit, and the places of the denoiser's states.
 
     Args:
         before: tokens before the phrase.

@@ -82,7 +82,7 @@ def split_caption(caption: str) -> tuple[str, tuple[Span, ...]]:
 
 
 def label_of(phrase: str) -> str:
-    """What a phrase calls its object, for a prompt such as "a photo of a fox": "the fox left of the tree" → "fox".
+    """Return the object's name in a phrase, for a prompt such as "a photo of a fox": "the fox by the tree" → "fox".
 
     Leaves out determiners at the beginning, with an "of" after them ("all of the apples" → "apples"), and all from the
     first word on that tells where the object is or what it does; "the fox and the car" → "fox and the car". A phrase of
@@ -114,7 +114,7 @@ def _split(caption: str) -> list[Span]:
 
 
 def _ends_phrase(words: Sequence[str], index: int, *, started: bool) -> bool:
-    """Whether a phrase ends before a word that belongs to none; determiners, which start one, aside."""
+    """Return whether a phrase ends before a word that belongs to none; determiners, which start one, aside."""
     word, before = words[index], words[index - 1] if started else "."
     if word in BOUNDARIES:
         return before not in ARTICLES

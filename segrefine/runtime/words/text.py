@@ -1,4 +1,4 @@
-"""What a denoiser is told of texts: arrays by the names of its inputs, with one row for each text."""
+"""Text inputs of a denoiser: arrays by the names of its inputs, with one row for each text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pooled text, and ``time_ids`` (B, 6), the image's size."""
 
 
 def size_condition(size: tuple[int, int], batch: int) -> Floats:
-    """What Stable Diffusion XL is told of an image's size (height, width) in pixels: float32 (batch, 6).
+    """Return Stable Diffusion XL's condition for an image's size (height, width) in pixels: float32 (batch, 6).
 
     The size of the original, where it was cropped, and the size that is wanted (arXiv 2307.01952, section 2.2).
     """
@@ -38,5 +38,5 @@ def join_texts(texts: Sequence[Text]) -> Text:
 
 
 def count_texts(text: Text) -> int:
-    """How many rows there are."""
+    """Count the rows."""
     return len(text["encoder_hidden_states"])

@@ -20,7 +20,7 @@ _UNKNOWN_LENGTH = 10**6
 
 
 class Encoder(Protocol):
-    """What turns a text into tokens."""
+    """Encoder of a text into tokens."""
 
     def token_id(self, content: str) -> int | None:
         """The id of a token, or None."""

@@ -173,7 +173,7 @@ def _drop_hidden(ptx: str, count: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a kernel takes of a GPU's multiprocessor.
+    """Resources of a GPU's multiprocessor that a kernel takes.
 
     Attributes:
         registers: of each thread.
