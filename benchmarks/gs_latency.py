@@ -104,7 +104,7 @@ def _loop(segmenters: Segmenters, eager: Gs, phrases: Sequence[str], repeats: in
 
 
 def _careful_loop(segmenters: Segmenters, checkpoint: LabelCheckpoint, repeats: int) -> dict[str, list[float]]:
-    """As `_loop`, one phrase, but with `CAREFUL` settings."""
+    """Time `_loop` for one phrase with `CAREFUL` settings."""
     settings = GsSettings.from_dict(next(iter(segmenters.values())).settings.to_dict() | CAREFUL)
     changed = {name: each.derive(settings=settings) for name, each in segmenters.items()}
     return _loop(changed, Gs(checkpoint, settings), PHRASES[:1], repeats)
@@ -137,7 +137,7 @@ def _masks(segments: Sequence[Segment]) -> list[np.ndarray]:
 
 
 def _overlaps(segmenters: Segmenters, eager: Gs) -> dict[str, float]:
-    """For each engine, the least IoU of its masks with the reference's."""
+    """Return the lowest IoU of each engine's masks with the reference's."""
     least, any_of = dict.fromkeys(segmenters, 1.0), next(iter(segmenters.values()))
     for scene in sample_scenes():
         phrases = [f"the {scene.label}"]

@@ -109,7 +109,7 @@ def _loop(refiners: Refiners, repeats: int) -> Times:
 
 
 def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
-    """For each engine, the least IoU of its mask with the reference's."""
+    """Return the lowest IoU of each engine's mask with the reference's."""
     least = dict.fromkeys(refiners, 1.0)
     any_of = next(iter(refiners.values()))
     reference = G4Seg(checkpoint, any_of.settings, any_of.bundle.manifest.feature_taps)

@@ -138,7 +138,7 @@ class TorchEngine:
         return {name: output.numpy() for name, output in zip(names, several, strict=True)}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, since nothing is held open."""
 
     def __enter__(self) -> TorchEngine:
         return self

@@ -213,7 +213,7 @@ def _versions() -> dict[str, str]:
 
 
 def _command() -> str:
-    """This run's command line, with the folders of absolute paths left out."""
+    """Return the command line of this run, without the folders of absolute paths."""
     module = getattr(sys.modules["__main__"].__spec__, "name", None)
     program = f"-m {module}" if module else Path(sys.argv[0]).name
     arguments = [re.sub(r"(?<![^\s=])/(?:[^/]*/)*", "", argument) for argument in sys.argv[1:]]

@@ -1,4 +1,4 @@
-"""Measures the prose of the documents: how long sentences are. `make lint` runs it, and fails above the limits.
+"""Prose checks: length of sentences in the documents, and beginnings of docstrings. `make lint` fails above the limits.
 
 `python -m documentation.prose` prints the figures of each document. `--longest 20` adds the longest sentences.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,39 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 MEDIAN_LIMIT = 14
 NINETIETH_LIMIT = 25
+CODE = ("segrefine", "training", "benchmarks")
+"""Folders whose docstrings are checked, private ones too."""
+
+NOT_A_BEGINNING = frozenset(
+    [
+        "As",
+        "At",
+        "For",
+        "From",
+        "How",
+        "If",
+        "In",
+        "It",
+        "Nothing",
+        "Of",
+        "On",
+        "That",
+        "There",
+        "These",
+        "This",
+        "To",
+        "What",
+        "When",
+        "Where",
+        "Whether",
+        "Which",
+        "Who",
+        "Why",
+        "With",
+        "Without",
+    ]
+)
+"""Words that no help text and no docstring starts with: a verb or a noun says sooner what follows."""
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
 _HTML = re.compile(r"<!--.*?-->|<[a-z/][^>]*>", re.DOTALL)
@@ -84,13 +118,32 @@ def _words(sentence: str) -> int:
     return sum(any(each.isalnum() for each in word) for word in sentence.split())
 
 
+def begins_badly(text: str) -> bool:
+    """Return whether a text starts with one of `NOT_A_BEGINNING`."""
+    words = text.split(maxsplit=1)
+    return bool(words) and words[0].strip(".,:;") in NOT_A_BEGINNING
+
+
+def bad_docstrings(path: Path) -> list[str]:
+    """List the docstrings of a module, its classes and its functions that begin badly, as "line: first line"."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(), str(path))) if isinstance(node, documented)]
+    texts = [(node.body[0].lineno, text) for node in nodes if (text := ast.get_docstring(node))]
+    return [f"{line}: {text.splitlines()[0]}" for line, text in sorted(texts) if begins_badly(text)]
+
+
+def modules() -> list[Path]:
+    """List the modules whose docstrings are checked."""
+    return [path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
 def measure(paths: list[Path]) -> dict[Path, Lengths]:
     """The lengths of the sentences of each document."""
     return {path: Lengths(tuple(_words(each) for each in sentences(path.read_text()))) for path in paths}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the figures. Returns 1 if they are above the limits, else 0."""
+    """Print the figures and the docstrings that begin badly. Return 1 if there are any, or figures above the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--longest", type=int, default=0, help="Print this many of the longest sentences.")
     parser.add_argument("--quiet", action="store_true", help="Print the figures of all documents together only.")
@@ -105,7 +158,14 @@ def main(arguments: list[str] | None = None) -> int:
     every = [(_words(each), path.name, each) for path in found for each in sentences(path.read_text())]
     for count, name, sentence in sorted(every, reverse=True)[: given.longest]:
         print(f"{count:4}  {name}: {sentence}")
-    return int(everything.median > MEDIAN_LIMIT or everything.ninetieth > NINETIETH_LIMIT)
+    bad = (
+        []
+        if given.paths
+        else [f"{path.relative_to(ROOT)}:{each}" for path in modules() for each in bad_docstrings(path)]
+    )
+    for each in bad:
+        print(f"{each}\n    start the docstring with a verb (Return, Check, Draw) or a noun")
+    return int(everything.median > MEDIAN_LIMIT or everything.ninetieth > NINETIETH_LIMIT or bool(bad))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Settings:
         return cls().with_preset(name)
 
     def with_preset(self, name: str) -> Self:
-        """These settings with a preset's changes.
+        """Return these settings with a preset's changes.
 
         Raises:
             SettingsError: the method has no such preset.
@@ -64,7 +64,7 @@ class Settings:
         return self.with_changes(presets[name])
 
     def with_changes(self, changes: Mapping[str, Any]) -> Self:
-        """These settings with other values for some, by their names; lists count as tuples.
+        """Return these settings with other values for some, by their names; lists count as tuples.
 
         Raises:
             SettingsError: an unknown name, or a value of another kind or outside its range.

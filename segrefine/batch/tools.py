@@ -42,7 +42,7 @@ class FoundMask:
 
     @property
     def confidence(self) -> None:
-        """Nothing says how sure it is."""
+        """Return None, since the confidence is unknown."""
 
 
 class Tools(Closing):

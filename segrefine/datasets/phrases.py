@@ -159,7 +159,7 @@ class PhraseData(Notation):
         return [item.name for item in self.items if self._coarse is not None and item.name not in self._coarse.entries]
 
     def pass_over(self) -> PassedOver:
-        """Nothing: what the annotations do not name is no part of the data set."""
+        """Return nothing, since unnamed files are no part of the data set."""
         return PassedOver()
 
     def identities(self) -> Mapping[str, tuple[str, str]]:

@@ -77,7 +77,7 @@ def cut_batch(feeds: Mapping[str, NDArray[Any]], most: int) -> Iterator[dict[str
 
 
 def even_parts(count: int, most: int) -> list[slice]:
-    """At most `most` parts of a batch of `count`, all of one size; the last two overlap where that does not go up."""
+    """Split a batch of `count` into parts of one size, at most `most`; the last two overlap if it does not divide."""
     size = -(-count // min(count, most))
     return [slice(last - size, last) for last in (min(first + size, count) for first in range(0, count, size))]
 

@@ -88,7 +88,7 @@ def locate_divergences(
     backend: str = DEFAULT.name,
     device: str = "cpu",
 ) -> Iterator[Divergence | None]:
-    """For each component the first tensor in which it differs from its checkpoint; see `locate_divergence`.
+    """Yield the first tensor in which each component differs from its checkpoint; see `locate_divergence`.
 
     Args:
         bundle: the bundle.

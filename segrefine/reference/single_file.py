@@ -135,7 +135,7 @@ def _convert_text(model: nn.Module, weights: Weights) -> Weights:
 
 
 def _trace(convert: Convert, weights: Weights) -> dict[str, str]:
-    """For each name that a conversion gives, the stored tensor that it is of.
+    """Map each name that a conversion gives to its stored tensor.
 
     The conversion is run on stand-ins that hold nothing but their tensor's number, and take no memory.
     """

@@ -1,4 +1,4 @@
-"""Nothing is computed twice: engines that remember what they gave, sample by sample.
+"""Cache of engine outputs, sample by sample, so that nothing is computed twice.
 
 Most of what a refinement computes does not depend on the mask: the latents, the texts, the predictions without a mask,
 the features of the original. A `Memory` keeps these outputs by what went in, so that another mask on the same image, or

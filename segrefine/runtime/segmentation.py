@@ -88,7 +88,7 @@ class Segmentation:
     seconds: Mapping[str, float] = field(repr=False)
 
     def label_map(self) -> NDArray[np.uint16]:
-        """For each pixel the number of its most probable phrase, from 1; 0 where none passes one half; uint16 (H, W).
+        """Return each pixel's most probable phrase, from 1; 0 if none passes one half; uint16 (H, W).
 
         Phrases are compared one at a time, so that memory does not grow with their number.
         """

@@ -1,4 +1,4 @@
-"""From what a text-to-image model does under words, to where each word is: the numbers of zero-shot segmentation.
+"""Numbers of zero-shot segmentation: a model's responses to words become the location of each word.
 
 Two signs say where a word is, and both are standardised over the image:
 

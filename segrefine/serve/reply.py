@@ -1,4 +1,4 @@
-"""From a request to its reply: read, computed, written; as JSON, as a PNG, or as server-sent events."""
+"""Path of a request to its reply: read, computed, written; as JSON, as a PNG, or as server-sent events."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def summarise(findings: Sequence[Finding]) -> Report:
 
 
 def _wrong_words(findings: Sequence[Finding]) -> Iterator[bool]:
-    """For each object, and each other class in its image: whether the other word covers over half as much of it.
+    """Yield for each object and other class of its image: whether the other word covers over half as much of it.
 
     A right word that covers nothing counts as wrong too: a model that never finds anything is not good at words.
     """

@@ -130,7 +130,7 @@ class _Remembering:
         return {name: values.copy() for name, values in self._memory.outputs[key].items()}
 
     def close(self) -> None:
-        """Nothing to close: the engine belongs to another refiner."""
+        """Do nothing: the engine belongs to another refiner."""
 
     def __enter__(self) -> Self:
         return self

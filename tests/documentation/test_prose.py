@@ -7,10 +7,19 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from documentation.prose import MEDIAN_LIMIT, NINETIETH_LIMIT, Lengths, documents, main, measure, sentences
+from documentation.prose import (
+    MEDIAN_LIMIT,
+    NINETIETH_LIMIT,
+    NOT_A_BEGINNING,
+    Lengths,
+    bad_docstrings,
+    documents,
+    main,
+    measure,
+    modules,
+    sentences,
+)
 from segrefine.cli import main as program
-
-NOT_A_BEGINNING = {"Of", "Without", "What", "Whether", "How", "With", "Which", "That", "Where", "When"}
 
 
 def test_a_sentence_ends_at_its_full_stop_and_at_the_end_of_its_paragraph():
@@ -56,6 +65,25 @@ def test_long_sentences_fail(tmp_path, capsys):
     assert main([str(page), "--longest", "1"]) == 1
     assert "word word" in capsys.readouterr().out
     assert measure([page])[page].median > MEDIAN_LIMIT
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    assert [(path, each) for path in modules() for each in bad_docstrings(path)] == []
+
+
+@pytest.mark.parametrize("word", sorted(NOT_A_BEGINNING))
+def test_a_docstring_that_begins_otherwise_is_found_wherever_it_is(word, tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        f'"""{word} a module."""\n\n\nclass A:\n    """{word}: a class."""\n\n'
+        f'    async def _b(self):\n        """{word} a method.\n\n        More.\n        """\n\n\n'
+        'def c():\n    """Return what is fine."""\n\n\ndef d():\n    pass\n'
+    )
+    assert bad_docstrings(path) == [f"1: {word} a module.", f"5: {word}: a class.", f"8: {word} a method."]
+
+
+def test_private_modules_of_all_folders_are_checked():
+    assert {"segrefine", "training", "benchmarks"} <= {parent.name for path in modules() for parent in path.parents}
 
 
 def test_every_page_is_measured():

@@ -52,7 +52,7 @@ class TensorRt(Backend):
         return tensorrt_recipe(bundle, component, self.library, options)
 
     def current_recipe(self, bundle: Bundle, component: str, device: str) -> EngineRecipe:
-        """There is not one: `load` takes every engine of its sizes that fits.
+        """Raise an error: `load` takes every engine of its sizes that fits, and none is current.
 
         Raises:
             BackendError: always.

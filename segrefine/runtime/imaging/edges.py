@@ -1,4 +1,4 @@
-"""From soft evidence to a sharp edge: the probability follows the colours of the full-resolution image."""
+"""Edge step: the probability follows the colours of the full-resolution image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an image of any size to the model's pixel grid, and back."""
+"""Resizing of images of any size to the model's pixel grid, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the latent grid back to the image without the edge step."""
+"""Resizing from the latent grid to the image, without the edge step."""
 
 from __future__ import annotations
 
