@@ -92,7 +92,7 @@ class Regions:
         return np.maximum(sides[1:], 1)
 
     def neighbours(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
-        """Yield region, place, and neighbour's place of every changed pixel that has one, for each of four directions."""
+        """Yield for each of four directions: region, place, and neighbour's place of changed pixels that have one."""
         places, owners = self.changed
         height, width = self.numbers.shape
         rows, columns = np.divmod(places, width)
