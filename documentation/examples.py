@@ -23,7 +23,7 @@ NOT_RUN = {
     r"^segrefine serve |^segrefine watch |segrefine\.integrations": "runs until it is stopped; has own tests",
     r"--ray": "needs a cluster; tests/batch/test_cluster.py runs one",
     r"^segrefine export (sd2-community/|model\.safetensors|path/to/model)": "needs a model of a hub, or of one's own",
-    r"^segrefine bench |VOCdevkit|--protocol png|^segrefine export run/": "needs data of the papers; tests/evaluation has small ones",
+    r"^segrefine bench |VOCdevkit|--protocol png|^segrefine export run/": "needs the papers' data; tests/evaluation",
     r"^segrefine (train|tune) |my-run": "takes minutes to days; tests/train and tests/tuning run it",
     r"(cams|found\.json|boxes\.json|ade20k)": "needs a data set of that notation; tests/datasets has them",
 }

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from segrefine.errors import SettingsError
 from segrefine.runtime.files.marks import Box, Point
-from segrefine.runtime.words.narrative import split_caption
+from segrefine.runtime.words.context import read_caption
 from segrefine.samplers import SAMPLERS
 from segrefine.settings import G4SegSettings, GsSettings, Settings
 
@@ -190,8 +190,8 @@ class SegmentParameters(Parameters):
         return self
 
     def named(self) -> list[str]:
-        """The phrases, or those of the caption."""
-        return self.phrases if self.caption is None else [span.text for span in split_caption(self.caption)[1]]
+        """Return the phrases, or those of the caption, which know it."""
+        return self.phrases if self.caption is None else [*read_caption(self.caption)]
 
     def pixel_bytes(self) -> int:
         """See `Parameters`."""

@@ -22,6 +22,7 @@ from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.runtime.files.image import load_image
 from segrefine.runtime.files.mask import load_mask
 from segrefine.runtime.files.rle import decode_rle
+from segrefine.runtime.words.context import read_caption
 
 Make = Callable[..., dict[str, Any]]
 
@@ -167,6 +168,20 @@ def test_caption(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
     data = {"caption": "a red car stands left of a tree"}
     values = http.post("/v1/segment", files={"image": scene[0]}, data=data).json()
     assert [each["phrase"] for each in values["segments"]] == ["a red car", "a tree"]
+
+
+def test_phrases_of_a_caption_are_read_in_it(http: httpx.Client, scene: tuple[bytes, bytes, str]) -> None:
+    caption = "a red car stands left of a tree"
+    with Segmenter.from_bundle(demo_gs_bundle()) as segment:
+        expected = [
+            segment(load_image(scene[0]), read_caption(caption), settings={"context": context}, seed=2).segments[1]
+            for context in (False, True)
+        ]
+    assert (expected[0].mask != expected[1].mask).any()
+    for context, theirs in zip((False, True), expected, strict=True):
+        data = {"caption": caption, "seed": "2", "settings": json.dumps({"context": context})}
+        values = http.post("/v1/segment", files={"image": scene[0]}, data=data).json()
+        np.testing.assert_array_equal(picture(values["segments"][1]["mask"]) > 0, theirs.mask)
 
 
 def images_of(number: int, scene: tuple[bytes, bytes, str]) -> list[bytes]:

@@ -167,7 +167,8 @@ def read_bytes(source: str | Path | bytes) -> bytes:
     except FileNotFoundError as error:
         raise ImageError("no such file", subject=name, hint="check the path") from error
     except IsADirectoryError as error:
-        raise ImageError("this is a folder", subject=name, hint="give the path of one picture") from error
+        hint = "give the path of one picture; `segrefine batch` reads folders"
+        raise ImageError("this is a folder", subject=name, hint=hint) from error
     except (OSError, ValueError) as error:
         message = f"the file cannot be read: {error}"
         raise ImageError(message, subject=name, hint="check the path and its permissions") from error

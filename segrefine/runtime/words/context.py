@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import PromptError
+from segrefine.runtime.words.narrative import split_caption
 from segrefine.runtime.words.text import Text
 from segrefine.runtime.words.tokenizer import ClipTokenizer
 
@@ -62,6 +63,19 @@ class CaptionedPhrase(str):
     def __getnewargs__(self) -> tuple[str, str, int]:  # type: ignore[override]  # a str has one
         """Return the arguments that make the same phrase in another process."""
         return str(self), self.caption, self.start
+
+
+def read_caption(caption: str) -> list[CaptionedPhrase]:
+    """Split a caption into its phrases, each of which knows the caption.
+
+    Args:
+        caption: a sentence; square brackets mark the phrases, see `split_caption`.
+
+    Raises:
+        PromptError: the caption has no phrase, or its brackets do not match.
+    """
+    plain, spans = split_caption(caption)
+    return [CaptionedPhrase(span.text, plain, span.start) for span in spans]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
