@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option("--also", multiple=True, metavar="PATH[=WEIGHT]", help="Another data set; can be repeated.")
 @click.option("--weight", type=float, default=1.0, show_default=True, help="Weight of DATA against those of --also.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of DATA's images.  [default: the data's own]")
+@click.option("--split", default="train", show_default=True, help="Split that is read, if DATA is a benchmark.")
+@click.option("--classes", metavar="NAME|FILE", help="Class list of DATA's label maps.  [default: the data's own]")
 @click.option("--validation", type=click.Path(path_type=Path),
               help="Data set for validation.  [default: the share --held-out of the data]")  # fmt: skip
 @click.option(
@@ -115,20 +118,23 @@ def train(console: Console, /, data: Path, output: Path, base: str, **values: An
         tell("loading PyTorch", None)
         with _train_imports(), torch_imports("training"):
             from segrefine.train.options import TrainOptions
+            from segrefine.train.part import Part
             from segrefine.train.run import TrainingJob, train
             from segrefine.train.sources import SourceSpec
-        sets = [SourceSpec(place=data, weight=values.pop("weight"), images=values.pop("images"))]
+        part = Part(split=values.pop("split"), classes=values.pop("classes"))
+        sets = [SourceSpec(place=data, weight=values.pop("weight"), images=values.pop("images"), part=part)]
         sets += [SourceSpec.parse(text) for text in values.pop("also")]
         validation = values.pop("validation")
         job: dict[str, Any] = {name: values.pop(name) for name in ("resume", "ignore_memory", "cpu")}
-        held_share = values.pop("held_out")
+        job["held_share"] = values.pop("held_out")
+        job["validation"] = SourceSpec(place=validation, part=replace(part, split="val")) if validation else None
         if not values["lora_targets"]:
             del values["lora_targets"]
         done = train(
-            TrainingJob(data=sets, output=output, options=TrainOptions(model=base, **values), model=found,
-                validation=SourceSpec(place=validation) if validation else None, held_share=held_share, **job),
-            tell, console.warn,
-        )  # fmt: skip
+            TrainingJob(data=sets, output=output, options=TrainOptions(model=base, **values), model=found, **job),
+            tell,
+            console.warn,
+        )
     if done.pop("is_main"):
         console.result(done, _conclude(output, done))
 

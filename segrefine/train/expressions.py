@@ -12,6 +12,7 @@ from segrefine.datasets.expressions import NEARBY, read_refs
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
 from segrefine.train.annotation_files import scene_of
+from segrefine.train.part import Part
 from segrefine.train.scenes import Region, Scene
 
 _HINT = (
@@ -21,11 +22,12 @@ _HINT = (
 
 
 class Expressions:
-    """The file of referring expressions, such as `refcoco/refs(unc).p`; its training split.
+    """The file of referring expressions, such as `refcoco/refs(unc).p`; one split of them.
 
     Args:
         place: the file.
         images: folder of the images; None looks for it.
+        part: the split that is read.
 
     Raises:
         MaskError: a file is missing, or holds something else.
@@ -33,7 +35,7 @@ class Expressions:
 
     title: ClassVar[str] = "referring expressions"
 
-    def __init__(self, place: Path, images: Path | None) -> None:
+    def __init__(self, place: Path, images: Path | None, part: Part) -> None:
         self._images = images or find_nearby([place.parent / name for name in NEARBY], "the images", _HINT)
         content = read_coco(place.parent / "instances.json")
         self._entries = {key_of(each["id"]): each for each in content["images"]}
@@ -41,13 +43,13 @@ class Expressions:
         self._sentences: dict[Any, dict[Any, list[str]]] = {}
         with complete_entries(str(place), _HINT):
             for ref in read_refs(place):
-                if ref.get("split", "train") == "train":
+                if ref.get("split", "train") == part.split:
                     sentences = [str(each["sent"]) for each in ref["sentences"]]
                     objects = self._sentences.setdefault(key_of(ref["image_id"]), {})
                     objects.setdefault(key_of(ref["ann_id"]), []).extend(sentences)
         self._ids = sorted(self._sentences.keys() & self._entries.keys(), key=str)
         if not self._ids:
-            raise MaskError(f"{place} has no expression of its training split", hint=_HINT)
+            raise MaskError(f"{place} has no expression of its split {part.split!r}", hint=_HINT)
 
     @classmethod
     def detect(cls, place: Path) -> bool:

@@ -16,6 +16,7 @@ from segrefine.runtime.files.image import load_image
 from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.storage import read_json, read_json_object
 from segrefine.train.annotation_files import scene_of
+from segrefine.train.part import Part
 from segrefine.train.scenes import Region, Scene, union
 
 _PREFIX = "png_coco_"
@@ -31,6 +32,7 @@ class Narratives:
     Args:
         place: the file.
         images: folder of the images; None looks for it.
+        part: not used; the file's name says its split.
 
     Raises:
         MaskError: a file is missing, or holds something else.
@@ -38,7 +40,7 @@ class Narratives:
 
     title: ClassVar[str] = "panoptic narratives"
 
-    def __init__(self, place: Path, images: Path | None) -> None:
+    def __init__(self, place: Path, images: Path | None, part: Part) -> None:
         split = place.stem.removeprefix(_PREFIX)
         folders = [place.parent, place.parent / "panoptic_segmentation", place.parent.parent]
         panoptic = find_nearby(

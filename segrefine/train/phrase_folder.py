@@ -12,6 +12,7 @@ from segrefine.runtime.files.image import load_image
 from segrefine.runtime.files.mask import read_mask
 from segrefine.storage import read_json_object
 from segrefine.train.annotation_files import scene_of
+from segrefine.train.part import Part
 from segrefine.train.scenes import Region, Scene
 
 PHRASES = "phrases.json"
@@ -24,6 +25,7 @@ class PhraseFolder:
     Args:
         place: the folder.
         images: folder of the images; None for `images` in it.
+        part: not used; the folder has no splits.
 
     Raises:
         MaskError: `phrases.json` does not say what it should.
@@ -31,7 +33,7 @@ class PhraseFolder:
 
     title: ClassVar[str] = "phrases with masks"
 
-    def __init__(self, place: Path, images: Path | None) -> None:
+    def __init__(self, place: Path, images: Path | None, part: Part) -> None:
         self._images, self._masks = images or place / "images", place / "masks"
         content = read_json_object(place / PHRASES, MaskError, hint=_HINT)
         self._phrases: dict[str, dict[str, str]] = {}

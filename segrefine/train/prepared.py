@@ -72,7 +72,7 @@ def prepare(spec: SourceSpec, cache: Path, side: int, tell: Callable[[str, float
         OutputError: the disk is full.
     """
     longest = round(_MARGIN * side)
-    words = [_FORMAT, str(spec.place.resolve()), str(spec.images), longest]
+    words = [_FORMAT, str(spec.place.resolve()), str(spec.images), longest, *spec.part.describe()]
     key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
     folder = cache / key
     if (folder / INDEX).is_file():

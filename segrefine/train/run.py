@@ -62,7 +62,7 @@ class TrainingJob:
 
     def describe_data(self) -> dict[str, Any]:
         """Describe the data that the run depends on besides its options, as JSON values."""
-        places = [[str(spec.place.resolve()), spec.weight] for spec in self.data]
+        places = [[str(spec.place.resolve()), spec.weight, *spec.part.describe()] for spec in self.data]
         held = str(self.validation.place.resolve()) if self.validation else self.held_share
         return {"data": places, "validation": held}
 

@@ -22,6 +22,7 @@ from segrefine.storage import read_json
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.expressions import Expressions
 from segrefine.train.narratives import Narratives
+from segrefine.train.part import Part
 from segrefine.train.phrase_folder import PhraseFolder
 from segrefine.train.scenes import Region, Scene
 
@@ -35,7 +36,7 @@ class Source(Protocol):
 
     title: ClassVar[str]
 
-    def __init__(self, place: Path, images: Path | None) -> None: ...
+    def __init__(self, place: Path, images: Path | None, part: Part) -> None: ...
 
     @classmethod
     def detect(cls, place: Path) -> bool:
@@ -59,15 +60,15 @@ class Source(Protocol):
 class LabelledMasks:
     """Any data set that `segrefine batch` reads: label maps, class folders, masks with labels, COCO, benchmarks.
 
-    Of a benchmark, its training part is read.
+    A benchmark is read by its split and its class list.
     """
 
     title: ClassVar[str] = "labelled masks"
 
-    def __init__(self, place: Path, images: Path | None) -> None:
-        is_benchmark = find_expressions(place) or find_objects(place, "train", to_refine=True)
-        is_benchmark = is_benchmark or find_benchmark(place, "train")
-        options = ReadingOptions(split="train") if is_benchmark else None
+    def __init__(self, place: Path, images: Path | None, part: Part) -> None:
+        is_benchmark = find_expressions(place) or find_objects(place, part.split, to_refine=True)
+        is_benchmark = is_benchmark or find_benchmark(place, part.split, part.classes)
+        options = ReadingOptions(split=part.split if is_benchmark else None, classes=part.classes)
         self._data_set = open_data_set(place, images, options)
         self._items = list(self._data_set.items)
 
@@ -112,11 +113,13 @@ class SourceSpec:
         place: its folder or file.
         weight: how often it is drawn, relative to the others.
         images: folder of its images, where the data does not say so.
+        part: split and class list of a benchmark.
     """
 
     place: Path
     weight: float = 1.0
     images: Path | None = None
+    part: Part = Part()
 
     @classmethod
     def parse(cls, text: str, images: Path | None = None) -> SourceSpec:
@@ -147,8 +150,8 @@ class SourceSpec:
         try:
             place = self.place
             if place.is_dir():  # a folder of narratives or expressions is read as its file is, with the captions
-                place = find_narratives(place, "train") or find_expressions(place) or place
-            return next(source for source in SOURCES if source.detect(place))(place, self.images)
+                place = find_narratives(place, self.part.split) or find_expressions(place) or place
+            return next(source for source in SOURCES if source.detect(place))(place, self.images, self.part)
         except MaskError as error:
             if holds_captions(self.place):
                 hint = "give COCO's instances, or Panoptic Narrative Grounding, whose captions name segments"

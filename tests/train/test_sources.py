@@ -15,6 +15,7 @@ from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.train.expressions import Expressions
 from segrefine.train.narratives import Narratives
+from segrefine.train.part import Part
 from segrefine.train.phrase_folder import PhraseFolder
 from segrefine.train.prepared import Mixture, load_scene, prepare, store_scene
 from segrefine.train.scenes import Region, Scene
@@ -234,3 +235,29 @@ def test_objects_train_on_their_training_part_alone(tmp_path):
     assert list(SourceSpec(place=root).open().names) == ["bear/00000"]
     with pytest.raises(MaskError, match="has no split 'train'"):
         SourceSpec(place=benchmark_sets.write_big(tmp_path / "big")).open()
+
+
+def test_split_and_classes_choose_the_part_of_a_benchmark(tmp_path):
+    """`train` reads its split, and one of two benchmarks that share a folder."""
+    root = benchmark_sets.write_davis(tmp_path / "DAVIS")
+    (root / "ImageSets/2017/train.txt").write_text("bear\n")
+    val = SourceSpec(place=root, part=Part(split="val")).open()
+    assert list(val.names) == ["bear/00000", "bmx-trees/00000"]
+    refs = [benchmark_sets.ref(1, 1, 5, "train", (10, "the fox")), benchmark_sets.ref(2, 2, 8, "val", (11, "none"))]
+    folder = benchmark_sets.write_expressions(tmp_path / "refer", refs)
+    assert list(SourceSpec(place=folder, part=Part(split="val")).open().names) == ["2"]
+    with pytest.raises(MaskError, match="split 'testA'"):
+        SourceSpec(place=folder, part=Part(split="testA")).open()
+
+
+def test_classes_tell_benchmarks_of_one_folder_apart(tmp_path):
+    benchmark_sets.write_voc(tmp_path)
+    benchmark_sets.write_context(tmp_path)
+    with pytest.raises(MaskError) as raised:
+        SourceSpec(place=tmp_path, part=Part(split="val")).open()
+    assert "--classes" in (raised.value.hint or "")
+    found = [SourceSpec(place=tmp_path, part=Part(split="val", classes=name)).open() for name in ("voc", "context59")]
+    voc, context = (source.read(0) for source in found)
+    assert [region.label for region in voc.regions] == [region.label for region in context.regions] == ["car", "cat"]
+    assert voc.ignored.sum() < context.ignored.sum()  # no class of Context's 59 is background
+    assert SourceSpec(place=tmp_path).part.describe() == []
