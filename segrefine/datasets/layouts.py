@@ -162,13 +162,14 @@ def find_benchmark(source: Path, split: str | None = None, classes: str | None =
         classes: name of a class list; tells benchmarks apart that lie in one folder.
 
     Raises:
-        MaskError: the split is missing or empty, the classes are those of another benchmark, or several benchmarks lie
-            there and nobody says which is meant.
+        MaskError: the split is missing or empty, the classes are those of another benchmark, several benchmarks lie
+            there and nobody says which is meant, or it is PASCAL Context before its conversion.
     """
     if not source.is_dir() or (source / "masks").is_dir():
         return None
     matches = list(_matches(source))
     if not matches:
+        _refuse_raw_context(source)
         return None
     found = [(layout, root) for layout, root in matches if classes is None or classes in layout.classes]
     if not found and classes is not None and Path(classes).is_file():  # a class list of one's own fits any layout
@@ -181,6 +182,18 @@ def find_benchmark(source: Path, split: str | None = None, classes: str | None =
         raise MaskError(f"{source} holds {' and '.join(titles)}", hint=f"say which one is meant: {choices}")
     layout, root = found[0]
     return _open(layout, root, split or "val", classes or layout.classes[0])
+
+
+def _refuse_raw_context(source: Path) -> None:
+    """Refuse PASCAL Context as its authors publish it: 459 classes in MATLAB files, which no published table uses."""
+    for folder in (source, source / "trainval", source / "VOC2010/trainval", source / "VOCdevkit/VOC2010/trainval"):
+        if folder.is_dir() and next(folder.glob("*.mat"), None):
+            raise MaskError(
+                subject=folder,
+                expected="the label maps of PASCAL Context's 59 classes in SegmentationClassContext/",
+                got="the MATLAB files of all its classes",
+                hint="convert them with mmsegmentation's tools/dataset_converters/pascal_context.py",
+            )
 
 
 def _matches(source: Path) -> Iterator[tuple[Layout, Path]]:

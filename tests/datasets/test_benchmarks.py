@@ -302,3 +302,12 @@ def test_compared_places_of_a_benchmark_keep_its_classes(tmp_path: Path):
     stores = open_compared([truth])
     parts = stores[0].read(stores[0].entries["one"])
     assert parts.background is None and parts.ignored is not None and parts.ignored[0, 0]
+
+
+@pytest.mark.parametrize("below", [".", "trainval", "VOCdevkit/VOC2010/trainval"])
+def test_context_before_its_conversion_is_refused(tmp_path, below):
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    (tmp_path / below / "2008_000002.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    with pytest.raises(MaskError, match="got the MATLAB files") as raised:
+        open_data_set(tmp_path)
+    assert "pascal_context.py" in (raised.value.hint or "")
