@@ -8,6 +8,7 @@ python -m tests.install.extras --python python3.13 cpu
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,26 @@ WHEEL_MB = 22
 BUILDERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
 """What an environment has before anything is installed."""
 SAMPLES = "from segrefine.assets import demo_samples; print(demo_samples())"
+SERVE = """
+import socket, subprocess, sys, time, urllib.request
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = str(free.getsockname()[1])
+service = subprocess.Popen([sys.executable, "-m", "segrefine", "serve", "demo", "--port", port])
+try:
+    for _ in range(120):
+        time.sleep(0.5)
+        assert service.poll() is None, "the service has ended"
+        try:
+            assert urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready").status == 200
+            break
+        except OSError:
+            continue
+    else:
+        raise SystemExit("the service did not get ready in a minute")
+finally:
+    service.terminate()
+"""
 Run = Callable[..., str]
 """Runs words in the environment under test and gives what they print; the first word `segrefine` is its command."""
 
@@ -61,9 +82,9 @@ def refines_by_openvino(run: Run, folder: Path) -> None:
 
 
 def serves(run: Run, folder: Path) -> None:
-    """The service's application answers."""
+    """The service starts with the model that ships, and says that it is ready."""
     assert "--port" in run("segrefine", "serve", "--help")
-    run("python", "-c", "from segrefine.serve import create_app, run_server")
+    run("python", "-c", SERVE)
 
 
 def has_a_client(run: Run, folder: Path) -> None:
@@ -172,10 +193,11 @@ def try_case(case: Case, wheel: Path, python: str, folder: Path) -> float:
     install = [str(binaries / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[{case.extras}]", *pins]
     subprocess.run(install, check=True)
     size = installed_size(place)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the wheel, not a work tree
 
     def run(program: str, *words: str) -> str:
         command = [str(binaries / program), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=clean)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
