@@ -34,11 +34,11 @@ class Asked:
     @property
     def texts(self) -> list[str]:
         """The phrases; those of a caption know it."""
-        from segrefine.runtime.words.context import CaptionedPhrase
+        from segrefine.runtime.words.context import link_spans
 
         if self.caption is None:
             return [span.text for span in self.spans]
-        return [CaptionedPhrase(span.text, self.caption, span.start) for span in self.spans]
+        return [*link_spans(self.caption, self.spans)]
 
     def drop_absent(self, result: Segmentation) -> tuple[Asked, Segmentation]:
         """The same without the classes that were not found."""

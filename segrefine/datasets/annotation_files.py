@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from segrefine.errors import MaskError
+
+HashableT = TypeVar("HashableT", bound=Hashable)
 
 
 def find_nearby(candidates: Sequence[Path], what: str, hint: str) -> Path:
@@ -22,7 +25,7 @@ def find_nearby(candidates: Sequence[Path], what: str, hint: str) -> Path:
     raise MaskError(f"cannot find {what} near {candidates[0].parent}", hint=hint)
 
 
-def find_twice(ids: Iterable[object]) -> list[object]:
+def find_twice(ids: Iterable[HashableT]) -> list[HashableT]:
     """The ids that come more than once."""
     return [number for number, count in Counter(ids).items() if count > 1]
 

@@ -22,7 +22,7 @@ from segrefine.errors import MaskError
 from segrefine.storage import read_json, read_json_object
 
 PREFIX = "png_coco_"
-_HINT = (
+HINT = (
     "expected annotations/png_coco_SPLIT.json with panoptic_SPLIT.json and the folder panoptic_segmentation/SPLIT (or "
     "panoptic_SPLIT) next to it, and the images in images/SPLIT; --images names another folder"
 )
@@ -49,7 +49,7 @@ class Narratives(PhraseData):
     @classmethod
     def detect(cls, place: Place) -> bool:
         """Return whether a file has the name that narratives have."""
-        return place.masks.is_file() and place.masks.name.startswith(PREFIX) and place.masks.suffix == ".json"
+        return is_narratives(place.masks)
 
     @property
     def benchmarks(self) -> Sequence[str]:
@@ -58,35 +58,30 @@ class Narratives(PhraseData):
 
     @property
     def _split(self) -> str:
-        return self.place.masks.stem.removeprefix(PREFIX)
+        return split_of(self.place.masks)
 
     @cached_property
     def _panoptic(self) -> Path:
-        parent, name = self.place.masks.parent, f"panoptic_{self._split}.json"
-        return find_nearby([parent / name, parent / "panoptic_segmentation" / name, parent.parent / name], name, _HINT)
+        return find_panoptic(self.place.masks)
 
     @cached_property
     def _folder(self) -> Path:
-        parent, name = self.place.masks.parent, f"panoptic_{self._split}"
-        places = [parent / "panoptic_segmentation" / self._split, parent / name, parent.parent / name]
-        return find_nearby(places, f"the folder {name}", _HINT)
+        return find_segments(self.place.masks)
 
     @cached_property
     def _images(self) -> Path:
-        parent, split = self.place.masks.parent, self._split
-        places = [parent.parent / "images" / split, parent / split, parent.parent / split, parent / "images"]
-        return self.place.images or find_nearby([*places, parent.parent / "images"], "the images", _HINT)
+        return self.place.images or find_pictures(self.place.masks)
 
     def list_items(self) -> Iterator[Item]:
         """The narratives, each with its phrases."""
         file = self.place.masks
-        content, narratives = read_json_object(self._panoptic, MaskError, hint=_HINT), read_json(
-            file, MaskError, hint=_HINT
+        content, narratives = read_json_object(self._panoptic, MaskError, hint=HINT), read_json(
+            file, MaskError, hint=HINT
         )  # fmt: skip
         if not isinstance(narratives, list):
-            raise MaskError(subject=file, expected="a list of narratives", got=type(narratives).__name__, hint=_HINT)
+            raise MaskError(subject=file, expected="a list of narratives", got=type(narratives).__name__, hint=HINT)
         times: Counter[int] = Counter()
-        with complete_entries(f"{file} or {self._panoptic}", _HINT):
+        with complete_entries(f"{file} or {self._panoptic}", HINT):
             is_thing = {each["id"]: bool(each["isthing"]) for each in content["categories"]}
             files = {each["id"]: each for each in content.get("images", [])}
             annotations = {int(each["image_id"]): each for each in content["annotations"]}
@@ -210,6 +205,49 @@ class Narratives(PhraseData):
         return [f"{count} left out as in the official code: {reason}" for reason, count in self._left_out.items()]
 
 
+def is_narratives(file: Path) -> bool:
+    """Return whether a file has the name that narratives have."""
+    return file.is_file() and file.name.startswith(PREFIX) and file.suffix == ".json"
+
+
+def split_of(file: Path) -> str:
+    """The split that the name of a file of narratives says."""
+    return file.stem.removeprefix(PREFIX)
+
+
+def find_panoptic(file: Path) -> Path:
+    """The panoptic JSON near a file of narratives.
+
+    Raises:
+        MaskError: there is none.
+    """
+    parent, name = file.parent, f"panoptic_{split_of(file)}.json"
+    return find_nearby([parent / name, parent / "panoptic_segmentation" / name, parent.parent / name], name, HINT)
+
+
+def find_segments(file: Path) -> Path:
+    """The folder of the panoptic PNGs near a file of narratives.
+
+    Raises:
+        MaskError: there is none.
+    """
+    parent, name = file.parent, f"panoptic_{split_of(file)}"
+    inside = parent / "panoptic_segmentation"
+    places = [inside / split_of(file), parent / name, parent.parent / name, inside / name]
+    return find_nearby(places, f"the folder {name}", HINT)
+
+
+def find_pictures(file: Path) -> Path:
+    """The folder of the images near a file of narratives.
+
+    Raises:
+        MaskError: there is none.
+    """
+    above, split = file.parent.parent, split_of(file)
+    places = [above / "images" / split, file.parent / split, above / split, file.parent / "images", above / "images"]
+    return find_nearby(places, "the images", HINT)
+
+
 def read_segments(file: Path, size: Sequence[int] | None) -> NDArray[np.int64]:
     """The segment ids (H, W) of a panoptic PNG: red + 256 green + 256² blue.
 
@@ -224,7 +262,7 @@ def read_segments(file: Path, size: Sequence[int] | None) -> NDArray[np.int64]:
         with Image.open(file) as opened:
             colours = np.asarray(opened.convert("RGB"), np.int64)
     except (OSError, ValueError) as error:
-        raise MaskError(f"cannot read {file}: {error}", hint=_HINT) from error
+        raise MaskError(f"cannot read {file}: {error}", hint=HINT) from error
     if size is not None:
         check_size(colours.shape[:2], (size[0], size[1]), file.name)
     found: NDArray[np.int64] = colours @ np.array([1, 256, 65536])
@@ -238,9 +276,9 @@ def find_narratives(source: Path, split: str | None) -> Path | None:
         MaskError: the folder has narratives, and none of this split; or the file is of another one.
     """
     if source.is_file():
-        if not source.name.startswith(PREFIX) or source.suffix != ".json":
+        if not is_narratives(source):
             return None
-        own = source.stem.removeprefix(PREFIX)
+        own = split_of(source)
         if split not in (None, own, own.removesuffix("2017")):
             raise MaskError(f"{source} has no split {split!r}", hint=f"leave --split out: the file is of {own}")
         return source

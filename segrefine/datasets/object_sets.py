@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segrefine.datasets.annotation_files import find_twice
 from segrefine.datasets.benchmark_maps import list_lacks
 from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, Pixels, check_size, inside
@@ -174,7 +174,7 @@ def _open_davis(root: Path, resolution: str, split: str) -> FoundBenchmark:
     return FoundBenchmark(
         layout=DAVIS, root=root, images=images, masks=masks, split=split, classes="objects", absent=absent,
         listing={name: Listed(image=f"{name}.jpg", mask=f"{name}.png") for name in names},
-        twice=[name for name, count in Counter(names).items() if count > 1],
+        twice=find_twice(names),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from segrefine.datasets.annotation_files import complete_entries, find_nearby
 from segrefine.datasets.coco_file import key_of, read_annotation, read_coco
-from segrefine.datasets.expressions import NEARBY, read_refs
+from segrefine.datasets.expressions import NEARBY, is_in_split, read_refs
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
 from segrefine.train.annotation_files import scene_of
@@ -27,7 +27,7 @@ class Expressions:
     Args:
         place: the file.
         images: folder of the images; None looks for it.
-        part: the split that is read.
+        part: the split that is read; expressions that name none are read in any.
 
     Raises:
         MaskError: a file is missing, or holds something else.
@@ -43,7 +43,7 @@ class Expressions:
         self._sentences: dict[Any, dict[Any, list[str]]] = {}
         with complete_entries(str(place), _HINT):
             for ref in read_refs(place):
-                if ref.get("split", "train") == part.split:
+                if is_in_split(str(ref.get("split", part.split)), part.split):
                     sentences = [str(each["sent"]) for each in ref["sentences"]]
                     objects = self._sentences.setdefault(key_of(ref["image_id"]), {})
                     objects.setdefault(key_of(ref["ann_id"]), []).extend(sentences)

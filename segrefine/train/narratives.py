@@ -9,8 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.datasets.annotation_files import complete_entries, find_nearby
-from segrefine.datasets.narratives import read_segments
+from segrefine.datasets.annotation_files import complete_entries
+from segrefine.datasets.narratives import (
+    HINT,
+    find_panoptic,
+    find_pictures,
+    find_segments,
+    is_narratives,
+    read_segments,
+)
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
 from segrefine.runtime.words.context import CaptionedPhrase
@@ -18,12 +25,6 @@ from segrefine.storage import read_json, read_json_object
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.part import Part
 from segrefine.train.scenes import Region, Scene, union
-
-_PREFIX = "png_coco_"
-_HINT = (
-    "expected png_coco_SPLIT.json with panoptic_SPLIT.json and the folder panoptic_SPLIT next to it, and the images in "
-    "SPLIT, ../SPLIT or images; --images names another folder"
-)
 
 
 class Narratives:
@@ -41,21 +42,14 @@ class Narratives:
     title: ClassVar[str] = "panoptic narratives"
 
     def __init__(self, place: Path, images: Path | None, part: Part) -> None:
-        split = place.stem.removeprefix(_PREFIX)
-        folders = [place.parent, place.parent / "panoptic_segmentation", place.parent.parent]
-        panoptic = find_nearby(
-            [folder / f"panoptic_{split}.json" for folder in folders], f"panoptic_{split}.json", _HINT
-        )
-        masks = [folder / f"panoptic_{split}" for folder in folders] + [place.parent / "panoptic_segmentation" / split]
-        self._masks = find_nearby(masks, f"the folder panoptic_{split}", _HINT)
-        nearby = [folder / name for folder in (place.parent, place.parent.parent) for name in (split, "images")]
-        nearby.insert(0, place.parent.parent / "images" / split)
-        self._images = images or find_nearby(nearby, "the images", _HINT)
-        content = read_json_object(panoptic, MaskError, hint=_HINT)
-        narratives = read_json(place, MaskError, hint=_HINT)
+        panoptic = find_panoptic(place)
+        self._masks = find_segments(place)
+        self._images = images or find_pictures(place)
+        content = read_json_object(panoptic, MaskError, hint=HINT)
+        narratives = read_json(place, MaskError, hint=HINT)
         if not isinstance(narratives, list):
-            raise MaskError(subject=place, expected="a list of narratives", got=type(narratives).__name__, hint=_HINT)
-        with complete_entries(f"{place} or {panoptic}", _HINT):
+            raise MaskError(subject=place, expected="a list of narratives", got=type(narratives).__name__, hint=HINT)
+        with complete_entries(f"{place} or {panoptic}", HINT):
             self._classes = {each["id"]: str(each["name"]) for each in content["categories"]}
             self._files = {each["id"]: str(each["file_name"]) for each in content.get("images", [])}
             self._annotations = {int(each["image_id"]): each for each in content["annotations"]}
@@ -64,12 +58,12 @@ class Narratives:
                 self._narratives.setdefault(int(narrative["image_id"]), []).append(narrative)
         self._ids = sorted(self._narratives.keys() & self._annotations.keys())
         if not self._ids:
-            raise MaskError(f"no narrative of {place} is of an image in {panoptic}", hint=_HINT)
+            raise MaskError(f"no narrative of {place} is of an image in {panoptic}", hint=HINT)
 
     @classmethod
     def detect(cls, place: Path) -> bool:
         """Return whether a file has the name that the narratives have."""
-        return place.is_file() and place.name.startswith(_PREFIX) and place.suffix == ".json"
+        return is_narratives(place)
 
     @property
     def names(self) -> Sequence[str]:

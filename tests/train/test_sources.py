@@ -248,6 +248,10 @@ def test_split_and_classes_choose_the_part_of_a_benchmark(tmp_path):
     assert list(SourceSpec(place=folder, part=Part(split="val")).open().names) == ["2"]
     with pytest.raises(MaskError, match="split 'testA'"):
         SourceSpec(place=folder, part=Part(split="testA")).open()
+    without = [{name: value for name, value in ref.items() if name != "split"} for ref in refs]
+    whole = benchmark_sets.write_expressions(tmp_path / "whole", without)
+    for split in ("train", "val"):
+        assert list(SourceSpec(place=whole, part=Part(split=split)).open().names) == ["1", "2"]
 
 
 def test_classes_tell_benchmarks_of_one_folder_apart(tmp_path):

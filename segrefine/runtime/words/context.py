@@ -7,13 +7,14 @@ denoiser then gets the start token, the phrase's own tokens, the end token and p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import PromptError
-from segrefine.runtime.words.narrative import split_caption
+from segrefine.runtime.words.narrative import Span, split_caption
 from segrefine.runtime.words.text import Text
 from segrefine.runtime.words.tokenizer import ClipTokenizer
 
@@ -74,8 +75,12 @@ def read_caption(caption: str) -> list[CaptionedPhrase]:
     Raises:
         PromptError: the caption has no phrase, or its brackets do not match.
     """
-    plain, spans = split_caption(caption)
-    return [CaptionedPhrase(span.text, plain, span.start) for span in spans]
+    return link_spans(*split_caption(caption))
+
+
+def link_spans(caption: str, spans: Sequence[Span]) -> list[CaptionedPhrase]:
+    """The phrases of spans, each of which knows the caption."""
+    return [CaptionedPhrase(span.text, caption, span.start) for span in spans]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
