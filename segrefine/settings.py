@@ -349,6 +349,7 @@ class ZeroShotSettings(Settings):
             those lie apart. Phrases below it are absent: their masks are empty.
         edges: whether the border is moved to the image's edges.
         template: the prompt; `{label}` stands for the phrase.
+        context: whether a phrase of a caption is read with the words before it, and not in the template.
     """
 
     method = "zero-shot"
@@ -365,6 +366,7 @@ class ZeroShotSettings(Settings):
     presence: float = 0.75
     edges: bool = True
     template: str = "a photo of a {label}"
+    context: bool = False
 
     def for_refining(self) -> ZeroShotSettings:
         """The same for masks that G4Seg refines: it moves the borders itself."""

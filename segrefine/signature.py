@@ -44,7 +44,12 @@ SIGNATURES: Mapping[Method, Signature] = {
         (Tensor("mask", "BOOL", (-1, -1, -1)), Tensor("probability", "FP32", (-1, -1, -1))),
     ),
     "gs": Signature(
-        (_IMAGE, Tensor("phrases", "STRING", (-1,), ragged=True), _SEED),
+        (
+            _IMAGE,
+            Tensor("phrases", "STRING", (-1,), optional=True, ragged=True),
+            Tensor("caption", "STRING", (1,), optional=True),
+            _SEED,
+        ),
         (
             Tensor("masks", "BOOL", (-1, -1, -1)),
             Tensor("probabilities", "FP32", (-1, -1, -1)),
@@ -52,4 +57,6 @@ SIGNATURES: Mapping[Method, Signature] = {
         ),
     ),
 }
-"""By method. image: RGB (H, W, 3). Masks and maps are at the image's size, with the labels or phrases in front."""
+"""By method. image: RGB (H, W, 3). Masks and maps are at the image's size, with the labels or phrases in front.
+
+caption: instead of phrases, a sentence whose noun phrases they are; square brackets mark them."""

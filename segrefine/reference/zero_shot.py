@@ -20,9 +20,10 @@ from torch import Tensor
 from segrefine.reference.attention import MaskInjection, inject_masks
 from segrefine.reference.attention_maps import AttentionRecord, find_map_levels
 from segrefine.reference.checkpoint import Checkpoint
-from segrefine.reference.prompts import encode_prompt
+from segrefine.reference.prompts import encode_in_context, encode_prompt
 from segrefine.reference.text import Text, expand_text, predict
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
+from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.runtime.words.narrative import label_of
 from segrefine.runtime.zero_shot import choose_rivals
 from segrefine.settings import ZeroShotSettings
@@ -69,6 +70,8 @@ class ZeroShot:
 
     def encode_phrase(self, phrase: str, size: Sequence[int]) -> tuple[Text, Tensor]:
         """The prompt that names a phrase, and its token indicator (1, tokens, 2): phrase, other words."""
+        if self.settings.context and isinstance(phrase, CaptionedPhrase):
+            return encode_in_context(self.model, phrase, size)
         return encode_prompt(self.model, self.settings.template, label_of(phrase), size)
 
     def fits(self, word: str) -> bool:

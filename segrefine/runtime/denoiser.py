@@ -13,6 +13,7 @@ from segrefine.engines import Engine, cut_batch
 from segrefine.runtime.engine_set import EngineSet, check_finite
 from segrefine.runtime.sampler import invert_ddim, sample_ddim
 from segrefine.runtime.schedule import NoiseSchedule
+from segrefine.runtime.words.context import reorder_states
 from segrefine.runtime.words.prompt import Prompt
 from segrefine.runtime.words.text import Text, pick_texts
 from segrefine.runtime.worth import WordEffect, measure_worth
@@ -55,7 +56,8 @@ def encode_prompts(pipeline: EngineSet[Any], prompts: Sequence[Prompt], size: tu
     ids = np.concatenate([*(prompt.input_ids for prompt in prompts), pipeline.tokenizer("")])
     indicators = [prompt.token_indicator for prompt in prompts]
     indicators.append(np.zeros_like(indicators[0]))
-    return Conditions(texts=pipeline.encode_text(ids, size), token_indicator=np.concatenate(indicators))
+    texts = reorder_states(pipeline.encode_text(ids, size), [*(prompt.order for prompt in prompts), None])
+    return Conditions(texts=texts, token_indicator=np.concatenate(indicators))
 
 
 @dataclass(frozen=True, kw_only=True)

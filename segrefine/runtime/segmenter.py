@@ -26,8 +26,8 @@ from segrefine.runtime.label_codec import label_decoder
 from segrefine.runtime.label_denoiser import GuidedDenoiser
 from segrefine.runtime.schedule import Array, NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
-from segrefine.runtime.words.context import CaptionedPhrase, ContextWindow, read_in_context, reorder_states
-from segrefine.runtime.words.prompt import MARKER, build_prompt
+from segrefine.runtime.words.context import CaptionedPhrase, read_in_context, reorder_states
+from segrefine.runtime.words.prompt import MARKER, Prompt, build_prompt
 from segrefine.runtime.words.text import Text, count_texts, join_texts, pick_texts, repeat_texts
 from segrefine.samplers import SAMPLERS
 from segrefine.settings import Changes, GsSettings
@@ -137,14 +137,14 @@ class Segmenter(EngineSet[GsSettings]):
         s = self.settings.change(settings)
         if not asked:
             return ()
-        windows = [window for _, phrases in asked for window in self._tokenize(phrases, context=s.context)]
+        prompts = [prompt for _, phrases in asked for prompt in self._tokenize(phrases, context=s.context)]
         fits = self._fit_alike([image for image, _ in asked])
         wanted = [(number, phrase) for number, (_, phrases) in enumerate(asked) for phrase in phrases]
         owners = np.array([number for number, _ in wanted])
         batch = max(1, self.most_samples(fits[0].grid, s) // s.samples)
         watch = Watch(progress, steps=2 + 2 * -(-len(wanted) // batch))
         # z ← VAE(I), while another thread computes τ ← text encoder(phrase) and the edges of the images
-        beside = self._beside.submit(self._read_beside, windows, fits, s)
+        beside = self._beside.submit(self._read_beside, prompts, fits, s)
         try:
             z = self._encode(fits)
         finally:
@@ -181,14 +181,12 @@ class Segmenter(EngineSet[GsSettings]):
         return fits
 
     def _read_beside(
-        self, windows: Sequence[ContextWindow], fits: Sequence[FittedImage], settings: GsSettings
+        self, prompts: Sequence[Prompt], fits: Sequence[FittedImage], settings: GsSettings
     ) -> tuple[Text, list[EdgeGuide | None]]:
         """Encode the phrases and find the images' edges: the work that needs no latents."""
-        ids = np.concatenate([window.input_ids for window in windows])
+        ids = np.concatenate([prompt.input_ids for prompt in prompts])
         parts = [self.encode_text(ids[i : i + TEXT_BATCH], fits[0].grid) for i in range(0, len(ids), TEXT_BATCH)]
-        texts = join_texts(parts)
-        if settings.context:
-            texts = reorder_states(texts, np.stack([window.order for window in windows]))
+        texts = reorder_states(join_texts(parts), [prompt.order for prompt in prompts])
         return texts, [guide_edges(fit, settings) for fit in fits]
 
     def _encode(self, fits: Sequence[FittedImage]) -> Floats:
@@ -198,17 +196,15 @@ class Segmenter(EngineSet[GsSettings]):
         parts = [self.encode_images(images[first : first + most]) for first in range(0, len(images), most)]
         return np.concatenate(parts)
 
-    def _tokenize(self, phrases: Sequence[str], *, context: bool) -> list[ContextWindow]:
-        """The tokens of each phrase, alone or with the words before it in its caption."""
+    def _tokenize(self, phrases: Sequence[str], *, context: bool) -> list[Prompt]:
+        """The prompt of each phrase, alone or with the words before it in its caption."""
         check_phrases(phrases)
-        return [self._token_ids(phrase, context=context) for phrase in phrases]
+        return [self._read(phrase, context=context) for phrase in phrases]
 
-    def _token_ids(self, phrase: str, *, context: bool) -> ContextWindow:
+    def _read(self, phrase: str, *, context: bool) -> Prompt:
         try:
-            alone = build_prompt(self.tokenizer, phrase, template=MARKER).input_ids
-            if context and isinstance(phrase, CaptionedPhrase):
-                return read_in_context(self.tokenizer, phrase)
-            return ContextWindow(input_ids=alone, order=np.arange(self.tokenizer.length))
+            alone = build_prompt(self.tokenizer, phrase, template=MARKER)
+            return read_in_context(self.tokenizer, phrase) if context and isinstance(phrase, CaptionedPhrase) else alone
         except PromptError as error:
             raise error.about(f"phrase {quote_phrase(phrase)}") from error
 

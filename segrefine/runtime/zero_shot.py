@@ -24,8 +24,9 @@ from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
 from segrefine.runtime.segmenter import check_phrases, check_seed, quote_phrase
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
+from segrefine.runtime.words.context import CaptionedPhrase, read_in_context
 from segrefine.runtime.words.narrative import label_of
-from segrefine.runtime.words.prompt import build_prompt
+from segrefine.runtime.words.prompt import Prompt, build_prompt
 from segrefine.runtime.worth import other_words
 from segrefine.settings import Changes, ZeroShotSettings
 
@@ -187,10 +188,16 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         prompts = []
         for text in texts:
             try:
-                prompts.append(build_prompt(self.tokenizer, label_of(text), template=settings.template))
+                prompts.append(self._read(text, settings))
             except PromptError as error:
                 raise error.about(f"phrase {quote_phrase(text)}") from error
         return encode_prompts(self, prompts, size)
+
+    def _read(self, phrase: str, settings: ZeroShotSettings) -> Prompt:
+        """The prompt of a phrase: its object in the template, or the phrase with the words before it in its caption."""
+        if settings.context and isinstance(phrase, CaptionedPhrase):
+            return read_in_context(self.tokenizer, phrase)
+        return build_prompt(self.tokenizer, label_of(phrase), template=settings.template)
 
     def _fits(self, word: str, settings: ZeroShotSettings) -> bool:
         try:

@@ -107,8 +107,8 @@ def _read(asked: InferRequest, model: ServedModel[Any], limits: Limits) -> tuple
     if "mask" in tensors:
         files["mask"] = [_npy(mask) for mask in tensors.pop("mask")]
     values = {name: array.tolist() for name, array in tensors.items()}
-    if "seed" in values:
-        [values["seed"]] = values["seed"]
+    for name in values.keys() & {"caption", "seed"}:
+        [values[name]] = values[name]
     if fixed := sorted(asked.parameters.keys() & {"maps", "format", "soft_format", "model"}):
         raise Problem(
             422, "bad_field", "outputs, which say what is answered", f"the parameter {fixed[0]}", "leave it out"

@@ -13,6 +13,7 @@ from segrefine.runtime.batching import PhraseBatching, PhraseRequest
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.runtime.words.context import read_caption
 
 Arrays = Mapping[str, NDArray[Any]]
 """A request's or an answer's tensors by name; see `segrefine.signature`."""
@@ -61,10 +62,24 @@ def _pair(labels: Sequence[str], masks: NDArray[np.float32]) -> list[tuple[str, 
 
 def _read_rows(request: Arrays) -> list[PhraseRequest] | Exception:
     try:
-        rows = zip(request["image"], _texts(request["phrases"]), _seeds(request), strict=True)
+        rows = zip(request["image"], _phrases(request), _seeds(request), strict=True)
         return [PhraseRequest(image=image, phrases=phrases, seed=seed) for image, phrases, seed in rows]
     except PromptError as error:
         return error
+
+
+def _phrases(request: Arrays) -> Sequence[Sequence[str]]:
+    """The phrases of each row: as they come, or those of its caption, which know it."""
+    if ("phrases" in request) == ("caption" in request):
+        got = "both" if "phrases" in request else "neither"
+        raise PromptError(expected="phrases or a caption", got=got, hint="send one of the two inputs")
+    if "phrases" in request:
+        return _texts(request["phrases"])
+    found = [read_caption(caption) for [caption] in _texts(request["caption"])]
+    if len(counts := {len(phrases) for phrases in found}) > 1:
+        hint = "send each caption in a request of its own"
+        raise PromptError(expected="captions with as many phrases each", got=sorted(counts), hint=hint)
+    return found
 
 
 def _join(rows: Sequence[Segmentation | Exception]) -> Outcome:

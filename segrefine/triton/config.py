@@ -113,7 +113,7 @@ def _warm_up_inputs(manifest: Manifest) -> Iterator[dict[str, Any]]:
     side, files = _side(manifest), warm_up_files(manifest)
     sizes = {"image": (side, side, 3), "mask": (1, side, side)}
     for tensor in SIGNATURES[manifest.method].inputs:
-        if tensor.optional:
+        if tensor.optional and tensor.name not in files:
             continue
         data = {"input_data_file": tensor.name} if tensor.name in files else {"zero_data": True}
         dims = sizes.get(tensor.name, (1,))

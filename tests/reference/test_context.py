@@ -11,14 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segrefine.assets import demo_gs_bundle, demo_gs_checkpoint
-from segrefine.reference.checkpoint import load_label_checkpoint
+from segrefine.assets import demo_bundle, demo_checkpoint, demo_gs_bundle, demo_gs_checkpoint, demo_samples
+from segrefine.cli.samples import load_samples
+from segrefine.export.comparison import ParityScene
+from segrefine.export.zero_shot_parity import run_zero_shot_reference
+from segrefine.reference.checkpoint import load_checkpoint, load_label_checkpoint
 from segrefine.reference.context import reorder, tokenize
 from segrefine.reference.gs import Gs
+from segrefine.reference.zero_shot import ZeroShot
 from segrefine.runtime.segmenter import Segmenter
-from segrefine.runtime.words.context import CaptionedPhrase, read_in_context
+from segrefine.runtime.words.context import CaptionedPhrase, read_caption, read_in_context
 from segrefine.runtime.words.tokenizer import ClipTokenizer
-from segrefine.settings import GsSettings
+from segrefine.runtime.zero_shot import ZeroShotSegmenter
+from segrefine.settings import GsSettings, ZeroShotSettings
 from segrefine.train.batches import TextEncoder
 from segrefine.train.narratives import Narratives
 from segrefine.train.part import Part
@@ -66,6 +71,25 @@ def test_masks_of_both_sides_agree(checkpoint):
             theirs = reference.segment(pixels, [phrase], torch.from_numpy(noise)).numpy()[0]
             np.testing.assert_allclose(ours, theirs, atol=2e-3)
             found[context] = theirs
+    assert np.abs(found[True] - found[False]).max() > 1e-3
+
+
+def test_zero_shot_maps_of_both_sides_agree():
+    """The same for a text-to-image model, which gets the phrase's own states, and looks where those look."""
+    phrases = read_caption("[a car] left of [the fox]")
+    checkpoint = load_checkpoint(demo_checkpoint())
+    image = next(iter(load_samples(demo_samples()).values())).image
+    scene = ParityScene(image=image, coarse=np.zeros(image.shape[:2], np.float32), label="fox")
+    found = {}
+    with ZeroShotSegmenter.from_bundle(demo_bundle(), threads=1) as segmenter:
+        for context in (False, True):
+            changed = ZeroShotSettings(context=context)
+            ours = segmenter.look(scene.image, phrases, settings=changed).maps
+            theirs = run_zero_shot_reference(segmenter, ZeroShot(checkpoint, changed), scene, phrases)
+            for got, wanted in zip(ours, theirs, strict=True):
+                np.testing.assert_allclose(got.attention, wanted.attention, atol=1e-4)
+                np.testing.assert_allclose(got.probability, wanted.probability, atol=2e-3)
+            found[context] = theirs[1].probability
     assert np.abs(found[True] - found[False]).max() > 1e-3
 
 

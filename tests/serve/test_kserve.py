@@ -103,6 +103,17 @@ def test_segment_gives_the_masks_of_the_command_line(client, tmp_path):
     assert found.as_numpy("uncertainty").shape == found.as_numpy("probabilities").shape == (1, 2, 128, 128)
 
 
+def test_a_caption_gives_the_phrases(client):
+    image = refine_inputs()[0]
+    caption = as_input("caption", "BYTES", np.array([["a car and [the tree]"]], object))
+    texts = as_input("phrases", "BYTES", np.array([["the tree"]], object))
+    expected = client.infer("demo-gs", [image, texts]).as_numpy("masks")
+    np.testing.assert_array_equal(client.infer("demo-gs", [image, caption]).as_numpy("masks"), expected)
+    for inputs in ([image], [image, caption, texts]):
+        with pytest.raises(InferenceServerException, match="phrases or a caption, and not both"):
+            client.infer("demo-gs", inputs)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

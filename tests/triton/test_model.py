@@ -96,6 +96,19 @@ def test_rows_of_a_request_keep_their_order(open_model: Open, scenes: list[Sampl
     assert answer["masks"].shape == (3, 1, *first.image.shape[:2]) and answer["masks"].dtype == bool
 
 
+def test_a_caption_gives_the_phrases(open_model: Open, scenes: list[Sample], segmenter: Segmenter) -> None:
+    scene, model = scenes[0], open_model("demo-gs")
+    captions = as_texts([["[the car] and the tree beside it"]])
+    bare = Request({"image": scene.image[None]})
+    both = segment_request(scene, "the car", caption=captions)
+    uneven = Request({"image": np.stack([scene.image] * 2), "caption": as_texts([["a car"], ["a car and a tree"]])})
+    answer, *refused = model.execute([Request({"image": scene.image[None], "caption": captions}), bare, both, uneven])
+    direct = segmenter(scene.image, ["the car"]).segments
+    assert np.array_equal(answer["masks"][0], [each.mask for each in direct])
+    told = "got neither", "got both", r"as many phrases each, got [1, 2]"
+    assert all(words in str(each.error) for words, each in zip(told, refused, strict=True))
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_requests_on_images_of_one_size_are_one_batch(
     open_model: Open, scenes: list[Sample], segmenter: Segmenter, number: int

@@ -8,13 +8,13 @@ denoiser then gets the start token, the phrase's own tokens, the end token and p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.errors import PromptError
 from segrefine.runtime.words.narrative import Span, split_caption
+from segrefine.runtime.words.prompt import Prompt
 from segrefine.runtime.words.text import Text
 from segrefine.runtime.words.tokenizer import ClipTokenizer
 
@@ -83,21 +83,8 @@ def link_spans(caption: str, spans: Sequence[Span]) -> list[CaptionedPhrase]:
     return [CaptionedPhrase(span.text, caption, span.start) for span in spans]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ContextWindow:
-    """The tokens of a phrase with the words before it.
-
-    Attributes:
-        input_ids: int64 (1, tokens).
-        order: int64 (tokens,), the states that the denoiser gets, by their places among those of the window.
-    """
-
-    input_ids: NDArray[np.int64]
-    order: NDArray[np.int64]
-
-
-def read_in_context(tokenizer: ClipTokenizer, phrase: CaptionedPhrase) -> ContextWindow:
-    """Build the window of a phrase.
+def read_in_context(tokenizer: ClipTokenizer, phrase: CaptionedPhrase) -> Prompt:
+    """Build the prompt of a phrase with the words before it; its own tokens are the label.
 
     Raises:
         PromptError: the phrase has no tokens, or more than fit.
@@ -115,7 +102,9 @@ def read_in_context(tokenizer: ClipTokenizer, phrase: CaptionedPhrase) -> Contex
     before = words[: inside[0]]
     kept, order = arrange_window(len(before), len(own), tokenizer.length)
     window = [first, *before[len(before) - kept :], *own, last]
-    return ContextWindow(input_ids=tokenizer.fit(window), order=np.array(order, np.int64))
+    indicator = np.zeros((1, tokenizer.length, 2), np.float32)
+    indicator[0, 1 : 1 + len(own), 0] = 1
+    return Prompt(input_ids=tokenizer.fit(window), token_indicator=indicator, order=np.array(order, np.int64))
 
 
 def arrange_window(before: int, own: int, length: int) -> tuple[int, list[int]]:
@@ -132,12 +121,16 @@ def arrange_window(before: int, own: int, length: int) -> tuple[int, list[int]]:
     return kept, order + [length - 1] * (length - len(order))
 
 
-def reorder_states(text: Text, order: NDArray[np.int64]) -> Text:
+def reorder_states(text: Text, orders: Sequence[NDArray[np.int64] | None]) -> Text:
     """The texts with the states that the denoiser gets.
 
     Args:
         text: what the encoders gave of B windows.
-        order: int64 (B, tokens), see `ContextWindow`.
+        orders: of each window, see `Prompt`.
     """
-    states = np.take_along_axis(text["encoder_hidden_states"], order[:, :, None], 1)
-    return {**text, "encoder_hidden_states": states}
+    if all(order is None for order in orders):
+        return text
+    states = text["encoder_hidden_states"]
+    every = np.arange(states.shape[1])
+    places = np.stack([every if order is None else order for order in orders])
+    return {**text, "encoder_hidden_states": np.take_along_axis(states, places[:, :, None], 1)}

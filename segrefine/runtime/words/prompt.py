@@ -22,11 +22,15 @@ class Prompt:
     Attributes:
         input_ids: int64 (1, tokens).
         token_indicator: float32 (1, tokens, 2), 0 or 1. Column 0: the token belongs to the label; column 1: it counts
-            as background; a token with neither is left untouched, as are start, end and padding.
+            as background; a token with neither is left untouched, as are start, end and padding. Its places are those
+            of the states that the UNet gets.
+        order: int64 (tokens,), the states that the UNet gets, by their places among the encoder's; None for all of
+            them as they are.
     """
 
     input_ids: NDArray[np.int64]
     token_indicator: NDArray[np.float32]
+    order: NDArray[np.int64] | None = None
 
 
 def build_prompt(tokenizer: ClipTokenizer, label: str, *, template: str = "a photo of a {label}") -> Prompt:

@@ -60,6 +60,8 @@ def test_windows_hold_the_phrase_and_the_last_words_before_it(before, own):
     assert window.input_ids[0][1 : 1 + kept].tolist() == context[len(context) - kept :]
     room = tokenizer.length - len(alone)
     assert kept == min(len(context), max(0, room - 4))
+    assert np.flatnonzero(window.token_indicator[0, :, 0]).tolist() == list(range(1, len(alone) - 1))
+    assert not window.token_indicator[0, :, 1].any()
 
 
 def test_a_phrase_that_is_too_long_or_empty_is_refused():
@@ -73,8 +75,12 @@ def test_a_phrase_that_is_too_long_or_empty_is_refused():
 
 def test_states_come_from_the_places_of_the_window():
     states = np.arange(12, dtype=np.float32).reshape(1, 4, 3)
-    picked = reorder_states({"encoder_hidden_states": states}, np.array([[0, 2, 3, 3]]))
+    picked = reorder_states({"encoder_hidden_states": states}, [np.array([0, 2, 3, 3])])
     np.testing.assert_array_equal(picked["encoder_hidden_states"][0, :, 0], [0, 6, 9, 9])
+    both = {"encoder_hidden_states": np.concatenate([states, states])}
+    alone, reordered = reorder_states(both, [None, np.array([0, 2, 3, 3])])["encoder_hidden_states"][:, :, 0]
+    assert alone.tolist() == [0, 3, 6, 9] and reordered.tolist() == [0, 6, 9, 9]
+    assert reorder_states(both, [None, None]) is both
 
 
 def test_the_words_before_a_phrase_change_what_it_means_only_by_setting(segmenter):
