@@ -49,7 +49,7 @@ _UNREFINED = {
     help="Folder of a COCO JSON's images.  [default: images beside it, or its own folder]",
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Worker processes.  [default: as many as there is room for]"
+    "--workers", type=click.IntRange(min=1), help="Worker processes.  [default: as many as memory and cores allow]"
 )
 @click.option("--resume", is_flag=True, help="Continue a run with the same options. Skip what is done.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
@@ -61,12 +61,12 @@ _UNREFINED = {
 @max_megapixels_option
 @click.option(
     "--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="auto",
-    help="Refine on the Ray cluster at ADDRESS; local starts one here.  [default: RAY_ADDRESS, or the one here]",
+    help="Refine on the Ray cluster at ADDRESS; local starts one here.  [default: RAY_ADDRESS, or one that runs here]",
 )  # fmt: skip
 @click.option(
     "--gpus",
     type=click.FloatRange(min=0),
-    help="GPUs of each worker on the cluster, such as 0.5.  [default: by --device]",
+    help="GPUs of each worker on the cluster, such as 0.5.  [default: 1 if --device is a GPU, else 0]",
 )
 @model_options
 @with_console
@@ -75,18 +75,19 @@ def batch(
     guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, cutout: bool, max_megapixels: float,
     address: str | None, gpus: float | None, model: Model,
 ) -> None:  # fmt: skip
-    """Refine all masks of a data set, and write them to the folder OUTPUT in the same notation.
+    """Refine all masks of a data set, and write them to the folder OUTPUT in the same format.
 
-    DIR holds images/ and masks/ with the same names. labels.json names the object of each mask, or classes.json names
-    the indices of label maps. masks/CLASS/ for each class works too, and so does masks/NAME.npy with class activation
-    maps. JSON is COCO's; its masks are written as run lengths. All masks of one image are refined together.
+    DIR holds images/ and masks/ with the same names. labels.json gives the object of each mask, or
+    classes.json the class of each index of label maps. masks/CLASS/ for each class works too, and so does
+    masks/NAME.npy with class activation maps. JSON is COCO's; its masks are written as run lengths. All masks of one
+    image are refined together.
 
-    With --zero-shot, DIR or DIR/images holds only images. OUTPUT/masks gets a label map for each.
+    With --zero-shot, DIR or DIR/images holds only images. OUTPUT/masks gets a label map for each image.
 
-    An annotation without a usable mask is copied and counted; --boxes refines it from its box.
+    An annotation without a usable mask is copied unchanged and counted. With --boxes it is refined from its box.
 
-    OUTPUT/manifest.json lists every image that failed, with the reason. The other images are refined, and the exit code
-    is 1. OUTPUT/guard.csv lists the guard's confidence in every mask.
+    If an image fails, the others are still refined, and the exit code is 1. OUTPUT/manifest.json lists the images that
+    failed, with the reasons. OUTPUT/guard.csv lists the guard's confidence in every mask.
     """
     from segrefine.batch.worker import Job
     from segrefine.engines import usable_cores

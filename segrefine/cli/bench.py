@@ -33,7 +33,7 @@ _SHOWN = 5
 _METHODS = "edge-step, grabcut, dense-crf"
 
 
-@click.command(short_help="Run a published benchmark whole.")
+@click.command(short_help="Run a complete published benchmark.")
 @click.argument("name", metavar="NAME")
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path, exists=True))
 @click.option(
@@ -48,9 +48,13 @@ _METHODS = "edge-step, grabcut, dense-crf"
     "--compare", metavar="METHODS", default=_METHODS, show_default=True,
     help="Methods to compare with on the same coarse masks, or none.",
 )  # fmt: skip
-@click.option("--alone", is_flag=True, help="Refine each mask for itself, not all masks of an image together.")
+@click.option("--alone", is_flag=True, help="Refine each mask separately, not all masks of an image together.")
 @click.option(
-    "--cases", type=click.IntRange(min=1), default=8, show_default=True, help="Best and worst cases on the sheet, each."
+    "--cases",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Number of best cases on the sheet, and of worst cases.",
 )
 @click.option("--check", is_flag=True, help="Only say what DATA holds, and what is missing. No model runs.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: as many as there are cores]")
@@ -72,16 +76,16 @@ def bench(
     cases: int, check: bool, workers: int | None, resume: bool, seed: int, address: str | None, gpus: float | None,
     guard: bool, crop: bool, choice: SettingsChoice, reading: ReadingOptions, model: Model,
 ) -> None:  # fmt: skip
-    """Run the benchmark NAME on DATA: predictions, the official protocol, comparisons, and published figures.
+    """Run the benchmark NAME on DATA: predict, measure by the official protocol, and compare with published figures.
 
     NAME is voc, voc20, context, context60, coco-object, coco-stuff, ade20k, cityscapes, davis, big, png, refcoco,
-    refcoco+, refcocog or grefcoco. DATA is its folder as the archives leave it: docs/data.md.
+    refcoco+, refcocog or grefcoco. DATA is the folder into which its archives were unpacked (docs/data.md).
 
     With --coarse, the masks of another method are refined and compared before and after. Otherwise the model finds
     the masks: the classes by their names, or what each phrase names.
 
-    DIR gets bench.json, which can be cited, bench.md, a sheet of the best and worst cases, and all predictions. A run
-    that was stopped continues with --resume.
+    The folder of --output gets bench.json, which can be cited, bench.md, a sheet of the best and worst cases, and all
+    predictions. A run that was stopped continues with --resume.
     """
     from segrefine.batch.worker import Job
     from segrefine.evaluation.bench.benchmarks import find_spec

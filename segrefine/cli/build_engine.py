@@ -37,18 +37,18 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
     return texts
 
 
-@click.command(short_help="Build a bundle's engines: every start is faster.")
+@click.command(short_help="Build engines for a bundle, so that it loads faster.")
 @click.argument("bundle", type=BundleFolder())
 @click.option(
     "--backend", default=default_backend, metavar="NAME", cls=BackendOption,
     help="The backend that runs the engines: {backends}.  [default: {default}]",
 )  # fmt: skip
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Precision of the graphs; checked, not changed.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Fail unless the graphs have this precision.")
 @device_option
 @components_option
 @click.option(
     "--min-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
-    help="Smallest batch, height, width, tokens. ({min_shapes})",
+    help="Smallest sizes: batch, height, width, tokens, such as `batch=1,height=32`. ({min_shapes})",
 )  # fmt: skip
 @click.option(
     "--opt-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
@@ -56,7 +56,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 )  # fmt: skip
 @click.option(
     "--max-shapes", metavar="S=N,…", callback=_sizes, cls=BackendOption,
-    help="Largest sizes; height and width are those of latents. ({max_shapes})  [default: the model's one size]",
+    help="Largest sizes; height and width are those of latents. ({max_shapes})  [default: the model's only size]",
 )  # fmt: skip
 @click.option(
     "--compute-capability", metavar="X.Y", multiple=True, callback=_capabilities, cls=BackendOption,
@@ -72,7 +72,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 )  # fmt: skip
 @click.option(
     "--plugins", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, cls=BackendOption,
-    help="Custom ops as plugins; auto uses those that measured faster. ({plugins})",
+    help="Run custom ops as plugins; auto uses those that measured faster. ({plugins})",
 )  # fmt: skip
 @click.option(
     "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), cls=BackendOption,
@@ -84,7 +84,8 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
 )  # fmt: skip
 @click.option(
     "--version-compatible", is_flag=True, cls=BackendOption,
-    help="Engines that later minor versions of the library run too. Larger, can be slower. ({version_compatible})",
+    help="Build engines that later minor versions of the library also run. They are larger, and can be slower. "
+         "({version_compatible})",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Build existing engines again.")
 @with_console
@@ -110,7 +111,7 @@ def build_engine(
     """Build the engines of BUNDLE, so that every later start is faster.
 
     BUNDLE is a folder, `demo` or `photo-gs`. Engines are for this machine, or for its GPU. With --compute-capability
-    they are for other GPUs, and this machine needs none. Brackets after an option name the backends that accept it.
+    they are for other GPUs, and this machine needs none. Backends in parentheses are those that accept an option.
     """
     from segrefine import engines
 

@@ -196,7 +196,7 @@ def describe_guard(values: Mapping[str, Any]) -> str | None:
     """Describe the guard's changes in a batch; None if it made none."""
     if not values.get("kept_coarse") and not values.get("kept_partly"):
         return None
-    return f"{values['kept_coarse']} masks left as they were, {values['kept_partly']} put back in parts"
+    return f"{values['kept_coarse']} masks unchanged, {values['kept_partly']} with some changes undone"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -35,11 +35,11 @@ Result = TypeVar("Result")
 @model_options
 @with_console
 def demo(console: Console, output: Path, seed: int, model: Model) -> None:
-    """Refine the coarse masks of eight photographs, and of twelve scenes that the demo models never saw.
+    """Refine the coarse masks of eight photographs, and of twelve scenes. Training saw none of them.
 
-    Then find animals and people in the photographs by name alone. DIR/photographs.png and DIR/sheet.png show the masks
-    before and after refining. DIR/segments.png shows what was found by name, such as "the cat". DIR/masks and
-    DIR/overlays hold the refined masks.
+    Then find animals and people in the photographs by name alone. In the folder of --output, photographs.png and
+    sheet.png show the masks before and after refining. segments.png shows what was found by name, such as "the cat".
+    masks and overlays hold the refined masks.
     """
     from segrefine.assets import PHOTO_LABELS, demo_samples, photo_samples
     from segrefine.storage import output_errors

@@ -15,7 +15,7 @@ from segrefine.cli.console import Console, table, with_console
 @click.command(short_help="Show what each backend can do on this machine.")
 @with_console
 def doctor(console: Console) -> None:
-    """Show what is installed, what each backend can do on this machine, and why not more."""
+    """Show what is installed, what each backend can do on this machine, and what is missing for the rest."""
     from segrefine.engines import diagnosis
 
     packages, abilities = diagnosis.list_packages(), list(diagnosis.list_abilities())

@@ -47,7 +47,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 )  # fmt: skip
 @click.option(
     "--groups", metavar="JSON", type=_FILE,
-    help="Groups of each mask by name, such as [\"singulars\", \"things\"], for average recall.",
+    help="JSON with the groups of each mask by its name, such as [\"singulars\", \"things\"], for average recall.",
 )  # fmt: skip
 @click.option(
     "--protocol", "wanted", metavar="NAME", default="full", show_default=True,
@@ -63,14 +63,15 @@ def evaluate(
     """Compare the masks in PREDICTED with those of the same names in TRUTH.
 
     Both are folders of masks, data sets that `segrefine batch` reads or wrote, folders that `segrefine samples` wrote,
-    or COCO JSONs. So is --coarse.
+    or COCO JSONs. --coarse takes the same.
 
-    IoU is the mean over masks. mIoU is the mean over classes, each over the pixels of all its masks. Boundary IoU looks
-    at pixels near the borders. Average recall is that of Panoptic Narrative Grounding: the area under recall against
-    the IoU from which an object counts as found. --coarse shows all of it before and after, and how many masks got
-    worse.
+    IoU is the mean over masks. mIoU is the mean over classes of the IoU over all pixels of a class. Boundary IoU looks
+    at pixels near the borders. Average recall is that of Panoptic Narrative Grounding: the area under the curve of
+    recall against the threshold of IoU. With --coarse, every figure is shown before and after refining, with the share
+    of masks that got worse.
 
-    These measures are not comparable with published tables. --protocol judges as the code of a benchmark does.
+    These measures are not comparable with published tables. --protocol measures as the official code of a benchmark
+    does.
 
     A warning names each image whose masks cannot be read. The figures cover the others, and the exit code is 1.
     """
@@ -215,7 +216,7 @@ def _row(title: str, measures: Sequence[float | None], *between: str) -> list[st
 
 def _describe_source(judged: Mapping[str, Any]) -> str:
     if not judged["comparable"]:
-        return f"{judged['name']}: not comparable with published tables; --protocol names one that is"
+        return f"{judged['name']}: not comparable with published tables; --protocol chooses one of theirs"
     return f"{judged['name']}: {judged['source']}"
 
 

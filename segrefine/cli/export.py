@@ -17,7 +17,9 @@ from segrefine.export.sources import find_model, revision_of, torch_imports
 @click.argument("model")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--opset", type=click.IntRange(min=23), default=23, show_default=True, help="ONNX opset of the graphs.")
-@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Precision.")
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Precision of the weights."
+)
 @click.option(
     "--fp32-components", callback=split_names, metavar="A,B,…", help="Graphs that stay in fp32, with --dtype fp16."
 )
@@ -47,7 +49,7 @@ def export(
     """Export MODEL to BUNDLE, a folder of ONNX graphs, each checked against PyTorch.
 
     MODEL is a hub id, a single .safetensors file, `demo`, `photo-gs`, or a folder as diffusers saves it: Stable
-    Diffusion 1.x, 2.x or XL, or a label diffusion model. BUNDLE appears complete or not at all.
+    Diffusion 1.x, 2.x or XL, or a label diffusion model. If the export fails, no part of BUNDLE is left.
     """
     started = time.perf_counter()
     with BundleWriter(bundle, overwrite=overwrite):

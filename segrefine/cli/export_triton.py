@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Precision to compute in.  [default: the bundle's]"
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each instance.  [default: all cores]")
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that compute.")
+@click.option(
+    "--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Instances of the model: processes."
+)
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
               help="Largest number of requests in one batch.")  # fmt: skip
 @click.option("--delay", metavar="MS", type=click.FloatRange(min=0), default=0.0, show_default=True,
@@ -40,8 +42,8 @@ def export_triton(
 ) -> None:  # fmt: skip
     """Write BUNDLE as a model of the Triton model repository DIR.
 
-    BUNDLE is a folder, `demo` or `photo-gs`. Triton runs the model with its Python backend, where segrefine must be
-    installed: `pip install "segrefine[cpu]"`, or `[cuda]`. Engines are built where they run:
+    BUNDLE is a folder, `demo` or `photo-gs`. Triton runs the model with its Python backend. Install segrefine in
+    the Python of Triton: `pip install "segrefine[cpu]"`, or `[cuda]`. Build engines on the machine that runs Triton:
     `segrefine build-engine DIR/NAME/1/bundle`.
     """
     from segrefine.bundle import Bundle

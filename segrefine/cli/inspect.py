@@ -28,7 +28,8 @@ def inspect(console: Console, bundle: Path) -> None:
     """Show the content of BUNDLE, and check its files and its built engines.
 
     BUNDLE is a folder, `demo` or `photo-gs`. The command fails if a file differs from the manifest, or an engine is
-    damaged. A stale engine is no failure; build-engine builds it again.
+    damaged. An engine that was built for other files or versions is no
+    failure; build-engine builds it again.
     """
     from segrefine.cli.built_engines import list_engines
     from segrefine.runtime.guard import GUARD, read_guard

@@ -38,7 +38,7 @@ device_option = click.option(
     show_default=True,
     metavar="DEVICE",
     cls=BackendOption,
-    help="Device that runs them: cpu, cuda or cuda:N. Always a GPU for {gpu_only}.",
+    help="Device to run on: cpu, cuda or cuda:N. Always a GPU for {gpu_only}.",
 )
 
 
@@ -46,7 +46,7 @@ crop_option = click.option(
     "--crop/--no-crop",
     default=True,
     show_default=True,
-    help="Refine an object under 1 % of the image in a crop around it.",
+    help="Refine an object that covers less than 1 % of the image in a crop around it.",
 )
 guard_option = click.option(
     "--guard/--no-guard",
@@ -177,7 +177,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="NAME=VALUE",
         multiple=True,
         callback=_split_values,
-        help="Value of one setting, such as noises=1. Can be repeated, and wins over the file's.",
+        help="Value of one setting, such as noises=1 (docs/method.md). Can be repeated, and wins over the file's.",
     )
     @click.option(
         "--edges/--no-edges", default=None, help="Move the mask's border to the image's edges.  [default: edges]"
@@ -334,18 +334,20 @@ class Model:
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options that choose a bundle and how it runs, and an argument `model` for them."""
 
-    @click.option("--bundle", type=BundleFolder(), help="Folder of the model.  [default: the demo model]")
+    @click.option("--bundle", type=BundleFolder(), help="Folder of the model.  [default: demo; photo-gs for phrases]")
     @backend_option
     @device_option
     @click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "bf16"]),
         cls=BackendOption,
-        help="Precision to compute in; bf16, a faster denoiser, needs {bf16}.  [default: the bundle's]",
+        help="Precision to compute in; bf16 makes the denoiser faster and needs {bf16}.  [default: the bundle's]",
     )
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
     @click.option(
-        "--resolution", type=int, help="Longer side of the image for the model, in pixels.  [default: the model's]"
+        "--resolution",
+        type=int,
+        help="Scale the image for the model to this longer side, in pixels.  [default: the model's]",
     )
     @wraps(command)
     def gathered(
@@ -376,8 +378,9 @@ def split_names(context: click.Context, parameter: click.Parameter, text: str | 
 config_option = click.option(
     "--config",
     metavar="FOLDER|HUB-ID",
-    help="Diffusers model with the architecture of a single file.  [default: from the hub, by the weights]",
+    help="Diffusers folder or hub id with the architecture of a single file.  [default: found by the weights, "
+    "from the hub]",
 )
 components_option = click.option(
-    "--components", callback=split_names, metavar="A,B,…", help="Names of graphs, separated by commas.  [default: all]"
+    "--components", callback=split_names, metavar="A,B,…", help="Graphs to take, separated by commas.  [default: all]"
 )

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 @click.command(short_help="Compare a bundle's engines with PyTorch.")
 @click.argument("bundle", type=BundleFolder())
 @click.option(
-    "--reference", required=True, metavar="MODEL", help="Model that BUNDLE was exported from: `demo`, a folder, …"
+    "--reference",
+    required=True,
+    metavar="MODEL",
+    help="Model that BUNDLE was exported from: a folder, a file, a hub id, `demo` or `photo-gs`.",
 )
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @config_option

@@ -18,21 +18,23 @@ _OPTIONS = {
     "background": click.option(
         "--background", metavar="RULE",
         help="Background score for class activation maps: a constant such as 0.15, or power:4 for (1 - highest)^4.  "
-        "[default: that of the method]",
+        "[default: that of the method that wrote the maps]",
     ),
     "key_offset": click.option(
         "--key-offset", metavar="N", type=int,
-        help="Number to add to the keys of class activation maps to get class indices.  [default: the list's first]",
+        help="Number to add to the keys of class activation maps to get class indices.  [default: the first "
+             "index of the class list]",
     ),
     "maps": click.option(
-        "--maps", metavar="KEY", help="Entry that holds the class activation maps.  [default: the first known one]"
+        "--maps", metavar="KEY", help="Name of the entry with the class activation maps. [default: the first known]"
     ),
     "split": click.option(
         "--split", metavar="NAME|TXT",
         help="Part of a benchmark, such as val or testA, or a text file that lists its images.  [default: val]",
     ),
     "listing": click.option(
-        "--listing", metavar="JSON", help="COCO JSON with the images and categories of a list of COCO results."
+        "--listing", metavar="JSON", help="COCO JSON with images and categories, where the data set is a list of "
+                                          "COCO results."
     ),
 }  # fmt: skip
 _COARSE = click.option(
@@ -42,13 +44,11 @@ _COARSE = click.option(
 _ZERO_SHOT = click.option(
     "--zero-shot",
     is_flag=True,
-    help="Find the classes of --classes by name in a folder of images alone, then refine them.",
+    help="Take a folder of images without masks: find the classes of --classes by name, then refine them.",
 )
 _REFINING = {
     "coarse": _COARSE,
-    "boxes": click.option(
-        "--boxes", is_flag=True, help="Refine annotations that have a box and no mask from their box."
-    ),
+    "boxes": click.option("--boxes", is_flag=True, help="Refine an annotation without a mask from its box."),
     "label": click.option("--label", metavar="TEXT", help="Label of every mask, unless labels.json names another."),
 }
 

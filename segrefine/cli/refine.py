@@ -109,7 +109,12 @@ class RefineOutputs:
     help="Also write the image with the mask drawn on it.",
 )
 @cutout_option
-@click.option("--trace", metavar="FILE", type=PictureFile(*list_suffixes()), help="Also write a sheet of every round.")
+@click.option(
+    "--trace",
+    metavar="FILE",
+    type=PictureFile(*list_suffixes()),
+    help="Also write a picture that shows each round of the method.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @max_megapixels_option
 @guard_option
@@ -125,11 +130,11 @@ def refine(
 ) -> None:  # fmt: skip
     """Refine the coarse MASK of IMAGE, or a mask made of boxes, points or strokes.
 
-    IMAGE is a picture of any size; - is stdin. MASK is a picture of the same size, or a .npy with probabilities. White,
-    or an index above 0 of a palette, is foreground. Several masks are refined together and compete for pixels.
+    IMAGE is a picture of any size; - is stdin. MASK is a picture of the same size, or a .npy with probabilities.
+    Foreground is white, or any index above 0 of a palette. Several masks are refined together and compete for pixels.
 
-    --box, --point and --scribble replace MASK. Everything outside of all boxes is background. Strokes and points stay
-    as they are drawn, and the rest is found.
+    --box, --point and --scribble replace MASK. Everything outside of all boxes is background. Pixels under
+    strokes and points are fixed, and the others are found.
     """
     outputs = RefineOutputs(mask=output, probability=probability, overlay=overlay, cutout=cutout, trace=trace)
     if console.json and output == STREAM:
@@ -248,9 +253,9 @@ def _describe_mask(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     mask = "{changed:.1%} of the pixels changed, IoU {iou_with_coarse:.3f} with the coarse mask"
     yield "mask", mask.format(**values)
     if values["evidence_worth"] is not None:
-        yield "model", "evidence worth {evidence_worth:.2f} of 1 for {label!r}".format(**values)
+        yield "worth", "the model's evidence on {label!r} counts {evidence_worth:.2f} of 1".format(**values)
     if values["confidence"] is not None:
-        guarded = "confidence {confidence:.3f}, accepted from {confidence_threshold:.3f}"
+        guarded = "confidence {confidence:.3f}, at least {confidence_threshold:.3f} is needed"
         yield "guard", (guarded + "; {kept_share:.0%} of the change undone").format(**values)
     if values["crop"]:
         left, top, right, bottom = values["crop"]

@@ -43,13 +43,14 @@ SPREAD_SAMPLES = 4
 @click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
 @click.option(
-    "--caption", help="Sentence instead of phrases. Each noun phrase, or each [bracketed part], is segmented."
+    "--caption",
+    help="Sentence instead of phrases. Its noun phrases are segmented; if it has [brackets], only the parts in them.",
 )
 @click.option(
     "--classes",
     metavar="LIST",
     help="Instead of phrases: a class list (voc, coco-object, …) or a JSON file of names by index. Gives a label "
-    "map of the classes that are there.",
+    "map of the classes found in the image.",
 )
 @click.option(
     "-o", "--output", metavar="FILE", type=PictureFile(*list_suffixes("palette")), default="segments.png",
@@ -57,7 +58,10 @@ SPREAD_SAMPLES = 4
     help="Label map: a palette picture with phrase 1, 2, …; 0 is none of them. Takes .png, .tif, .bmp.",
 )  # fmt: skip
 @click.option(
-    "--overlay", metavar="FILE", type=PictureFile(*list_suffixes()), help="Also write the image under the label map."
+    "--overlay",
+    metavar="FILE",
+    type=PictureFile(*list_suffixes()),
+    help="Also write the image with the label map over it.",
 )
 @cutout_option
 @click.option(
@@ -68,15 +72,19 @@ SPREAD_SAMPLES = 4
     "--maps", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
     help="Also write mask and probability (16-bit PNG) of every phrase into this folder.",
 )  # fmt: skip
-@click.option("--uncertainty", is_flag=True, help="Also write the spread of the samples, with --maps.")
+@click.option("--uncertainty", is_flag=True, help="Also write an uncertainty map of each phrase; needs --maps.")
 @click.option(
     "--samples", type=click.IntRange(min=1),
-    help=f"Masks drawn for each phrase, and averaged; {SPREAD_SAMPLES} for --uncertainty and --sheet, if not given.",
+    help=f"Masks drawn for each phrase, and averaged. With --uncertainty or --sheet the default is {SPREAD_SAMPLES}.",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler.")
-@click.option("--sampler", type=SamplerName(), help="Sampler of masks from noise.  [default: the model's]")
-@click.option("--guidance", type=click.FloatRange(min=0), help="Guidance by the phrase; 1 is none.")
-@click.option("--image-guidance", type=click.FloatRange(min=0), help="Guidance by the image; 1 is none.")
+@click.option("--sampler", type=SamplerName(), help="Diffusion sampler.  [default: the model's]")
+@click.option(
+    "--guidance", type=click.FloatRange(min=0), help="Classifier-free guidance by the phrase; 1 switches it off."
+)
+@click.option(
+    "--image-guidance", type=click.FloatRange(min=0), help="Classifier-free guidance by the image; 1 switches it off."
+)
 @settings_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @max_megapixels_option
@@ -88,7 +96,7 @@ SPREAD_SAMPLES = 4
 @click.option(
     "--refine/--no-refine",
     default=None,
-    help="Refine the masks with G4Seg.  [default: only those found by --zero-shot]",
+    help="Refine the masks with G4Seg.  [default: on with --zero-shot, otherwise off]",
 )
 @click.option(
     "--refine-bundle",

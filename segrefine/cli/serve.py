@@ -54,11 +54,15 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
     help="Port to listen on; 0 takes a free one.",
 )
 @click.option("--root-path", metavar="PATH", callback=_root_path, default="",
-              help="Path below which a proxy shows the service, such as /masks.")  # fmt: skip
+              help="Path prefix that a proxy adds, such as /masks.")  # fmt: skip
 @click.option("--forwarded-allow-ips", "trusted", metavar="ADDRESSES",
-              help="Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto count, separated by commas; "
+              help="Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, with commas; "
               "* is every address.  [default: $FORWARDED_ALLOW_IPS, or 127.0.0.1]")  # fmt: skip
-@click.option("--api-key", metavar="KEY", help="Key that requests must carry. Better set SEGREFINE_SERVE_API_KEY.")
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    help="Key that requests must carry. SEGREFINE_SERVE_API_KEY is safer: others see command lines.",
+)
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Requests computed in parallel."
 )
@@ -73,10 +77,16 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
               help="Seconds to finish accepted requests after SIGTERM.")  # fmt: skip
 @click.option("--max-body-mib", type=float, default=64.0, show_default=True, help="Largest body of a request.")
 @click.option("--max-maps-mib", type=float, default=256.0, show_default=True,
-              help="Largest maps of an answer, before compression.")  # fmt: skip
-@click.option("--max-megapixels", type=float, default=40.0, show_default=True, help="Largest image; up to 178.")
+              help="Total size of the maps of an answer, before compression.")  # fmt: skip
+@click.option(
+    "--max-megapixels",
+    type=float,
+    default=40.0,
+    show_default=True,
+    help="Largest image, in millions of pixels; up to 178.",
+)
 @click.option("--memory-mib", type=click.FloatRange(0), default=256.0, show_default=True,
-              help="Memory of each model for images of earlier requests; 0 keeps nothing.")  # fmt: skip
+              help="Memory of each model for what it computed on recent images; 0 keeps nothing.")  # fmt: skip
 @click.option("--memory-seconds", type=click.FloatRange(0), default=600.0, show_default=True,
               help="Seconds after which an unused image is dropped.")  # fmt: skip
 @backend_option
@@ -87,9 +97,10 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for one operator.  [default: all cores]")
 @click.option("--ray", "on_ray", is_flag=True, help="Run replicas on a Ray cluster, each with these options.")
 @click.option("--replicas", metavar="MIN[:MAX]", callback=_replicas, default="1", show_default=True,
-              help="Number of replicas with --ray; MAX under load.")  # fmt: skip
+              help="Number of replicas with --ray; up to MAX under load.")  # fmt: skip
 @click.option("--ray-address", metavar="ADDRESS",
-              help="Ray cluster to deploy to, such as auto. Its models are replaced, one replica at a time.  "
+              help="Ray cluster to deploy to, such as auto. Models that it serves already are replaced, one "
+                   "replica at a time.  "
               "[default: start one on this machine]")  # fmt: skip
 @with_console
 def serve(
@@ -101,7 +112,8 @@ def serve(
     """Serve each BUNDLE over HTTP, with a page to try it at /.
 
     BUNDLE is a folder that `segrefine export` wrote, `demo` or `photo-gs`. Models that refine and
-    models that segment can be served together. SIGTERM ends the service after all accepted requests are answered.
+    models that segment can be served together. On SIGTERM it answers accepted requests, for
+    --drain-timeout at most, and ends.
     """
     from segrefine.engines import EngineOptions
 

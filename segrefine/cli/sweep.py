@@ -73,10 +73,10 @@ def sweep(
     workers: int | None, resume: bool, seed: int, guard: bool, crop: bool, choice: SettingsChoice,
     reading: ReadingOptions, model: Model,
 ) -> None:  # fmt: skip
-    """Refine a data set with other settings, one at a time, and compare with the true masks.
+    """Change one setting at a time, refine a data set, and compare with the true masks.
 
     DIR or JSON is a data set that `segrefine batch` reads. TRUTH holds its true masks, as `segrefine eval` reads them.
-    NAME is injection, mixing, noise, rounds or confusion, or any single number of the model's settings, such as
+    The NAME of --vary is injection, mixing, noise, rounds or confusion, or any numeric setting of the model, such as
     text_weight.
 
     OUTPUT gets sweep.json, sweep.csv, sweep.md, sweep.png, and the masks of every run. Images that fail, or whose true

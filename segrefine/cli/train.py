@@ -31,7 +31,13 @@ def _choice(*values: str) -> click.Choice[str]:
     help="Model to start from: tiny, photo-gs, a folder, a file or a hub id.",
 )
 @click.option("--also", multiple=True, metavar="PATH[=WEIGHT]", help="Another data set; can be repeated.")
-@click.option("--weight", type=float, default=1.0, show_default=True, help="Weight of DATA against those of --also.")
+@click.option(
+    "--weight",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Sampling weight of DATA against the data sets of --also.",
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of DATA's images.  [default: the data's own]")
 @click.option("--split", default="train", show_default=True, help="Split that is read, if DATA is a benchmark.")
 @click.option("--classes", metavar="NAME|FILE", help="Class list of DATA's label maps.  [default: the data's own]")
@@ -42,19 +48,26 @@ def _choice(*values: str) -> click.Choice[str]:
     type=click.FloatRange(0, 0.9),
     default=0.05,
     show_default=True,
-    help="Share of the data that validates.",
+    help="Share of the data that is used for validation.",
 )
 @click.option("--steps", type=int, default=20_000, show_default=True, help="Optimizer steps.")
-@click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step, over all processes.")
-@click.option("--phrases", type=int, default=2, show_default=True, help="Phrases of each image in a batch.")
 @click.option(
-    "--accumulate", type=int, default=1, show_default=True, help="Parts in which each process computes its samples."
+    "--batch", type=int, default=32, show_default=True, help="Samples of an optimizer step, over all processes."
+)
+@click.option("--phrases", type=int, default=2, show_default=True, help="Phrases drawn for each image of a batch.")
+@click.option(
+    "--accumulate",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Gradient accumulation: parts in which each process computes its samples.",
 )
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Peak rate of AdamW.")
 @click.option("--recipe", type=_choice("end-to-end", "diffusion", "both"), default="end-to-end", show_default=True,
-              help="Loss on the decoded mask, on latents of all noise levels, or both in turn.")  # fmt: skip
+              help="Loss: on the decoded mask (end-to-end), on latents of all noise levels (diffusion), or both "
+                   "in turn.")  # fmt: skip
 @click.option("--own-share", type=float, default=0.25, show_default=True,
-              help="Share of samples that also train a lower noise level.")  # fmt: skip
+              help="Share of samples that also train a lower noise level, from the model's own mask.")  # fmt: skip
 @click.option(
     "--class-loss",
     type=float,
@@ -67,7 +80,9 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option(
     "--codec", type=_choice("area", "vae"), help="Codec between masks and latents.  [default: the model's own]"
 )
-@click.option("--fold", type=int, help="Cells per latent pixel along one side, for the area codec: 1, 2, 4 or 8.")
+@click.option(
+    "--fold", type=int, help="Mask cells along each side of a latent pixel, for the area codec: 1, 2, 4 or 8."
+)
 @click.option("--side", type=int, help="Longer image side in pixels.  [default: the model's own]")
 @click.option("--drop-image", type=float, default=0.05, show_default=True, help="Share of samples without image.")
 @click.option("--drop-phrase", type=float, default=0.05, show_default=True, help="Share of samples without phrase.")
@@ -76,29 +91,31 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option("--train-text/--no-train-text", default=True, show_default=True, help="Train the text encoder.")
 @click.option("--train-image", is_flag=True, help="Train the image encoder too; only with the area codec.")
 @click.option("--new-words/--no-new-words", default=True, show_default=True,
-              help="Give class names tokens of their own in a small vocabulary.")  # fmt: skip
+              help="Add tokens for the words of class names, if the vocabulary is small.")  # fmt: skip
 @click.option("--augmentation", type=_choice("none", "light", "strong"), default="strong", show_default=True,
-              help="Strength of the changes of images.")  # fmt: skip
+              help="Strength of image augmentation.")  # fmt: skip
 @click.option("--paste", type=float, default=0.4, show_default=True, help="Share of images with a pasted object.")
-@click.option("--mosaic", type=float, default=0.15, show_default=True, help="Share of images joined from two.")
-@click.option("--closed-world", is_flag=True, help="Take a class as absent wherever it is not annotated.")
-@click.option("--context", is_flag=True, help="Read phrases of captions with the words before them.")
+@click.option("--mosaic", type=float, default=0.15, show_default=True, help="Share of samples that join two images.")
+@click.option("--closed-world", is_flag=True, help="Treat a class without annotation as absent from the image.")
+@click.option("--context", is_flag=True, help="Encode each phrase of a caption with the words before it.")
 @click.option("--precision", type=_choice("fp32", "bf16", "fp16"), default="fp32", show_default=True,
               help="Number format that the networks compute in.")  # fmt: skip
-@click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory.")
+@click.option(
+    "--checkpointing", is_flag=True, help="Gradient checkpointing: compute activations twice, to save memory."
+)
 @click.option("--compile", is_flag=True, help="Compile the denoiser.")
 @click.option(
     "--optimizer",
     type=_choice("adamw", "adamw8bit"),
     default="adamw",
     show_default=True,
-    help="Form of the AdamW optimizer.",
+    help="AdamW, or AdamW with 8-bit states.",
 )
 @click.option("--ema", type=float, default=0.999, show_default=True, help="Decay of the averaged weights; 0 for none.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Threads that prepare batches.")
 @click.option(
-    "--validation-limit", type=int, default=200, show_default=True, help="Largest number of images that validate."
+    "--validation-limit", type=int, default=200, show_default=True, help="Most images that are used for validation."
 )
 @click.option("--save-minutes", type=float, default=5, show_default=True, help="Minutes between saved states.")
 @click.option("--validate-minutes", type=float, default=15, show_default=True, help="Minutes between validations.")

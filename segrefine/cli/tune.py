@@ -25,7 +25,7 @@ _SHOWN = 5
 @click.argument("truth", metavar="TRUTH", type=_DATA)
 @click.option(
     "-o", "--output", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), default="tuned",
-    show_default=True, help="Folder for the report and for what is finished so far.",
+    show_default=True, help="Folder for the report and for intermediate results.",
 )  # fmt: skip
 @click.option(
     "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -34,7 +34,7 @@ _SHOWN = 5
 @click.option("--resume", is_flag=True, help="Continue a run with the same options that was stopped.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True,
-    help="Random seed of the noise and of the held-out images.",
+    help="Random seed of the noise and of the choice of held-out images.",
 )  # fmt: skip
 @tuning_options
 @model_options
@@ -45,11 +45,11 @@ def tune(
 ) -> None:  # fmt: skip
     """Fit the settings and the guard of a bundle to images with true masks.
 
-    DATA is a data set that `segrefine batch` reads. TRUTH holds the true masks, as `segrefine eval` reads them. It
-    needs ten images; a few dozen are better. --bundle names the bundle.
+    DATA is a data set that `segrefine batch` reads. TRUTH holds the true masks, as `segrefine eval` reads them.
+    Tuning needs at least ten images; a few dozen are better. --bundle names the bundle, which must be your own.
 
-    Six of ten images are used for fitting. The other four are held out and judge the result. The bundle only changes if
-    they gain. DIR gets report.md, report.json and a sheet of masks.
+    60 % of the images are used for fitting. The others are held out to test the result. The bundle changes only if the
+    held-out masks improve. The folder of --output gets report.md, report.json and a sheet of masks.
     """
     from segrefine.batch.worker import Job
     from segrefine.tuning.report import write_report

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--interval", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Seconds between two looks."
+    "--interval",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two scans of the folder.",
 )
 @click.option(
     "--settle",
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--stop-after",
     type=click.FloatRange(min=0),
-    help="Seconds without a new image after which the watch ends.  [default: never]",
+    help="Stop after this many seconds without a new image.  [default: never]",
 )
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
@@ -63,10 +67,11 @@ def watch(
     """Refine images as they come into the folder DIR, and write the masks to the folder OUTPUT.
 
     DIR/images and DIR/masks hold images and masks, matched by name. --label or DIR/labels.json says what the masks
-    show; --classes or DIR/classes.json names the indices of label maps. With --zero-shot, DIR holds images alone.
+    show; --classes or DIR/classes.json names the indices of label maps. With --zero-shot, DIR holds only images.
 
     An image is read once its files have stopped changing, and refined once. A file that cannot be read is tried again
-    when it changes. Ctrl-C or SIGTERM ends the watch. The next watch does what is missing, also after a kill.
+    when it changes. Ctrl-C or SIGTERM ends the watch. Started again, it continues with what is missing, also after a
+    crash.
     """
     from segrefine.batch.watch import Listener, Rhythm, watch_folder
     from segrefine.batch.worker import Job

@@ -208,7 +208,7 @@ def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
     assert 0 <= trusted["kept_share"] < other["kept_share"] <= 1  # the wrong label speaks for less of what changed
     assert other["kept_coarse"] == (other["kept_share"] == 1)
     told = run("refine", image, mask, *words[:2], *words[3:]).stdout
-    assert f"confidence {trusted['confidence']:.3f}, accepted from {trusted['confidence_threshold']:.3f}" in told
+    assert f"confidence {trusted['confidence']:.3f}, at least {trusted['confidence_threshold']:.3f} is needed" in told
     assert f"; {trusted['kept_share']:.0%} of the change undone" in told
     loose = json.loads(run("refine", image, mask, *words, "--no-guard").stdout)
     assert loose["confidence"] is None and loose["kept_share"] == 0 and not loose["kept_coarse"]

@@ -82,7 +82,7 @@ export class Result {
 function describe({ label, changed, iou_with_coarse: overlap, confidence, confidence_threshold: least, kept_coarse: kept, kept_share: undone }) {
   const facts = [`${label}: ${(100 * changed).toFixed(1)} % of the pixels changed. Overlap with the mask before: IoU ${overlap.toFixed(3)}, where 1 is unchanged.`];
   if (confidence === null) return facts;
-  const trust = `confidence ${confidence.toFixed(3)}, accepted from ${least.toFixed(3)}`;
+  const trust = `confidence ${confidence.toFixed(3)}, at least ${least.toFixed(3)} is needed`;
   const outcome = kept ? "The mask is as before." : undone > 0 ? `${(100 * undone).toFixed(0)} % of the change was undone.` : "Nothing was undone.";
   return [...facts, `Guard: ${trust}. ${outcome}`];
 }
