@@ -66,6 +66,7 @@ class Manifest:
             empty.
         settings: default settings of the method, for the runtime to read.
         versions: versions of the libraries that made the bundle.
+        quantized: of each component in eight bits, the scheme and how its masks compare with those of float32.
         files: record of every file but the manifest and the engines, by path relative to the bundle.
         format_version: version of this layout.
     """
@@ -86,6 +87,7 @@ class Manifest:
     label_codec: Mapping[str, Any]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    quantized: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -125,6 +127,7 @@ class Manifest:
                 f"format version is {version!r}, this segrefine reads version {FORMAT_VERSION}", hint=EXPORT_HINT
             )
         values: dict[str, Any] = {}
+        raw = {"quantized": {}, **raw}  # bundles of before have none
         for entry in fields(cls):
             expected = _JSON_TYPES[str(entry.type).partition("[")[0]]
             if not isinstance(raw.get(entry.name), expected) or isinstance(raw[entry.name], bool):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -126,6 +126,7 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: S
             f"{bundle.path}: {m.method}, {m.dtype}, opset {m.opset}, {m.prediction_type}\n"
             f"trained on {side}×{side} pixels, latents {m.latent_channels}×{m.sample_size}×{m.sample_size}\n"
             f"{special}\ncustom ops {', '.join(m.ops) or 'none'}\nmade by {versions}",
+            *(f"{name} {describe_quantized(each)}" for name, each in m.quantized.items()),
             *([fit] if fit else []),
             table(("component", "", "tensor", "type", "shape"), tensors),
             table(("file", "bytes", ""), files),
@@ -137,3 +138,12 @@ def _describe(bundle: Bundle, problems: Mapping[str, IntegrityError], engines: S
 
 def _shape(tensor: TensorSpec) -> str:
     return " × ".join(map(str, tensor.shape))
+
+
+def describe_quantized(values: Mapping[str, Any]) -> str:
+    """A quantized component in words, from what the manifest says of it."""
+    left = f", {len(values['left_out'])} operators in float32" if values["left_out"] else ""
+    return (
+        f"in {values['scheme']}{left}: {values['masks']} masks have a mean IoU of {values['iou']:.4f} with those of "
+        f"float32, the least {values['least_iou']:.4f}; a pass took {values['time']:.2f} of the time in float32"
+    )

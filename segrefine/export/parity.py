@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Manifest
 from segrefine.engines import DEFAULT, Engine
-from segrefine.errors import NumericalError
+from segrefine.errors import NumericalError, SettingsError
 from segrefine.export.comparison import (
     Feeds,
     LoopErrors,
@@ -66,7 +66,11 @@ def check_parity(
     Raises:
         SegrefineError: one of the two cannot be loaded or run.
     """
-    if Bundle.open(bundle).manifest.method == "gs":
+    manifest = Bundle.open(bundle).manifest
+    if manifest.quantized:
+        hint = "check the float32 bundle; `segrefine inspect` says how the masks of this one compare with its masks"
+        raise SettingsError(subject=bundle, expected="a bundle in floats", got="one in int8", hint=hint)
+    if manifest.method == "gs":
         yield from check_label_parity(bundle, checkpoint, scenes, backend=backend, device=device)
         return
     reference = load_checkpoint(checkpoint)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -29,6 +30,7 @@ from segrefine.engines.tensorrt.libraries import (
 from segrefine.engines.tensorrt.messages import explain_failure
 from segrefine.engines.tensorrt.profile import make_profile, profile_limits, tensor_shapes
 from segrefine.engines.tensorrt.recipe import TensorRtRecipe
+from segrefine.engines.tensorrt.signed import signed_graph
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError
 
 
@@ -90,11 +92,19 @@ def build_tensorrt(bundle: Bundle, library: Library, recipe: EngineRecipe, targe
             subject=options.timing_cache,
             hint="choose a folder that exists and is writable",
         )
+    graph = bundle.graph(recipe.component)
+    with signed_graph(graph) if recipe.component in bundle.manifest.quantized else nullcontext(graph) as readable:
+        _run_builder(bundle, library, recipe, target, options, readable)
+
+
+def _run_builder(
+    bundle: Bundle, library: Library, recipe: EngineRecipe, target: Path, options: BuildOptions, graph: Path
+) -> None:
     spec = bundle.manifest.components[recipe.component]
     profile = make_profile(bundle.manifest, spec, options)
     job = BuildJob(
         library=library,
-        graph=str(bundle.graph(recipe.component)),
+        graph=str(graph),
         engine=str(target),
         shapes={tensor.name: tensor_shapes(bundle.manifest, tensor, profile) for tensor in spec.inputs},
         compute_capabilities=[divmod(int(each), 10) for each in recipe.hardware.removeprefix("sm").split("-sm")],

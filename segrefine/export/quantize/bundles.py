@@ -1,0 +1,233 @@
+"""Bundle → bundle with an eight-bit denoiser, if the masks stay the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrefine.bundle import MANIFEST, Bundle, BundleWriter
+from segrefine.engines import choose_backend, load_engine
+from segrefine.errors import ExportError
+from segrefine.export.quantize.graphs import FloatGraph, measure_ranges, prepare_graph, quantize_graph, rank_nodes
+from segrefine.export.quantize.recording import Feeds, Recording, single_samples
+from segrefine.export.quantize.scenes import CalibrationScene, split_scenes
+from segrefine.export.storage import WeightFile
+from segrefine.runtime.engine_set import EngineSet
+from segrefine.runtime.imaging.metrics import iou
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+
+LEAST_IOU = 0.99
+"""Mean IoU of the masks with those of float32 below which a quantized model is refused."""
+_SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Shares of the operators that stay in float32, tried one after another."""
+_DENOISERS = {"g4seg": ("unet", "unet_features", "unet_attention"), "gs": ("label_denoiser",)}
+"""The components that are quantized, by method; the first has the tensors of the others."""
+
+_PASSES = 5
+"""Passes that are timed."""
+
+Tell = Callable[[str], None]
+Masks = list[NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """A quantized bundle, and how its masks compare with those of float32.
+
+    Attributes:
+        bundle: the bundle.
+        left_out: operators that stayed in float32.
+        ious: with each mask of float32.
+    """
+
+    bundle: Bundle
+    left_out: tuple[str, ...]
+    ious: tuple[float, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Return whether the masks are those of float32, but for single pixels."""
+        return float(np.mean(self.ious)) >= LEAST_IOU
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {
+            "scheme": "int8",
+            "left_out": list(self.left_out),
+            "masks": len(self.ious),
+            "iou": round(float(np.mean(self.ious)), 5),
+            "least_iou": round(min(self.ious), 5),
+        }
+
+
+def quantize_bundle(
+    source: str | Path,
+    target: str | Path,
+    scenes: Sequence[CalibrationScene],
+    *,
+    overwrite: bool = False,
+    progress: Tell = lambda message: None,
+) -> Bundle:
+    """Write a bundle again with its denoiser in eight bits.
+
+    Half of the scenes give the ranges of its tensors, as the loop itself computes them. The other half judge it: where
+    the masks differ from those of float32, the operators that lose most stay in float32, up to half of them.
+
+    Args:
+        source: a float32 bundle.
+        target: folder of the new one.
+        scenes: images with masks like those that the model will see.
+        overwrite: replace a bundle that is there already.
+        progress: called with a line about each step.
+
+    Raises:
+        BundleError: `source` is no bundle, is quantized already, or is not in float32.
+        ExportError: the scenes are too few, or the masks differ from those of float32 whatever is left out.
+        OutputError: the target is taken or cannot be written.
+    """
+    bundle = Bundle.open(source)
+    _check_source(bundle)
+    names = [name for name in _DENOISERS[bundle.manifest.method] if name in bundle.manifest.graphs]
+    with BundleWriter(target, overwrite=overwrite) as writer, tempfile.TemporaryDirectory() as folder:
+        measured, judged = split_scenes(scenes)
+        progress(f"running the loop on {len(measured)} scenes")
+        samples = _record(bundle, measured, names)
+        expected = _find_masks(bundle, judged)
+        graphs = {name: prepare_graph(bundle.graph(name), _made(Path(folder) / name)) for name in names}
+        progress("measuring ranges")
+        work = _Work(
+            bundle=bundle, graphs=graphs, ranges=measure_ranges(graphs[names[0]], samples), folder=Path(folder)
+        )
+        sample = samples[len(samples) // 2]
+        trial = _first_good(work, sample, judged, expected, progress)
+        _copy_files(trial.bundle.path, writer.directory)
+        seconds = [_time_pass(each, names[0], sample) for each in (trial.bundle, bundle)]
+        quantized = dict.fromkeys(names, trial.describe() | {"time": round(seconds[0] / seconds[1], 3)})
+        return writer.finish(replace(trial.bundle.manifest, quantized=quantized))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is quantized, and where trials are written."""
+
+    bundle: Bundle
+    graphs: Mapping[str, FloatGraph]
+    ranges: Any
+    folder: Path
+
+    def write(self, left_out: Sequence[str]) -> Bundle:
+        """Write the bundle with some operators left in float32."""
+        manifest = self.bundle.manifest
+        with BundleWriter(self.folder / "trial", overwrite=True) as writer:
+            quantized = {manifest.graphs[name] for name in self.graphs}
+            folders = {Path(path).parent for path in quantized}
+            _copy_files(self.bundle.path, writer.directory, lambda path: path.parent not in folders)
+            stores: dict[Path, WeightFile] = {}
+            for name, graph in self.graphs.items():
+                path = writer.directory / manifest.graphs[name]
+                path.parent.mkdir(exist_ok=True)
+                weights = stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data")))
+                quantize_graph(graph, self.ranges, weights, path, left_out)
+            return writer.finish(manifest)
+
+
+def _check_source(bundle: Bundle) -> None:
+    if bundle.manifest.quantized:
+        raise ExportError(f"{bundle.path} is quantized already", hint="quantize the float32 bundle")
+    if bundle.manifest.dtype != "fp32":
+        raise ExportError(
+            subject=bundle.path,
+            expected="a bundle in fp32",
+            got=bundle.manifest.dtype,
+            hint="export it with --dtype fp32",
+        )
+
+
+def _first_good(
+    work: _Work, sample: Feeds, judged: Sequence[CalibrationScene], expected: Masks, progress: Tell
+) -> _Trial:
+    """The first quantized bundle whose masks are those of float32.
+
+    Raises:
+        ExportError: there is none.
+    """
+    base, ranked = next(iter(work.graphs.values())), list[str]()
+    for share in _SHARES:
+        left_out = tuple(ranked[: round(share * len(base.nodes))])
+        progress("quantizing" + (f", {len(left_out)} of {len(base.nodes)} operators in float32" if left_out else ""))
+        bundle = work.write(left_out)
+        ious = tuple(iou(ours, theirs) for ours, theirs in zip(_find_masks(bundle, judged), expected, strict=True))
+        trial = _Trial(bundle=bundle, left_out=left_out, ious=ious)
+        if trial.is_good:
+            return trial
+        ranked = ranked or rank_nodes(base, work.ranges, sample)
+    raise ExportError(
+        subject="the masks of the quantized model",
+        expected=f"a mean IoU with those of float32 of {LEAST_IOU} or more",
+        got=f"{np.mean(trial.ious):.4f} with {len(left_out)} of {len(base.nodes)} operators left in float32",
+        hint=f"give more scenes, or keep float32; the operators that lose most: {', '.join(ranked[:5])}",
+    )
+
+
+def _open(bundle: Bundle) -> EngineSet[Any]:
+    kind = Refiner if bundle.manifest.method == "g4seg" else Segmenter
+    return kind.from_bundle(bundle.path)
+
+
+def _record(bundle: Bundle, scenes: Sequence[CalibrationScene], names: Sequence[str]) -> list[Feeds]:
+    """The inputs that the loop gives the denoiser on some scenes."""
+    with _open(bundle) as pipeline:
+        watched = {name: Recording(engine) for name, engine in pipeline.engines.items() if name in names}
+        recorded = pipeline.derive({**pipeline.engines, **watched})
+        for scene in scenes:
+            _mask_of(recorded, scene)
+        return single_samples([feeds for each in watched.values() for feeds in each.feeds])
+
+
+def _find_masks(bundle: Bundle, scenes: Sequence[CalibrationScene]) -> Masks:
+    with _open(bundle) as pipeline:
+        return [_mask_of(pipeline, scene) for scene in scenes]
+
+
+def _mask_of(pipeline: EngineSet[Any], scene: CalibrationScene) -> NDArray[np.bool_]:
+    """The mask before the guard, whose threshold can turn a hair's breadth into another mask."""
+    if isinstance(pipeline, Refiner):
+        return pipeline(scene.image, scene.mask, scene.label, guard=False).mask
+    assert isinstance(pipeline, Segmenter)
+    return pipeline(scene.image, [f"the {scene.label}"]).segments[0].mask
+
+
+def _time_pass(bundle: Bundle, component: str, feeds: Feeds) -> float:
+    """The shortest of some passes, in seconds."""
+    with load_engine(bundle, component, choose_backend("auto", bundle.path, "cpu", None)) as engine:
+        engine(feeds)
+        seconds = []
+        for _ in range(_PASSES):
+            began = time.perf_counter()
+            engine(feeds)
+            seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def _copy_files(source: Path, target: Path, wanted: Callable[[Path], bool] = lambda path: True) -> None:
+    """Copy a bundle's files but for the manifest and built engines; `wanted` gets paths relative to the bundle."""
+    for relative in Bundle.open(source).manifest.files:
+        if relative != MANIFEST and wanted(Path(relative)):
+            file = target / relative
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / relative, file)
+
+
+def _made(folder: Path) -> Path:
+    os.makedirs(folder)
+    return folder
