@@ -1,0 +1,154 @@
+"""Eight bits against float32: masks, quality, size, and time of a pass, of both methods on photographs.
+
+    python -m benchmarks.quantized VOC-COARSE VOC
+
+VOC-COARSE holds images/, coarse/ and masks/ with coarse masks of a real network: the demo model refines them. VOC holds
+images/ and masks/: `photo-gs` finds their classes. Ranges are measured on the samples that ship. The photographs are
+not part of the project.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks.photographs import Photograph, read_photographs
+from benchmarks.report import markdown_table, write_result
+from benchmarks.timing import ENGINES, take_turns
+from segrefine.assets import PHOTO_LABELS, demo_bundle, demo_samples, photo_gs_bundle, photo_samples
+from segrefine.bundle import Bundle
+from segrefine.cli.samples import load_samples
+from segrefine.engines import load_engine
+from segrefine.export.quantize import CalibrationScene, quantize_bundle
+from segrefine.export.quantize.recording import Feeds, Recording
+from segrefine.runtime.imaging.metrics import iou
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+
+Mask = NDArray[np.bool_]
+PASSES = 30
+
+
+@click.command()
+@click.argument("coarse", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("photographs", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--images", default=60, show_default=True, help="Photographs of each.")
+@click.option("--threads", default=2, show_default=True, help="CPU threads.")
+def main(coarse: Path, photographs: Path, images: int, threads: int) -> None:
+    """Quantize both models that ship, and compare them with float32."""
+    masks = list(read_photographs(coarse, images, coarse=True, kinds=1))
+    every = read_photographs(photographs, images, coarse=False, kinds=1)
+    phrases = [each for each in every if each.label in PHOTO_LABELS]
+    rows, values = [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, bundle, cases in (("demo", demo_bundle(), masks), ("photo-gs", photo_gs_bundle(), phrases)):
+            int8 = Path(scratch) / name
+            told = quantize_bundle(bundle, int8, _scenes(), progress=click.echo).manifest.quantized
+            values[name] = compare(bundle, int8, cases, threads) | {"export": dict(told)}
+            click.echo(values[name])
+    for name, found in values.items():
+        rows.append([
+            name, found["masks"], f"{found['iou']:.4f}", f"{found['least_iou']:.4f}",
+            *(f"{found[key]:.4f}" if key in found else "" for key in ("guarded", "paper")),
+            f"{found['quality']['float32']:.4f}", f"{found['quality']['int8']:.4f}", f"{found['size']:.2f}",
+            *(f"{found['time'][engine]:.2f}" for engine in ENGINES),
+        ])  # fmt: skip
+    header = ["model", "masks", "IoU, mean", "least", "after the guard", "`paper`", "IoU with the truth, float32",
+              "int8", "size ÷ float32", *(f"time ÷ float32, {engine}" for engine in ENGINES)]  # fmt: skip
+    markdown = "\n\n".join(
+        [
+            "# Eight bits",
+            "Denoisers in int8 against float32, on photographs; ranges were measured on the samples that ship. IoU: of "
+            "int8 masks with those of float32, before the guard. `paper` is the preset, in which every mask depends on "
+            "the denoiser; by default it often does not on photographs. Size: bytes of the denoiser's files, where "
+            f"float32 takes four for each weight. Time: medians of {PASSES} passes, taken in turns, {threads} threads.",
+            markdown_table(header, rows),
+        ]
+    )
+    click.echo(markdown)
+    write_result("quantized", values, markdown)
+
+
+def compare(float32: Path, int8: Path, cases: Sequence[Photograph], threads: int) -> dict[str, Any]:
+    """Masks, quality, size and time of a model in int8 beside itself in float32."""
+    refines = "unet" in {path.name for path in float32.iterdir()}
+    kind: type[Refiner] | type[Segmenter] = Refiner if refines else Segmenter
+    masks, guarded, paper = {}, {}, {}
+    for key, bundle in {"float32": float32, "int8": int8}.items():
+        with kind.from_bundle(bundle, backend="onnxruntime", threads=threads) as pipeline:
+            masks[key] = [_find(pipeline, case, guard=False) for case in tqdm(cases, desc=f"{bundle.name} {key}")]
+            if isinstance(pipeline, Refiner):
+                guarded[key] = [_find(pipeline, case, guard=True) for case in tqdm(cases, desc="with the guard")]
+                as_paper = pipeline.derive(settings="paper")
+                paper[key] = [_find(as_paper, case, guard=False) for case in tqdm(cases, desc="preset paper")]
+    ious = [iou(ours, theirs) for ours, theirs in zip(masks["int8"], masks["float32"], strict=True)]
+    shown = guarded or masks
+    folder, component = ("unet", "unet") if refines else ("label_denoiser", "label_denoiser")
+    size = (int8 / folder / "model.onnx_data").stat().st_size
+    return {
+        "masks": len(cases),
+        "iou": float(np.mean(ious)),
+        "least_iou": min(ious),
+        **({"guarded": _mean_iou(guarded), "paper": _mean_iou(paper)} if refines else {}),
+        "quality": {
+            key: float(np.mean([case.iou(mask) for case, mask in zip(cases, found, strict=True)]))
+            for key, found in shown.items()
+        },
+        "size": size / (4 * count_weights(float32 / folder / "model.onnx")),
+        "time": {engine: time_passes(float32, int8, component, engine, threads, cases[0]) for engine in ENGINES},
+    }
+
+
+def count_weights(graph: Path) -> int:
+    """The number of weights of a graph."""
+    return sum(int(np.prod(tensor.dims)) for tensor in onnx.load(graph, load_external_data=False).graph.initializer)
+
+
+def time_passes(float32: Path, int8: Path, component: str, name: str, threads: int, case: Photograph) -> float:
+    """Time of a pass in int8, in units of that in float32 on the same engine."""
+    backend, precision = ENGINES[name]
+    with ExitStack() as stack:
+        feeds = _record(float32, component, case)
+        calls: dict[str, Callable[[], object]] = {}
+        for key, bundle in {"float32": float32, "int8": int8}.items():
+            engine = load_engine(Bundle.open(bundle), component, backend, precision=precision, threads=threads)
+            calls[key] = partial(stack.enter_context(engine), feeds)
+        seconds = {key: float(np.median(values)) for key, values in take_turns(calls, PASSES).items()}
+    return seconds["int8"] / seconds["float32"]
+
+
+def _record(bundle: Path, component: str, case: Photograph) -> Feeds:
+    """The first inputs that the loop gives the denoiser."""
+    with (Refiner if component == "unet" else Segmenter).from_bundle(bundle, threads=1) as pipeline:
+        recording = Recording(pipeline.engines[component])
+        _find(pipeline.derive({**pipeline.engines, component: recording}), case, guard=False)
+        return recording.feeds[0]
+
+
+def _find(pipeline: Refiner | Segmenter, case: Photograph, *, guard: bool) -> Mask:
+    if isinstance(pipeline, Refiner):
+        return pipeline(case.image, case.coarse, case.label, guard=guard).mask
+    return pipeline(case.image, [f"the {case.label}"]).segments[0].mask
+
+
+def _mean_iou(masks: dict[str, list[Mask]]) -> float:
+    return float(np.mean([iou(ours, theirs) for ours, theirs in zip(masks["int8"], masks["float32"], strict=True)]))
+
+
+def _scenes() -> list[CalibrationScene]:
+    samples = [*load_samples(demo_samples()).values(), *load_samples(photo_samples()).values()]
+    return [CalibrationScene(image=each.image, mask=each.coarse, label=each.label) for each in samples]
+
+
+if __name__ == "__main__":
+    main()
