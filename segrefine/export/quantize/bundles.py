@@ -60,7 +60,7 @@ class _Trial:
         return float(np.mean(self.ious)) >= LEAST_IOU
 
     def describe(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Return what the manifest says of it."""
         return {
             "scheme": "int8",
             "left_out": list(self.left_out),
@@ -118,7 +118,7 @@ def quantize_bundle(
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What is quantized, and where trials are written."""
+    """Graphs in float32 with the ranges of their tensors, and a folder for trials."""
 
     bundle: Bundle
     graphs: Mapping[str, FloatGraph]
