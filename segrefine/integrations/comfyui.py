@@ -80,7 +80,7 @@ class MaskFromPhrase:
         """The inputs, as ComfyUI asks for them."""
         return {
             "required": {
-                "image": ("IMAGE",), "phrase": ("STRING", {"default": "the fox"}),
+                "image": ("IMAGE",), "phrase": ("STRING", {"default": "the cat"}),
                 "bundle": ("STRING", {"default": "photo-gs"}), "seed": _SEED,
             },
         }  # fmt: skip
