@@ -61,7 +61,7 @@ def test_an_old_library_does_not_load_engines(
 ) -> None:
     build(bundle, "linear", library)
     module = TensorRt(gpu, library)
-    module.__version__ = "0.9.1"
+    monkeypatch.setattr(module, "__version__", "0.9.1", raising=False)
     monkeypatch.setattr(libraries, "import_runtime", lambda library: module)
     monkeypatch.setattr(libraries, "import_library", lambda library: module)
     with pytest.raises(BackendError, match=f"{library}: it is too old: .* got 0.9.1"):
