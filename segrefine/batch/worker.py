@@ -92,7 +92,7 @@ class Job:
         """
         place = place_of(self.source, self.images, self.reading)
         found = self.notation or detect_notation(place)
-        check_options(place.options, [found])
+        check_options(place, [found])
         return replace(self, notation=found)
 
     def open_dataset(self) -> Notation:

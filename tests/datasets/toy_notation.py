@@ -17,6 +17,7 @@ class Toy(MaskFiles):
     title = "toy"
     described = "rows of digits"
     suffixes = (".toy",)
+    is_unmistakable = True
 
     @classmethod
     def detect(cls, place: Place) -> bool:
