@@ -29,7 +29,8 @@ from segrefine.engines.tensorrt.runtime import EnginePlan
 from segrefine.errors import BackendError, EngineError, EngineWarning, ShapeError
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
-from tests.engines.cuda_stand_in import Cuda, TensorRt, build
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import TensorRt, build
 from tests.tiny_bundle import CHANNELS, chain, linear
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")

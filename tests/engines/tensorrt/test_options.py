@@ -19,7 +19,7 @@ from segrefine.engines.onnxruntime.session import preload_cuda
 from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.builder import set_tf32
 from segrefine.errors import BackendError, SettingsError
-from tests.engines.cuda_stand_in import one_gpu
+from tests.engines.tensorrt.runtime_stand_in import one_gpu
 
 ADA = {"compute_capabilities": ("8.9",)}
 

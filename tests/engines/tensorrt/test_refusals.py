@@ -17,7 +17,8 @@ from segrefine.engines import diagnosis, load_engine
 from segrefine.engines.onnxruntime import session as ort_module
 from segrefine.engines.tensorrt import libraries, runtime
 from segrefine.errors import BackendError, EngineError
-from tests.engines.cuda_stand_in import Cuda, TensorRt, build
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import TensorRt, build
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 PYPROJECT = (Path(__file__).parents[3] / "pyproject.toml").read_text()
