@@ -25,7 +25,7 @@ from segrefine.runtime.words.tokenizer import ClipTokenizer
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
 from segrefine.settings import GsSettings, ZeroShotSettings
 from segrefine.train.batches import TextEncoder
-from segrefine.train.narratives import Narratives
+from segrefine.train.narratives import NarrativeScenes
 from segrefine.train.part import Part
 from segrefine.train.prepared import load_scene, store_scene
 from segrefine.train.templates import mirror_phrase
@@ -101,7 +101,7 @@ def test_states_are_gathered():
 def test_training_reads_phrases_in_their_captions(checkpoint, tmp_path):
     said = [narrative(1, ("In this image there is", ()), ("a fox", [1]), ("and left of it", ()), ("a car", [70_000]))]
     root = write_narratives(tmp_path / "png", said)
-    source = Narratives(root / "annotations/png_coco_val2017.json", root / "images/val2017", Part())
+    source = NarrativeScenes(root / "annotations/png_coco_val2017.json", root / "images/val2017", Part())
     scene = source.read(0)
     store_scene(tmp_path / "scene.npz", scene)
     fox, car = (region.phrases[0] for region in load_scene(tmp_path / "scene.npz").regions if region.phrases)
