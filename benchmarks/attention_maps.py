@@ -8,6 +8,7 @@ The exports are held against PyTorch while they are made (at most 1e-4 of an out
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _measure(name: str, folder: Path, repeats: int, threads: int) -> dict[str, A
     )
     engines = load_engines(bundle, ["unet", "unet_attention"], "onnxruntime", threads=threads)
     feeds = _feeds(bundle)
-    times = take_turns({part: lambda engine=engine: engine(feeds) for part, engine in engines.items()}, repeats)
+    times = take_turns({part: partial(engine, feeds) for part, engine in engines.items()}, repeats)
     for engine in engines.values():
         engine.close()
     medians = {part: float(np.median(each)) for part, each in times.items()}

@@ -95,7 +95,7 @@ def _numbers(words: str) -> list[int]:
 def _measure(workers: int, images: int, scratch: Path) -> Run:
     source, output = scratch / f"scenes-{workers}", scratch / f"refined-{workers}"
     write_scenes(source, images)
-    command = [*BATCH, source, output, "--json", f"--workers={workers}", "--threads=1"]
+    command = [*BATCH, str(source), str(output), "--json", f"--workers={workers}", "--threads=1"]
     looks: list[tuple[float, int, float]] = []  # when, images done, MiB
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         while process.poll() is None:
@@ -145,7 +145,7 @@ def _memory(pid: int) -> float:
     """Unshared memory of a process and all below it, in MiB; 0 when they are ending."""
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        return sum(each.memory_full_info().uss for each in processes) / 2**20
+        return float(sum(each.memory_full_info().uss for each in processes)) / 2**20
     except psutil.Error:
         return 0.0
 

@@ -89,11 +89,13 @@ def _photos(folder: Path, count: int) -> dict[str, float]:
     write_scenes(source, count)
     _enlarge(source)
     output.mkdir()
-    dataset, seconds, bytes_read = open_data_set(source), [], []
-    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+    setup = PipelineSetup(bundle=demo_bundle(), engines=EngineOptions(threads=1))
+    job = Job(source=source, images=None, output=output, setup=setup)
+    dataset, seconds, bytes_read = job.open_dataset(), [], []
+    with Refiner.from_setup(setup) as refiner:
         for item in dataset.items:
             moments = [time.perf_counter()]
-            image, reading = read_item(dataset, item)
+            image, reading = read_item(job, dataset, item)
             [mask] = reading.masks
             moments.append(time.perf_counter())
             results = refiner(image, [(mask.label, mask.mask)])

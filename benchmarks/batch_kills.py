@@ -141,7 +141,7 @@ def _kill_worker(process: subprocess.Popen[bytes], rng: random.Random) -> int:
 
 def _words(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:  # it is just ending
         return []
 

@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from segrefine.assets import demo_checkpoint
 
 FOLDER = Path.home() / ".cache/segrefine/full-size"
 
-_CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
-_OPEN_CLIP_H = {
+_CLIP_L: Mapping[str, Any] = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
+}  # fmt: skip
+_OPEN_CLIP_H: Mapping[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23,
     "hidden_act": "gelu", "projection_dim": 512,
 }  # fmt: skip
-_OPEN_CLIP_G = {
+_OPEN_CLIP_G: Mapping[str, Any] = {
     "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32,
     "hidden_act": "gelu", "projection_dim": 1280,
 }  # fmt: skip
@@ -80,17 +81,17 @@ def write_full_size(name: str, folder: Path, dtype: torch.dtype) -> Path:
     return written
 
 
-def make_unet(name: str, dtype: torch.dtype, device: str) -> nn.Module:
+def make_unet(name: str, dtype: torch.dtype, device: str) -> UNet2DConditionModel:
     """The UNet alone, with random weights, on a device."""
     torch.manual_seed(0)
     with _weights_of(dtype), torch.device(device):
         return UNet2DConditionModel(**_UNETS[name]).eval()
 
 
-def _parts(name: str) -> dict[str, Callable[[], nn.Module]]:
+def _parts(name: str) -> dict[str, Callable[[], Any]]:
     """Return a constructor for each part of a checkpoint."""
     first = {"sd15": _CLIP_L, "sd21": _OPEN_CLIP_H, "sdxl": _CLIP_L}[name]
-    parts: dict[str, Callable[[], nn.Module]] = {
+    parts: dict[str, Callable[[], Any]] = {
         "unet": partial(UNet2DConditionModel, **_UNETS[name]),
         "vae": partial(_vae, 0.13025 if name == "sdxl" else 0.18215),
         "text_encoder": lambda: CLIPTextModel(CLIPTextConfig(**first, vocab_size=49408)),
@@ -101,7 +102,7 @@ def _parts(name: str) -> dict[str, Callable[[], nn.Module]]:
     return parts
 
 
-def _vae(scaling_factor: float) -> nn.Module:
+def _vae(scaling_factor: float) -> AutoencoderKL:
     channels = (128, 256, 512, 512)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),

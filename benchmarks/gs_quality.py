@@ -228,13 +228,13 @@ def _report(
     rate, overlap, all_of_it = (summary[name] for name in ("wrong_object_rate", "iou", "with_superlatives"))
     assert isinstance(rate, float) and isinstance(overlap, float) and isinstance(all_of_it, Mapping)
     some = f"on the first {scenes[1]} scenes that name something"
-    bars = [
+    bars: list[list[object]] = [
         ["IoU of the named object", ">= 0.75", overlap, "yes" if overlap >= 0.75 and settings.steps <= 4 else "no"],
         ["wrong-object rate", "<= 5 %", f"{rate:.1%}", "yes" if rate <= 0.05 else "no"],
         ["IoU, superlatives too", "", all_of_it["iou"], ""],
         ["wrong-object rate, superlatives too", "", f"{all_of_it['wrong_object_rate']:.1%}", ""],
     ]
-    tables = {
+    tables: dict[str, tuple[list[str], list[list[object]]]] = {
         "Bars": (["figure", "bar", "measured", "met"], bars),
         "IoU by kind of phrase": (["kind", "IoU"], _rows(summary["iou_by_kind"])),
         "Average recall": (["phrases", "average recall"], _rows(summary["average_recall"])),

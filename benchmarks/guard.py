@@ -111,7 +111,8 @@ def _calibration(cases: list[CorruptedCase], results: list[Refinement]) -> dict[
     """Calibration errors of the confidences of masks and of pixels."""
     confidence = np.array([result.confidence for result in results], np.float64)
     safe = np.array([_gain(case, result.mask) >= -WORSE for case, result in zip(cases, results, strict=True)])
-    pixels = np.concatenate([result.pixel_confidence.ravel()[::EVERY] for result in results]).astype(np.float64)
+    per_pixel = [each for result in results if (each := result.pixel_confidence) is not None]
+    pixels = np.concatenate([each.ravel()[::EVERY] for each in per_pixel]).astype(np.float64)
     right = np.concatenate([(r.mask == c.truth).ravel()[::EVERY] for c, r in zip(cases, results, strict=True)])
     return {"masks": calibration_error(confidence, safe), "pixels": calibration_error(pixels, right)}
 

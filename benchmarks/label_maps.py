@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -113,7 +114,8 @@ def _methods(refiner: Refiner) -> dict[str, Divide]:
 
 
 def _report(scores: dict[str, list[float]], seconds: dict[str, list[float]]) -> tuple[str, dict[str, object]]:
-    rows, figures = [], {}
+    rows: list[list[object]] = []
+    figures: dict[str, dict[str, Any]] = {}
     for name, values in scores.items():
         mean, gain = estimate(values), paired_difference(values, scores[ALONE])
         share = float(np.median(seconds[name]) / np.median(seconds[ALONE]))

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -43,8 +43,7 @@ from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
 Refiners = Mapping[str, Refiner]
-METHOD = {"crop": False, "guard": False}
-"""The call of a refiner that computes what PyTorch's reference does."""
+Contestants = dict[str, Callable[[], object]]
 
 
 @click.command()
@@ -100,8 +99,8 @@ def _loop(refiners: Refiners, repeats: int) -> Times:
     )
     compiled.model.unet.compile()
     given = scene.image, scene.coarse, scene.label
-    ours = {name: partial(refiner, *given, **METHOD) for name, refiner in refiners.items()}
-    theirs = {
+    ours: Contestants = {name: partial(refiner, *given, crop=False, guard=False) for name, refiner in refiners.items()}
+    theirs: Contestants = {
         "PyTorch eager": partial(run_reference, any_of, eager, scene),
         "torch.compile": partial(run_reference, any_of, compiled, scene),
     }
@@ -116,7 +115,7 @@ def _overlaps(refiners: Refiners, checkpoint: Checkpoint) -> dict[str, float]:
     for scene in sample_scenes():
         _, expected = run_reference(any_of, reference, scene)
         for name, refiner in refiners.items():
-            found = refiner(scene.image, scene.coarse, scene.label, **METHOD).mask
+            found = refiner(scene.image, scene.coarse, scene.label, crop=False, guard=False).mask
             least[name] = min(least[name], iou(found, expected))
     return least
 

@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(job["threads"])
     loop, step = _open(job)
     print("ready", flush=True)
-    mask = None
+    mask = np.zeros(0, np.bool_)
     for line in sys.stdin:
         began = time.perf_counter()
         if line.strip() == "loop":
@@ -76,8 +76,7 @@ def _open(job: dict[str, Any]) -> tuple[Run, Run]:
     if peer in SESSIONS:
         opened = partial(SESSIONS[peer], threads=threads)
         plain = PlainG4Seg(checkpoint, Path(job["plain"]), settings, taps, opened)
-        run = partial(plain.model.sessions["unet"], feeds)
-        return lambda: run_reference(refiner, plain, scene)[1], run
+        return lambda: run_reference(refiner, plain, scene)[1], partial(plain.sessions["unet"], feeds)
     eager = G4Seg(load_checkpoint(checkpoint), settings, taps)
     if peer == COMPILED:
         eager.model.unet.compile()

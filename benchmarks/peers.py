@@ -220,7 +220,7 @@ def _gflop(size: PeerSize) -> float:
         unet, side = UNet2DConditionModel.from_config(configs), configs["sample_size"]
         states = torch.empty(1, 77, configs["cross_attention_dim"])
         unet(torch.empty(1, configs["in_channels"], side, side), torch.empty(1).long(), states)
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 def _take_turn(worker: PeerWorker, size: PeerSize, seconds: dict[str, list[float]]) -> None:

@@ -23,7 +23,7 @@ from segrefine.settings import GsSettings
 from segrefine.train.model import LabelModel, open_model
 from segrefine.train.options import TrainOptions
 from segrefine.train.prepared import Prepared, prepare
-from segrefine.train.scenes import Scene, union
+from segrefine.train.scenes import TrainingScene, union
 from segrefine.train.sources import SourceSpec
 from segrefine.train.validation import sample_masks, summarise, validate
 
@@ -55,14 +55,14 @@ def main(checkpoint: Path, data: Path, limit: int) -> None:
     print(describe(result))
 
 
-def seven_classes(prepared: Prepared, row: int) -> Scene:
+def seven_classes(prepared: Prepared, row: int) -> TrainingScene:
     """A scene with the regions of the seven classes alone; all others count as background."""
     scene = prepared.read(row)
     regions = tuple(region for region in scene.regions if region.label in CLASSES)
     return replace(scene, regions=regions, known=frozenset(CLASSES))
 
 
-def spread_auroc(model: LabelModel, scenes: Sequence[Scene]) -> float:
+def spread_auroc(model: LabelModel, scenes: Sequence[TrainingScene]) -> float:
     """Area under the ROC of the samples' spread as a sign of wrong pixels, over all pixels of all present classes."""
     right, wrong = np.zeros(BINS), np.zeros(BINS)
     for number, scene in enumerate(tqdm(scenes, desc="spread")):

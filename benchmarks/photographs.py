@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.baselines import dense_crf, grabcut, guided_filter
+from benchmarks.baselines import guided_filter
 from benchmarks.corruptions import CORRUPTIONS
 from benchmarks.evaluate import WORSE, make_cases
 from benchmarks.report import estimate, markdown_table, write_result
 from segrefine.assets import demo_bundle
-from segrefine.engines import Engine
+from segrefine.engines import Closing, Engine
+from segrefine.evaluation.bench.baselines import dense_crf, grabcut
 from segrefine.runtime.drawing.pictures import BeforeAfter, before_after_sheet
 from segrefine.runtime.files.output import save_image
 from segrefine.runtime.imaging.edges import EdgeSettings, sharpen
@@ -70,7 +71,7 @@ class Photograph:
         return float((mask & self.truth & ~self.void).sum() / union) if union else 1.0
 
 
-class CountedUnet:
+class CountedUnet(Closing):
     """An engine that counts the samples which it is given."""
 
     def __init__(self, engine: Engine) -> None:

@@ -100,9 +100,9 @@ class PlainG4Seg(G4Seg):
     ) -> None:
         opened = load_checkpoint(checkpoint)
         super().__init__(opened, settings, taps)
-        sessions = {name: open_session(folder / name / "model.onnx") for name in COMPONENTS}
+        self.sessions = {name: open_session(folder / name / "model.onnx") for name in COMPONENTS}
         fields = {name: getattr(opened, name) for name in Checkpoint.__dataclass_fields__}
-        self.model = _PlainCheckpoint(**fields, sessions=sessions)
+        self.model = _PlainCheckpoint(**fields, sessions=self.sessions)
 
     def predict(
         self, sample: Tensor, t: int, text: Text, p: Tensor | None = None, strengths: Strengths = (0.0, 0.0)
@@ -128,4 +128,4 @@ class PlainG4Seg(G4Seg):
             "token_indicator": self.indicator.expand(batch, -1, -1),
             "strength": torch.tensor([strengths]).expand(batch, -1),
         }
-        return self.model.sessions["unet"]({name: np.ascontiguousarray(each) for name, each in feeds.items()})
+        return self.sessions["unet"]({name: np.ascontiguousarray(each) for name, each in feeds.items()})

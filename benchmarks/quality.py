@@ -39,7 +39,7 @@ from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.runtime.imaging.edges import EdgeSettings, sharpen
 from segrefine.runtime.pipeline import Refiner
-from segrefine.settings import G4SegSettings
+from segrefine.settings import G4SegSettings, Mode
 from training.demo.captions import NAMES, CaptionEncoder
 from training.demo.gate import gate_cases, text_gate
 from training.demo.pool import ScenePool
@@ -143,7 +143,7 @@ def _our_methods(bundle: Path) -> tuple[dict[str, Method], Callable[[], None]]:
         nothing_gained = np.zeros_like(case.coarse)
         return sharpen(case.image, case.coarse, nothing_gained, EdgeSettings()) > 0.5
 
-    other_mode = "loop" if base.mode == "one-step" else "one-step"
+    other_mode: Mode = "loop" if base.mode == "one-step" else "one-step"
     methods = {
         "edges only": edges_only,
         OURS: ours,

@@ -41,10 +41,11 @@ COMPONENT_COLUMNS = (
 
 def open_on_all(kind: type[PipelineT], bundle: Path, threads: int, stack: ExitStack) -> dict[str, PipelineT]:
     """A bundle's pipeline on each of `ENGINES`, by name; `stack` closes them."""
-    return {
-        name: stack.enter_context(kind.from_bundle(bundle, backend=backend, precision=precision, threads=threads))
-        for name, (backend, precision) in ENGINES.items()
-    }
+    opened: dict[str, PipelineT] = {}
+    for name, (backend, precision) in ENGINES.items():
+        opened[name] = kind.from_bundle(bundle, backend=backend, precision=precision, threads=threads)
+        stack.callback(opened[name].close)
+    return opened
 
 
 def sample_scenes() -> list[ParityScene]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -124,7 +125,7 @@ def _spoil(folder: Path) -> Path:
     return folder
 
 
-def _measure_shipped(data: LabelledData, names: list[str], threads: int) -> tuple[float, float]:
+def _measure_shipped(data: LabelledData, names: Sequence[str], threads: int) -> tuple[float, float]:
     """Mean IoU of the demo bundle as it ships, and the share of masks that it makes worse."""
     before, after = [], []
     with Refiner.from_bundle(demo_bundle(), threads=threads) as refiner:

@@ -6,6 +6,7 @@ python -m benchmarks.zero_shot_latency --models sd15   Stable Diffusion 1.5's si
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -84,8 +85,11 @@ def _measure(name: str, folder: Path, repeats: int, threads: int) -> dict[str, A
         image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
         scene = ParityScene(image=image, coarse=np.zeros((side, side), np.float32), label="fox")
         phrases = ["the fox"]
-        calls = {engine: partial(segmenter.look, image, phrases) for engine, segmenter in ours.items()}
-        times = take_turns({EAGER: lambda: run_zero_shot_reference(first, reference, scene, phrases)} | calls, repeats)
+        calls: dict[str, Callable[[], object]] = {
+            engine: partial(segmenter.look, image, phrases) for engine, segmenter in ours.items()
+        }
+        calls[EAGER] = lambda: run_zero_shot_reference(first, reference, scene, phrases)
+        times = take_turns(calls, repeats)
     return {contestant: float(np.median(each)) for contestant, each in times.items()}
 
 

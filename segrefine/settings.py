@@ -332,6 +332,10 @@ class GsSettings(Settings):
         self._check_positive("guidance_scale", "image_guidance_scale")
 
 
+BUNDLE_SETTINGS: dict[str, type[G4SegSettings | GsSettings]] = {"g4seg": G4SegSettings, "gs": GsSettings}
+"""The settings of a bundle, by its method."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotSettings(Settings):
     """Settings of zero-shot segmentation. Defaults: `docs/zero_shot.md` has the trials.

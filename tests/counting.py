@@ -1,7 +1,9 @@
 """Engines that count."""
 
+from segrefine.engines import Closing
 
-class Counting:
+
+class Counting(Closing):
     """An engine that counts the samples of its batches."""
 
     def __init__(self, engine) -> None:

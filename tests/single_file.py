@@ -134,7 +134,7 @@ def _bare(name: str) -> str:
 
 def _renamed(weights: Weights, places: dict[str, str]) -> Weights:
     """Every tensor under the name that `places`, theirs → ours, has for its prefix."""
-    renamed = {}
+    renamed: Weights = {}
     for theirs, ours in places.items():
         found = {name: each for name, each in weights.items() if name.startswith(ours)}
         assert found or "shortcut" in ours or "skip" in theirs, ours

@@ -128,3 +128,13 @@ def test_every_class_has_a_name_of_its_own() -> None:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     homes.setdefault(node.name, set()).add(str(file.relative_to(ROOT)))
     assert not {name: sorted(files) for name, files in homes.items() if len(files) > 1}
+
+
+def test_each_class_has_a_name_of_its_own() -> None:
+    trees = {file.relative_to(ROOT): ast.parse(file.read_text(encoding="utf-8")) for file in ROOT.rglob("*.py")}
+    classes: dict[str, list[str]] = {}
+    for file, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(str(file))
+    assert {name: files for name, files in classes.items() if len(files) > 1} == {}

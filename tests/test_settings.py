@@ -1,5 +1,6 @@
 import json
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -83,7 +84,8 @@ def test_settings_change_as_calls_say():
     assert own.change(None) is own and own.change(GsSettings(samples=2)) == GsSettings(samples=2)
     assert own.change({"samples": 2}) == GsSettings(steps=7, samples=2)
     assert own.change("fast") == GsSettings(steps=1)
-    for wrong in (3, G4SegSettings()):
+    wrongs: list[Any] = [3, G4SegSettings()]
+    for wrong in wrongs:
         with pytest.raises(SettingsError, match="expected GsSettings, a dict of changes or the name of a preset"):
             own.change(wrong)
 

@@ -102,7 +102,7 @@ _VAE: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "vocab_size": 514,
     "hidden_size": 32,
     "intermediate_size": 64,

@@ -70,7 +70,7 @@ def main(which: str, photographs: Path, output: Path, coco: Path | None, scenes:
     with Refiner.from_bundle(demo_bundle()) as refiner:
         # The free guard judges what the edge step does where no model says anything.
         settings = replace(G4SegSettings(), worth_range=(1e6, 1e7)) if which == "free" else refiner.settings
-        samples = [_sample(refiner, number, *case, settings) for number, case in enumerate(tqdm(cases, desc="masks"))]
+        samples = [_sample(refiner, case, void, group, settings) for case, void, group in tqdm(cases, desc="masks")]
     if which == "demo":
         samples = [sample for sample in samples if sample.result.evidence_worth]
     photos = f"{len(names)} photographs of PASCAL VOC 2012" + (" and those of COCO 2017" if coco else "")
@@ -86,7 +86,7 @@ def main(which: str, photographs: Path, output: Path, coco: Path | None, scenes:
 
 
 def _sample(
-    refiner: Refiner, number: int, case: CorruptedCase, void: NDArray[np.bool_], group: str, settings: G4SegSettings
+    refiner: Refiner, case: CorruptedCase, void: NDArray[np.bool_], group: str, settings: G4SegSettings
 ) -> GuardSample:
     result = refiner(case.image, case.coarse, case.label, crop=False, guard=False, settings=settings)
     regions, features = describe_regions(case.image, result)
@@ -129,9 +129,10 @@ def _coco_cases(folder: Path) -> Iterator[tuple[CorruptedCase, NDArray[np.bool_]
             of_image.setdefault(each["image_id"], []).append(each)
     for number, entry in enumerate(described["images"], 3_000_000):
         image = np.asarray(Image.open(folder / "images" / entry["file_name"]).convert("RGB"))
-        instances, labels = np.zeros(image.shape[:2], np.uint8), []
+        height, width = image.shape[:2]
+        instances, labels = np.zeros((height, width), np.uint8), []
         for each in sorted(of_image.get(entry["id"], []), key=lambda each: -each["area"])[:VOID]:
-            drawn = draw_polygons(each["segmentation"], instances.shape)
+            drawn = draw_polygons(each["segmentation"], (height, width))
             labels.append(classes[each["category_id"]])
             instances[drawn] = len(labels)
         shares = np.bincount(instances.ravel(), minlength=len(labels) + 1)[1:] / instances.size
@@ -161,10 +162,10 @@ def draw_as_network(truth: NDArray[np.bool_], rng: Generator) -> NDArray[np.floa
     stride = rng.uniform(6, 14)
     size = max(4, round(width / stride)), max(4, round(height / stride))
     low = cv2.resize(truth.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    noise = cv2.GaussianBlur(rng.normal(0, 1, low.shape).astype(np.float32), (0, 0), 1.0)
+    noise = cv2.GaussianBlur(np.asarray(rng.normal(0, 1, low.shape), np.float32), (0, 0), 1.0)
     near = cv2.GaussianBlur(low, (0, 0), 1.5) > 0.02
     low = low + rng.uniform(0.05, 0.25) * noise / (noise.std() + 1e-6) * near
-    return (cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.float32)
+    return np.asarray(cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5, np.float32)
 
 
 if __name__ == "__main__":

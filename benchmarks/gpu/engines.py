@@ -9,14 +9,14 @@ backend that can run here does; what cannot is listed with its reason.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.full_size import write_full_size
 from benchmarks.gpu.device import name_of, require_gpu, time_in_turns
@@ -124,7 +124,8 @@ def _loops(bundle: Bundle, backends: list[str], device: str, stack: ExitStack) -
 def _half_reference(refiner: Refiner, device: str) -> G4Seg:
     """The reference on the device, its UNet in half precision and all around it in float32, as in the graphs."""
     checkpoint = load_checkpoint(demo_checkpoint())
-    for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
+    parts: tuple[nn.Module, ...] = (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
+    for part in parts:
         part.to(device)
     _halve(checkpoint.unet)
     return G4Seg(checkpoint, refiner.settings, refiner.bundle.manifest.feature_taps)
@@ -156,7 +157,7 @@ def _steps(bundle: Bundle, checkpoint: Path, backends: list[str], device: str, s
     stack.enter_context(half_precision(module))
     module.to(device)
 
-    def eager(call: nn.Module) -> None:
+    def eager(call: Callable[..., Sequence[Tensor]]) -> None:
         with torch.inference_mode():
             for each in call(*(tensor.to(device) for tensor in inputs)):
                 each.cpu()

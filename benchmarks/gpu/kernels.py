@@ -69,13 +69,14 @@ def _attention(width: int, dtype: str, pixels: int, device: str, repeats: int, p
     a, b = draw(BATCH, pixels, RANK), draw(BATCH, pixels, RANK)
     scale, spare = width**-0.5, -(width + RANK) % 8
     columns = (F.pad(each, (0, spare))[:, None].expand(-1, HEADS, -1, -1) for each in (a / scale, b))
-    folded = [torch.cat(pair, 3) for pair in zip((q, k), columns, strict=True)] + [F.pad(v, (0, RANK + spare))]
+    wide_q, wide_k = (torch.cat(pair, 3) for pair in zip((q, k), columns, strict=True))
+    wide_v = F.pad(v, (0, RANK + spare))
     dense, sparse = (attention_variant(dtype, width, sparse=each) for each in (False, True))
     tiles = _every_other_tile(pixels, sparse, device)
     runs: dict[str, Callable[[], Tensor]] = {
         "plain": partial(F.scaled_dot_product_attention, q, k, v),
         "kernel": partial(run_attention, dense, q, k, v, a, b),
-        "folded": partial(F.scaled_dot_product_attention, *folded, scale=scale),
+        "folded": partial(F.scaled_dot_product_attention, wide_q, wide_k, wide_v, scale=scale),
         "matrix": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=(a @ b.mT)[:, None]),
         "half": partial(run_attention, sparse, q, k, v, a, b, tiles),
     }

@@ -98,7 +98,7 @@ class Cluster:
 
     def refine_all(self, share: Share) -> Callable[[Job, Sequence[Item], int], Iterator[Entry]]:
         """Return the function with which `run_batch` refines on actors of that share."""
-        return lambda job, items, workers: _Run(self._ray, job, share, items).entries(workers)
+        return lambda job, items, workers: _ClusterRun(self._ray, job, share, items).entries(workers)
 
 
 class Worker:
@@ -169,7 +169,7 @@ class _Actor:
         self._ray.kill(self._handle)
 
 
-class _Run:
+class _ClusterRun:
     """One data set on its way through the actors."""
 
     def __init__(self, ray: ModuleType, job: Job, share: Share, items: Sequence[Item]) -> None:

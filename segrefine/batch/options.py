@@ -15,7 +15,7 @@ from segrefine.datasets.coco_file import images_of
 from segrefine.engines import choose_backend
 from segrefine.errors import OutputError
 from segrefine.runtime.files.output import write_whole
-from segrefine.settings import G4SegSettings, GsSettings
+from segrefine.settings import BUNDLE_SETTINGS
 from segrefine.storage import FileRecord, output_errors
 
 OPTIONS = "options.json"
@@ -53,8 +53,7 @@ def describe_options(job: Job) -> dict[str, Any]:
 
 def _changed_settings(bundle: Bundle, wanted: Any) -> dict[str, Any] | None:
     """The settings that are not the bundle's own; None where all are."""
-    kind: type[G4SegSettings | GsSettings] = GsSettings if bundle.manifest.method == "gs" else G4SegSettings
-    own = kind.from_dict(bundle.manifest.settings)
+    own = BUNDLE_SETTINGS[bundle.manifest.method].from_dict(bundle.manifest.settings)
     theirs = own.to_dict()
     changed = {name: value for name, value in own.change(wanted).to_dict().items() if value != theirs[name]}
     return changed or None

@@ -17,7 +17,7 @@ from segrefine.datasets.images_alone import ImagesAlone
 from segrefine.datasets.items import Item
 from segrefine.datasets.label_maps import LabelMaps
 from segrefine.datasets.notation import Place
-from segrefine.datasets.opening import check_options, place_of
+from segrefine.datasets.opening import check_options, find_notation, place_of
 from segrefine.datasets.single_masks import SingleMasks
 from segrefine.errors import MaskError, SegrefineError, SettingsError
 
@@ -94,29 +94,41 @@ def watch_folder(job: Job, *, workers: int, rhythm: Rhythm, listener: Listener) 
                 _watch(watcher, pool, journal)
         except KeyboardInterrupt:
             listener.warn("stopped; the next watch of this folder does what is missing")
+        job.open_dataset().finish(job.output)
         run = {"seconds": time.perf_counter() - began, "workers": workers, "waiting": watcher.waiting}
         return summarise(list(journal.entries.values()), run)
 
 
 def choose_notation(place: Place) -> type[MaskFiles]:
-    """The notation of a watched folder; known before the first file is there.
+    """The notation of a watched folder.
+
+    Options and JSON files say it before the first file is there. Otherwise a file must be there that says it.
 
     Raises:
         MaskError: nobody says what the masks show.
         SettingsError: an option is of another notation.
     """
-    found: type[MaskFiles]
+    found: type[MaskFiles] | None
     if place.options.zero_shot:
         found = ImagesAlone
     elif place.labels or place.options.label:
         found = SingleMasks
     elif place.has_classes:
         found = LabelMaps
-    else:
+    elif (found := _detect_notation(place)) is None:
         hint = "--label TEXT names all of them; --classes LIST reads label maps; --zero-shot needs no masks"
         raise MaskError(f"nobody says what the masks in {place.masks} show", hint=hint)
-    check_options(place.options, [found])
+    check_options(place, [found])
     return found
+
+
+def _detect_notation(place: Place) -> type[MaskFiles] | None:
+    """The notation that the files of a place say without doubt, with all masks of an image in one file; None for none.
+
+    Masks of an image in several files, such as one for each class, cannot be watched: more of them may come.
+    """
+    found = find_notation(place)
+    return found if found and issubclass(found, MaskFiles) and found.is_unmistakable else None
 
 
 def _watch(watcher: _Watcher, pool: Pool, journal: Journal) -> None:

@@ -9,19 +9,18 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import cast
 
 from PIL import Image
 
 from segrefine.batch.apart import write_apart
 from segrefine.batch.journal import Entry, Judgement
 from segrefine.batch.tools import Tools
-from segrefine.datasets.items import Item, Key, LabelledMask, Pixels, Reading, read_image, turn_of
+from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading, read_image, turn_of
 from segrefine.datasets.notation import Notation, ReadingOptions, select_masks
 from segrefine.datasets.opening import check_options, detect_notation, place_of
 from segrefine.engines import usable_cores
@@ -93,7 +92,7 @@ class Job:
         """
         place = place_of(self.source, self.images, self.reading)
         found = self.notation or detect_notation(place)
-        check_options(place.options, [found])
+        check_options(place, [found])
         return replace(self, notation=found)
 
     def open_dataset(self) -> Notation:
@@ -158,7 +157,7 @@ def attempt(job: Job, dataset: Notation, tools: Tools, item: Item, read: Future[
             _write_cutout(job.output / CUTOUTS / f"{item.name}.png", image, results)
         if job.alone:
             write_apart(item, refined, job.output)
-        dataset.write(item, cast("Mapping[Key, Refinement]", refined), (image.shape[0], image.shape[1]), job.output)
+        dataset.write(item, refined, (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands
         hint = error.hint if isinstance(error, SegrefineError) else None
         return Entry(

@@ -137,15 +137,10 @@ def _check(console: Console, plan: BenchPlan) -> None:
 
 def _setup(model: Model, choice: SettingsChoice, spec: BenchmarkSpec) -> PipelineSetup:
     """Return the setup that opens the model. The default for phrases is a label diffusion model."""
-    from segrefine.assets import demo_bundle, photo_gs_bundle
-    from segrefine.bundle import Bundle
-    from segrefine.bundle_sources import local_bundle
-    from segrefine.runtime.engine_set import PipelineSetup
-    from segrefine.settings import G4SegSettings, GsSettings
+    from segrefine.assets import photo_gs_bundle
 
-    folder = model.bundle or (photo_gs_bundle() if spec.kind == "phrases" else demo_bundle())
-    kind = GsSettings if Bundle.open(local_bundle(folder)).manifest.method == "gs" else G4SegSettings
-    return PipelineSetup(bundle=folder, engines=model.engines, settings=choice.apply_to(folder, kind))
+    default = photo_gs_bundle() if spec.kind == "phrases" else None
+    return replace(model, bundle=model.bundle or default).setup(choice)
 
 
 def _run(

@@ -115,22 +115,21 @@ class SettingsChoice:
         """Return whether a setting may have been chosen: by its name, or among others by a preset or a file."""
         return bool(self.preset or self.file) or setting in dict(self.values)
 
-    def apply_to(self, bundle: Path, kind: type[SettingsT]) -> SettingsT:
+    def apply_to(self, bundle: Path) -> Settings:
         """The settings of a bundle with the changes.
 
         Args:
             bundle: its folder.
-            kind: the settings of the command's method.
 
         Raises:
             BundleError: there is no such bundle.
             SettingsError: there is no such preset or setting, or a value is wrong.
         """
         from segrefine.bundle import Bundle
+        from segrefine.settings import BUNDLE_SETTINGS
 
-        opened = Bundle.open(bundle)
-        opened.check_method(kind.method)
-        return self.apply(kind.from_dict(opened.manifest.settings))
+        manifest = Bundle.open(bundle).manifest
+        return self.apply(BUNDLE_SETTINGS[manifest.method].from_dict(manifest.settings))
 
     def apply(self, base: SettingsT) -> SettingsT:
         """Other settings: first the preset counts, then the file, then single values.
@@ -240,6 +239,7 @@ class Model:
         """
         from segrefine.runtime.pipeline import Refiner
 
+        self._check_method(Refiner.method)
         return Refiner.from_setup(self.setup(choice))
 
     def setup(self, choice: SettingsChoice | None = None) -> PipelineSetup:
@@ -253,10 +253,9 @@ class Model:
         """
         from segrefine.assets import demo_bundle
         from segrefine.runtime.engine_set import PipelineSetup
-        from segrefine.settings import G4SegSettings
 
         folder = self.bundle or demo_bundle()
-        settings = choice.apply_to(folder, G4SegSettings) if choice else None
+        settings = choice.apply_to(folder) if choice else None
         return PipelineSetup(bundle=folder, engines=self.engines, settings=settings)
 
     def open_segmenter(self, choice: SettingsChoice | None = None) -> Segmenter:
@@ -269,13 +268,10 @@ class Model:
             SegrefineError: see `Segmenter.from_bundle` and `SettingsChoice.apply`.
         """
         from segrefine.assets import photo_gs_bundle
-        from segrefine.runtime.engine_set import PipelineSetup
         from segrefine.runtime.segmenter import Segmenter
-        from segrefine.settings import GsSettings
 
-        folder = self.bundle or photo_gs_bundle()
-        settings = choice.apply_to(folder, GsSettings) if choice else None
-        return Segmenter.from_setup(PipelineSetup(bundle=folder, engines=self.engines, settings=settings))
+        self._check_method(Segmenter.method)
+        return Segmenter.from_setup(replace(self, bundle=self.bundle or photo_gs_bundle()).setup(choice))
 
     def open_zero_shot(self, choice: SettingsChoice | None = None) -> ZeroShotSegmenter:
         """Open the zero-shot segmenter; the caller closes it.
@@ -294,6 +290,17 @@ class Model:
         settings = choice.apply(ZeroShotSettings()) if choice else None
         setup = PipelineSetup(bundle=self.bundle or demo_bundle(), engines=self.engines, settings=settings)
         return ZeroShotSegmenter.from_setup(setup)
+
+    def _check_method(self, method: str) -> None:
+        """Check that a bundle that was named is for a method, before settings of that method are looked for in it.
+
+        Raises:
+            BundleError: it is for another one.
+        """
+        from segrefine.bundle import Bundle
+
+        if self.bundle:
+            Bundle.open(self.bundle).check_method(method)
 
     def describe_lack(self) -> str | None:
         """A sentence where neither settings nor guard were fitted to a model that refines; else None.

@@ -17,7 +17,7 @@ from segrefine.errors import ParityError
 from segrefine.export.sources import find_model, torch_imports
 
 if TYPE_CHECKING:
-    from segrefine.export.comparison import Feeds, ParityRow
+    from segrefine.export.comparison import Feeds, ParityRow, ParityScene
     from segrefine.export.locate import Divergence
 
 
@@ -50,8 +50,6 @@ def parity(
     BUNDLE is a folder, `demo` or `photo-gs`. Errors are relative to the range of the reference. The command fails if an
     error exceeds its tolerance.
     """
-    from segrefine.assets import demo_samples
-    from segrefine.cli.samples import load_samples
     from segrefine.engines import choose_backend
 
     opened = Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
@@ -64,12 +62,8 @@ def parity(
         model = find_model(reference, revision, config)
         tell("loading PyTorch", None)
         with torch_imports("parity"):
-            from segrefine.export.comparison import ParityScene
             from segrefine.export.parity import check_parity, locate_divergences
-        scenes = [
-            ParityScene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(demo_samples()).values()
-        ]
-        for row in check_parity(bundle, model, scenes, backend=backend, device=device):
+        for row in check_parity(bundle, model, _shipped_scenes(), backend=backend, device=device):
             tell(row.component, None)
             rows.append(row)
         failed = [row for row in rows if not row.ok]
@@ -91,6 +85,16 @@ def parity(
     console.result(values, "\n".join([text, *map(_describe, wrong, found)]))
     if failed:
         raise _too_different(failed, len(rows))
+
+
+def _shipped_scenes() -> list[ParityScene]:
+    """The scenes that are compared."""
+    from segrefine.assets import demo_samples
+    from segrefine.cli.samples import load_samples
+    from segrefine.export.comparison import ParityScene
+
+    samples = load_samples(demo_samples()).values()
+    return [ParityScene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
 
 
 def _too_different(failed: Sequence[ParityRow], count: int) -> ParityError:

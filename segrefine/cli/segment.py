@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segrefine.runtime.segmentation import Segmentation
-    from segrefine.settings import GsSettings
+    from segrefine.settings import GsSettings, ZeroShotSettings
 
 
 _SETTINGS = {"guidance": "guidance_scale", "image_guidance": "image_guidance_scale"}
@@ -129,12 +129,8 @@ def segment(
     pixels = read_picture(console, image, max_megapixels)
     started = time.perf_counter()
     with _open(model, choice, zero_shot) as segmenter:
-        settings = segmenter.settings
-        if not zero_shot:
-            spread = (uncertainty or sheet is not None) and not choice.names("samples")
-            settings = _change(settings, sampling, spread=spread)
-        elif refine:
-            settings = settings.for_refining()
+        spread = (uncertainty or sheet is not None) and not choice.names("samples")
+        settings = _settings_for(segmenter.settings, sampling, spread=spread, refine=refine)
         loaded = time.perf_counter() - started
         with console.progress("segmenting") as tell:
             result = segmenter(pixels, texts, settings=settings, seed=seed, progress=tell)
@@ -155,9 +151,8 @@ def segment(
         "peak_gpu_memory": model.peak_memory(),
         "model": model.to_dict(),
     }
-    if left := outputs.other_maps(texts):
-        console.warn(f"{maps} also holds maps of another run: {', '.join(left)}")
-    for warning in _warnings(values["segments"], model, "demo" if zero_shot else "photo-gs"):
+    told = _warnings(values["segments"], model, "demo" if zero_shot else "photo-gs")
+    for warning in (*outputs.warnings(texts), *told):
         console.warn(warning)
     console.result(values, _describe(values, model))
 
@@ -195,12 +190,23 @@ def _open(model: Model, choice: SettingsChoice, zero_shot: bool) -> Any:
     return model.open_zero_shot(choice) if zero_shot else model.open_segmenter(choice)
 
 
-def _change(settings: GsSettings, sampling: dict[str, Any], *, spread: bool) -> GsSettings:
-    """The bundle's settings with those that were given; with several samples where their spread is to be seen."""
+def _settings_for(
+    own: GsSettings | ZeroShotSettings, sampling: dict[str, Any], *, spread: bool, refine: bool
+) -> GsSettings | ZeroShotSettings:
+    """The model's settings for one image.
+
+    Args:
+        own: those of the model.
+        sampling: those that options named. Only label diffusion has them.
+        spread: whether the spread of several samples is to be seen.
+        refine: whether the masks are refined afterwards.
+    """
+    if own.method == "zero-shot":
+        return own.for_refining() if refine else own
     wanted = {_SETTINGS.get(name, name): value for name, value in sampling.items()}
-    if spread and settings.samples == 1:
+    if spread and own.samples == 1:
         wanted = {"samples": SPREAD_SAMPLES} | wanted
-    return replace(settings, **wanted)
+    return replace(own, **wanted)
 
 
 def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model) -> Segmentation:

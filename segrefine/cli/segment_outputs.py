@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,11 +50,12 @@ class SegmentOutputs:
         named |= {f"--maps, with its {path.name}:": path for path in self._list_maps(phrases) if path.parent.is_dir()}
         check_outputs({name: path for name, path in named.items() if path}, {"the image to segment": image})
 
-    def other_maps(self, phrases: Sequence[str]) -> list[str]:
-        """Names of maps in the folder that another run left there."""
+    def warnings(self, phrases: Sequence[str]) -> Iterator[str]:
+        """Yield a warning if the folder of maps also holds maps that another run left there."""
         ours = {path.name for path in self._list_maps(phrases)}
         there = self.maps.glob("*.*.png") if self.maps else ()
-        return sorted(path.name for path in there if _MAP.fullmatch(path.name) and path.name not in ours)
+        if left := sorted(path.name for path in there if _MAP.fullmatch(path.name) and path.name not in ours):
+            yield f"{self.maps} also holds maps of another run: {', '.join(left)}"
 
     def _list_maps(self, phrases: Sequence[str]) -> list[Path]:
         """The files of all phrases' maps."""

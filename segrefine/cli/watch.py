@@ -67,7 +67,8 @@ def watch(
     """Refine images as they come into the folder DIR, and write the masks to the folder OUTPUT.
 
     DIR/images and DIR/masks hold images and masks, matched by name. --label or DIR/labels.json says what the masks
-    show; --classes or DIR/classes.json names the indices of label maps. With --zero-shot, DIR holds only images.
+    show; --classes or DIR/classes.json names the indices of label maps. Files of LabelMe, YOLO or class activation maps
+    name their own classes; the first must be there. With --zero-shot, DIR holds only images.
 
     An image is read once its files have stopped changing, and refined once. A file that cannot be read is tried again
     when it changes. Ctrl-C or SIGTERM ends the watch. Started again, it continues with what is missing, also after a

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.datasets.classes import IGNORED
-from segrefine.datasets.items import Item, Key, inside
+from segrefine.datasets.items import Item, Key, MaskResult, inside
 from segrefine.datasets.label_maps import LabelMaps
 from segrefine.datasets.layouts import FoundBenchmark
 from segrefine.datasets.notation import Place
 from segrefine.runtime.files.mask_values import to_indices
 from segrefine.runtime.files.stored import Stored
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 
 _SHOWN = 3
@@ -66,7 +65,7 @@ class BenchmarkMaps(LabelMaps):
         """List the files that the split names and the folders lack, and the share of the split that exists."""
         return list_lacks(self._benchmark, len(self.entries))
 
-    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Write the label map of an image, with the values of the class list even where nothing was refined."""
         if results or self._benchmark.layout.indices is None:
             super().write(item, results, size, output)

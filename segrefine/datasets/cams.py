@@ -24,14 +24,13 @@ from segrefine.datasets.cam_scores import (
 from segrefine.datasets.class_lists import classes_of
 from segrefine.datasets.classes import ClassList
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Floats, Item, Key, Pixels
+from segrefine.datasets.items import Floats, Item, Key, MaskResult, Pixels
 from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.pickled_arrays import MOST_BYTES
 from segrefine.datasets.tree import find_image
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import open_image, read_bytes
 from segrefine.runtime.files.output import write_whole
-from segrefine.runtime.refinement import Refinement
 
 KEYS = "keys"
 MAPS = {"attn_highres": "power:1", "high_res": "0.15", "cam": "0.15"}
@@ -190,7 +189,7 @@ class Cams(MaskFiles):
         width, height = open_image(read_bytes(found), str(found)).size
         return height, width
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write the dictionary with refined maps, in the type that they had, at the size of the image.
 
         The method's own rule gives the refined masks. An entry of smaller maps gets means of the refined ones.

@@ -10,14 +10,13 @@ from pathlib import Path
 from PIL import Image
 
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels, check_size
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels, check_size
 from segrefine.datasets.label_maps import are_voc
 from segrefine.datasets.notation import CLASSES, LABELS, AnyMask, Parts, Place
 from segrefine.datasets.tree import find_image, list_subfolders
 from segrefine.errors import MaskError
 from segrefine.runtime.files.mask import read_mask
 from segrefine.runtime.files.output import save_mask, save_probability
-from segrefine.runtime.refinement import Refinement
 
 _LOOKED_AT = 20
 """Masks whose images are looked for, to tell classes from other folders."""
@@ -62,7 +61,7 @@ class ClassFolders(MaskFiles):
         """Return the path where the mask of an image is expected, without its suffix, for messages."""
         return f"CLASS/{name}"
 
-    def keys_of(self, file: str, results: Mapping[Key, Refinement]) -> Sequence[Key]:
+    def keys_of(self, file: str, results: Mapping[Key, MaskResult]) -> Sequence[Key]:
         """The class of a file."""
         return [file.partition("/")[0]]
 
@@ -79,12 +78,12 @@ class ClassFolders(MaskFiles):
         masks: dict[Key, AnyMask] = dict(found.items())
         return Parts(size=size, masks=masks, labels={name: name for name in found})
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write a refined mask, soft where it was soft."""
         write_one(source, target, results[file.partition("/")[0]])
 
 
-def write_one(source: Path, target: Path, result: Refinement) -> None:
+def write_one(source: Path, target: Path, result: MaskResult) -> None:
     """Write one refined mask, soft where the source is soft."""
     if _is_soft(source):
         save_probability(target, result.probability)

@@ -24,7 +24,7 @@ from segrefine.datasets.coco_file import (
     read_annotation,
     read_coco,
 )
-from segrefine.datasets.items import Floats, Item, Key, Pixels, whole_number
+from segrefine.datasets.items import Floats, Item, Key, MaskResult, Pixels, whole_number
 from segrefine.datasets.notation import Notation, Parts, Place
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
@@ -32,7 +32,6 @@ from segrefine.runtime.files.marks import Box, Marks, coarse_from_marks
 from segrefine.runtime.files.mask import CoarseMask
 from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.files.rle import encode_rle
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 
 RESULT, PARTS = "annotations.json", "parts"
@@ -174,7 +173,7 @@ class Coco(Notation):
         """Return whether the annotations of an image are in `output`."""
         return part_of(item, output).is_file()
 
-    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Write the annotations of an image, with their refined masks; what was not refined stays as it is.
 
         Refined masks are disjoint, but for those that the guard kept coarse, and annotations need not be: pixels that

@@ -9,14 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from segrefine.datasets.items import Item, Key, PassedOver, Pixels, inside
+from segrefine.datasets.items import Item, Key, MaskResult, PassedOver, Pixels, inside
 from segrefine.datasets.layouts import FoundBenchmark
 from segrefine.datasets.notation import Notation, Parts
 from segrefine.datasets.tree import IMAGE_SUFFIXES, find_image, linked_folders, list_files, list_not_taken
 from segrefine.errors import MaskError
 from segrefine.runtime.files.image import read_bytes
 from segrefine.runtime.files.output import write_whole
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 
 MASK_SUFFIXES = (".png", ".npy")
@@ -37,10 +36,10 @@ class MaskFiles(Notation):
         """Read the masks of an image from its files, by their paths below the folder of masks; see `Notation.read`."""
 
     @abstractmethod
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write the refined masks of one file, at least one, to `target`; see `Notation.write`."""
 
-    def keys_of(self, file: str, results: Mapping[Key, Refinement]) -> Sequence[Key]:
+    def keys_of(self, file: str, results: Mapping[Key, MaskResult]) -> Sequence[Key]:
         """The keys of the results that belong to a file: all, where an image has one file."""
         return list(results)
 
@@ -186,7 +185,7 @@ class MaskFiles(Notation):
             return output / "masks" / file
         return output / os.path.relpath(self.place.masks, self.place.root) / file
 
-    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Write the files of an image in the notation that they came in; see `Notation.write`."""
         for file in item.masks:
             target, source = self._target_of(output, file), self.place.masks / file

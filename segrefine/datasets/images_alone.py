@@ -9,11 +9,10 @@ import numpy as np
 
 from segrefine.datasets.class_lists import classes_of
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels
 from segrefine.datasets.notation import Parts, Place
 from segrefine.errors import MaskError
 from segrefine.runtime.files.output import save_label_map
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 
 
@@ -44,7 +43,7 @@ class ImagesAlone(MaskFiles):
             raise MaskError(f"there is no mask for {item.image}", hint="images without masks cannot be compared")
         return Parts(size=(image.shape[0], image.shape[1]), masks={})
 
-    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Write the label map of an image; see `Notation.write`."""
         [file] = item.masks
         target = self._target_of(output, file)
@@ -64,7 +63,7 @@ class ImagesAlone(MaskFiles):
         """Read no masks; see `read`."""
         return self.read(item, image)
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Refuse: there is no file that the results could take the place of."""
         raise MaskError(f"there is no {source}", hint="images without masks get label maps")
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,20 @@ class LabelledMask:
     def foreground(self) -> NDArray[np.bool_]:
         """The mask as bool (H, W)."""
         return (self.mask.probability if isinstance(self.mask, CoarseMask) else self.mask) > 0.5
+
+
+class MaskResult(Protocol):
+    """The part of a result that a data set writes."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Bool (H, W)."""
+        ...
+
+    @property
+    def probability(self) -> Floats:
+        """Float32 (H, W) in [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

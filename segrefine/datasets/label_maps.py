@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from segrefine.datasets.class_lists import classes_of
 from segrefine.datasets.classes import IGNORED, VOC
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels, check_size
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels, check_size
 from segrefine.datasets.notation import CLASSES, LABELS, AnyMask, Parts, Place
 from segrefine.errors import MaskError, SegrefineError
 from segrefine.runtime.files.image import read_bytes
 from segrefine.runtime.files.mask_values import level_values, may_be_one_object, to_indices
 from segrefine.runtime.files.output import save_label_map, voc_colours
 from segrefine.runtime.files.stored import Stored, decode
-from segrefine.runtime.refinement import Refinement
 
 _LOOKED_AT = 20
 """Files of a folder that are read to see whether they are VOC's label maps."""
@@ -64,7 +63,7 @@ class LabelMaps(MaskFiles):
             background=self._classes.background,
         )
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write the refined label map. A pixel of no class stays so where no class claims it."""
         numbers: dict[Key, int] = {name: index for index, name in self._classes.names.items()}
         stored = _read(source)

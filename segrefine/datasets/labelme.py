@@ -15,14 +15,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels, check_size, whole_number
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels, check_size, whole_number
 from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError, SegrefineError
 from segrefine.runtime.files.image import MEGAPIXELS, open_image
 from segrefine.runtime.files.marks import Box, Marks, coarse_from_marks
 from segrefine.runtime.files.output import write_whole
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import read_json_object
 
 _HINT = "shapes are polygons, rectangles, circles or masks"
@@ -70,7 +69,7 @@ class LabelMe(MaskFiles):
             return coarse_from_marks(image, Marks(boxes=[Box(*_box_of(shapes[0]))]))
         return np.asarray(np.logical_or.reduce([draw_shape(shape, size) for shape in shapes]), np.bool_)
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write the JSON with a mask for each refined object; an object that has no pixel any more is left out."""
         content = _read(source)
         shapes: dict[int, dict[str, Any]] = dict(enumerate(content["shapes"]))

@@ -12,13 +12,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from segrefine.datasets.cam_scores import BackgroundRule
-from segrefine.datasets.items import Floats, Item, Key, LabelledMask, PassedOver, Pixels, Reading, check_size, inside
+from segrefine.datasets.items import (
+    Floats,
+    Item,
+    Key,
+    LabelledMask,
+    MaskResult,
+    PassedOver,
+    Pixels,
+    Reading,
+    check_size,
+    inside,
+)
 from segrefine.datasets.layouts import FoundBenchmark
 from segrefine.datasets.polygons import Mask
 from segrefine.datasets.tree import list_files
 from segrefine.errors import MaskError
 from segrefine.runtime.files.mask import CoarseMask, check_range, has_border
-from segrefine.runtime.refinement import Refinement
 
 LABELS, CLASSES = "labels.json", "classes.json"
 AnyMask = Mask | Floats | CoarseMask
@@ -193,7 +203,7 @@ class Notation(ABC):
         """
 
     @abstractmethod
-    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Write the masks of an image in this notation. Each file appears whole, the last one at the end.
 
         Args:

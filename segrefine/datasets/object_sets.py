@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segrefine.datasets.annotation_files import find_twice
 from segrefine.datasets.benchmark_maps import list_lacks
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels, check_size, inside
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels, check_size, inside
 from segrefine.datasets.layouts import FoundBenchmark, Layout, Listed
 from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.tree import list_files, list_subfolders
@@ -21,7 +21,6 @@ from segrefine.errors import MaskError
 from segrefine.runtime.files.image import read_bytes
 from segrefine.runtime.files.output import save_label_map, save_mask
 from segrefine.runtime.files.stored import decode
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import read_text
 
 _WHITE = 255
@@ -99,7 +98,7 @@ class ObjectMasks(MaskFiles):
             ignored=void,
         )
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write the refined masks: white for one object alone, otherwise object numbers."""
         numbers = np.where(np.isin(_read_numbers(source), list(map(int, results))), 0, _read_numbers(source))
         for number, result in results.items():

@@ -38,6 +38,15 @@ COCO_FILES = (RESULT, RESULTS, "result.json")
 """Names under which a folder has a COCO JSON: as `segrefine batch` writes it, and as Label Studio exports it."""
 
 
+def find_notation(place: Place) -> type[Notation] | None:
+    """The first notation that detects the masks at a place as its own; None if none does.
+
+    Raises:
+        MaskError: folders of masks may be classes or not.
+    """
+    return next((notation for notation in NOTATIONS if notation.detect(place)), None)
+
+
 def detect_notation(place: Place) -> type[Notation]:
     """The notation of the masks at a place.
 
@@ -47,18 +56,22 @@ def detect_notation(place: Place) -> type[Notation]:
     Raises:
         MaskError: folders of masks may be classes or not.
     """
-    found = next((notation for notation in NOTATIONS if notation.detect(place)), None)
-    return found or (LabelMaps if place.to_refine else SingleMasks)
+    return find_notation(place) or (LabelMaps if place.to_refine else SingleMasks)
 
 
-def check_options(options: ReadingOptions, notations: Sequence[type[Notation]]) -> None:
-    """Check that each reading option that was given is one of a notation that is read.
+def check_options(place: Place, notations: Sequence[type[Notation]]) -> None:
+    """Check that each reading option of a place is one of a notation that is read.
+
+    A benchmark has a class list, whatever notation the coarse masks of its images are in.
 
     Raises:
         SettingsError: one of them would do nothing.
     """
-    for name in options.given:
-        if not any(name in notation.options for notation in notations):
+    taken = {name for notation in notations for name in notation.options}
+    if place.benchmark is not None:
+        taken.add("classes")
+    for name in place.options.given:
+        if name not in taken:
             read = ", ".join(dict.fromkeys(notation.described for notation in notations))
             takers = ", ".join(notation.described for notation in NOTATIONS if name in notation.options)
             option = f"--{name.replace('_', '-')}"
@@ -146,7 +159,7 @@ def open_data_set(source: Path, images: Path | None = None, options: ReadingOpti
     """
     place = place_of(source, images, options)
     notation = detect_notation(place)
-    check_options(place.options, [notation])
+    check_options(place, [notation])
     return notation(place)
 
 
@@ -209,5 +222,5 @@ def open_compared(places: Sequence[Place]) -> list[Notation]:
     if CocoResults in found and first.options.listing is None and notation is Coco:  # the truth lists the images
         options = replace(first.options, listing=str(first.masks))
         places = [replace(place, options=options) for place in places]
-    check_options(places[0].options, found)
+    check_options(places[0], found)
     return [each(place) for each, place in zip(found, places, strict=True)]

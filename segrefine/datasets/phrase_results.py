@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from segrefine.datasets.coco_file import key_of
-from segrefine.datasets.items import Item, Key, Pixels, check_size
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels, check_size
 from segrefine.datasets.notation import Notation, Parts, Place
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
 from segrefine.runtime.files.rle import decode_rle, encode_rle
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import read_json_object
 
 PREDICTIONS = "predictions.json"
@@ -109,7 +108,7 @@ class PhraseResults(Notation):
             raise MaskError(f"{self.place.masks} has no masks of {name}", hint="predict the whole split")
         return self.read(self.entries[name])
 
-    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Refuse: the data set of the phrases writes them."""
         raise MaskError(f"{self.place.masks} is no data set of its own", hint=_HINT)
 

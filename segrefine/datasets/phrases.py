@@ -14,13 +14,12 @@ from urllib.parse import quote
 import numpy as np
 
 from segrefine.datasets.coco_file import key_of
-from segrefine.datasets.items import Item, Key, PassedOver, Pixels
+from segrefine.datasets.items import Item, Key, MaskResult, PassedOver, Pixels
 from segrefine.datasets.notation import AnyMask, Notation, Parts, Place
 from segrefine.datasets.phrase_results import PREDICTIONS, PhraseResults, entry_of
 from segrefine.datasets.polygons import Mask
 from segrefine.errors import MaskError
 from segrefine.runtime.files.output import write_whole
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import output_errors
 
 PARTS = "parts"
@@ -127,7 +126,7 @@ class PhraseData(Notation):
             unusable=problems,
         )
 
-    def write(self, item: Item, results: Mapping[Key, Refinement], size: tuple[int, int], output: Path) -> None:
+    def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Write the masks of an image's phrases. A phrase without a result keeps its mask, or has an empty one."""
         kept: Mapping[Key, AnyMask] = {}
         if not self.place.options.zero_shot:

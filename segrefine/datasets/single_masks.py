@@ -10,11 +10,10 @@ from typing import Any
 from segrefine.datasets.class_folders import write_one
 from segrefine.datasets.classes import read_names
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels, check_size
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels, check_size
 from segrefine.datasets.notation import LABELS, Parts, Place
 from segrefine.errors import MaskError
 from segrefine.runtime.files.mask import check_mask, read_mask
-from segrefine.runtime.refinement import Refinement
 
 
 class SingleMasks(MaskFiles):
@@ -54,6 +53,6 @@ class SingleMasks(MaskFiles):
             raise MaskError(message, hint='add it, such as {"photo": "fox"}; or give --label for all masks')
         return Parts(size=size, masks={"": mask}, labels={"": label})
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write the refined mask, soft where it was soft."""
         write_one(source, target, results[""])

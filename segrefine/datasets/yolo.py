@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segrefine.datasets.classes import ClassList
 from segrefine.datasets.files import MASK_SUFFIXES, MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels
 from segrefine.datasets.notation import AnyMask, Parts, Place
 from segrefine.datasets.pieces import Pixel, draw_pieces, split_into_pieces
 from segrefine.datasets.tree import find_image
@@ -17,7 +17,6 @@ from segrefine.errors import ImageError, MaskError
 from segrefine.runtime.files.image import open_image, read_bytes
 from segrefine.runtime.files.marks import Box, Marks, coarse_from_marks
 from segrefine.runtime.files.output import write_whole
-from segrefine.runtime.refinement import Refinement
 from segrefine.storage import read_text
 
 _CLASS = re.compile(r"([0-9]{1,6})(\.0*)?")
@@ -92,7 +91,7 @@ class Yolo(MaskFiles):
         width, height = open_image(read_bytes(found), str(found)).size
         return height, width
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         """Write the lines again, with those of a refined object in place of its own."""
         written: list[str] = []
         for place, line in enumerate(_lines_of(source)):

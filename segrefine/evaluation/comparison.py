@@ -119,6 +119,17 @@ class Comparison:
         failed = {name for name, entry in self._run.items() if entry.status == "failed"} | stores[1].left_out
         self.failed = [name for name in wanted if name in failed]
         self.names = sorted(set(wanted) - set(self.failed))
+        self._check_names(found)
+        self.extra = sorted(self._entries[1].keys() - set(wanted))
+        self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
+        self.unusable: dict[str, list[str]] = {}
+
+    def _check_names(self, found: Sequence[Path]) -> None:
+        """Check that there are masks to compare, and that each true one has its partners in the other places.
+
+        Raises:
+            MaskError: one of them is missing.
+        """
         if not self.names and self.failed:
             first = self._run.get(self.failed[0])
             why = f": {first.message}" if first and first.message else ""
@@ -131,9 +142,6 @@ class Comparison:
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                 message = f"{place} has no mask {missing[0]!r}{more}, which {self.truth} has"
                 raise MaskError(message, hint="masks are matched by name; --resume continues a stopped batch")
-        self.extra = sorted(self._entries[1].keys() - set(wanted))
-        self._labels: dict[str, str] = read_entries(labels, self.names, str) or {}
-        self.unusable: dict[str, list[str]] = {}
 
     def score_all(
         self,

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from segrefine.train.scenes import Mask, Pixels, Region, Scene
+from segrefine.train.scenes import Mask, Pixels, Region, TrainingScene
 
 
-def scene_of(image: Pixels, regions: Iterable[Region], ignored: Mask | None = None) -> Scene:
+def scene_of(image: Pixels, regions: Iterable[Region], ignored: Mask | None = None) -> TrainingScene:
     """A scene without its empty regions.
 
     Args:
@@ -17,7 +17,7 @@ def scene_of(image: Pixels, regions: Iterable[Region], ignored: Mask | None = No
         regions: its regions.
         ignored: bool (H, W), pixels that do not count; None where all count.
     """
-    return Scene(
+    return TrainingScene(
         image=image,
         regions=tuple(region for region in regions if region.mask.any()),
         ignored=np.zeros(image.shape[:2], np.bool_) if ignored is None else ignored,

@@ -11,11 +11,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from segrefine.train.options import Augmentation
-from segrefine.train.scenes import Mask, Region, Scene, crop_scene, resize_mask, resize_scene, union
+from segrefine.train.scenes import Mask, Region, TrainingScene, crop_scene, resize_mask, resize_scene, union
 from segrefine.train.templates import mirror_phrase
 
 Floats = NDArray[np.float32]
-Draw = Callable[[Generator], Scene]
+Draw = Callable[[Generator], TrainingScene]
 """Gives any scene of the data."""
 
 _LEAST_CUT, _MOST_CUT = 0.02, 0.7
@@ -64,7 +64,7 @@ class Augmenter:
     mosaic: float
     draw: Draw
 
-    def __call__(self, rng: Generator, scene: Scene, height: int, width: int) -> Scene:
+    def __call__(self, rng: Generator, scene: TrainingScene, height: int, width: int) -> TrainingScene:
         """A changed scene of `height` × `width` pixels. Where phrases of the data name a region it stays whole."""
         if self.strength is None:
             return resize_scene(scene, height, width)
@@ -80,7 +80,7 @@ class Augmenter:
                     made = paste_object(rng, made, self.draw(rng), self.strength)
         return replace(made, image=_spoil(rng, made.image, self.strength.spoil))
 
-    def _change(self, rng: Generator, scene: Scene, height: int, width: int) -> Scene:
+    def _change(self, rng: Generator, scene: TrainingScene, height: int, width: int) -> TrainingScene:
         """Crop, rotate, flip, scale and recolour one scene."""
         assert self.strength is not None
         if not scene.has_phrases:
@@ -91,7 +91,7 @@ class Augmenter:
         scene = resize_scene(scene, height, width)
         return replace(scene, image=recolour(rng, scene.image, self.strength.light))
 
-    def _join(self, rng: Generator, scene: Scene, height: int, width: int) -> Scene:
+    def _join(self, rng: Generator, scene: TrainingScene, height: int, width: int) -> TrainingScene:
         """Two scenes next to each other, or one above the other."""
         other = self.draw(rng)
         if other.has_phrases:
@@ -107,7 +107,7 @@ class Augmenter:
                 blanks = [np.zeros(size, np.bool_) for size in sizes]
                 blanks[number] = region.mask
                 regions.append(replace(region, mask=np.concatenate(blanks, axis)))
-        return Scene(
+        return TrainingScene(
             image=np.concatenate([part.image for part in parts], axis),
             regions=tuple(regions),
             ignored=np.concatenate([part.ignored for part in parts], axis),
@@ -115,7 +115,7 @@ class Augmenter:
         )
 
 
-def mirror_scene(scene: Scene) -> Scene:
+def mirror_scene(scene: TrainingScene) -> TrainingScene:
     """The scene flipped from left to right, with left and right swapped in its phrases."""
     regions = tuple(
         replace(r, mask=r.mask[:, ::-1], phrases=tuple(mirror_phrase(text) for text in r.phrases))
@@ -124,7 +124,7 @@ def mirror_scene(scene: Scene) -> Scene:
     return replace(scene, image=scene.image[:, ::-1], regions=regions, ignored=scene.ignored[:, ::-1])
 
 
-def random_crop(rng: Generator, scene: Scene, strength: Strength, aspect: float) -> Scene:
+def random_crop(rng: Generator, scene: TrainingScene, strength: Strength, aspect: float) -> TrainingScene:
     """A random part of the scene that still shows some of a region, about `aspect` wide for its height."""
     height, width = scene.size
     wanted = union((region.mask for region in scene.regions), scene.size)
@@ -141,7 +141,7 @@ def random_crop(rng: Generator, scene: Scene, strength: Strength, aspect: float)
     return scene
 
 
-def rotate_scene(scene: Scene, angle: float) -> Scene:
+def rotate_scene(scene: TrainingScene, angle: float) -> TrainingScene:
     """The scene turned by `angle` degrees; what comes in at the borders is ignored."""
     if not angle:
         return scene
@@ -177,7 +177,7 @@ def recolour(rng: Generator, image: NDArray[np.uint8], amount: float) -> NDArray
     return np.asarray(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-def paste_object(rng: Generator, scene: Scene, donor: Scene, strength: Strength) -> Scene:
+def paste_object(rng: Generator, scene: TrainingScene, donor: TrainingScene, strength: Strength) -> TrainingScene:
     """The scene with one object of `donor` on top, so that only the phrase tells which object is meant."""
     found = [r for r in donor.regions if r.label and _LEAST_CUT < r.mask.mean() < _MOST_CUT]
     if not found or donor.has_phrases:
@@ -197,12 +197,14 @@ def paste_object(rng: Generator, scene: Scene, donor: Scene, strength: Strength)
     regions = tuple(replace(each, mask=each.mask & ~pasted) for each in scene.regions)
     regions = tuple(each for each in regions if each.mask.any())
     added = Region(mask=pasted, label=region.label, single=region.single)
-    return Scene(
+    return TrainingScene(
         image=image, regions=(*regions, added), ignored=scene.ignored & ~pasted, known=scene.known & donor.known
     )
 
 
-def _cut_out(rng: Generator, donor: Scene, region: Region, size: tuple[int, int]) -> tuple[NDArray[np.uint8], Floats]:
+def _cut_out(
+    rng: Generator, donor: TrainingScene, region: Region, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], Floats]:
     """The pixels (h, w, 3) of a region and their alpha, scaled to fit into an image of `size`."""
     rows, columns = (np.flatnonzero(region.mask.any(axis)) for axis in (1, 0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -20,8 +20,8 @@ from segrefine.train.levels import draw_levels, draw_lower_levels
 from segrefine.train.model import LabelModel
 from segrefine.train.options import TrainOptions
 from segrefine.train.prepared import Mixture
-from segrefine.train.scenes import Scene
-from segrefine.train.templates import Asked, draw_phrases
+from segrefine.train.scenes import TrainingScene
+from segrefine.train.templates import AskedPhrase, draw_phrases
 
 _ASPECTS = (1.0, 0.75, 4 / 3)
 """Shapes of training images, width over height."""
@@ -184,7 +184,9 @@ class BatchMaker:
         drawn = [np.random.default_rng([1, int(seeds[number])]).standard_normal(size, np.float32) for number in own]
         return np.concatenate(drawn)
 
-    def _scene(self, rng: Generator, height: int, width: int) -> tuple[np.ndarray, list[Asked], np.ndarray, np.ndarray]:
+    def _scene(
+        self, rng: Generator, height: int, width: int
+    ) -> tuple[np.ndarray, list[AskedPhrase], np.ndarray, np.ndarray]:
         """An image, its phrases, the pixels that count, and the classes of all pixels."""
         scene = self._augment(rng, self.mixture.draw(rng), height, width)
         phrases = draw_phrases(rng, scene, self.options.phrases, self.mixture.shares, self.texts.fits)
@@ -207,7 +209,7 @@ def _shapes(side: int, multiple: int) -> list[tuple[int, int]]:
     return found  # type: ignore[return-value]
 
 
-def class_map(scene: Scene, classes: Sequence[str]) -> np.ndarray:
+def class_map(scene: TrainingScene, classes: Sequence[str]) -> np.ndarray:
     """The class of each pixel, int64 (H, W); see `Batch.classes`. Small regions lie on top of large ones."""
     found = np.where(scene.ignored, -1, 0)
     for region in sorted(scene.regions, key=lambda each: -int(each.mask.sum())):

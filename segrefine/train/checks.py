@@ -8,7 +8,7 @@ from dataclasses import replace
 from segrefine.errors import MaskError, PromptError
 from segrefine.train.batches import TextEncoder
 from segrefine.train.prepared import Mixture, Prepared, describe_problems
-from segrefine.train.scenes import Scene
+from segrefine.train.scenes import TrainingScene
 from segrefine.train.templates import plural
 
 _SHOWN = 3
@@ -57,7 +57,7 @@ def describe_long_phrases(mixture: Mixture, texts: TextEncoder) -> str | None:
     return f"{len(long)} of {len(phrases)} phrases have more than {texts.most} tokens and are left out: {named}"
 
 
-def without_long_phrases(scene: Scene, fits: Callable[[str], bool]) -> Scene:
+def without_long_phrases(scene: TrainingScene, fits: Callable[[str], bool]) -> TrainingScene:
     """The scene without phrases that do not fit the text encoder."""
     regions = (replace(each, phrases=tuple(text for text in each.phrases if fits(text))) for each in scene.regions)
     return replace(scene, regions=tuple(regions))

@@ -13,7 +13,7 @@ from segrefine.errors import MaskError
 from segrefine.runtime.files.image import load_image
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.part import Part
-from segrefine.train.scenes import Region, Scene
+from segrefine.train.scenes import Region, TrainingScene
 
 _HINT = (
     "expected refs(unc).p, refs(umd).p, refs(google).p or a JSON of the same list, with instances.json next to it; "
@@ -21,7 +21,7 @@ _HINT = (
 )
 
 
-class Expressions:
+class ExpressionScenes:
     """The file of referring expressions, such as `refcoco/refs(unc).p`; one split of them.
 
     Args:
@@ -61,7 +61,7 @@ class Expressions:
         """The images' ids."""
         return [str(number) for number in self._ids]
 
-    def read(self, index: int) -> Scene:
+    def read(self, index: int) -> TrainingScene:
         """Read an image with the objects that expressions name."""
         number = self._ids[index]
         image = load_image(self._images / Path(str(self._entries[number]["file_name"])).name)

@@ -30,7 +30,7 @@ _SCRATCH = 1.15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class PeakMemory:
     """The peak memory of a run, in bytes.
 
     Attributes:
@@ -55,7 +55,7 @@ class Memory:
         return f"about {self.total / 2**30:.1f} GiB ({words})"
 
 
-def estimate(trainee: Trainee, batch: Batch, options: TrainOptions) -> Memory:
+def estimate(trainee: Trainee, batch: Batch, options: TrainOptions) -> PeakMemory:
     """The memory of a run.
 
     Args:
@@ -66,7 +66,7 @@ def estimate(trainee: Trainee, batch: Batch, options: TrainOptions) -> Memory:
     trained = sum(weight.numel() for weight in trainee.trained().values())
     each = 4 + _OPTIMIZER_BYTES[options.optimizer] + 4  # gradient, optimizer, average
     weights = sum(weight.numel() * weight.element_size() for weight in trainee.parameters())
-    return Memory(weights=weights, training=trained * each, activations=count_activations(trainee, batch, options))
+    return PeakMemory(weights=weights, training=trained * each, activations=count_activations(trainee, batch, options))
 
 
 def count_activations(trainee: Trainee, batch: Batch, options: TrainOptions) -> int:
@@ -153,7 +153,7 @@ def _to_meta(trainee: Trainee) -> Trainee:
     return copy.deepcopy(trainee, memo)
 
 
-def check_memory(memory: Memory, available: int, options: TrainOptions) -> None:
+def check_memory(memory: PeakMemory, available: int, options: TrainOptions) -> None:
     """Check that a run fits.
 
     Raises:

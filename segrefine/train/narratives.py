@@ -24,10 +24,10 @@ from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.storage import read_json, read_json_object
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.part import Part
-from segrefine.train.scenes import Region, Scene, union
+from segrefine.train.scenes import Region, TrainingScene, union
 
 
-class Narratives:
+class NarrativeScenes:
     """The file `png_coco_SPLIT.json` of Panoptic Narrative Grounding, with COCO's panoptic annotations.
 
     Args:
@@ -70,7 +70,7 @@ class Narratives:
         """The images' ids."""
         return [str(number) for number in self._ids]
 
-    def read(self, index: int) -> Scene:
+    def read(self, index: int) -> TrainingScene:
         """Read an image with its segments, and a region for each phrase of its captions."""
         number = self._ids[index]
         annotation = self._annotations[number]

@@ -13,7 +13,7 @@ from segrefine.runtime.files.mask import read_mask
 from segrefine.storage import read_json_object
 from segrefine.train.annotation_files import scene_of
 from segrefine.train.part import Part
-from segrefine.train.scenes import Region, Scene
+from segrefine.train.scenes import Region, TrainingScene
 
 PHRASES = "phrases.json"
 _HINT = 'such as {"photo.jpg": {"the red car": "photo-car.png", "all trees": "photo-trees.png"}}'
@@ -55,7 +55,7 @@ class PhraseFolder:
         """The images' file names."""
         return list(self._phrases)
 
-    def read(self, index: int) -> Scene:
+    def read(self, index: int) -> TrainingScene:
         """Read an image with a region for each mask."""
         name = self.names[index]
         image = load_image(inside(self._images, name))

@@ -18,7 +18,7 @@ from segrefine.errors import MaskError, SegrefineError
 from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.words.context import CaptionedPhrase
 from segrefine.storage import output_errors
-from segrefine.train.scenes import Region, Scene, resize_scene
+from segrefine.train.scenes import Region, TrainingScene, resize_scene
 from segrefine.train.sources import SourceSpec
 
 INDEX = "index.json"
@@ -53,7 +53,7 @@ class Prepared:
         """Count the images that have each class."""
         return Counter(label for scene in self.scenes for label in scene["labels"])
 
-    def read(self, number: int) -> Scene:
+    def read(self, number: int) -> TrainingScene:
         """A stored scene, by its place in `scenes`."""
         return load_scene(self.folder / f"{self.scenes[number]['file']}.npz")
 
@@ -120,20 +120,20 @@ def describe_problems(prepared: Prepared) -> str | None:
     return f"{len(prepared.problems)} images cannot be used and are left out; {named}"
 
 
-def _describe(scene: Scene) -> dict[str, list[str]]:
+def _describe(scene: TrainingScene) -> dict[str, list[str]]:
     """The labels and phrases of a scene, each once."""
     labels = {region.label for region in scene.regions if region.label}
     return {"labels": sorted(labels), "phrases": sorted({text for each in scene.regions for text in each.phrases})}
 
 
-def _shrink(scene: Scene, longest: int) -> Scene:
+def _shrink(scene: TrainingScene, longest: int) -> TrainingScene:
     scale = min(1.0, longest / max(scene.size))
     height, width = (max(1, round(side * scale)) for side in scene.size)
     small = resize_scene(scene, height, width)
     return replace(small, regions=tuple(region for region in small.regions if region.mask.any()))
 
 
-def store_scene(file: Path, scene: Scene) -> None:
+def store_scene(file: Path, scene: TrainingScene) -> None:
     """Write a scene to an `.npz` file."""
     masks = np.stack([scene.ignored, *(region.mask for region in scene.regions)])
     described = [
@@ -151,7 +151,7 @@ def store_scene(file: Path, scene: Scene) -> None:
         np.savez(opened, image=scene.image, masks=np.packbits(masks, axis=None), about=np.array(json.dumps(described)))
 
 
-def load_scene(file: Path) -> Scene:
+def load_scene(file: Path) -> TrainingScene:
     """A scene that `store_scene` wrote."""
     with np.load(file) as stored:
         image, packed, described = stored["image"], stored["masks"], json.loads(str(stored["about"]))
@@ -161,7 +161,7 @@ def load_scene(file: Path) -> Scene:
         Region(mask=mask, label=each["label"], phrases=_phrases_of(each), single=each["single"])
         for mask, each in zip(masks[1:], described, strict=True)
     )
-    return Scene(image=image, regions=regions, ignored=masks[0], known=frozenset())
+    return TrainingScene(image=image, regions=regions, ignored=masks[0], known=frozenset())
 
 
 def _phrases_of(described: Mapping[str, Any]) -> tuple[str, ...]:
@@ -227,7 +227,7 @@ class Mixture:
         """The names of all classes, sorted."""
         return sorted({label for part in self.parts for label in part.labels})
 
-    def draw(self, rng: Generator) -> Scene:
+    def draw(self, rng: Generator) -> TrainingScene:
         """Any scene: first the data set by its weight, then a class, then an image that has it."""
         weights = np.array([part.weight for part in self.parts])
         number = int(rng.choice(len(self.parts), p=weights / weights.sum()))
@@ -235,6 +235,6 @@ class Mixture:
         found = self._rows[number][list(shares)[rng.choice(len(shares), p=list(shares.values()))]]
         return self.read(number, found[rng.integers(len(found))])
 
-    def read(self, part: int, number: int) -> Scene:
+    def read(self, part: int, number: int) -> TrainingScene:
         """A scene of a data set."""
         return replace(self.parts[part].read(number), known=self._known[part])

@@ -22,7 +22,7 @@ from segrefine.train.model import open_model
 from segrefine.train.networks import TINY_SIDE
 from segrefine.train.options import OPTIONS, TrainOptions, check_options, note_options
 from segrefine.train.prepared import Mixture, Prepared, prepare
-from segrefine.train.scenes import Scene
+from segrefine.train.scenes import TrainingScene
 from segrefine.train.sources import SourceSpec
 from segrefine.train.state import STATE
 from segrefine.train.trainee import Trainee
@@ -150,7 +150,7 @@ def _claim(job: TrainingJob, folder: Path) -> None:
         note_options(file, job.options, job.describe_data())
 
 
-def _split(job: TrainingJob, parts: Sequence[Prepared], held: Prepared | None) -> tuple[Mixture, list[Scene]]:
+def _split(job: TrainingJob, parts: Sequence[Prepared], held: Prepared | None) -> tuple[Mixture, list[TrainingScene]]:
     """The data that is trained on, and the scenes of validation."""
     o = job.options
     if held is not None:

@@ -31,7 +31,7 @@ class Region:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class TrainingScene:
     """An image with its regions.
 
     Attributes:
@@ -57,14 +57,14 @@ class Scene:
         return any(region.phrases for region in self.regions)
 
 
-def crop_scene(scene: Scene, top: int, left: int, height: int, width: int) -> Scene:
+def crop_scene(scene: TrainingScene, top: int, left: int, height: int, width: int) -> TrainingScene:
     """The part of a scene in a box, in pixels."""
     box = np.s_[top : top + height, left : left + width]
     regions = tuple(replace(region, mask=region.mask[box]) for region in scene.regions)
     return replace(scene, image=scene.image[box], regions=regions, ignored=scene.ignored[box])
 
 
-def resize_scene(scene: Scene, height: int, width: int) -> Scene:
+def resize_scene(scene: TrainingScene, height: int, width: int) -> TrainingScene:
     """The scene at another size, in pixels."""
     if scene.size == (height, width):
         return scene

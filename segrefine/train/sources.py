@@ -20,11 +20,11 @@ from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.files.mask import CoarseMask
 from segrefine.storage import read_json
 from segrefine.train.annotation_files import scene_of
-from segrefine.train.expressions import Expressions
-from segrefine.train.narratives import Narratives
+from segrefine.train.expressions import ExpressionScenes
+from segrefine.train.narratives import NarrativeScenes
 from segrefine.train.part import Part
 from segrefine.train.phrase_folder import PhraseFolder
-from segrefine.train.scenes import Region, Scene
+from segrefine.train.scenes import Region, TrainingScene
 
 
 class Source(Protocol):
@@ -48,7 +48,7 @@ class Source(Protocol):
         """A name for each image."""
         ...
 
-    def read(self, index: int) -> Scene:
+    def read(self, index: int) -> TrainingScene:
         """Read an image with its regions.
 
         Raises:
@@ -82,7 +82,7 @@ class LabelledMasks:
         """The items' names."""
         return [item.name for item in self._items]
 
-    def read(self, index: int) -> Scene:
+    def read(self, index: int) -> TrainingScene:
         """Read an image; see `Source`."""
         item = self._items[index]
         image = read_image(item)
@@ -101,7 +101,7 @@ class LabelledMasks:
         return scene_of(image, regions, parts.ignored)
 
 
-SOURCES: tuple[type[Source], ...] = (Narratives, Expressions, PhraseFolder, LabelledMasks)
+SOURCES: tuple[type[Source], ...] = (NarrativeScenes, ExpressionScenes, PhraseFolder, LabelledMasks)
 """The readers; the first that knows the data takes it."""
 
 

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from segrefine.runtime.words.context import CaptionedPhrase
-from segrefine.train.scenes import Mask, Region, Scene, union
+from segrefine.train.scenes import Mask, Region, TrainingScene, union
 
 _CLEAR_GAP = 0.12
 """Distance between two centres, as a share of the longer side, from which people agree on left and right."""
@@ -30,7 +30,7 @@ _MIRRORED = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
+class AskedPhrase:
     """A phrase, and what it names.
 
     Attributes:
@@ -75,8 +75,8 @@ def list_words(names: Sequence[str]) -> list[str]:
 
 
 def draw_phrases(
-    rng: Generator, scene: Scene, count: int, classes: Mapping[str, float], fits: Callable[[str], bool]
-) -> list[Asked]:
+    rng: Generator, scene: TrainingScene, count: int, classes: Mapping[str, float], fits: Callable[[str], bool]
+) -> list[AskedPhrase]:
     """Phrases of one scene, different ones where the scene has enough.
 
     Args:
@@ -90,11 +90,13 @@ def draw_phrases(
     """
     listed = {kind: [each for each in make(scene, classes) if fits(each.text)] for kind, make in TEMPLATES.items()}
     listed = {kind: found for kind, found in listed.items() if found}
-    chosen: list[Asked] = []
+    chosen: list[AskedPhrase] = []
     for _ in range(count):
         kinds = [kind for kind, found in listed.items() if found]
         if not kinds:
-            chosen.append(chosen[-1] if chosen else Asked(text="", mask=np.zeros(scene.size, np.bool_), kind="absent"))
+            chosen.append(
+                chosen[-1] if chosen else AskedPhrase(text="", mask=np.zeros(scene.size, np.bool_), kind="absent")
+            )
             continue
         shares = np.array([_SHARES[kind] for kind in kinds])
         found = listed[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
@@ -116,7 +118,7 @@ def vary(rng: Generator, text: str) -> str:
     return f"{'an' if rest[0] in 'aeiou' else 'a'} {rest}"
 
 
-def _visible(scene: Scene) -> dict[str, list[Region]]:
+def _visible(scene: TrainingScene) -> dict[str, list[Region]]:
     """The regions by class, without the classes of which a region can hardly be seen."""
     found: dict[str, list[Region]] = {}
     for region in scene.regions:
@@ -126,63 +128,63 @@ def _visible(scene: Scene) -> dict[str, list[Region]]:
     return {label: regions for label, regions in found.items() if min(r.mask.sum() for r in regions) >= least}
 
 
-def _of_classes(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
+def _of_classes(scene: TrainingScene, _: Mapping[str, float]) -> Iterator[AskedPhrase]:
     """Yield "the cat" where it is one object or nobody knows how many; "all cats" otherwise."""
     for label, regions in _visible(scene).items():
         mask = union((region.mask for region in regions), scene.size)
         if len(regions) > 1:
-            yield Asked(text=f"all {plural(label)}", mask=mask, kind="class")
+            yield AskedPhrase(text=f"all {plural(label)}", mask=mask, kind="class")
             continue
-        yield Asked(text=f"the {label}", mask=mask, kind="class")
+        yield AskedPhrase(text=f"the {label}", mask=mask, kind="class")
         if not regions[0].single:
-            yield Asked(text=f"all {plural(label)}", mask=mask, kind="class")
+            yield AskedPhrase(text=f"all {plural(label)}", mask=mask, kind="class")
 
 
-def _own(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
+def _own(scene: TrainingScene, _: Mapping[str, float]) -> Iterator[AskedPhrase]:
     """The phrases that the data set gives its regions."""
     for region in scene.regions:
         if region.mask.any():
-            yield from (Asked(text=text, mask=region.mask, kind="own") for text in region.phrases)
+            yield from (AskedPhrase(text=text, mask=region.mask, kind="own") for text in region.phrases)
 
 
-def _places(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
+def _places(scene: TrainingScene, _: Mapping[str, float]) -> Iterator[AskedPhrase]:
     """Yield "the left cat" and "the cat left of the dog", where people would agree."""
     visible = _visible(scene)
     for label, regions in visible.items():
         if len(regions) == 2 and (side := _side(_centre(regions[0].mask) - _centre(regions[1].mask))) in _BESIDE:
             words = _BESIDE if side == "left of" else _BESIDE[::-1]
             for word, region in zip(words, regions, strict=True):
-                yield Asked(text=f"the {word.split()[0]} {label}", mask=region.mask, kind="place")
+                yield AskedPhrase(text=f"the {word.split()[0]} {label}", mask=region.mask, kind="place")
     alone = {label: regions[0] for label, regions in visible.items() if len(regions) == 1}
     for first, second in permutations(alone, 2):
         if side := _side(_centre(alone[first].mask) - _centre(alone[second].mask)):
-            yield Asked(text=f"the {first} {side} the {second}", mask=alone[first].mask, kind="place")
+            yield AskedPhrase(text=f"the {first} {side} the {second}", mask=alone[first].mask, kind="place")
 
 
-def _unions(scene: Scene, _: Mapping[str, float]) -> Iterator[Asked]:
+def _unions(scene: TrainingScene, _: Mapping[str, float]) -> Iterator[AskedPhrase]:
     """Yield "the cat and the dog"."""
     visible = {label: regions for label, regions in _visible(scene).items() if len(regions) == 1}
     for first, second in combinations(visible, 2):
         mask = visible[first][0].mask | visible[second][0].mask
-        yield Asked(text=f"the {first} and the {second}", mask=mask, kind="union")
+        yield AskedPhrase(text=f"the {first} and the {second}", mask=mask, kind="union")
 
 
-def _background(scene: Scene, classes: Mapping[str, float]) -> Iterator[Asked]:
+def _background(scene: TrainingScene, classes: Mapping[str, float]) -> Iterator[AskedPhrase]:
     """Yield "the background", where every class of the data is annotated."""
     if classes and classes.keys() <= scene.known:
         mask = ~union((region.mask for region in scene.regions), scene.size) & ~scene.ignored
-        yield Asked(text="the background", mask=mask, kind="background")
+        yield AskedPhrase(text="the background", mask=mask, kind="background")
 
 
-def _absent(scene: Scene, classes: Mapping[str, float]) -> Iterator[Asked]:
+def _absent(scene: TrainingScene, classes: Mapping[str, float]) -> Iterator[AskedPhrase]:
     """Yield the classes that are nowhere in the image."""
     present = {region.label for region in scene.regions if region.mask.any()}
     for name, weight in classes.items():
         if name in scene.known and name not in present:
-            yield Asked(text=f"the {name}", mask=np.zeros(scene.size, np.bool_), kind="absent", weight=weight)
+            yield AskedPhrase(text=f"the {name}", mask=np.zeros(scene.size, np.bool_), kind="absent", weight=weight)
 
 
-TEMPLATES: dict[str, Callable[[Scene, Mapping[str, float]], Iterator[Asked]]] = {
+TEMPLATES: dict[str, Callable[[TrainingScene, Mapping[str, float]], Iterator[AskedPhrase]]] = {
     "class": _of_classes, "own": _own, "place": _places, "union": _unions, "background": _background,
     "absent": _absent,
 }  # fmt: skip

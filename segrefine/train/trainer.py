@@ -24,7 +24,7 @@ from segrefine.runtime.files.output import save_image
 from segrefine.train.batches import Batch, BatchMaker
 from segrefine.train.model import LabelModel
 from segrefine.train.options import TrainOptions
-from segrefine.train.scenes import Scene
+from segrefine.train.scenes import TrainingScene
 from segrefine.train.state import STATE, Average, load_state, save_state
 from segrefine.train.trainee import Trainee
 from segrefine.train.training_log import TrainingLog
@@ -123,7 +123,7 @@ class Trainer:
     model: LabelModel
     trainee: Trainee
     batches: BatchMaker
-    held_out: Sequence[Scene]
+    held_out: Sequence[TrainingScene]
     classes: Sequence[str]
     output: Path
     accelerator: Accelerator

@@ -17,7 +17,7 @@ from segrefine.runtime.imaging.metrics import average_recall, iou
 from segrefine.settings import GsSettings
 from segrefine.train.batches import to_image
 from segrefine.train.model import LabelModel
-from segrefine.train.scenes import Mask, Scene, union
+from segrefine.train.scenes import Mask, TrainingScene, union
 
 _SEED = 19
 _LEAST = 0.004
@@ -81,7 +81,7 @@ ONE_STEP = GsSettings(samples=1, steps=1)
 
 def validate(
     model: LabelModel,
-    scenes: Sequence[Scene],
+    scenes: Sequence[TrainingScene],
     first: int,
     step: int,
     classes: Sequence[str],
@@ -132,7 +132,9 @@ def _wrong_words(findings: Sequence[Finding]) -> Iterator[bool]:
                     yield own == 0 or wrong.covers[right.label] > 0.5 * own
 
 
-def _look(model: LabelModel, scene: Scene, number: int, classes: Sequence[str], settings: GsSettings) -> list[Finding]:
+def _look(
+    model: LabelModel, scene: TrainingScene, number: int, classes: Sequence[str], settings: GsSettings
+) -> list[Finding]:
     masks = {label: union((r.mask for r in scene.regions if r.label == label), scene.size)
              for label in sorted({region.label for region in scene.regions if region.label})}  # fmt: skip
     counted = ~scene.ignored
@@ -173,7 +175,7 @@ def sample_masks(
     return np.stack([[fit.restore(sample) for sample in of_phrase] for of_phrase in masks])
 
 
-def draw_sheet(model: LabelModel, scenes: Sequence[Scene]) -> Pixels:
+def draw_sheet(model: LabelModel, scenes: Sequence[TrainingScene]) -> Pixels:
     """A picture of the first scenes: the image, and what each class in it is taken for, next to its true mask."""
     rows = []
     for number, scene in enumerate(scenes[:_CASES]):

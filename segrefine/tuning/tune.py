@@ -103,7 +103,7 @@ def tune(job: Job, truth: Path, *, grid: Grid = GRID, resume: bool = False, tell
     with claimed(job.output, resume=resume), Refiner.from_setup(job.setup) as refiner:
         known = Evaluations(job.output)
         agree_on_options(job, options, begun=len(known) > 0)
-        run = _Run(
+        run = _Tuning(
             job=job, data=data, known=known, refiner=refiner, grid=grid, tell=tell or (lambda stage, share: None)
         )
         outcome = run.find(fit, held_out, unread)
@@ -113,7 +113,7 @@ def tune(job: Job, truth: Path, *, grid: Grid = GRID, resume: bool = False, tell
 
 
 @dataclass(kw_only=True)
-class _Run:
+class _Tuning:
     """One run: what it works on, and what is known so far."""
 
     job: Job

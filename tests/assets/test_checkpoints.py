@@ -28,7 +28,7 @@ def hook() -> Iterator[ModuleType]:
     module = importlib.util.module_from_spec(spec)
     interface = SimpleNamespace(BuildHookInterface=object)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "hatchling.builders.hooks.plugin.interface", interface)  # type: ignore[arg-type]
+        patch.setitem(sys.modules, "hatchling.builders.hooks.plugin.interface", interface)
         spec.loader.exec_module(module)
         yield module
 

@@ -48,9 +48,8 @@ def test_the_guard_is_counted_and_what_it_made_of_every_mask_is_listed(scenes, t
     values = refine(scenes, output, "--workers", 1)
     assert values["kept_coarse"] >= 1 and values["done"] == 3
     pairs = {path.stem: (output / "masks" / path.name, path) for path in (scenes / "masks").iterdir()}
-    same = {
-        name: np.array_equal(*(np.asarray(Image.open(file)) > 127 for file in pair)) for name, pair in pairs.items()
-    }
+    drawn = {name: [np.asarray(Image.open(file)) > 127 for file in pair] for name, pair in pairs.items()}
+    same = {name: np.array_equal(ours, given) for name, (ours, given) in drawn.items()}
     rows = judgements(output)
     columns = ["name", "label", "annotation", "confidence", "confidence_threshold", "kept_share", "kept_coarse"]
     assert list(rows[0]) == columns
@@ -72,7 +71,8 @@ def test_the_guard_is_counted_and_what_it_made_of_every_mask_is_listed(scenes, t
 
 
 def test_coco_in_and_out(scenes, tmp_path):
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, path in enumerate(sorted((scenes / "images").iterdir())):
         mask = np.asarray(Image.open(scenes / "masks" / path.name)) > 0
         other = np.zeros_like(mask)

@@ -23,7 +23,7 @@ def begun(scenes, tmp_path):
 
 def test_other_options_are_refused_and_the_same_are_not(scenes, begun, tmp_path):
     noted, before = (begun / OPTIONS).read_text(), results(begun)
-    cases = [
+    cases: list[tuple[list, str]] = [
         (["--seed", 1], "seed was 0 and is 1 now"),
         (["--no-guard"], "guard was on and is off now"),
         (["--no-crop", "--resolution", 128], "resolution was the default and is 128 now; crop was on and is off now"),

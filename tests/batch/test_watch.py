@@ -164,6 +164,20 @@ def test_what_nobody_can_do_is_told_before_anything_is_written(inbox, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_files_that_name_their_classes_need_no_option(scenes, tmp_path):
+    folder = tmp_path / "inbox"
+    picture = next(iter(sorted((scenes / "images").iterdir())))
+    (folder / "images").mkdir(parents=True)
+    shutil.copyfile(picture, folder / "images/000.png")
+    (folder / "labels").mkdir()
+    (folder / "labels/000.txt").write_text("1 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n")
+    (folder / "classes.txt").write_text("fox\ncar\n")
+    values, _ = finish(start(folder, tmp_path / "out", "--stop-after", "1"))
+    assert (values["done"], values["failed"]) == (1, 0)
+    assert (tmp_path / "out/labels/000.txt").read_text().startswith("1 ")
+    assert (tmp_path / "out/classes.txt").read_text() == "fox\ncar\n"
+
+
 def test_a_folder_without_images_and_masks_is_told(tmp_path):
     (tmp_path / "in").mkdir()
     result = run("watch", tmp_path / "in", tmp_path / "out", "--label", "fox")

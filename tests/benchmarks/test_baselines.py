@@ -7,7 +7,7 @@ import pytest
 from benchmarks import baselines
 from benchmarks.baselines import BASELINES
 from benchmarks.evaluate import iou
-from segrefine.evaluation.bench.baselines import disc
+from segrefine.evaluation.bench.baselines import dense_crf, disc
 
 each_baseline = pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
 
@@ -78,9 +78,9 @@ def test_plain_colour_is_survived(baseline):
 
 def test_subsampled_crf_agrees_with_the_exact_one(monkeypatch):
     image, truth = coloured_disc()
-    exact = baselines.dense_crf(image, grown(truth))
+    exact = dense_crf(image, grown(truth))
     monkeypatch.setattr("segrefine.evaluation.bench.baselines.DENSE_ENTRIES", 18**4)
-    sampled = baselines.dense_crf(image, grown(truth))
+    sampled = dense_crf(image, grown(truth))
     assert not np.array_equal(exact, sampled)
     assert iou(exact, sampled) > 0.95
 

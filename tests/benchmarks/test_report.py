@@ -5,6 +5,7 @@ import math
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_machine_names_no_host_and_no_folder(monkeypatch):
     arguments = ["/home/someone/tool.py", "--out=/home/someone/x.json", "/srv/data/scenes", "--ratio", "1/2"]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    described = machine()
+    described: dict[str, Any] = machine()
     assert described["command"] == "python tool.py --out=x.json scenes --ratio 1/2"
     text = json.dumps(described)
     assert "/home" not in text and str(Path.cwd()) not in text and platform.node() not in text

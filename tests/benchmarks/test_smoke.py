@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from benchmarks.gpu import smoke
 from benchmarks.gpu.smoke import describe, run_child, run_lines
 from benchmarks.gpu.smoke_checks import list_checks
+from benchmarks.report import write_result
 from segrefine.errors import EngineError
 
 PROGRAM = """
@@ -85,7 +86,7 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     else:
         pytest.skip("there is a GPU here")
     monkeypatch.setattr(device, "RESULTS", tmp_path)
-    monkeypatch.setattr(device.write_result, "__kwdefaults__", {"results": tmp_path})
+    monkeypatch.setattr(write_result, "__kwdefaults__", {"results": tmp_path})
     done = CliRunner().invoke(smoke.main, [])
     assert done.exit_code == 0 and "skipped: the NVIDIA driver is missing" in done.output
     assert "**Not measured: the NVIDIA driver is missing" in (tmp_path / "gpu_smoke.md").read_text()

@@ -11,7 +11,7 @@ from PIL import Image
 from segrefine.assets import demo_bundle
 from segrefine.bundle import Bundle
 from segrefine.runtime.pipeline import Refiner
-from tests.engines.cuda_stand_in import build, one_gpu
+from tests.engines.tensorrt.runtime_stand_in import build, one_gpu
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def narrative(image: int, *utterances: tuple[str, Sequence[int]], caption: str |
     segments = [{"utterance": text, "segment_ids": list(ids), "noun": bool(ids)} for text, ids in utterances]
     return {
         "image_id": str(image), "segments": segments,
-        "caption": caption or " ".join(each["utterance"] for each in segments),
+        "caption": caption or " ".join(text for text, _ in utterances),
     }  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def write_expressions(root: Path, refs: Sequence[Mapping[str, Any]], file: str =
     else:
         (folder / file).write_bytes(pickle.dumps(list(refs), protocol=0))
     for image in images:
-        save(root / "images/mscoco/images/train2014" / image["file_name"], PHOTO)
+        save(root / "images/mscoco/images/train2014" / str(image["file_name"]), PHOTO)
     return folder
 
 

@@ -10,6 +10,7 @@ import resource
 import struct
 import subprocess
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,10 @@ def encode(content: object, protocol: int = 4) -> bytes:
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_dictionaries_of_arrays_in_every_protocol(protocol):
-    content = {"keys": np.array([0, 3]), "high_res": MAPS, "half": np.asfortranarray(MAPS.astype(np.float16)),
-               "big": MAPS.astype(">f8"), "rule": np.float32(0.5), "note": "x", "list": [1, None, True]}  # fmt: skip
+    content: dict[str, Any] = {
+        "keys": np.array([0, 3]), "high_res": MAPS, "half": np.asfortranarray(MAPS.astype(np.float16)),
+        "big": MAPS.astype(">f8"), "rule": np.float32(0.5), "note": "x", "list": [1, None, True],
+    }  # fmt: skip
     loaded = load_object(encode(content, protocol))
     assert loaded.keys() == content.keys() and loaded["note"] == "x" and loaded["list"] == [1, None, True]
     for name in ("keys", "high_res", "half", "big", "rule"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segrefine.datasets.images_alone import ImagesAlone
 from segrefine.datasets.layouts import CITYSCAPES_IDS, COCO_OBJECT_IDS, COCO_STUFF_IDS, find_benchmark
 from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_compared, open_data_set, place_of_benchmark
@@ -106,7 +107,7 @@ def test_activation_maps_are_coarse_masks_too(tmp_path):
     root, coarse = write_voc(tmp_path / "data"), tmp_path / "cams"
     coarse.mkdir()
     for name in NAMES:
-        np.save(coarse / f"{name}.npy", {"keys": np.array([7]), "high_res": FOX[None].astype(np.float32)})
+        np.save(coarse / f"{name}.npy", np.array({"keys": np.array([7]), "high_res": FOX[None].astype(np.float32)}))
     data = open_data_set(root, options=ReadingOptions(coarse=str(coarse)))
     np.testing.assert_array_equal(masks_of(data, data.items[1])["cat"], FOX)
 
@@ -292,7 +293,7 @@ def test_big_refines_the_coarse_masks_and_compares_with_the_true_ones(tmp_path):
 def test_images_of_a_benchmark_without_masks(tmp_path):
     data = open_data_set(write_voc(tmp_path), options=ReadingOptions(zero_shot=True))
     assert data.described == "images without masks" and [item.name for item in data.items] == list(NAMES)
-    assert data.classes.names[8] == "cat"
+    assert isinstance(data, ImagesAlone) and data.classes.names[8] == "cat"
 
 
 def test_compared_places_of_a_benchmark_keep_its_classes(tmp_path: Path):

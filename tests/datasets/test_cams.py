@@ -16,11 +16,12 @@ from PIL import Image
 from segrefine.cli import main
 from segrefine.datasets.cam_scores import BackgroundRule, enlarge, logits_to_prior
 from segrefine.datasets.class_lists import CLASS_LISTS
+from segrefine.datasets.items import Key
 from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.files.output import save_label_map
-from tests.datasets.trial import CAR, FOX, SIZE, read, save
+from tests.datasets.trial import CAR, FOX, SIZE, read, read_all, save
 from tests.examples import examples
 
 VOC, CITYSCAPES = CLASS_LISTS["voc"], CLASS_LISTS["cityscapes"]
@@ -43,7 +44,7 @@ def with_background(maps: np.ndarray, keys: np.ndarray, background: np.ndarray) 
 
 
 def by_constant(level: float):
-    return lambda maps, keys: with_background(maps, keys, np.float64(level))
+    return lambda maps, keys: with_background(maps, keys, np.array(level))
 
 
 def by_power(power: float):
@@ -165,9 +166,9 @@ def test_logits_of_all_classes(folder, tmp_path, entry, classes, small):
 def test_soft_values_are_kept_as_the_prior(folder):
     maps = some_maps(3, 1)
     dataset = data_set(folder, {"keys": np.array([6]), "attn_highres": maps})
-    [mask] = read(dataset, dataset.items[0]).masks
-    assert mask.label == "car" and len(np.unique(mask.mask)) > 100
-    np.testing.assert_allclose(mask.mask, maps[0], atol=2e-4)  # against 1 - v, the share of v is v
+    [(label, mask)] = read_all(dataset, dataset.items[0])
+    assert label == "car" and len(np.unique(mask)) > 100
+    np.testing.assert_allclose(mask, maps[0], atol=2e-4)  # against 1 - v, the share of v is v
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_the_entry_that_is_named(folder):
     content = {"keys": np.array([0]), "high_res": first, "mine": second}
     for entry, maps in ((None, first), ("mine", second)):
         dataset = data_set(folder, content, maps=entry, background="power:1")
-        np.testing.assert_allclose(read(dataset, dataset.items[0]).masks[0].mask, maps[0], atol=2e-4)
+        np.testing.assert_allclose(read_all(dataset, dataset.items[0])[0][1], maps[0], atol=2e-4)
 
 
 MAPS = some_maps(0, 2)
@@ -293,7 +294,7 @@ def test_class_lists_are_read_as_label_maps(folder, tmp_path, classes):
     assert [each.key for each in reading.masks] == names
     assert [each.label for each in reading.masks] == [listed.prompts.get(name, name) for name in names]
     grown = FOX | (np.arange(SIZE[1]) < 3)
-    results = {names[0]: Refined(grown, grown * 0.9), names[1]: Refined(CAR, CAR * 0.9)}
+    results: dict[Key, Refined] = {names[0]: Refined(grown, grown * 0.9), names[1]: Refined(CAR, CAR * 0.9)}
     dataset.write(dataset.items[0], results, SIZE, tmp_path / "out")
     written = np.asarray(Image.open(tmp_path / "out/masks/a.png"))
     outside = ~(grown | CAR)

@@ -72,7 +72,7 @@ def test_annotations_that_do_not_serve_are_named(folder, annotation, message):
 
 def test_images_of_a_json_that_do_not_serve_are_named(folder):
     images = [{"id": 7, "file_name": "../a.png"}, {"id": 8, "file_name": "a.png"}, {"id": 8, "file_name": "sub/b.jpg"}]
-    annotations = [{"id": n, "image_id": n, "category_id": 3, "segmentation": []} for n in (8, 99)]
+    annotations: list[dict] = [{"id": n, "image_id": n, "category_id": 3, "segmentation": []} for n in (8, 99)]
     dataset = open_data_set(coco(folder, images=images, annotations=annotations))
     problems = {item.name: item.problem for item in dataset.items}
     assert "leaves the folder" in problems["7"][0] and "not listed" in problems["unknown image 99"][0]

@@ -18,6 +18,7 @@ from segrefine.datasets.items import read_image, whole_number
 from segrefine.datasets.notation import Place, ReadingOptions
 from segrefine.datasets.opening import detect_notation, open_data_set
 from segrefine.errors import MaskError
+from segrefine.runtime.files.mask import CoarseMask
 from segrefine.runtime.files.rle import decode_rle, encode_rle
 from tests.datasets.trial import CAR, FOX, SIZE, read, read_all, save, write_again
 from tests.examples import examples
@@ -185,7 +186,9 @@ def test_an_annotation_without_a_usable_mask_stays_and_the_rest_is_refined(folde
     assert written[1] == bad and [each["id"] for each in written] == [1, 9, 2]
     with_boxes = read(open_data_set(file, options=ReadingOptions(boxes=True)), item)
     assert [each.annotation for each in with_boxes.masks] == [1, 9, 2] and not with_boxes.unusable
-    inside = with_boxes.masks[1].mask.confusion
+    boxed = with_boxes.masks[1].mask
+    assert isinstance(boxed, CoarseMask)
+    inside = boxed.confusion
     assert inside[5:14, 5:17].all() and not inside[:3].any() and not inside[:, 20:].any()
 
 

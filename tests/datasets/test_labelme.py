@@ -18,11 +18,12 @@ from segrefine.datasets.labelme import draw_shape
 from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_data_set
 from segrefine.errors import MaskError
+from segrefine.runtime.files.mask import CoarseMask
 from tests.datasets.trial import CAR, FOX, SIZE, Result, read, save, write_again
 from tests.examples import examples
 
 
-def shape(label: str, points: list, kind: str = "polygon", **more) -> dict:
+def shape(label: str, points: object, kind: str = "polygon", **more) -> dict:
     return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}} | more
 
 
@@ -130,6 +131,7 @@ def test_rectangles_are_refined_from_their_box_when_asked(folder):
     data_set(folder, shape("car", [[30, 20], [18, 10]], "rectangle"))
     dataset = open_data_set(folder, options=ReadingOptions(boxes=True))
     [mask] = read(dataset, dataset.items[0]).masks
+    assert isinstance(mask.mask, CoarseMask)
     assert mask.mask.confusion[12:18, 20:28].all() and not mask.mask.confusion[:8].any()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,13 +58,14 @@ def check(encoded: Encoded, root: Path) -> None:
     except MaskError as error:
         assert error.hint and not encoded.how.startswith(ALWAYS_READ)
     else:
-        assert np.abs(found - truth).max() <= encoded.error
+        assert isinstance(found, np.ndarray) and np.abs(found - truth).max() <= encoded.error
     [compared] = open_compared([place_of_masks(root)])
     try:
         judged = compared.read(compared.entries["a"]).masks["fox"]
     except MaskError as error:
         assert error.hint and not encoded.how.startswith(ALWAYS_READ)
     else:
+        assert isinstance(judged, np.ndarray)
         far = np.abs(truth - 0.5) > encoded.error
         np.testing.assert_array_equal(np.asarray(judged > 0.5)[far], (truth > 0.5)[far])
 
@@ -90,11 +92,12 @@ def read_map(root: Path, content: bytes, classes: list[str]) -> NDArray[np.int64
     parts = dataset.read(item, read_image(item))
     drawn = np.where(parts.ignored, 255, 0)
     for name, mask in parts.masks.items():
+        assert isinstance(mask, np.ndarray)
         drawn[mask] = classes.index(str(name))
     return drawn
 
 
-def palette_png(indices: NDArray[np.uint8], colours: list[tuple[int, int, int]], **options: object) -> bytes:
+def palette_png(indices: NDArray[np.uint8], colours: list[tuple[int, int, int]], **options: Any) -> bytes:
     image = Image.fromarray(indices, "P")
     image.putpalette([part for colour in colours for part in colour])
     return encode(image, **options)
@@ -139,7 +142,7 @@ def test_greys_are_read_by_what_has_names_or_asked(
 ) -> None:
     """A program has turned a grey label map into a palette: its indices are arbitrary, its levels are the classes."""
     colours = [(level * step,) * 3 for level in np.argsort(order).tolist()]
-    content = palette_png(np.array(order, np.uint8)[MAP], [tuple(colour) for colour in colours])  # type: ignore[misc]
+    content = palette_png(np.array(order, np.uint8)[MAP], [tuple(colour) for colour in colours])
     names = ["background", *(f"class {index}" for index in range(1, 7 if has_many_names else 1 + 2 * step))]
     try:
         found = read_map(tmp_path, content, names)

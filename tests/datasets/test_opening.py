@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from PIL import Image
 
-from segrefine.assets import demo_samples
-from segrefine.cli import main
-from segrefine.datasets import opening
 from segrefine.datasets.notation import Place
-from segrefine.datasets.opening import NOTATIONS, detect_notation, read_pairs
+from segrefine.datasets.opening import detect_notation, read_pairs
 from segrefine.runtime.files.output import save_label_map
-from tests.datasets.toy_notation import Toy
 from tests.datasets.trial import CAR, FOX, SIZE, save
-
-
-def run(*words: object) -> dict:
-    done = CliRunner().invoke(main, [str(word) for word in words])
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
-
-
-def test_a_toy_notation_is_one_file_and_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, "NOTATIONS", [Toy, *NOTATIONS])
-    source, output, truth = (tmp_path / name for name in ("data", "out", "truth"))
-    scene = "03-cactus-shift.png"
-    image, mask = (Image.open(demo_samples() / kind / scene).resize((64, 64), 0) for kind in ("images", "masks"))
-    coarse = np.asarray(mask) > 0
-    save(source / "images/a.png", np.asarray(image))
-    for folder in (source / "masks", truth):
-        folder.mkdir(parents=True)
-        rows = ("".join("01"[pixel] for pixel in row) for row in coarse.astype(int))
-        (folder / "a.toy").write_text("\n".join(["cactus", *rows]))
-    values = run("batch", source, output, "--workers", 1, "--threads", 1, "--json")
-    assert (values["done"], values["masks_refined"]) == (1, 1) and values["options"]["notation"] == "toy"
-    values = run("eval", output, truth, "--json")
-    written = np.array([list(row) for row in (output / "masks/a.toy").read_text().splitlines()[1:]]) == "1"
-    iou = (written & coarse).sum() / (written | coarse).sum()
-    assert values["notation"] == "toy" and values["iou_of_classes"] == {"cactus": pytest.approx(iou)} and 0 < iou < 1
-    [(pixels, pairs)] = read_pairs(source)
-    assert pixels.shape == (64, 64, 3) and [label for label, _ in pairs] == ["cactus"]
-    np.testing.assert_array_equal(pairs[0][1], coarse)
 
 
 def place(folder, *, to_refine: bool, images: bool = True, **told) -> Place:

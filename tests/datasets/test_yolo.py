@@ -17,6 +17,7 @@ from segrefine.datasets.notation import ReadingOptions
 from segrefine.datasets.opening import open_data_set
 from segrefine.datasets.pieces import draw_pieces, split_into_pieces
 from segrefine.errors import MaskError
+from segrefine.runtime.files.mask import CoarseMask
 from tests.datasets.trial import CAR, FOX, SIZE, Result, read
 from tests.examples import examples
 
@@ -70,7 +71,8 @@ def test_a_plain_object_is_one_piece():
 def test_boxes_are_refined_when_asked(folder):
     dataset = open_data_set(data_set(folder, CAR_BOX), options=ReadingOptions(boxes=True))
     [mask] = read(dataset, dataset.items[0]).masks
-    assert mask.label == "car" and mask.mask.confusion[11:19, 19:29].all() and not mask.mask.confusion[:, :14].any()
+    assert mask.label == "car" and isinstance(mask.mask, CoarseMask)
+    assert mask.mask.confusion[11:19, 19:29].all() and not mask.mask.confusion[:, :14].any()
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from segrefine.datasets.files import MaskFiles
-from segrefine.datasets.items import Item, Key, Pixels
+from segrefine.datasets.items import Item, Key, MaskResult, Pixels
 from segrefine.datasets.notation import Parts, Place
 from segrefine.runtime.files.output import write_whole
-from segrefine.runtime.pipeline import Refinement
 
 
 class Toy(MaskFiles):
     title = "toy"
     described = "rows of digits"
     suffixes = (".toy",)
+    is_unmistakable = True
 
     @classmethod
     def detect(cls, place: Place) -> bool:
@@ -29,7 +29,7 @@ class Toy(MaskFiles):
         mask = np.array([[digit == "1" for digit in row] for row in rows])
         return Parts(size=(mask.shape[0], mask.shape[1]), masks={label: mask}, labels={label: label})
 
-    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, Refinement]) -> None:
+    def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:
         [(label, result)] = results.items()
         rows = ("".join("1" if pixel else "0" for pixel in row) for row in result.mask)
         write_whole(target, "\n".join([str(label), *rows]).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,7 +43,7 @@ def read(dataset, item) -> Reading:
     return select_masks(dataset.read(item, read_image(item)), item)
 
 
-def read_all(dataset, item) -> list[tuple[str, np.ndarray]]:
+def read_all(dataset, item) -> list[tuple[str, Any]]:
     return [(each.label, each.mask) for each in read(dataset, item).masks]
 
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -80,7 +81,7 @@ def test_the_page_on_python_runs_from_its_top_to_its_end(tmp_path, monkeypatch, 
     scene, other = "02-car-erode.png", "07-crown-spill.png"
     for name, file in {"photo": f"images/{scene}", "coarse": f"masks/{scene}", "crown": f"masks/{other}"}.items():
         shutil.copyfile(demo_samples() / file, f"{name}.png")
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     for text in blocks(ROOT / "docs" / "python.md", "python"):
         exec(text, names)
     assert "100% edges" in (told := capsys.readouterr().out) and " | " in told

@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture
 def gpu() -> Iterator[Cuda]:
     """The stand-in's device; engines find it and the stand-ins of TensorRT."""
-    from tests.engines.cuda_stand_in import one_gpu  # here: other tests of engines need no CUDA
+    from tests.engines.tensorrt.runtime_stand_in import one_gpu  # here: other tests of engines need no CUDA
 
     with one_gpu() as cuda:
         yield cuda

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -17,7 +17,11 @@ from typing import Any
 
 import numpy as np
 
-_FORMATS = "LINEAR CHW2 HWC8 CHW4 CHW16 CHW32 DHWC8 CDHW32 HWC DLA_LINEAR DLA_HWC4 HWC16 DHWC"
+TensorFormat = Enum(
+    "TensorFormat",
+    "LINEAR CHW2 HWC8 CHW4 CHW16 CHW32 DHWC8 CDHW32 HWC DLA_LINEAR DLA_HWC4 HWC16 DHWC",
+    start=0,
+)
 
 
 class Size:
@@ -39,7 +43,7 @@ class Size:
 class Sizes:
     """Arithmetic on sizes, in place of `IExprBuilder`."""
 
-    _operations = {
+    _operations: dict[str, Callable[[int, int], int]] = {
         "SUM": int.__add__,
         "SUB": int.__sub__,
         "PROD": int.__mul__,
@@ -75,7 +79,7 @@ class Described:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], dtype: Any, linear: Any) -> Any:
-        given = DynamicDescribed()
+        given: Any = DynamicDescribed()
         given.desc = cls()
         given.desc.type, given.desc.format, given.desc.scale, given.desc.dims = dtype, linear, 1.0, shape
         given.min = given.opt = given.max = shape
@@ -96,7 +100,7 @@ def stand_in() -> Iterator[Any]:
     module.__dict__.update({name: value for name, value in vars(lean).items() if not name.startswith("__")})
     module.IDimensionExpr, module.IExprBuilder, module.ISymExpr = Size, Sizes, Symbol
     module.DimsExprs, module.PluginTensorDesc, module.DynamicPluginTensorDesc = Shapes, Described, DynamicDescribed
-    module.TensorFormat = Enum("TensorFormat", _FORMATS, start=0)
+    module.TensorFormat = TensorFormat
     module.ITensor = type("ITensor", (), {})
     folder = Path(lean.__file__).parent / "plugin"
     before = {name for name in sys.modules if name.partition(".")[0] == "tensorrt"}

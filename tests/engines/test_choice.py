@@ -9,7 +9,8 @@ from segrefine.cli.options import Model
 from segrefine.engines import BACKENDS, EngineOptions, choose_backend
 from segrefine.engines import backend as backend_module
 from segrefine.errors import BackendError
-from tests.engines.cuda_stand_in import Cuda, build
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import build
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 

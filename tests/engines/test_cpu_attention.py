@@ -37,7 +37,7 @@ def test_it_is_the_naive_one(width: int, rank: int, tmp_path: Path) -> None:
         with_flash_attention(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"]
     )
     (output,) = session.run(None, {name: values.numpy() for name, values in inputs.items()})
-    expected = attend_naive(*inputs.values(), scale=scale)
+    expected = attend_naive(**inputs, scale=scale)
     torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=1e-5)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 
 from segrefine.engines.onnxruntime import engine as ort_engine
 from segrefine.engines.onnxruntime.engine import OnnxRuntimeEngine, run_bound
@@ -121,7 +123,8 @@ def test_bound_sessions_hand_on_what_is_on_the_device(tmp_path: Path, monkeypatc
     for name, model in (("linear", linear_graph()), ("chain", chain_graph())):
         onnx.save(model, tmp_path / f"{name}.onnx")
         sessions.append(ort.InferenceSession(tmp_path / f"{name}.onnx", providers=["CPUExecutionProvider"]))
-    device, feeds = ("cpu", 0), {"sample": np.asfortranarray(SAMPLE), "timestep": TIMESTEP}
+    device = ("cpu", 0)
+    feeds: dict[str, NDArray[Any]] = {"sample": np.asfortranarray(SAMPLE), "timestep": TIMESTEP}
     given = run_bound(sessions[0], feeds, ["out_sample"], device)["out_sample"]
     np.testing.assert_allclose(given, linear(SAMPLE, TIMESTEP), atol=1e-5)
     result = run_bound(sessions[1], {"sample": given}, ["out_sample"], device)["out_sample"]

@@ -23,7 +23,8 @@ def trt() -> Iterator[Any]:
 
 def attention(trt: Any, width: int, dtype: Any, *, scale: float | None = None, rank: int = 2) -> Build:
     q, kv = (2, 8, 4096, width), (2, 8, 77, width)
-    inputs = [(shape, dtype) for shape in (q, kv, kv, (2, 4096, rank), (2, 77, rank))]
+    shapes: list[tuple[int, ...]] = [q, kv, kv, (2, 4096, rank), (2, 77, rank)]
+    inputs = [(shape, dtype) for shape in shapes]
     fixed = {(0, 1), (0, 3), (1, 3), (2, 3), (3, 2), (4, 2)}
     return Build(trt, "MaskedAttention", inputs, fixed, scale=scale or width**-0.5)
 

@@ -107,7 +107,8 @@ def test_mean_iou_is_the_official_one(name, rows, first):
     protocol = PROTOCOLS.get(name) or ClassProtocol(
         "mmseg", "VOC by mmseg's rule", "voc", with_background=True, absent_count=True, source=""
     )
-    names, ignored = protocol.class_list.names, {255} | ({0} if first else set())
+    assert isinstance(protocol, ClassProtocol)
+    names, ignored = dict(protocol.class_list.names), {255} | ({0} if first else set())
     judging = Judging(protocol)
     for predicted, truth in label_maps():
         judging.add("image", [of_map(truth, names, ignored), of_map(predicted, names, set())])
@@ -180,5 +181,7 @@ def test_what_nobody_predicted_is_wrong_and_what_the_truth_ignores_does_not_coun
     truth = Matched(
         size=(4, 4), masks={"cat": np.ones((4, 4), bool)}, labels={"cat": "cat"}, ignored=np.eye(4, dtype=bool)
     )
-    counts = PROTOCOLS["voc20"].judge(truth, Matched(size=(4, 4), masks={}))
-    assert counts.sum() == 12 and counts[PROTOCOLS["voc20"].classes.index("cat"), -1] == 12
+    protocol = PROTOCOLS["voc20"]
+    assert isinstance(protocol, ClassProtocol)
+    counts = protocol.judge(truth, Matched(size=(4, 4), masks={}))
+    assert counts.sum() == 12 and counts[protocol.classes.index("cat"), -1] == 12

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -189,7 +190,7 @@ def test_a_weight_past_half_precision_is_found_at_export(tiny_checkpoint: Path, 
     with torch.no_grad():
         weight[0, 0] = 1e6
     encoder.save_pretrained(folder / "text_encoder")
-    options = {"dtype": "fp16", "components": ["text_encoder"]}
+    options: dict[str, Any] = {"dtype": "fp16", "components": ["text_encoder"]}
     with pytest.raises(
         ExportError, match=r"mlp\.fc2\.weight reaches 1e\+06, and half precision ends at 65504"
     ) as refused:

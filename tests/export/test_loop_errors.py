@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segrefine.export.comparison import LoopErrors, Precision
+from segrefine.bundle import Precision
+from segrefine.export.comparison import LoopErrors
 
 MASKS = (np.ones((2, 2), bool), np.ones((2, 2), bool))
 

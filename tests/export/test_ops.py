@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -47,10 +49,10 @@ def attention_inputs(width: int, rank: int = 2, dtype: torch.dtype = torch.float
 @pytest.mark.parametrize(("width", "rank"), [(40, 2), (64, 2), (62, 2), (9, 3), (160, 1)])
 def test_folded_attention_is_the_naive_one(width: int, rank: int) -> None:
     inputs = attention_inputs(width, rank)
-    expected = attend_naive(*inputs.values(), scale=width**-0.5)
+    expected = attend_naive(**inputs, scale=width**-0.5)
     output, _ = run_node("MaskedAttention", inputs, scale=width**-0.5)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
-    unbiased = attend_naive(*(inputs | {"a": 0 * inputs["a"]}).values(), scale=width**-0.5)
+    unbiased = attend_naive(**inputs | {"a": 0 * inputs["a"]}, scale=width**-0.5)
     assert (unbiased - expected).abs().max() > 0.1
 
 
@@ -58,7 +60,7 @@ def test_folded_attention_runs_in_half_precision() -> None:
     inputs = attention_inputs(40, dtype=torch.float16)
     output, _ = run_node("MaskedAttention", inputs, scale=0.2)
     assert output.dtype == torch.float16
-    expected = attend_naive(*(each.float() for each in inputs.values()), scale=0.2)
+    expected = attend_naive(**{name: each.float() for name, each in inputs.items()}, scale=0.2)
     torch.testing.assert_close(output.float(), expected, rtol=0, atol=1e-2)
 
 
@@ -91,5 +93,5 @@ def test_nodes_name_the_plugin_that_may_replace_them() -> None:
         (pixel_hausdorff, (torch.rand(2, 5, 3).half(), torch.rand(2, 4, 3).half(), torch.rand(2, 4))),
     ],
 )
-def test_fake_kernels_fit_the_real_ones(op: torch.library.CustomOpDef, inputs: tuple[object, ...]) -> None:
+def test_fake_kernels_fit_the_real_ones(op: Any, inputs: tuple[object, ...]) -> None:
     torch.library.opcheck(op, inputs, test_utils=("test_schema", "test_faketensor"))

@@ -4,6 +4,7 @@ import resource
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -53,7 +54,7 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_it_is_known_before_the_work(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(1_000_000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
     with pytest.raises(ExportError, match=r"of memory, and 1\.0 MB are free"):
         export_bundle(tiny_checkpoint, tmp_path / "bundle", progress=pytest.fail)
     assert not any(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,8 @@ def model_with(**weights: NDArray[np.float32]) -> ir.Model:
         y = Gather (y{len(weights)}, indices)
     }}"""
     proto = onnx.parser.parse_model(text)
-    for name, weight in {**weights, "indices": INDICES}.items():
+    initializers: dict[str, NDArray[Any]] = {**weights, "indices": INDICES}
+    for name, weight in initializers.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
     return ir.from_proto(proto)
 

@@ -99,10 +99,10 @@ def test_the_descriptions_are_those_that_cvat_reads(interactor, detector):
 
 def test_points_and_a_box_become_the_mask_that_the_refiner_makes(interactor):
     left, top, right, bottom = box_of(coarse_of())
-    middle = [(left + right) // 2, (top + bottom) // 2]
-    status, answer = interactor(image=IMAGE, pos_points=[middle], neg_points=[[2, 2]],
+    x, y = (left + right) // 2, (top + bottom) // 2
+    status, answer = interactor(image=IMAGE, pos_points=[[x, y]], neg_points=[[2, 2]],
                                 obj_bbox=[[right, bottom], [left, top]])  # fmt: skip
-    marks = Marks(boxes=[Box(left, top, right, bottom)], points=[Point(*middle), Point(2, 2, False)])
+    marks = Marks(boxes=[Box(left, top, right, bottom)], points=[Point(x, y), Point(2, 2, False)])
     image = load_image(image_of())
     with Refiner.from_bundle("demo") as refine:
         [expected] = refine(image, [("object", coarse_from_marks(image, marks))])

@@ -81,7 +81,7 @@ def task_of(number: int, url: str, **more: object) -> dict:
     return {"id": number, "data": {"image": url}, **more}
 
 
-def predict(client: httpx.Client, *given: object) -> list[dict]:
+def predict(client: httpx.Client, *given: list[dict]) -> list[dict]:
     answer = client.post("/predict", json=body_of(*given))
     assert answer.status_code == 200, answer.text
     return answer.json()["results"]

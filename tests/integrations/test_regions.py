@@ -13,6 +13,7 @@ from segrefine.integrations.brush import decode_brush, encode_brush
 from segrefine.integrations.regions import Labelling, read_pairs, read_phrases, write_regions
 from segrefine.runtime.files.image import load_image
 from segrefine.runtime.files.mask import CoarseMask
+from segrefine.runtime.named_mask import NamedMask
 from tests.examples import examples
 from tests.integrations.studio import brush, coarse_of, image_of, phrase, point, rectangle, region
 
@@ -52,13 +53,14 @@ def test_a_brush_that_is_cut_short_is_told(mask, data):
 
 def test_brushes_rectangles_and_points_are_objects():
     image, mask = load_image(image_of()), coarse_of()
-    middle = [float(each.mean()) for each in np.nonzero(mask)[::-1]]
-    drawn = [brush(mask, "Car"), rectangle(mask, "Fox"), point(*middle, "Fox"), point(*middle, "Tree"), phrase("no")]
+    x, y = (float(each.mean()) for each in np.nonzero(mask)[::-1])
+    drawn = [brush(mask, "Car"), rectangle(mask, "Fox"), point(x, y, "Fox"), point(x, y, "Tree"), phrase("no")]
     (first, coarse), (second, boxed), (third, pointed) = read_pairs(drawn, image)
     assert (first, second, third) == ("Car", "Fox", "Tree")
+    assert isinstance(coarse, np.ndarray)
     np.testing.assert_array_equal(coarse > 0.5, mask)
     assert isinstance(boxed, CoarseMask) and isinstance(pointed, CoarseMask)
-    at = int(middle[1]), int(middle[0])
+    at = int(y), int(x)
     assert boxed.probability[at] == pointed.probability[at] == 1 and not boxed.confusion[at]
     assert not boxed.confusion.all() and boxed.confusion.any()
 
@@ -69,6 +71,7 @@ def test_a_turned_rectangle_becomes_the_box_around_it():
     [(_, straight)] = read_pairs([rectangle(mask)], image)
     [(_, turned)] = read_pairs([rectangle(mask, x=60 / 1.28, y=60 / 1.28, width=20 / 1.28, height=40 / 1.28,
                                           rotation=-90)], image)  # fmt: skip
+    assert isinstance(straight, CoarseMask) and isinstance(turned, CoarseMask)
     np.testing.assert_array_equal(straight.confusion, turned.confusion)
 
 
@@ -97,7 +100,7 @@ def test_phrases_are_the_lines_of_text_areas():
 
 
 def test_results_are_brushes_of_the_control_tag_and_empty_ones_are_left_out():
-    class Found:
+    class Found(NamedMask):
         def __init__(self, mask, confidence):
             self.mask, self.confidence = mask, confidence
 

@@ -14,9 +14,9 @@ import torch
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.bundle import Bundle
 from segrefine.export import export_bundle, locate
-from segrefine.reference.checkpoint import Model
 from segrefine.reference.g4seg import G4Seg
 from segrefine.reference.gs import Gs
+from segrefine.reference.weight_files import Model
 from tests.once import made_once
 
 

@@ -26,7 +26,7 @@ def scenes() -> list[ParityScene]:
     mirrored = []
     for number, scene in enumerate(originals):
         part = np.s_[:, ::-1] if number % 2 else np.s_[: 128 - 8 * number]
-        image, coarse = (np.ascontiguousarray(each[part]) for each in (scene.image, scene.coarse))
+        image, coarse = np.ascontiguousarray(scene.image[part]), np.ascontiguousarray(scene.coarse[part])
         mirrored.append(ParityScene(image=image, coarse=coarse, label=scene.label))
     return originals + [s for s in mirrored if 0 < (s.coarse > 0.5).sum() < s.coarse.size]
 

@@ -18,7 +18,8 @@ from segrefine.export.comparison import ParityScene, trial_sizes
 from segrefine.export.locate import _float_tensors, _mark
 from segrefine.export.parity import check_parity, locate_divergences
 from segrefine.runtime.pipeline import Refiner
-from tests.engines.cuda_stand_in import Cuda, one_gpu, write_engine
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import one_gpu, write_engine
 from tests.parity.test_locate import with_changed_weight
 
 RTX = "tensorrt-rtx"

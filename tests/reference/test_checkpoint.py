@@ -23,7 +23,7 @@ def test_parts_are_ready_for_inference(tiny_checkpoint: Path) -> None:
         assert not part.training
         assert all(p.dtype == torch.float32 and not p.requires_grad for p in part.parameters())
     assert (checkpoint.vae_scale_factor, checkpoint.prediction_type) == (2, "v_prediction")
-    letters = checkpoint.tokenizer.convert_tokens_to_ids(["a", "b</w>"])
+    letters = [checkpoint.tokenizer.convert_tokens_to_ids(each) for each in ("a", "b</w>")]
     assert checkpoint.tokenizer("ab").input_ids == [512, *letters, 513]
 
 

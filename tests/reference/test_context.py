@@ -25,7 +25,7 @@ from segrefine.runtime.words.tokenizer import ClipTokenizer
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
 from segrefine.settings import GsSettings, ZeroShotSettings
 from segrefine.train.batches import TextEncoder
-from segrefine.train.narratives import Narratives
+from segrefine.train.narratives import NarrativeScenes
 from segrefine.train.part import Part
 from segrefine.train.prepared import load_scene, store_scene
 from segrefine.train.templates import mirror_phrase
@@ -101,12 +101,14 @@ def test_states_are_gathered():
 def test_training_reads_phrases_in_their_captions(checkpoint, tmp_path):
     said = [narrative(1, ("In this image there is", ()), ("a fox", [1]), ("and left of it", ()), ("a car", [70_000]))]
     root = write_narratives(tmp_path / "png", said)
-    source = Narratives(root / "annotations/png_coco_val2017.json", root / "images/val2017", Part())
+    source = NarrativeScenes(root / "annotations/png_coco_val2017.json", root / "images/val2017", Part())
     scene = source.read(0)
     store_scene(tmp_path / "scene.npz", scene)
     fox, car = (region.phrases[0] for region in load_scene(tmp_path / "scene.npz").regions if region.phrases)
+    assert isinstance(fox, CaptionedPhrase) and isinstance(car, CaptionedPhrase)
     assert (fox, fox.start) == ("a fox", 23) and car.caption == said[0]["caption"]
     mirrored = mirror_phrase(car)
+    assert isinstance(mirrored, CaptionedPhrase)
     assert mirrored == "a car" and "right of it a car" in mirrored.caption and mirrored.start == car.start + 1
     alone, plain = TextEncoder(dict(checkpoint.tokenizers))([fox, car])
     context, order = TextEncoder(dict(checkpoint.tokenizers), context=True)([fox, car])
@@ -121,7 +123,7 @@ def test_an_exported_model_says_how_it_was_trained(checkpoint, tmp_path, monkeyp
     from segrefine.export import bundle_export
 
     folder = Path(shutil.copytree(demo_gs_checkpoint(), tmp_path / "gs"))
-    assert bundle_export._plan_labels(folder).settings.context is False
+    assert bundle_export._plan_labels(folder).settings.to_dict()["context"] is False
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"caption_context": True}))
-    assert bundle_export._plan_labels(folder).settings.context is True
+    assert bundle_export._plan_labels(folder).settings.to_dict()["context"] is True

@@ -72,7 +72,7 @@ def test_what_is_trusted_stays(run, refined):
 @pytest.mark.parametrize("trust", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
 @pytest.mark.parametrize("threshold", [0.0, 1.01])
 def test_the_guard_gives_a_mask_and_a_probability_that_agree(refined, trust, threshold):
-    guarded = guard_changes(SCENE.image, refined, settings(*trust, threshold=threshold))
+    guarded = guard_changes(SCENE.image, refined, settings(trust[0], trust[1], threshold=threshold))
     np.testing.assert_array_equal(guarded.mask, guarded.probability > 0.5)
 
 
@@ -81,16 +81,16 @@ def test_mask_and_probability_agree_on_every_path():
     small[20:27, 30:38] = 1
     rolled = np.roll(SCENE.coarse, 25, 1)
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        for options in ({}, {"guard": False}):
+        for guard in (True, False):
             for mask in (SCENE.coarse, small):
                 alone, [listed] = (
-                    refiner(SCENE.image, mask, SCENE.label, **options),
-                    refiner(SCENE.image, [(SCENE.label, mask)], **options),
+                    refiner(SCENE.image, mask, SCENE.label, guard=guard),
+                    refiner(SCENE.image, [(SCENE.label, mask)], guard=guard),
                 )
                 np.testing.assert_array_equal(alone.mask, alone.probability > 0.5)
                 np.testing.assert_array_equal(alone.probability, listed.probability)
                 np.testing.assert_array_equal(alone.mask, listed.mask)
-            for each in refiner(SCENE.image, [("fox", SCENE.coarse), ("car", rolled), ("car", small)], **options):
+            for each in refiner(SCENE.image, [("fox", SCENE.coarse), ("car", rolled), ("car", small)], guard=guard):
                 assert not (each.mask & (each.probability <= 0.5)).any()
 
 

@@ -22,7 +22,7 @@ SCENE = load_samples(demo_samples())["08-cactus-two"]
 LEFT = np.zeros_like(SCENE.coarse)
 LEFT[40:90, 5:40] = 1
 MASKS = [("cactus", SCENE.coarse), ("fox", LEFT)]
-UNMEASURED = {"worth_range": []}
+UNMEASURED: dict[str, list[float]] = {"worth_range": []}
 """All evidence counts, whatever it is worth."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_what_is_known_of_a_region(monkeypatch):
     text = np.zeros((4, 4), np.float32)
     text[:, 2:] = 1
     state = SimpleNamespace(discrepancy=text, probability=np.full((4, 4), 0.5, np.float32))
-    result = SimpleNamespace(
+    result: Any = SimpleNamespace(
         coarse=coarse,
         fit=fit_to_grid(image, side=16, multiple=4),
         probability=refined,
@@ -64,7 +65,7 @@ def test_without_rounds_the_model_says_nothing(monkeypatch):
     image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     coarse, refined = np.zeros((2, 16, 16), np.float32)
     coarse[4:12, 4:12], refined[4:12, 6:14] = 1, 1
-    result = SimpleNamespace(coarse=coarse, fit=None, probability=refined, rounds=())
+    result: Any = SimpleNamespace(coarse=coarse, fit=None, probability=refined, rounds=())
     _, features = describe_regions(image, result)
     assert len(features) and not features[:, [REGION_FEATURES.index(name) for name in MODEL_FEATURES]].any()
 

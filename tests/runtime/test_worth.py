@@ -90,11 +90,11 @@ def test_worth_rises_with_what_speaks_for_it():
 
 def test_likeness_is_the_mean_cosine():
     rng = np.random.default_rng(0)
-    label, nulls = rng.normal(size=(2, 4, 8, 8)), rng.normal(size=(3, 2, 4, 8, 8))
+    label, nulls = (rng.normal(size=size).astype(np.float32) for size in ((2, 4, 8, 8), (3, 2, 4, 8, 8)))
     flat = [each.ravel() / np.linalg.norm(each) for each in (label, *nulls)]
     expected = np.mean([flat[0] @ each for each in flat[1:]])
     assert measure_likeness(label, nulls) == pytest.approx(expected, abs=1e-6)
-    assert measure_likeness(label, label[None] * [[[[[2]]]], [[[[-3]]]]]) == pytest.approx(0, abs=1e-6)
+    assert measure_likeness(label, np.stack([2 * label, -3 * label])) == pytest.approx(0, abs=1e-6)
     assert measure_likeness(label, np.stack([label, 5 * label])) == pytest.approx(1)
     assert measure_likeness(0 * label, nulls) == 0
 

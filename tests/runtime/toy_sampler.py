@@ -1,10 +1,13 @@
-"""A sampler that nobody uses: it believes the first guess of the network, whatever the number of steps."""
+"""A sampler that nobody uses: it believes the first guess of the network, whatever the number of steps.
+
+As a program this file is segrefine with that sampler.
+"""
 
 from __future__ import annotations
 
 from segrefine.runtime.sampler import Callback, Denoise
 from segrefine.runtime.schedule import Array, NoiseSchedule
-from segrefine.samplers import Sampler
+from segrefine.samplers import SAMPLERS, Sampler
 
 
 def sample_at_once(
@@ -18,4 +21,12 @@ def sample_at_once(
     return clean
 
 
-TOY = Sampler(function="sample_at_once", module=__name__)
+TOY = Sampler(function="sample_at_once", module="tests.runtime.toy_sampler")
+
+if __name__ in ("__main__", "__mp_main__"):  # the processes of a batch import this file by the second name
+    SAMPLERS["toy"] = TOY
+
+if __name__ == "__main__":
+    from segrefine.cli import main
+
+    main()

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -27,7 +28,7 @@ from segrefine.client.calls import Patience
 from segrefine.errors import SettingsError
 
 pytest.importorskip("ray.serve", reason='Ray is not installed (pip install "segrefine[ray]")')
-WORK = {"phrases": ["the car"] * 10, "samples": 4}
+WORK: dict[str, Any] = {"phrases": ["the car"] * 10, "samples": 4}
 """Some tenths of a second."""
 OPTIONS = ("--ray", "--threads", "1", "--workers", "1", "--queue", "4")
 
@@ -151,10 +152,9 @@ def test_a_new_version_of_a_bundle_takes_over_under_load(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # which is that of a cluster that `serve --ray` starts
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     first, second = bundle_with(tmp_path / "one"), bundle_with(tmp_path / "two", steps=3)
-    asked = {"phrases": ["the car"] * 10}
 
     def mask(client: Client) -> bytes:
-        return client.segment(scene[0], **asked).segments[0].mask.tobytes()
+        return client.segment(scene[0], phrases=["the car"] * 10).segments[0].mask.tobytes()
 
     def work(service: Service, stop: threading.Event) -> list[bytes]:
         with Client(service.url) as client:

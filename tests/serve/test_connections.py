@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from benchmarks.serve.wire import PROBE, prepare
 from segrefine import AsyncClient
 from segrefine.serve.server import Address, url_of
 
-HEAVY = {"phrases": ["the car"] * 200, "samples": 16}
+HEAVY: dict[str, Any] = {"phrases": ["the car"] * 200, "samples": 16}
 """Seconds of work."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import numpy as np
@@ -197,7 +198,7 @@ def test_the_example_of_the_page_runs(service, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for file, name in ((IMAGE, "photo.png"), (MASK, "coarse.png")):
         shutil.copyfile(file, name)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     assert "127.0.0.1:8000" in example
     exec(example.replace("127.0.0.1:8000", service.url.removeprefix("http://")), names)
     assert names["answer"].as_numpy("mask").shape == (1, 1, 128, 128)

@@ -65,11 +65,11 @@ def test_overload_is_turned_away_at_once(patient: Service, scene: tuple[bytes, b
 
     longest = 0.0
     with ThreadPoolExecutor(20) as pool:
-        answers = pool.map(ask, range(20))
+        asked = pool.map(ask, range(20))
         for _ in range(20):
             longest = max(longest, patient.metric("segrefine_queue_length"))
             time.sleep(0.02)
-        answers = list(answers)
+        answers = list(asked)
     served, refused = ([each for each in answers if each[0] == status] for status in (200, 429))
     assert len(served) >= 3 and len(refused) >= 10 and len(served) + len(refused) == 20
     assert all(after.isdecimal() and int(after) >= 1 for _, _, after in refused)
@@ -202,8 +202,8 @@ def test_time_to_drain_ends(tmp_path: Path, scene: tuple[bytes, bytes, str]) -> 
 def test_an_answer_that_nobody_reads_is_not_kept(small: Service) -> None:
     large = io.BytesIO()
     Image.new("L", (2000, 2000), 128).save(large, "PNG")
-    form = {"files": {"image": large.getvalue()}, "data": {"phrases": "the car", "maps": "probability"}}
-    form["data"]["soft_format"] = "npy"
+    fields = {"phrases": "the car", "maps": "probability", "soft_format": "npy"}
+    form = {"files": {"image": large.getvalue()}, "data": fields}
     address, before = httpx.URL(small.url), small.memory()
     with socket.create_connection((address.host, address.port or 80)) as wire:
         wire.sendall(prepare("/v1/segment", form, "application/json"))
@@ -219,7 +219,9 @@ def test_an_answer_that_nobody_reads_is_not_kept(small: Service) -> None:
 
 def test_key(tmp_path: Path, form: Make) -> None:
     key = {"SEGREFINE_SERVE_API_KEY": "secret\n"}
-    refused = ({}, {"Authorization": "Bearer other"}, {"X-API-Key": "ü".encode()}, {"Authorization": "secret"})
+    refused: list[dict[str, Any]] = [
+        {}, {"Authorization": "Bearer other"}, {"X-API-Key": "ü".encode()}, {"Authorization": "secret"},
+    ]  # fmt: skip
     with running(tmp_path, "demo", environment=key) as service, service.http() as http:
         for headers in refused:
             answer = http.post("/v1/refine", headers=headers, **form())

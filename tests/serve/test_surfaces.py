@@ -91,7 +91,7 @@ def test_every_surface_gives_one_mask(
     assert (by_call.mask != (coarse > 0.5)).any() and (by_call.part is not None) == (make is small and not loose)
 
     refine_batch(files.folder, tmp_path / "out", "--workers", 1, *words)
-    fields = {"guard": "false", "crop": "false"} if loose else {}
+    fields: dict[str, Any] = {"guard": "false", "crop": "false"} if loose else {}
     found = {
         "command line": by_command(tmp_path / "mask.png", files.image, files.mask, "--label", "car", *words) > 0,
         "HTTP": picture(by_http(http, files, **fields)["mask"]) > 0,
@@ -138,7 +138,7 @@ def test_marks_are_those_of_the_command_line(refiner: Refiner, http: httpx.Clien
     Image.fromarray(strokes).save(tmp_path / "strokes.png")
     words = [files.image, "--label", "car", "--box=30,40,110,100", "--point=85,72", "--point=10,10,0"]
     by_words = by_command(tmp_path / "mask.png", *words, "--scribble", tmp_path / "strokes.png") > 0
-    fields = {"box": "30,40,110,100", "point": ["85,72", "10,10,0"]}
+    fields: dict[str, Any] = {"box": "30,40,110,100", "point": ["85,72", "10,10,0"]}
     answer = by_http(http, files, masks=[], scribble=tmp_path / "strokes.png", **fields)
     np.testing.assert_array_equal(picture(answer["mask"]) > 0, by_words)
     encoded = {name: base64.b64encode(path.read_bytes()).decode() for name, path in

@@ -135,11 +135,11 @@ def test_every_recipe_moves_every_weight_that_it_trains(options, job):
     assert not [name for name in still if "embedding" not in name and "lora_A" not in name], still
 
 
-def test_training_lowers_the_loss(job):
+def test_training_lowers_the_loss(job, monkeypatch):
     steps = changed(job, steps=30, batch=4, learning_rate=5e-3, own_share=0, augmentation="none", drop_image=0)
     engine = open_run(steps, quiet, quiet)
-    losses = []
-    engine._journal.step = lambda step, values, rate: losses.append(values["loss"])
+    losses: list[float] = []
+    monkeypatch.setattr(engine._journal, "step", lambda step, values, rate: losses.append(values["loss"]))
     engine.run()
     assert np.median(losses[-10:]) < 0.75 * losses[0]  # the first loss is that of an empty answer
 
@@ -166,7 +166,7 @@ def test_data_of_one_class_is_told(job, tmp_path):
     for file in (folder / "masks").iterdir():
         labels = np.array(Image.open(file))
         Image.fromarray((labels > 0).astype(np.uint8)).save(file)
-    warnings = []
+    warnings: list[str] = []
     open_run(replace(job, data=[SourceSpec(place=folder)]), quiet, warnings.append)
     assert any("one class, 'cat'" in line for line in warnings)
 
@@ -174,7 +174,7 @@ def test_data_of_one_class_is_told(job, tmp_path):
 def test_broken_images_are_told_and_left_out(job, tmp_path):
     folder = write_label_maps(tmp_path / "data", count=4)
     (folder / "masks/2.png").unlink()
-    warnings = []
+    warnings: list[str] = []
     open_run(replace(job, data=[SourceSpec(place=folder)]), quiet, warnings.append)
     assert any("1 images cannot be used and are left out; 2: there is no mask" in line for line in warnings)
 
@@ -202,7 +202,7 @@ def write_phrases(folder, phrases):
 
 def test_long_phrases_are_counted_and_never_asked(job, tmp_path):
     folder = write_phrases(tmp_path / "data", [["the box", LONG], [LONG + " here"], ["a thing"], ["everything"]])
-    warnings = []
+    warnings: list[str] = []
     engine = open_run(replace(job, data=[SourceSpec(place=folder)], held_share=0), quiet, warnings.append)
     assert any(
         line.startswith("2 of 5 phrases have more than 16 tokens and are left out: 'the small") for line in warnings

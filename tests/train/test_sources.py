@@ -13,12 +13,12 @@ from PIL import Image
 from segrefine.datasets.expressions import read_refs
 from segrefine.errors import MaskError, SettingsError
 from segrefine.runtime.words.context import CaptionedPhrase
-from segrefine.train.expressions import Expressions
-from segrefine.train.narratives import Narratives
+from segrefine.train.expressions import ExpressionScenes
+from segrefine.train.narratives import NarrativeScenes
 from segrefine.train.part import Part
 from segrefine.train.phrase_folder import PhraseFolder
 from segrefine.train.prepared import Mixture, load_scene, prepare, store_scene
-from segrefine.train.scenes import Region, Scene
+from segrefine.train.scenes import Region, TrainingScene
 from segrefine.train.sources import LabelledMasks, SourceSpec
 from tests.datasets import benchmark_sets
 from tests.train.data import CLASSES, draw_scene, write_label_maps
@@ -53,7 +53,7 @@ def narratives(tmp_path):
 def test_narratives(narratives):
     folder, labels = narratives
     source = SourceSpec(place=folder / "png_coco_val2017.json").open()
-    assert isinstance(source, Narratives) and source.names == ["7"]
+    assert isinstance(source, NarrativeScenes) and source.names == ["7"]
     scene = source.read(0)
     for region in scene.regions[:-1]:
         assert (region.mask == (labels == CLASSES.index(region.label) + 1)).all()
@@ -88,7 +88,7 @@ def ref(split="train"):
 
 def test_expressions(tmp_path):
     source = SourceSpec(place=write_expressions(tmp_path, [ref(), ref("val")])).open()
-    assert isinstance(source, Expressions)
+    assert isinstance(source, ExpressionScenes)
     (region,) = source.read(0).regions
     assert region.phrases == ("cat on left",) and region.mask[10, 10] and not region.mask[40, 40]
 
@@ -157,7 +157,7 @@ def test_a_stored_scene_is_read_as_it_was(tmp_path_factory, data):
         for _ in range(data.draw(st.integers(0, 9)))
     ]  # fmt: skip
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    scene = Scene(image=image, regions=tuple(regions), ignored=rng.random(size) < 0.1, known=frozenset())
+    scene = TrainingScene(image=image, regions=tuple(regions), ignored=rng.random(size) < 0.1, known=frozenset())
     file = tmp_path_factory.mktemp("scene") / "0.npz"
     store_scene(file, scene)
     found = load_scene(file)

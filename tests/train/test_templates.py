@@ -6,27 +6,27 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from segrefine.train.augment import STRENGTHS, mirror_scene, paste_object
-from segrefine.train.scenes import Region, Scene
+from segrefine.train.scenes import Region, TrainingScene
 from segrefine.train.templates import TEMPLATES, draw_phrases, list_words, mirror_phrase, plural
 
 CLASSES = {"cat": 0.4, "dog": 0.4, "sheep": 0.05, "person": 0.15}
 
 
-def scene_of(*boxes: tuple[str, int, int, int, int], known=CLASSES, size=(40, 60)) -> Scene:
+def scene_of(*boxes: tuple[str, int, int, int, int], known=CLASSES, size=(40, 60)) -> TrainingScene:
     regions = []
     for label, top, left, height, width in boxes:
         mask = np.zeros(size, np.bool_)
         mask[top : top + height, left : left + width] = True
         regions.append(Region(mask=mask, label=label, single=True))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    return Scene(image=image, regions=tuple(regions), ignored=np.zeros(size, np.bool_), known=frozenset(known))
+    return TrainingScene(image=image, regions=tuple(regions), ignored=np.zeros(size, np.bool_), known=frozenset(known))
 
 
 def always(text: str) -> bool:
     return True
 
 
-def listed(scene: Scene, kind: str) -> dict[str, np.ndarray]:
+def listed(scene: TrainingScene, kind: str) -> dict[str, np.ndarray]:
     return {asked.text: asked.mask for asked in TEMPLATES[kind](scene, CLASSES)}
 
 
@@ -98,7 +98,7 @@ def test_flipping_a_scene_keeps_every_phrase_true(seed):
 
 def test_own_phrases_are_flipped_too():
     scene = scene_of(("cat", 5, 2, 20, 12))
-    named = Scene(
+    named = TrainingScene(
         image=scene.image, ignored=scene.ignored, known=scene.known,
         regions=(Region(mask=scene.regions[0].mask, phrases=("animal on the left",)),),
     )  # fmt: skip

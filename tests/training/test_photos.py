@@ -33,7 +33,7 @@ def photos(tmp_path_factory):
     for name in ("voc/images", "voc/masks", "cats/images", "cats/masks", "coco/images"):
         (folder / name).mkdir(parents=True)
     (folder / "voc/classes.json").write_text(json.dumps(VOC))
-    names = {"train": [], "val": []}
+    names: dict[str, list[str]] = {"train": [], "val": []}
     for number in range(1, len(VOC)):
         for split in names:
             name = f"{split}_{number}"
@@ -306,7 +306,8 @@ def test_the_photographs_that_ship_are_complete_and_attributed():
     for name, sample in SAMPLES.items():
         image = cv2.imread(str(folder / f"images/{name}.jpg"))
         coarse, truth = (
-            cv2.imread(str(folder / kind / f"{name}.png"), cv2.IMREAD_UNCHANGED) for kind in ("masks", "truth")
+            np.asarray(cv2.imread(str(folder / kind / f"{name}.png"), cv2.IMREAD_UNCHANGED), np.uint8)
+            for kind in ("masks", "truth")
         )
         assert max(image.shape[:2]) == 256 and coarse.shape == truth.shape == image.shape[:2]
         assert set(np.unique(coarse)) == set(np.unique(truth)) == {0, 255}

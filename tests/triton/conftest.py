@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,6 @@ def segmenter() -> Iterator[Segmenter]:
         yield opened
 
 
-def as_texts(rows: list[list[str | bytes]]) -> NDArray[np.object_]:
+def as_texts(rows: Sequence[Sequence[str | bytes]]) -> NDArray[np.object_]:
     """Texts as Triton hands them over."""
     return np.array([[each.encode() if isinstance(each, str) else each for each in row] for row in rows], object)

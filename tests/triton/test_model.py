@@ -48,7 +48,7 @@ def open_model(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
 
 
 def refine_request(*scenes: Sample, **changes: Any) -> Request:
-    tensors = {
+    tensors: dict[str, Any] = {
         "image": np.stack([each.image for each in scenes]),
         "mask": np.stack([each.coarse[None] for each in scenes]),
         "label": as_texts([[each.label] for each in scenes]),

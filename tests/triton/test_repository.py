@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_what_no_engine_computes_is_not_written(tmp_path: Path) -> None:
         *({"delay": -1}, {"delay": math.nan}, {"device": "gpu"}),
     ],
 )
-def test_value_out_of_range(values: dict[str, object]) -> None:
+def test_value_out_of_range(values: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="expected"):
         Serving(**{"name": "fox", **values})
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
+from segrefine.engines import Closing
 from segrefine.runtime.pipeline import Refiner
 from segrefine.settings import G4SegSettings
 from segrefine.tuning.evaluations import EVALUATIONS, Evaluation, Evaluations, Figures, identify
@@ -71,7 +72,7 @@ def test_other_settings_ask_the_diffusion_model_nothing_new() -> None:
         assert counts[0] == counts[1] > 0
 
 
-class _Counting:
+class _Counting(Closing):
     def __init__(self, engine, name, calls) -> None:
         self._engine, self._name, self._calls = engine, name, calls
 
@@ -83,6 +84,9 @@ class _Counting:
         if self._name != "alignment":
             self._calls.append(self._name)
         return self._engine(feeds, only=only)
+
+    def close(self):
+        self._engine.close()
 
 
 def evaluation(image: str, coarse: tuple[float, ...], refined: tuple[float, ...]) -> Evaluation:

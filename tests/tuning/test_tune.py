@@ -206,7 +206,7 @@ def test_a_loss_on_the_held_out_part_is_not_written(tmp_path: Path, monkeypatch)
     data, bundle = write_scenes(tmp_path / "d", 24), copy_bundle(tmp_path / "b")
     before = content(bundle)
     distrusts = replace(free_guard(), threshold=1.0, least_contrast=0.0)  # everything stays coarse
-    monkeypatch.setattr(tuning._Run, "_choose_guard", lambda self, samples, names: distrusts)
+    monkeypatch.setattr(tuning._Tuning, "_choose_guard", lambda self, samples, names: distrusts)
     outcome = tune(job_of(data, bundle, tmp_path / "out"), data / "truth", grid=SMALL)
     assert not outcome.gained and "did not gain" in outcome.reason and outcome.after is not None
     assert content(bundle) == before

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -96,7 +97,7 @@ def photo_gate(
 @torch.no_grad()
 def gate_errors(
     networks: dict[str, torch.nn.Module],
-    vae: torch.nn.Module,
+    vae: AutoencoderKL,
     encode: CaptionEncoder,
     alphas_cumprod: Tensor,
     cases: PhotoCases,

@@ -152,8 +152,8 @@ def build_pool(source: Path, folder: Path, *, split: str) -> PhotoPool:
         for photo in _read_split(source, split):
             photos.append(_shrink(photo))
             shows.append(np.bincount(photos[-1][..., 3].ravel(), minlength=256) / photos[-1][..., 3].size)
-            for number, cut in _cut_out(photo):
-                cuts.append(cut)
+            for number, part in _cut_out(photo):
+                cuts.append(part)
                 numbers.append(number)
         stored, cut = Ragged.of(photos, [0] * len(photos)), Ragged.of(cuts, numbers)
         for name, array in (("photos", stored.pixels), ("photo-table", stored.table), ("cuts", cut.pixels),

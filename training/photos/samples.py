@@ -152,7 +152,7 @@ def cut_out(image: NDArray[np.uint8], strokes: dict[str, list]) -> NDArray[np.ui
         for stroke in strokes[key]:
             cv2.polylines(marks, [np.array(stroke["points"])], False, value, stroke["width"])
     cv2.setRNGSeed(0)
-    cv2.grabCut(image, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 6, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(image, marks, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 6, cv2.GC_INIT_WITH_MASK)
     found = ((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)).astype(np.uint8)
     without_specks = _drop_small(found, 80)
     return 1 - _drop_small(1 - without_specks, 40)

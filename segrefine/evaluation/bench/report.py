@@ -25,7 +25,7 @@ from segrefine.evaluation.bench.scoring import Scored
 from segrefine.evaluation.protocols.table import PROTOCOLS
 from segrefine.evaluation.sheet import draw_cases
 from segrefine.runtime.files.output import save_image, write_whole
-from segrefine.settings import G4SegSettings, GsSettings
+from segrefine.settings import BUNDLE_SETTINGS
 
 REPORT, TABLE, SHEET = "bench.json", "bench.md", "sheet.png"
 _PACKAGES = ("numpy", "pillow", *(package for backend in BACKENDS.values() for package in backend.packages))
@@ -83,7 +83,7 @@ def _settings(outcome: BenchOutcome) -> dict[str, Any]:
     setup = outcome.plan.job.setup
     manifest = Bundle.open(local_bundle(setup.bundle)).manifest
     changes: Any = setup.settings
-    own = (GsSettings if manifest.method == "gs" else G4SegSettings).from_dict(manifest.settings)
+    own = BUNDLE_SETTINGS[manifest.method].from_dict(manifest.settings)
     return dict(own.change(changes).to_dict())
 
 

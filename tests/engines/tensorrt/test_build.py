@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segrefine.bundle import Bundle
 from segrefine.engines import BuildOptions, EngineFile, build_engine
-from segrefine.engines.tensorrt import build as build_module
 from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.messages import explain_failure
 from segrefine.errors import BackendError, EngineError, MissingDependencyError, OutputError, SettingsError, ShapeError
@@ -50,19 +50,19 @@ def test_inspect_knows_them(bundle: Bundle) -> None:
 
 
 def test_what_shapes_an_engine_makes_another_one(bundle: Bundle) -> None:
-    changes = [
+    changes: list[dict[str, Any]] = [
         {},
         {"compute_capabilities": ("12.0", "8.6")},
         {"max_shapes": {"batch": 4}},
         {"optimization_level": 1},
     ]
-    built = [build(bundle, BuildOptions(**vars(ADA) | change), "chain")[0] for change in changes]  # type: ignore[arg-type]
+    built = [build(bundle, BuildOptions(**vars(ADA) | change), "chain")[0] for change in changes]
     assert not any(engine.cached for engine in built)
     assert built[1].path.stem.endswith("_sm86-sm120") and "_batch1-2-4_" in built[2].path.name
     assert built[3].path.name.endswith("_optimization-level-1_sm89.engine")
     assert len({engine.path for engine in built}) == 4
     for change in changes:
-        assert build(bundle, BuildOptions(**vars(ADA) | change), "chain")[0].cached  # type: ignore[arg-type]
+        assert build(bundle, BuildOptions(**vars(ADA) | change), "chain")[0].cached
 
 
 def test_the_rebuild_command_builds_the_same(bundle: Bundle, tmp_path: Path) -> None:
@@ -127,11 +127,12 @@ def test_compute_capabilities_are_major_and_minor(capability: object) -> None:
 
 
 def test_sizes_that_were_not_given_make_way(bundle: Bundle) -> None:
-    for given, expected in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"max_shapes": {"batch": 1}}, "batch=1"),
         ({"min_shapes": {"batch": 3}}, "batch=3:3:32"),
         ({"opt_shapes": {"batch": 40}}, "batch=1:40:40"),
-    ):
+    ]
+    for given, expected in cases:
         options = BuildOptions(compute_capabilities=("8.9",), **given)
         assert tensorrt_recipe(bundle, "chain", "tensorrt-rtx", options).profile == expected
 
@@ -184,7 +185,7 @@ def test_a_full_disk_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     def limited(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         return run(["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command], **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(build_module.subprocess, "run", limited)
+    monkeypatch.setattr(subprocess, "run", limited)
     with pytest.raises((OutputError, EngineError), match="chain"):
         build(bundle, ADA, "chain")
     assert not written(bundle)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
@@ -28,12 +29,13 @@ from segrefine.engines.tensorrt.runtime import EnginePlan
 from segrefine.errors import BackendError, EngineError, EngineWarning, ShapeError
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
-from tests.engines.cuda_stand_in import Cuda, TensorRt, build
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import TensorRt, build
 from tests.tiny_bundle import CHANNELS, chain, linear
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)
-FEEDS = {"sample": SAMPLE, "timestep": np.arange(3)}
+FEEDS: dict[str, NDArray[Any]] = {"sample": SAMPLE, "timestep": np.arange(3)}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -73,7 +75,7 @@ def test_engines_share_the_memory_for_intermediate_results(gpu: Cuda, bundle: Bu
         build(bundle, component, "tensorrt")
     with load_engine(bundle, "linear", "tensorrt") as one, load_engine(bundle, "chain", "tensorrt") as other:
         for _ in range(2):
-            np.testing.assert_allclose(one(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+            np.testing.assert_allclose(one(FEEDS)["out_sample"], linear(**FEEDS), atol=1e-4)
             np.testing.assert_allclose(other({"sample": SAMPLE})["out_sample"], chain(SAMPLE), rtol=1e-4, atol=1e-3)
     assert [len(memory) for memory in gpu.device.values()] == [4096]
     tensors = 4 * SAMPLE.nbytes + FEEDS["timestep"].nbytes
@@ -93,7 +95,7 @@ def test_what_one_engine_gave_is_not_sent_again_to_the_next(
         sent = gpu.copied["HostToDevice"]
         result = other({"sample": given})["out_sample"]
         assert gpu.copied["HostToDevice"] == sent
-        np.testing.assert_allclose(result, chain(linear(*FEEDS.values())), rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(result, chain(linear(**FEEDS)), rtol=1e-4, atol=1e-2)
         with pytest.raises(ValueError, match="read-only"):
             given[0] = 0
         other({"sample": given.copy()})
@@ -116,14 +118,14 @@ def test_features_stay_on_the_device(gpu: Cuda, tmp_path: Path, monkeypatch: pyt
             gpu.copied.clear()
             masks.append(refiner(scene.image, scene.coarse, scene.label, guard=False).probability)
             sent.append(gpu.copied["HostToDevice"])
-    np.testing.assert_array_equal(*masks)
+    np.testing.assert_array_equal(masks[0], masks[1])
     assert sent[0] - sent[1] == 2 * 256 * 64 * 4  # features of the image and of the generated one: pixels, channels
 
 
 def test_batch_beyond_the_largest_goes_in_parts(gpu: Cuda, bundle: Bundle) -> None:
     build(bundle, "linear", "tensorrt", most=2)
     with load_engine(bundle, "linear", "tensorrt") as engine:
-        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(**FEEDS), atol=1e-4)
 
 
 def test_size_outside_of_the_profile(gpu: Cuda, bundle: Bundle) -> None:
@@ -144,7 +146,7 @@ def test_batch_below_the_smallest_is_filled_up(gpu: Cuda, bundle: Bundle) -> Non
     with load_engine(bundle, "linear", "tensorrt") as engine:
         for n in (1, 2, 3):
             feeds = {name: values[:n] for name, values in FEEDS.items()}
-            np.testing.assert_allclose(engine(feeds)["out_sample"], linear(*feeds.values()), atol=1e-4)
+            np.testing.assert_allclose(engine(feeds)["out_sample"], linear(**feeds), atol=1e-4)
 
 
 def test_engine_of_one_size_is_a_graph(gpu: Cuda, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,14 +155,14 @@ def test_engine_of_one_size_is_a_graph(gpu: Cuda, bundle: Bundle, monkeypatch: p
     with load_engine(bundle, "linear", "tensorrt") as engine:
         for shift in range(3):
             feeds = FEEDS | {"timestep": FEEDS["timestep"] + shift}
-            np.testing.assert_allclose(engine(feeds)["out_sample"], linear(*feeds.values()), atol=1e-4)
+            np.testing.assert_allclose(engine(feeds)["out_sample"], linear(**feeds), atol=1e-4)
         assert gpu.launched == 2
         larger = TensorRt(gpu, "tensorrt")
         larger.scratch = 1 << 20  # moves the memory that the captured graph wrote to
         monkeypatch.setattr(libraries, "import_runtime", lambda library: larger)
         with load_engine(bundle, "chain", "tensorrt") as other:
             other({"sample": SAMPLE})
-        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(**FEEDS), atol=1e-4)
         assert gpu.launched == 2 and len(gpu.graphs) == 1
         engine(FEEDS)
         assert gpu.launched == 3
@@ -182,7 +184,7 @@ def test_full_memory(gpu: Cuda, bundle: Bundle) -> None:
             engine(FEEDS)
         assert "smaller images" in str(caught.value.hint) and not gpu.pinned
         gpu.capacity = 1 << 30
-        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(**FEEDS), atol=1e-4)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -283,7 +285,7 @@ def test_lean_runtime_runs_version_compatible_engines_only(
         load_engine(bundle, "linear", "tensorrt")
     build(bundle, "linear", "tensorrt", options={"version_compatible": True})
     with load_engine(bundle, "linear", "tensorrt") as engine:
-        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+        np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(**FEEDS), atol=1e-4)
 
 
 def test_among_several_the_one_that_fits_is_taken(gpu: Cuda, bundle: Bundle) -> None:
@@ -297,7 +299,7 @@ def test_each_size_goes_to_the_narrowest_engine(gpu: Cuda, bundle: Bundle) -> No
     build(bundle, "linear", "tensorrt", least=3, most=3)
     with load_engine(bundle, "linear", "tensorrt") as engine:
         for _ in range(3):
-            np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(*FEEDS.values()), atol=1e-4)
+            np.testing.assert_allclose(engine(FEEDS)["out_sample"], linear(**FEEDS), atol=1e-4)
         assert gpu.launched == 2, "the engine of one size, which is a graph, did not run"
         fewer = {name: values[:2] for name, values in FEEDS.items()}
         np.testing.assert_allclose(engine(fewer)["out_sample"], linear(*fewer.values()), atol=1e-4)

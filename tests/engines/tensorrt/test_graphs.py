@@ -6,13 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
+from cuda.bindings import runtime as real
 
 from segrefine.bundle import Bundle
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines import load_engine
 from segrefine.engines.tensorrt import buffers
 from segrefine.errors import EngineError, EngineWarning
-from tests.engines.cuda_stand_in import Cuda, build, real
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import build
 from tests.tiny_bundle import CHANNELS, chain
 
 SAMPLE = np.random.default_rng(1).normal(size=(3, CHANNELS)).astype(np.float32)

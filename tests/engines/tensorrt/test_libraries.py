@@ -7,13 +7,15 @@ import sys
 from typing import Any
 
 import pytest
+from cuda.bindings import runtime as real
 
 from segrefine.bundle import Bundle
 from segrefine.engines import BuildOptions, build_engine, diagnosis, load_engine
 from segrefine.engines import cuda as cuda_module
 from segrefine.engines.tensorrt import backend, libraries
 from segrefine.errors import BackendError
-from tests.engines.cuda_stand_in import Cuda, TensorRt, build, real
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import TensorRt, build
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 OLD = real.cudaError_t.cudaErrorInsufficientDriver

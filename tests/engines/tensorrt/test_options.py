@@ -19,7 +19,7 @@ from segrefine.engines.onnxruntime.session import preload_cuda
 from segrefine.engines.tensorrt.build import tensorrt_recipe
 from segrefine.engines.tensorrt.builder import set_tf32
 from segrefine.errors import BackendError, SettingsError
-from tests.engines.cuda_stand_in import one_gpu
+from tests.engines.tensorrt.runtime_stand_in import one_gpu
 
 ADA = {"compute_capabilities": ("8.9",)}
 
@@ -103,6 +103,6 @@ def test_tf32_is_an_option_of_gpus(bundle: Bundle, backend: str, device: str, hi
 def test_what_onnx_runtime_prints_stays_off_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     ort = SimpleNamespace(preload_dlls=lambda: print("Failed to load libcudnn.so.9"))
     preload_cuda.cache_clear()
-    assert preload_cuda.__wrapped__(ort) == "Failed to load libcudnn.so.9"  # type: ignore[arg-type]
-    assert capsys.readouterr().out == "" and preload_cuda.__wrapped__(SimpleNamespace()) == ""  # type: ignore[arg-type]
+    assert preload_cuda.__wrapped__(ort) == "Failed to load libcudnn.so.9"
+    assert capsys.readouterr().out == "" and preload_cuda.__wrapped__(SimpleNamespace()) == ""
     assert sys.stdout is not None and ort_module.preload_cuda is preload_cuda

@@ -17,7 +17,8 @@ from segrefine.engines import diagnosis, load_engine
 from segrefine.engines.onnxruntime import session as ort_module
 from segrefine.engines.tensorrt import libraries, runtime
 from segrefine.errors import BackendError, EngineError
-from tests.engines.cuda_stand_in import Cuda, TensorRt, build
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import TensorRt, build
 
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 PYPROJECT = (Path(__file__).parents[3] / "pyproject.toml").read_text()
@@ -61,7 +62,7 @@ def test_an_old_library_does_not_load_engines(
 ) -> None:
     build(bundle, "linear", library)
     module = TensorRt(gpu, library)
-    module.__version__ = "0.9.1"
+    monkeypatch.setattr(module, "__version__", "0.9.1", raising=False)
     monkeypatch.setattr(libraries, "import_runtime", lambda library: module)
     monkeypatch.setattr(libraries, "import_library", lambda library: module)
     with pytest.raises(BackendError, match=f"{library}: it is too old: .* got 0.9.1"):

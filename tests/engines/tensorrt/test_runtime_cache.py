@@ -16,7 +16,8 @@ from segrefine.cli.built_engines import list_engines
 from segrefine.engines import load_engine
 from segrefine.engines.tensorrt.runtime_cache import RuntimeCache
 from segrefine.errors import EngineWarning
-from tests.engines.cuda_stand_in import Cuda, build
+from tests.engines.cuda_stand_in import Cuda
+from tests.engines.tensorrt.runtime_stand_in import build
 from tests.examples import examples
 from tests.tiny_bundle import CHANNELS
 

@@ -22,7 +22,7 @@ def test_inside_is_tinted_and_the_border_is_a_line(size, width):
     deep = around.all((2, 3))
     drawn = overlay(image, mask)
     np.testing.assert_array_equal(drawn[~mask], image[~mask])
-    np.testing.assert_array_equal(drawn[mask & ~deep], np.broadcast_to(ORANGE, (np.sum(mask & ~deep), 3)))
+    np.testing.assert_array_equal(drawn[mask & ~deep], np.tile(ORANGE, (int(np.sum(mask & ~deep)), 1)))
     np.testing.assert_allclose(drawn[deep], (1 - TINT) * image[deep] + TINT * np.array(ORANGE), atol=0.5001)
 
 

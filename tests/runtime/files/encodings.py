@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def grey(draw: st.DrawFn, mask: NDArray[np.bool_]) -> Encoded:
     level = draw(st.sampled_from([1, 2**depth - 1, min(15, 2**depth - 1), 2 ** (depth - 1)]))
     inverse = draw(st.booleans())
     values = np.where(mask ^ inverse, level, 0)
-    key = {"tRNS": struct.pack(">H", level if inverse else 0)} if inverse or draw(st.booleans()) else {}
+    key: dict[str, Any] = {"tRNS": struct.pack(">H", level if inverse else 0)} if inverse or draw(st.booleans()) else {}
     return Encoded(truth=mask.astype(np.float32), content=raw_png(values, depth, **key),
                    how=f"grey of {depth} bits, 0 and {level}, key {key}, inverse {inverse}")  # fmt: skip
 
@@ -241,7 +242,7 @@ def _encode_soft(draw: st.DrawFn, truth: Truth) -> Encoded:
         "key GIF": lambda: encode(image.convert("P"), "GIF", transparency=0),
         "LA": lambda: encode(Image.merge("LA", [image, image.point(lambda level: 255 * (level > 0))])),
         "TIFF float": lambda: encode(truth, "TIFF"),
-        **{dtype: lambda dtype=dtype: encode_npy(truth.astype(dtype)) for dtype in ("f4", "f2", "f8")},
+        **{dtype: partial(encode_npy, truth.astype(dtype)) for dtype in ("f4", "f2", "f8")},
         "u1": lambda: encode_npy(bytes_of),
         "u2": lambda: encode_npy(deep),
         "JPEG": lambda: encode(image, "JPEG", quality=95),
@@ -253,7 +254,7 @@ def _encode_soft(draw: st.DrawFn, truth: Truth) -> Encoded:
 
 def _opacity(picture: Image.Image) -> Truth:
     """What is left of a mask's opacity after a program has shrunk its colours."""
-    return np.asarray(picture.convert("RGBA").getchannel("A")).astype(np.float32) / 255
+    return np.asarray(picture.convert("RGBA").getchannel("A")).astype(np.float32) / np.float32(255)
 
 
 def _in_format(draw: st.DrawFn, png: bytes, colours: NDArray[np.uint8], values: NDArray[Any]) -> bytes:

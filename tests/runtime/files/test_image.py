@@ -76,7 +76,7 @@ def test_palette() -> None:
 def test_transparent_parts_show_white(mode: str) -> None:
     image = Image.new("RGBA", (3, 1), (0, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
-    options = {}
+    options: dict[str, Any] = {}
     if mode == "P":
         image = Image.fromarray(np.array([[1, 0, 1]], np.uint8))
         image.putpalette([9, 9, 9, 0, 0, 0])
@@ -234,7 +234,7 @@ class Tensor:
         (np.zeros((2, 2, 4), np.uint8), np.full((2, 2, 3), 255)),
     ],
 )
-def test_pictures_that_python_has(given: object, expected: np.ndarray) -> None:
+def test_pictures_that_python_has(given: Any, expected: np.ndarray) -> None:
     image = as_image(given)
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, expected)
@@ -263,7 +263,7 @@ def test_pictures_of_files_are_turned_as_their_exif_says(tmp_path: Path) -> None
         (Image.fromarray(np.ones((2, 2), np.float32)), "floating-point pixels", "RGB"),
     ],
 )
-def test_what_python_has_that_is_no_picture(given: object, message: str, hint: str) -> None:
+def test_what_python_has_that_is_no_picture(given: Any, message: str, hint: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         as_image(given)
     assert hint in str(caught.value.hint)

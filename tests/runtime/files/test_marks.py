@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,11 @@ def test_boxes_may_reach_out_of_the_image_and_be_tiny(box):
     assert (coarse_from_marks(IMAGE, Marks(boxes=[box])).probability > 0.5).any()
 
 
+def wrong(**given: Any) -> Marks:
+    """Marks of other types than they are declared with."""
+    return Marks(**given)
+
+
 @pytest.mark.parametrize(
     ("marks", "message"),
     [
@@ -97,11 +103,11 @@ def test_boxes_may_reach_out_of_the_image_and_be_tiny(box):
         (Marks(points=[Point(20, 30, False)], scribble=strokes()), "point 20,30 is marked both on and off"),
         (Marks(scribble=np.ones((SIDE, SIDE), np.int8)), "no pixel open"),
         (Marks(scribble=np.ones((3, 4), np.int8)), "strokes"),
-        (Marks(scribble=255 * strokes(off=0).astype(np.uint8)), "strokes: expected whole numbers -1, 0 and 1"),
-        (Marks(scribble="strokes.png"), "strokes: expected whole numbers -1, 0 and 1"),
-        (Marks(boxes=BOX), r"expected a list of Box\(left, top, right, bottom\); got Box\(left=10"),
-        (Marks(boxes=[(1, 2, 3)]), r"expected a list of Box\(.*; got \[\(1, 2, 3\)\]"),
-        (Marks(points=[("left", 3)]), r"expected a list of Point\(x, y, foreground\); got \[\('left', 3\)\]"),
+        (wrong(scribble=255 * strokes(off=0).astype(np.uint8)), "strokes: expected whole numbers -1, 0 and 1"),
+        (wrong(scribble="strokes.png"), "strokes: expected whole numbers -1, 0 and 1"),
+        (wrong(boxes=BOX), r"expected a list of Box\(left, top, right, bottom\); got Box\(left=10"),
+        (wrong(boxes=[(1, 2, 3)]), r"expected a list of Box\(.*; got \[\(1, 2, 3\)\]"),
+        (wrong(points=[("left", 3)]), r"expected a list of Point\(x, y, foreground\); got \[\('left', 3\)\]"),
     ],
 )
 def test_marks_that_do_not_serve_are_refused(marks, message):
@@ -112,7 +118,8 @@ def test_marks_that_do_not_serve_are_refused(marks, message):
 
 def test_plain_tuples_and_arrays_serve_as_marks():
     named = coarse_from_marks(IMAGE, Marks(boxes=[BOX], points=[Point(24, 30), Point(12, 40, False)]))
-    for boxes in ([tuple(BOX)], np.array([BOX])):
+    plain_boxes: list[Any] = [[tuple(BOX)], np.array([BOX])]
+    for boxes in plain_boxes:
         plain = coarse_from_marks(IMAGE, Marks(boxes=boxes, points=[(24, 30), (12, 40, False)]))
         np.testing.assert_array_equal(plain.probability, named.probability)
 

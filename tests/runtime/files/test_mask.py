@@ -320,7 +320,7 @@ def test_soft_masks_files_and_pictures_in_python(tmp_path: Path) -> None:
         (np.dstack([MASK, MASK]), r"of shape \(5, 8, 2\)", "one channel"),
     ],
 )  # fmt: skip
-def test_what_python_has_that_is_no_mask(given: object, message: str, hint: str) -> None:
+def test_what_python_has_that_is_no_mask(given: Any, message: str, hint: str) -> None:
     with pytest.raises(MaskError, match=message) as caught:
         as_mask(given, (5, 8))
     assert hint in str(caught.value.hint)

@@ -22,7 +22,7 @@ def test_values_even_out_within_a_region_and_stop_at_its_border():
 
 def test_it_is_the_least_squares_solution():
     image, values = halves(9, 7), np.random.default_rng(1).normal(size=(9, 7)).astype(np.float32)
-    bonds, units = Bonds(image, 0.5), np.eye(63).reshape(63, 9, 7)
+    bonds, units = Bonds(image, 0.5), np.eye(63, dtype=np.float32).reshape(63, 9, 7)
     pairs = np.stack([bonds.map(bonds.gather(bonds.line(unit))).ravel() for unit in units], 1)
     exact = np.linalg.solve(np.eye(63) + 40 * (np.diag(pairs.sum(1)) - pairs), values.ravel())
     np.testing.assert_allclose(pairs, pairs.T, atol=1e-7)

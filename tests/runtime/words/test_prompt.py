@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ClipTokenizer:
     return ClipTokenizer.from_folder(folder)
 
 
-def columns(tokenizer: ClipTokenizer, label: str, **options: str) -> tuple[list[int], list[int]]:
+def columns(tokenizer: ClipTokenizer, label: str, **options: Any) -> tuple[list[int], list[int]]:
     """Positions of the label's tokens, and of those that count as background."""
-    indicator = build_prompt(tokenizer, label, **options).token_indicator  # type: ignore[arg-type]
+    indicator = build_prompt(tokenizer, label, **options).token_indicator
     return np.flatnonzero(indicator[0, :, 0]).tolist(), np.flatnonzero(indicator[0, :, 1]).tolist()
 
 

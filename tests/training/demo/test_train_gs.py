@@ -105,7 +105,7 @@ def test_denoiser_sets_out_at_one_noise_level_of_the_image_and_can_learn_others(
 @pytest.mark.slow  # bfloat16 is emulated on many processors
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction", "epsilon"])
 def test_training_learns_logs_and_resumes(demo, tmp_path, prediction_type):
-    lines = []
+    lines: list[str] = []
     first = training(demo, tmp_path / "state.pt", prediction_type)
     losses = [float(first.loop._descend(first._step(np.random.default_rng(i % 2)))) for i in range(12)]
     assert np.mean(losses[-2:]) < 0.98 * np.mean(losses[:2])
@@ -120,7 +120,7 @@ def test_training_learns_logs_and_resumes(demo, tmp_path, prediction_type):
 
 @pytest.mark.slow
 def test_classes_are_learned_by_the_first_half_alone(demo, tmp_path):
-    lines = []
+    lines: list[str] = []
     run = class_training(demo, tmp_path / "classes.pt")
     before = {name: value.clone() for name, value in run.denoiser.state_dict().items()}
     losses = [float(run.loop._descend(run._step(np.random.default_rng(i % 2)))) for i in range(12)]

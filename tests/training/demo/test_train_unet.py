@@ -27,7 +27,7 @@ def test_the_loss_is_what_the_wrong_caption_lacks(wrong, expected):
 
 def test_an_object_that_cannot_be_seen_teaches_nothing():
     errors = [torch.rand(2, 4, 8, 8, requires_grad=True) for _ in range(2)]
-    _margin_loss(*errors, torch.zeros(2, 8, 8)).backward()
+    _margin_loss(errors[0], errors[1], torch.zeros(2, 8, 8)).backward()
     assert all(float(each.grad.abs().max()) == 0 for each in errors)
 
 
