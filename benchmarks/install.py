@@ -8,6 +8,7 @@ Times are those of fresh processes. The files are in the system's cache after th
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,12 @@ from tests.install.extras import BUILDERS, SAMPLES, WHEEL_MB, build_wheel
 BARS = {"[cpu] on disk, MB": 200, "wheel, MB": WHEEL_MB, "refine, s": 1.2, "import segrefine, s": 0.1}
 LISTED = 8
 """Packages in the table of sizes."""
+VERSIONS = """
+import json, platform
+from importlib.metadata import distributions
+installed = sorted((each.name, each.version) for each in distributions())
+print(json.dumps({"python": platform.python_version(), **dict(installed)}))
+"""
 
 
 class Times(NamedTuple):
@@ -36,7 +43,11 @@ class Times(NamedTuple):
 
 
 @click.command()
-@click.option("--environment", type=click.Path(path_type=Path, exists=True), help="An environment that has it already.")
+@click.option(
+    "--environment",
+    type=click.Path(path_type=Path, exists=True, resolve_path=True),
+    help="An environment that has it already.",
+)
 @click.option("--runs", default=9, show_default=True, help="Processes of each kind.")
 def main(environment: Path | None, runs: int) -> None:
     """Measure sizes and times against their bars."""
@@ -44,6 +55,7 @@ def main(environment: Path | None, runs: int) -> None:
         wheel = build_wheel(Path(scratch))
         place = environment or _install(wheel, Path(scratch) / "environment")
         sizes = _sizes(place)
+        versions = _versions(place)
         kinds = {name: _time(place, words, runs) for name, words in _commands(place, Path(scratch)).items()}
         megabytes = wheel.stat().st_size / 1e6
     figures = {
@@ -69,10 +81,13 @@ def main(environment: Path | None, runs: int) -> None:
                 ["package", "MB", "of which compiled"],
                 [(name, f"{whole:.1f}", f"{part:.1f}") for name, (whole, part) in largest],
             ),
+            "Installed: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         ]
     )
     click.echo(markdown)
-    write_result("install", {"figures": figures, "bars": BARS, "sizes": sizes, "times": kinds}, markdown)
+    times = {name: each._asdict() for name, each in kinds.items()}
+    data = {"figures": figures, "bars": BARS, "installed": versions, "sizes": sizes, "times": times}
+    write_result("install", data, markdown)
 
 
 def _install(wheel: Path, place: Path) -> Path:
@@ -84,6 +99,18 @@ def _install(wheel: Path, place: Path) -> Path:
 
 def _program(place: Path, name: str) -> str:
     return str(place / ("Scripts" if sys.platform == "win32" else "bin") / name)
+
+
+def _run(words: Sequence[str], place: Path) -> str:
+    """What a process prints that imports the installed package, and not a work tree that PYTHONPATH names."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(words, check=True, capture_output=True, text=True, cwd=place, env=clean).stdout
+
+
+def _versions(place: Path) -> dict[str, str]:
+    """The versions of Python and of what is installed, by name; the installers are left out."""
+    versions: dict[str, str] = json.loads(_run([_program(place, "python"), "-c", VERSIONS], place))
+    return {name: version for name, version in versions.items() if name not in BUILDERS}
 
 
 def _sizes(place: Path) -> dict[str, tuple[float, float]]:
@@ -102,7 +129,7 @@ def _sizes(place: Path) -> dict[str, tuple[float, float]]:
 def _commands(place: Path, scratch: Path) -> dict[str, list[str]]:
     """The processes that are timed."""
     python = _program(place, "python")
-    samples = Path(subprocess.run([python, "-c", SAMPLES], check=True, capture_output=True, text=True).stdout.strip())
+    samples = Path(_run([python, "-c", SAMPLES], place).strip())
     name = "01-banana-dilate.png"
     refine = [_program(place, "segrefine"), "refine", str(samples / "images" / name), str(samples / "masks" / name)]
     return {
@@ -118,7 +145,7 @@ def _time(place: Path, words: Sequence[str], runs: int) -> Times:
     measured = []
     for _ in range(runs + 1):
         before, start = os.times(), time.perf_counter()
-        subprocess.run(words, check=True, capture_output=True, cwd=place)
+        _run(words, place)
         seconds, after = time.perf_counter() - start, os.times()
         computed = after.children_user + after.children_system - before.children_user - before.children_system
         measured.append((seconds, computed))

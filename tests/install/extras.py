@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 ROOT = Path(__file__).parents[2]
 WHEEL_MB = 22
 """Most megabytes of the wheel."""
@@ -44,6 +46,12 @@ try:
 finally:
     service.terminate()
 """
+HEIC = """
+import sys, pillow_heif
+from PIL import Image
+pillow_heif.register_heif_opener()
+Image.open(sys.argv[1]).save(sys.argv[2])
+"""
 Run = Callable[..., str]
 """Runs words in the environment under test and gives what they print; the first word `segrefine` is its command."""
 
@@ -54,7 +62,7 @@ class Case:
 
     Attributes:
         extras: what is installed.
-        lowest: with the lowest versions that are allowed.
+        lowest: with the lowest versions that are allowed and have a wheel for this Python.
         check: what must work; raises what is wrong.
     """
 
@@ -69,6 +77,16 @@ def sample_of(run: Run) -> tuple[str, str]:
     return str(folder / "images" / name), str(folder / "masks" / name)
 
 
+def lay_out_sample(run: Run, folder: Path, *names: str) -> Path:
+    """A folder with a sample under each of the names, as `segrefine batch` reads it."""
+    image, mask = sample_of(run)
+    for part, file in (("images", image), ("masks/banana", mask)):
+        (folder / "data" / part).mkdir(parents=True)
+        for name in names:
+            (folder / "data" / part / name).write_bytes(Path(file).read_bytes())
+    return folder / "data"
+
+
 def refines(run: Run, folder: Path, *options: str) -> None:
     """A sample's mask is refined, and `python -m segrefine` is the same command."""
     image, mask = sample_of(run)
@@ -79,6 +97,15 @@ def refines(run: Run, folder: Path, *options: str) -> None:
 
 def refines_by_openvino(run: Run, folder: Path) -> None:
     refines(run, folder, "--backend", "openvino")
+
+
+def refines_a_heic(run: Run, folder: Path) -> None:
+    """A HEIC picture is refined."""
+    image, mask = sample_of(run)
+    picture = folder / "image.heic"
+    run("python", "-c", HEIC, image, str(picture))
+    run("segrefine", "refine", str(picture), mask, "--label", "banana", "-o", str(folder / "mask.png"))
+    assert (folder / "mask.png").stat().st_size > 100
 
 
 def serves(run: Run, folder: Path) -> None:
@@ -109,25 +136,34 @@ def exports(run: Run, folder: Path) -> None:
     assert (folder / "bundle/segrefine.json").is_file()
 
 
+def trains(run: Run, folder: Path) -> None:
+    """The model for photographs is trained for one step, and the checkpoint is exported."""
+    data = lay_out_sample(run, folder, "a.png", "b.png")
+    output = folder / "run"
+    steps = ("--steps", "1", "--batch", "2", "--held-out", "0", "--cpu")
+    run("segrefine", "train", str(data), str(output), "--from", "photo-gs", *steps)
+    run("segrefine", "export", str(output / "checkpoint"), str(folder / "bundle"))
+    assert (folder / "bundle/segrefine.json").is_file()
+
+
 def batches(run: Run, folder: Path) -> None:
     """A cluster of this machine refines one sample."""
-    image, mask = sample_of(run)
-    for name, file in (("images", image), ("masks/banana", mask)):
-        (folder / "data" / name).mkdir(parents=True)
-        (folder / "data" / name / "a.png").write_bytes(Path(file).read_bytes())
-    run("segrefine", "batch", str(folder / "data"), str(folder / "out"), "--ray", "local")
+    run("segrefine", "batch", str(lay_out_sample(run, folder, "a.png")), str(folder / "out"), "--ray", "local")
     assert (folder / "out/masks/banana/a.png").is_file()
 
 
 CASES = {
     "cpu": Case(extras="cpu", check=refines),
     "openvino": Case(extras="openvino", check=refines_by_openvino),
+    "heif": Case(extras="cpu,heif", check=refines_a_heic),
     "serve": Case(extras="cpu,serve", check=serves),
     "client": Case(extras="client", check=has_a_client),
     "hub": Case(extras="hub", check=asks_the_hub),
     "export": Case(extras="export", check=exports),
+    "train": Case(extras="cpu,train", check=trains),
     "ray": Case(extras="ray", check=batches),
     "lowest": Case(extras="cpu", check=refines, lowest=True),
+    "lowest-heif": Case(extras="cpu,heif", check=refines_a_heic, lowest=True),
     "lowest-openvino": Case(extras="openvino", check=refines_by_openvino, lowest=True),
     "lowest-serve": Case(extras="cpu,serve", check=serves, lowest=True),
 }
@@ -152,8 +188,8 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-def lowest_versions(wheel: Path, extras: str) -> list[str]:
-    """`name==version` for the lowest version that the wheel allows of each direct dependency."""
+def lowest_versions(wheel: Path, extras: str, python: str) -> list[str]:
+    """`name==version` of each direct dependency: the lowest that the wheel allows and that has a wheel for a Python."""
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(
             next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -164,8 +200,18 @@ def lowest_versions(wheel: Path, extras: str) -> list[str]:
         of = re.search(r"extra == ['\"]([^'\"]+)", marker)
         found = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*>=\s*([0-9.]+)", requirement.strip())
         if found and (of is None or of[1] in extras.split(",")):
-            pins.append(f"{found[1]}=={found[2]}")
+            pins.append(f"{found[1]}=={lowest_version(found[1], found[2], python)}")
     return pins
+
+
+def lowest_version(name: str, least: str, python: str) -> Version:
+    """The lowest version from `least` on that has a wheel for a Python: NumPy 1.26 has none for Python 3.13."""
+    command = [python, "-m", "pip", "install", "--dry-run", "--no-deps", "--only-binary", ":all:", f"{name}==0"]
+    refusal = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    listed = re.search(r"\(from versions: ([^)]+)\)", refusal)  # pip has no command that lists versions with wheels
+    assert listed, f"pip does not list the versions of {name}:\n{refusal}"
+    found = [version for version in map(Version, listed[1].split(", ")) if version >= Version(least)]
+    return min(version for version in found if not version.is_prerelease)
 
 
 def installed_size(environment: Path) -> float:
@@ -189,7 +235,7 @@ def try_case(case: Case, wheel: Path, python: str, folder: Path) -> float:
     place = folder / "environment"
     subprocess.run([python, "-m", "venv", str(place)], check=True)
     binaries = place / ("Scripts" if sys.platform == "win32" else "bin")
-    pins = lowest_versions(wheel, case.extras) if case.lowest else []
+    pins = lowest_versions(wheel, case.extras, str(binaries / "python")) if case.lowest else []
     install = [str(binaries / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[{case.extras}]", *pins]
     subprocess.run(install, check=True)
     size = installed_size(place)
