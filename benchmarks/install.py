@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import click
 
@@ -24,6 +24,8 @@ from benchmarks.report import markdown_table, write_result
 from tests.install.extras import BUILDERS, SAMPLES, WHEEL_MB, build_wheel
 
 BARS = {"[cpu] on disk, MB": 200, "wheel, MB": WHEEL_MB, "refine, s": 1.2, "import segrefine, s": 0.1}
+Sizes: TypeAlias = dict[str, tuple[float, float]]
+"""Package → megabytes on disk, and those of its compiled modules."""
 LISTED = 8
 """Packages in the table of sizes."""
 VERSIONS = """
@@ -57,22 +59,35 @@ def main(environment: Path | None, runs: int) -> None:
         sizes = _sizes(place)
         versions = _versions(place)
         kinds = {name: _time(place, words, runs) for name, words in _commands(place, Path(scratch)).items()}
-        megabytes = wheel.stat().st_size / 1e6
+        size_of_wheel = wheel.stat().st_size / 1e6
     figures = {
         "[cpu] on disk, MB": round(sum(each for each, _ in sizes.values()), 1),
-        "wheel, MB": round(megabytes, 1),
-        "refine, s": round(kinds["refine"].shortest, 2),
+        "wheel, MB": round(size_of_wheel, 1),
+        "refine, s": round(kinds["refine"].shortest, 3),
         "import segrefine, s": round(kinds["import"].shortest - kinds["python"].shortest, 3),
     }
-    rows = [(name, bar, figures[name], "yes" if figures[name] <= bar else "no") for name, bar in BARS.items()]
-    compiled = sum(each for _, each in sizes.values())
+    markdown = _describe(figures, sizes, kinds, versions)
+    click.echo(markdown)
+    times = {name: each._asdict() for name, each in kinds.items()}
+    megabytes = {name: {"whole": round(whole, 3), "compiled": round(part, 3)} for name, (whole, part) in sizes.items()}
+    data = {"figures": figures, "bars": BARS, "installed": versions, "sizes": megabytes, "times": times}
+    write_result("install", data, markdown)
+
+
+def _describe(figures: dict[str, float], sizes: Sizes, kinds: dict[str, Times], versions: dict[str, str]) -> str:
+    """The result as Markdown."""
+    rows = [
+        (name, f"{bar:g}", f"{figures[name]:g}", "yes" if figures[name] <= bar else "no") for name, bar in BARS.items()
+    ]
+    compiled = sum(part for _, part in sizes.values())
     largest = sorted(sizes.items(), key=lambda entry: -entry[1][0])[:LISTED]
-    markdown = "\n\n".join(
+    return "\n\n".join(
         [
             "# Installation",
             markdown_table(["figure", "bar", "measured", "met"], rows),
-            f"{compiled:.1f} MB are modules that pip compiles at once. Where an installer does not, as uv and "
-            f"`pip install --no-compile`, the rest has {figures['[cpu] on disk, MB'] - compiled:.1f} MB.",
+            "Times are the shortest of fresh processes. That of `import segrefine` is without Python's own start.",
+            f"pip compiles the modules at once. That takes {compiled:.1f} MB. An installer that does not, such as uv, "
+            f"takes {figures['[cpu] on disk, MB'] - compiled:.1f} MB in all.",
             markdown_table(
                 ["process", "shortest, s", "median, s", "CPU, s"],
                 [(name, *map("{:.3f}".format, kinds[name])) for name in kinds],
@@ -84,10 +99,6 @@ def main(environment: Path | None, runs: int) -> None:
             "Installed: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         ]
     )
-    click.echo(markdown)
-    times = {name: each._asdict() for name, each in kinds.items()}
-    data = {"figures": figures, "bars": BARS, "installed": versions, "sizes": sizes, "times": times}
-    write_result("install", data, markdown)
 
 
 def _install(wheel: Path, place: Path) -> Path:
@@ -113,10 +124,10 @@ def _versions(place: Path) -> dict[str, str]:
     return {name: version for name, version in versions.items() if name not in BUILDERS}
 
 
-def _sizes(place: Path) -> dict[str, tuple[float, float]]:
+def _sizes(place: Path) -> Sizes:
     """Package → megabytes on disk, and those of compiled modules; the installers are left out."""
     [packages] = place.glob("**/site-packages")
-    sizes: dict[str, tuple[float, float]] = {}
+    sizes: Sizes = {}
     for file in packages.rglob("*"):
         name = file.relative_to(packages).parts[0]
         if file.is_file() and not name.startswith(BUILDERS):

@@ -23,7 +23,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 WHEEL_MB = 22
 """Most megabytes of the wheel."""
-BUILDERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+BUILDERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
 """What an environment has before anything is installed."""
 SAMPLES = "from segrefine.assets import demo_samples; print(demo_samples())"
 SERVE = """
