@@ -159,7 +159,7 @@ def _time(place: Path, words: Sequence[str], runs: int) -> Times:
         _run(words, place)
         seconds, after = time.perf_counter() - start, os.times()
         computed = after.children_user + after.children_system - before.children_user - before.children_system
-        measured.append((seconds, computed))
+        measured.append((seconds, max(0.0, computed)))  # the system counts in hundredths
     counted = sorted(measured[1:])
     return Times(counted[0][0], counted[len(counted) // 2][0], min(computed for _, computed in counted))
 
