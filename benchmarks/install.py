@@ -113,7 +113,7 @@ def _program(place: Path, name: str) -> str:
 
 
 def _run(words: Sequence[str], place: Path) -> str:
-    """What a process prints that imports the installed package, and not a work tree that PYTHONPATH names."""
+    """Run a process, and return what it prints; PYTHONPATH could name a work tree, and is left out."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(words, check=True, capture_output=True, text=True, cwd=place, env=clean).stdout
 
