@@ -356,6 +356,10 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         type=int,
         help="Scale the image for the model to this longer side, in pixels.  [default: the model's]",
     )
+    @click.option(
+        "--low-memory", is_flag=True, default=None,
+        help="Load large graphs one at a time, on the CPU: slower.  [default: where memory is short]",
+    )  # fmt: skip
     @wraps(command)
     def gathered(
         *args: Any,
@@ -365,13 +369,15 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         precision: EnginePrecision | None,
         threads: int | None,
         resolution: int | None,
+        low_memory: bool | None,
         **rest: Any,
     ) -> None:
         from segrefine.engines import EngineOptions
 
         engines = EngineOptions(
-            backend=backend, device=device, precision=precision, threads=threads, resolution=resolution
-        )
+            backend=backend, device=device, precision=precision, threads=threads, resolution=resolution,
+            low_memory=low_memory,
+        )  # fmt: skip
         command(*args, model=Model(bundle=bundle, engines=engines), **rest)
 
     return gathered

@@ -27,6 +27,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory(root: Path = Path("/")) -> int | None:
+    """The bytes of memory that Linux calls available; None on other systems."""
+    try:
+        lines = (root / "proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def gpu_identity(index: int) -> str:
     """Compute capability of a CUDA device, such as "sm89".
 

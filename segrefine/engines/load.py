@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
@@ -11,10 +12,13 @@ from segrefine.bundle import Bundle
 from segrefine.engines.backends import DEFAULT, find_backend, join_names, needs_gpu, with_precision
 from segrefine.engines.cuda import open_gpu
 from segrefine.engines.engine import Engine, EnginePrecision, check_threads, parse_device
-from segrefine.engines.hardware import usable_cores
+from segrefine.engines.hardware import free_memory, usable_cores
+from segrefine.engines.on_demand import OnDemand, Room
 from segrefine.engines.options import BuildOptions, EngineOptions
-from segrefine.engines.recipe import check_precision, graph_size
+from segrefine.engines.recipe import check_precision, graph_size, is_large
 from segrefine.errors import SettingsError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def load_engine(
@@ -78,25 +82,56 @@ def load_engines(
     device: str = "cpu",
     precision: EnginePrecision | None = None,
     threads: int | None = None,
+    low_memory: bool | None = False,
 ) -> dict[str, Engine]:
     """The engines of several components, by name; on the CPU as many are loaded at the same time as there are threads.
+
+    Args:
+        bundle: the bundle.
+        components: names of graphs.
+        backend: as for `load_engine`, like the arguments after it.
+        device: see there.
+        precision: see there.
+        threads: see there.
+        low_memory: see `EngineOptions`.
 
     Raises:
         SegrefineError: see `load_engine`; none stays open.
     """
     load = partial(load_engine, bundle, backend=backend, device=device, precision=precision, threads=threads)
+    if low_memory is None:
+        low_memory = not needs_gpu(backend, device) and not _have_room(bundle, components)
+    large = [name for name in components if low_memory and is_large(bundle, name)]
+    room, specs = Room(), bundle.manifest.components
+    later = {name: OnDemand(specs[name], partial(load, name), room) for name in large if len(large) > 1}
+    if later:
+        _LOGGER.info("of %s, only the one in use is loaded: memory is short", ", ".join(later))
+    rest = [name for name in components if name not in later]
+    engines: Mapping[str, Engine] = later | _load_all(bundle, rest, load, needs_gpu(backend, device), threads)
+    return {name: engines[name] for name in components}
+
+
+def _load_all(
+    bundle: Bundle, names: Sequence[str], load: Callable[[str], Engine], one_by_one: bool, threads: int | None
+) -> dict[str, Engine]:
+    """Load engines, the largest first; if one fails, none stays open."""
     cores = usable_cores() if threads is None else check_threads(threads)
-    most = 1 if needs_gpu(backend, device) else cores
     loading: dict[str, Future[Engine]] = {}
     with ExitStack() as stack:
-        with ThreadPoolExecutor(min(most, len(components))) as pool:
-            for name in sorted(components, key=partial(graph_size, bundle), reverse=True):
+        with ThreadPoolExecutor(1 if one_by_one else max(1, min(cores, len(names)))) as pool:
+            for name in sorted(names, key=partial(graph_size, bundle), reverse=True):
                 loading[name] = pool.submit(load, name)
                 stack.callback(_close, loading[name])
             wait(loading.values())  # where a signal ends this, leaving the pool still waits for its threads
-        engines = {name: loading[name].result() for name in components}
+        engines = {name: loading[name].result() for name in names}
         stack.pop_all()
     return engines
+
+
+def _have_room(bundle: Bundle, components: Sequence[str]) -> bool:
+    """Return whether the free memory holds the weights of all components, and as much again for what they compute."""
+    free = free_memory()
+    return free is None or 2 * sum(graph_size(bundle, name) for name in components) <= free
 
 
 def peak_memory(backend: str, device: str) -> int | None:

@@ -30,6 +30,8 @@ class EngineOptions:
         precision: what the engines compute in. None for the graphs' own.
         threads: CPU threads for one operator. None for all cores.
         resolution: pixels on the longer side of an image as the model sees it. None for what it was trained on.
+        low_memory: whether of the large engines only the one in use is loaded, which takes longer. None does so where
+            the memory that is free does not hold all of them; only on CPUs.
     """
 
     backend: str = AUTO
@@ -37,15 +39,18 @@ class EngineOptions:
     precision: EnginePrecision | None = None
     threads: int | None = None
     resolution: int | None = None
+    low_memory: bool | None = None
 
     def __post_init__(self) -> None:
         """Check each value that can be checked without a bundle.
 
         Raises:
             BackendError: there is no such device.
-            SettingsError: there is no such precision, or `threads` is out of range.
+            SettingsError: there is no such precision, `threads` is out of range, or `low_memory` is for a GPU.
         """
-        parse_device(self.device)
+        kind, _ = parse_device(self.device)
+        if self.low_memory and kind != "cpu":
+            raise SettingsError(subject="low_memory", expected="the device cpu", got=self.device, hint="leave it out")
         if self.precision not in (None, *get_args(EnginePrecision)):
             raise SettingsError(
                 f"precision: expected one of {', '.join(get_args(EnginePrecision))}; got {self.precision!r}"

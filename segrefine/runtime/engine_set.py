@@ -97,6 +97,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         precision: EnginePrecision | None = None,
         threads: int | None = None,
         resolution: int | None = None,
+        low_memory: bool | None = None,
         settings: SettingsT | Changes | None = None,
     ) -> Self:
         """Open a pipeline on the bundle at `path`.
@@ -108,6 +109,8 @@ class EngineSet(Closing, Generic[SettingsT]):
             precision: None for the graphs' own; ``"bf16"`` for a faster denoiser, on a backend that can.
             threads: of the CPU; None for all cores.
             resolution: pixels on the longer side of an image as the model sees it; None for what it was trained on.
+            low_memory: whether of the large engines only the one in use is loaded, which takes longer; None does so
+                where the memory that is free is too little for all of them.
             settings: other settings than the bundle's; a dict changes some of them, a text names a preset.
 
         Raises:
@@ -116,8 +119,9 @@ class EngineSet(Closing, Generic[SettingsT]):
             SettingsError: the bundle or the backend has another precision; the resolution is less than one cell.
         """
         engines = EngineOptions(
-            backend=backend, device=device, precision=precision, threads=threads, resolution=resolution
-        )
+            backend=backend, device=device, precision=precision, threads=threads, resolution=resolution,
+            low_memory=low_memory,
+        )  # fmt: skip
         return cls.from_setup(PipelineSetup(bundle=path, engines=engines, settings=settings))
 
     @classmethod
@@ -137,8 +141,9 @@ class EngineSet(Closing, Generic[SettingsT]):
         names = cls.components(bundle)
         backend = choose_backend(chosen.backend, bundle.path, chosen.device, chosen.precision)
         engines = load_engines(
-            bundle, names, backend, device=chosen.device, precision=chosen.precision, threads=chosen.threads
-        )
+            bundle, names, backend, device=chosen.device, precision=chosen.precision, threads=chosen.threads,
+            low_memory=chosen.low_memory,
+        )  # fmt: skip
         with ExitStack() as stack:
             for engine in engines.values():
                 stack.enter_context(engine)

@@ -1,0 +1,121 @@
+"""Engines that are loaded when they are called: one at a time, with the same masks."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
+from segrefine.bundle import Bundle
+from segrefine.cli.samples import load_samples
+from segrefine.engines import Closing, EngineOptions, load, recipe
+from segrefine.engines.hardware import free_memory
+from segrefine.engines.load import load_engines
+from segrefine.engines.on_demand import OnDemand, Room
+from segrefine.errors import EngineError, SettingsError
+from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.segmenter import Segmenter
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Every graph counts as large; how many engines are open, at most and now."""
+    monkeypatch.setattr(recipe, "LARGE", 1)
+    counts = {"now": 0, "most": 0, "loads": 0}
+    load_one = load.load_engine
+
+    class Counted(Closing):
+        def __init__(self, engine):
+            self.spec, self._engine = engine.spec, engine
+
+        def __call__(self, feeds, *, only=None):
+            return self._engine(feeds, only=only)
+
+        def close(self):
+            counts["now"] -= 1
+            self._engine.close()
+
+    def count(*args, **options):
+        counts["now"] += 1
+        counts["loads"] += 1
+        counts["most"] = max(counts["most"], counts["now"])
+        return Counted(load_one(*args, **options))
+
+    monkeypatch.setattr(load, "load_engine", count)
+    return counts
+
+
+def test_masks_are_the_same_and_one_engine_is_open_at_a_time(loaded):
+    sample = next(iter(load_samples(demo_samples()).values()))
+    with Refiner.from_bundle(demo_bundle(), backend="onnxruntime", threads=1, low_memory=False) as refiner:
+        expected = refiner(sample.image, sample.coarse, sample.label)
+    loaded.update(most=0)
+    with Refiner.from_bundle(demo_bundle(), backend="onnxruntime", threads=1, low_memory=True) as refiner:
+        assert loaded["now"] == 0
+        found = refiner(sample.image, sample.coarse, sample.label)
+        assert loaded["most"] == 1
+    assert loaded["now"] == 0
+    np.testing.assert_array_equal(found.probability, expected.probability)
+
+
+def test_a_segmenter_with_threads_of_its_own(loaded):
+    sample = next(iter(load_samples(demo_samples()).values()))
+    with Segmenter.from_bundle(demo_gs_bundle(), backend="onnxruntime", threads=1, low_memory=True) as segmenter:
+        results: list[np.ndarray] = []
+        ask = lambda: results.append(segmenter(sample.image, ["the fox"]).segments[0].probability)  # noqa: E731
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 3 and all(np.array_equal(each, results[0]) for each in results) and loaded["most"] == 1
+
+
+@pytest.mark.parametrize(("free", "short"), [(1, True), (1 << 50, False), (None, False)])
+def test_it_is_chosen_where_memory_is_short(free, short, monkeypatch):
+    monkeypatch.setattr(recipe, "LARGE", 1)
+    monkeypatch.setattr(load, "free_memory", lambda: free)
+    engines = load_engines(Bundle.open(demo_bundle()), ["unet", "vae_encoder"], threads=1, low_memory=None)
+    assert all(isinstance(engine, OnDemand) == short for engine in engines.values())
+    for engine in engines.values():
+        engine.close()
+        engine.close()
+
+
+def test_small_graphs_and_a_single_large_one_stay_loaded(monkeypatch):
+    bundle = Bundle.open(demo_bundle())
+    for engine in load_engines(bundle, ["unet", "vae_encoder"], threads=1, low_memory=True).values():
+        assert not isinstance(engine, OnDemand)
+        engine.close()
+    monkeypatch.setattr(recipe, "LARGE", recipe.graph_size(bundle, "unet"))
+    for engine in load_engines(bundle, ["unet", "vae_encoder"], threads=1, low_memory=True).values():
+        assert not isinstance(engine, OnDemand)
+        engine.close()
+
+
+def test_a_closed_engine_says_so_and_one_that_does_not_load_leaves_room():
+    def fail():
+        raise EngineError("it does not load")
+
+    room, spec = Room(), Bundle.open(demo_bundle()).manifest.components["unet"]
+    broken = OnDemand(spec, fail, room)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="does not load"):
+            broken({})
+    broken.close()
+    with pytest.raises(EngineError, match="unet: the engine is closed"):
+        broken({})
+
+
+def test_it_is_for_processors():
+    with pytest.raises(SettingsError, match="low_memory: expected the device cpu, got cuda"):
+        EngineOptions(device="cuda", low_memory=True)
+
+
+def test_free_memory_is_what_linux_says(tmp_path):
+    assert free_memory(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 100 kB\nMemAvailable:     70 kB\n")
+    assert free_memory(tmp_path) == 70 * 1024
