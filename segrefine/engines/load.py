@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
@@ -83,6 +83,7 @@ def load_engines(
     precision: EnginePrecision | None = None,
     threads: int | None = None,
     low_memory: bool | None = False,
+    seldom: Collection[str] = (),
 ) -> dict[str, Engine]:
     """The engines of several components, by name; on the CPU as many are loaded at the same time as there are threads.
 
@@ -94,20 +95,24 @@ def load_engines(
         precision: see there.
         threads: see there.
         low_memory: see `EngineOptions`.
+        seldom: components that few calls need. On the CPU they are loaded when they are first called.
 
     Raises:
         SegrefineError: see `load_engine`; none stays open.
     """
     load = partial(load_engine, bundle, backend=backend, device=device, precision=precision, threads=threads)
+    on_gpu = needs_gpu(backend, device)
     if low_memory is None:
-        low_memory = not needs_gpu(backend, device) and not _have_room(bundle, components)
+        low_memory = not on_gpu and not _have_room(bundle, components)
     large = [name for name in components if low_memory and is_large(bundle, name)]
     room, specs = Room(), bundle.manifest.components
     later = {name: OnDemand(specs[name], partial(load, name), room) for name in large if len(large) > 1}
     if later:
         _LOGGER.info("of %s, only the one in use is loaded: memory is short", ", ".join(later))
+    for name in {*components} & {*seldom} - {*later} if not on_gpu else ():
+        later[name] = OnDemand(specs[name], partial(load, name), Room())
     rest = [name for name in components if name not in later]
-    engines: Mapping[str, Engine] = later | _load_all(bundle, rest, load, needs_gpu(backend, device), threads)
+    engines: Mapping[str, Engine] = later | _load_all(bundle, rest, load, on_gpu, threads)
     return {name: engines[name] for name in components}
 
 

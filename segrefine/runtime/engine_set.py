@@ -58,6 +58,7 @@ class EngineSet(Closing, Generic[SettingsT]):
 
     Attributes:
         method: of the bundles that this is for.
+        seldom: components that few calls need, see `load_engines`.
         bundle: where the engines come from.
         engines: by the names of their components.
         settings: the method's numbers, for calls that give none.
@@ -65,6 +66,7 @@ class EngineSet(Closing, Generic[SettingsT]):
     """
 
     method: ClassVar[Method]
+    seldom: ClassVar[Sequence[str]] = ()
     settings: SettingsT
 
     @abstractmethod
@@ -142,7 +144,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         backend = choose_backend(chosen.backend, bundle.path, chosen.device, chosen.precision)
         engines = load_engines(
             bundle, names, backend, device=chosen.device, precision=chosen.precision, threads=chosen.threads,
-            low_memory=chosen.low_memory,
+            low_memory=chosen.low_memory, seldom=cls.seldom,
         )  # fmt: skip
         with ExitStack() as stack:
             for engine in engines.values():

@@ -69,6 +69,7 @@ class Refiner(EngineSet[G4SegSettings]):
     """
 
     method = "g4seg"
+    seldom = ("vae_decoder",)  # a look at what was generated
 
     def __init__(
         self,

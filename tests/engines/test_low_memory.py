@@ -119,3 +119,15 @@ def test_free_memory_is_what_linux_says(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 100 kB\nMemAvailable:     70 kB\n")
     assert free_memory(tmp_path) == 70 * 1024
+
+
+def test_the_image_decoder_is_loaded_by_the_first_look(loaded):
+    sample = next(iter(load_samples(demo_samples()).values()))
+    with Refiner.from_bundle(demo_bundle(), backend="onnxruntime", threads=1, low_memory=False) as refiner:
+        before = loaded["now"]
+        assert isinstance(refiner.engines["vae_decoder"], OnDemand) and before == len(refiner.engines) - 1
+        result = refiner(sample.image, sample.coarse, sample.label)
+        assert loaded["now"] == before
+        refiner.decode_image(result.rounds[0].generated)
+        assert loaded["now"] == before + 1
+    assert loaded["now"] == 0
