@@ -48,7 +48,7 @@ class EngineOptions:
         parse_device(self.device)
         if self.precision not in (None, *get_args(EnginePrecision)):
             raise SettingsError(
-                f"precision: expected one of {', '.join(get_args(EnginePrecision))}; got {self.precision!r}"
+                subject="precision", expected=f"one of {', '.join(get_args(EnginePrecision))}", got=repr(self.precision)
             )
         if self.threads is not None:
             check_threads(self.threads)
