@@ -94,22 +94,21 @@ class Manifest:
     def __post_init__(self) -> None:
         for name in ("sample_size", "latent_channels", "vae_scale_factor", "scaling_factor", "tokens"):
             if not getattr(self, name) > 0:
-                raise BundleError(f"{name} is {getattr(self, name)}, expected a positive number", hint=EXPORT_HINT)
+                raise BundleError(subject=name, expected="a positive number", got=getattr(self, name), hint=EXPORT_HINT)
         for name, allowed in (
             ("method", get_args(Method)),
             ("dtype", get_args(Precision)),
             ("prediction_type", PREDICTION_TYPES),
         ):
             if getattr(self, name) not in allowed:
-                expected = " or ".join(allowed)
-                raise BundleError(f"{name} is {getattr(self, name)!r}, expected {expected}", hint=EXPORT_HINT)
+                got = repr(getattr(self, name))
+                raise BundleError(subject=name, expected=" or ".join(allowed), got=got, hint=EXPORT_HINT)
         if self.graphs.keys() != self.components.keys():
-            raise BundleError(
-                f"graphs {sorted(self.graphs)} and components {sorted(self.components)} differ", hint=EXPORT_HINT
-            )
+            expected = f"those of the components {sorted(self.components)}"
+            raise BundleError(subject="graphs", expected=expected, got=sorted(self.graphs), hint=EXPORT_HINT)
         for relative in (*self.files, *self.graphs.values()):
             if not is_safe(relative):
-                raise IntegrityError(f"the path {relative!r} leaves the bundle", hint=EXPORT_HINT)
+                raise IntegrityError("the path leaves the bundle", subject=repr(relative), hint=EXPORT_HINT)
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values; `from_dict` reads it back."""
@@ -123,15 +122,15 @@ class Manifest:
             BundleError: another format version, or a value that is missing or not what it should be.
         """
         if (version := raw.get("format_version")) != FORMAT_VERSION:
-            raise BundleError(
-                f"format version is {version!r}, this segrefine reads version {FORMAT_VERSION}", hint=EXPORT_HINT
-            )
+            readable = f"{FORMAT_VERSION}, the one that this segrefine reads"
+            raise BundleError(subject="format_version", expected=readable, got=repr(version), hint=EXPORT_HINT)
         values: dict[str, Any] = {}
         raw = {"quantized": {}, **raw}  # bundles of before have none
         for entry in fields(cls):
             expected = _JSON_TYPES[str(entry.type).partition("[")[0]]
             if not isinstance(raw.get(entry.name), expected) or isinstance(raw[entry.name], bool):
-                raise BundleError(f"{entry.name} is missing or no {expected[-1].__name__}", hint=EXPORT_HINT)
+                got = repr(raw[entry.name]) if entry.name in raw else "nothing"
+                raise BundleError(subject=entry.name, expected=expected[-1].__name__, got=got, hint=EXPORT_HINT)
             values[entry.name] = raw[entry.name]
         try:
             values |= {name: tuple(map(str, values[name])) for name in ("feature_taps", "ops")}
@@ -168,13 +167,14 @@ class Bundle:
         path = Path(path)
         manifest_file = path / MANIFEST
         if not path.is_dir():
-            raise BundleError(f"there is no folder {path}", hint=MAKE_HINT)
+            raise BundleError("there is no such folder", subject=path, hint=MAKE_HINT)
         if manifest_file.is_symlink() and not manifest_file.exists():
             target = manifest_file.readlink()
-            message = f"{path} is not a whole bundle: {MANIFEST} is a link to {target}, which is missing"
-            raise BundleError(message, hint="copy what the links lead to as well: cp -rL, or hf download --local-dir")
+            message = f"it is not a whole bundle: {MANIFEST} is a link to {target}, which is missing"
+            hint = "copy what the links lead to as well: cp -rL, or hf download --local-dir"
+            raise BundleError(message, subject=path, hint=hint)
         if not manifest_file.is_file():
-            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", hint=MAKE_HINT)
+            raise BundleError(f"it is not a bundle: it has no {MANIFEST}", subject=path, hint=MAKE_HINT)
         content = read_json_object(manifest_file, BundleError, hint=EXPORT_HINT)
         try:
             return cls(path, Manifest.from_dict(content))
@@ -190,8 +190,9 @@ class Bundle:
         if self.manifest.method != method:
             does = {"g4seg": "refines masks", "gs": "generates masks"}
             raise BundleError(
-                f"{self.path} holds a model that {does[self.manifest.method]} ({self.manifest.method}), expected one "
-                f"that {does[method]} ({method})",
+                subject=self.path,
+                expected=f"a model that {does[method]} ({method})",
+                got=f"one that {does[self.manifest.method]} ({self.manifest.method})",
                 hint=_METHOD_HINTS[self.manifest.method],
             )
 
@@ -205,7 +206,7 @@ class Bundle:
         """
         record = self.manifest.files.get(relative)
         if record is None:
-            raise IntegrityError(f"{self.path / relative} is not listed in {MANIFEST}", hint=EXPORT_HINT)
+            raise IntegrityError(f"it is not listed in {MANIFEST}", subject=self.path / relative, hint=EXPORT_HINT)
         if relative not in self._checked:
             record.check(self.path, relative, hint=EXPORT_HINT, links=True)
             self._checked.add(relative)
@@ -219,9 +220,8 @@ class Bundle:
         """
         graph = self.manifest.graphs.get(component)
         if graph is None:
-            raise BundleError(
-                f"{self.path} has no component {component!r}", hint=f"choose of: {', '.join(self.manifest.graphs)}"
-            )
+            hint = f"choose of: {', '.join(self.manifest.graphs)}"
+            raise BundleError(f"it has no component {component!r}", subject=self.path, hint=hint)
         folder = graph.rpartition("/")[0]
         return graph, *(
             name for name in self.manifest.files if name.rpartition("/")[0] == folder and name.endswith(".onnx_data")
@@ -317,10 +317,12 @@ class BundleWriter:
             if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
                 return
             if not (self.path / MANIFEST).is_file():
-                raise OutputError(f"{self.path} exists and is not a bundle", hint="choose another place for the bundle")
+                raise OutputError(
+                    "it exists and is not a bundle", subject=self.path, hint="choose another place for the bundle"
+                )
             if not self.overwrite:
                 raise OutputError(
-                    f"the bundle {self.path} exists already", hint="add --overwrite, or choose another place"
+                    "the bundle exists already", subject=self.path, hint="add --overwrite, or choose another place"
                 )
 
     def _move_into_place(self) -> None:

@@ -36,9 +36,13 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(DType):
-            raise ShapeError(f"tensor {self.name!r} is {self.dtype!r}, expected one of {', '.join(get_args(DType))}")
+            raise ShapeError(
+                subject=f"tensor {self.name!r}", expected=f"one of {', '.join(get_args(DType))}", got=repr(self.dtype)
+            )
         if not all(isinstance(size, str) or (type(size) is int and size >= 1) for size in self.shape):
-            raise ShapeError(f"tensor {self.name!r} has shape {self.shape}, expected symbols and sizes of at least 1")
+            raise ShapeError(
+                subject=f"tensor {self.name!r}", expected="symbols and sizes of at least 1", got=f"shape {self.shape}"
+            )
 
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
@@ -95,23 +99,21 @@ class ComponentSpec:
         expected = [tensor.name for tensor in self.inputs]
         hint = f"its inputs are {', '.join(expected)}"
         if missing := [name for name in expected if name not in feeds]:
-            raise ShapeError(f"{self.name}: input {missing[0]!r} is missing", hint=hint)
+            raise ShapeError(f"input {missing[0]!r} is missing", subject=self.name, hint=hint)
         if surplus := sorted(set(feeds) - set(expected)):
-            raise ShapeError(f"{self.name}: has no input {surplus[0]!r}", hint=hint)
+            raise ShapeError(f"it has no input {surplus[0]!r}", subject=self.name, hint=hint)
         first_use: dict[str, tuple[int, str]] = {}
         for tensor in self.inputs:
-            array = feeds[tensor.name]
+            array, subject = feeds[tensor.name], f"{self.name}: input {tensor.name!r}"
             if not tensor.fits(array):
-                got = f"{array.dtype} {array.shape}"
-                raise ShapeError(f"{self.name}: input {tensor.name!r} should be {tensor}, got {got}")
+                raise ShapeError(subject=subject, expected=tensor, got=f"{array.dtype} {array.shape}")
             for symbol, size in zip(tensor.shape, array.shape, strict=True):
                 if isinstance(symbol, int):
                     continue
                 agreed, where = first_use.setdefault(symbol, (size, tensor.name))
                 if size != agreed:
-                    raise ShapeError(
-                        f"{self.name}: input {tensor.name!r} has {symbol}={size}, but {where!r} has {symbol}={agreed}"
-                    )
+                    wanted = f"{symbol}={agreed}, as {where!r} has"
+                    raise ShapeError(subject=subject, expected=wanted, got=f"{symbol}={size}")
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,12 @@ class ShapeProfile:
 
     def __post_init__(self) -> None:
         if not self.min.keys() == self.opt.keys() == self.max.keys():
-            raise ShapeError(
-                "min, opt and max shapes name different symbols: "
-                f"{sorted(self.min)}, {sorted(self.opt)} and {sorted(self.max)}"
-            )
+            got = f"{sorted(self.min)}, {sorted(self.opt)} and {sorted(self.max)}"
+            raise ShapeError(expected="min, opt and max shapes with the same symbols", got=got)
         for symbol in self.opt:
             if not 1 <= self.min[symbol] <= self.opt[symbol] <= self.max[symbol]:
                 sizes = f"{self.min[symbol]}, {self.opt[symbol]}, {self.max[symbol]}"
-                raise ShapeError(f"{symbol} has min, opt, max {sizes}; expected 1 ≤ min ≤ opt ≤ max")
+                raise ShapeError(subject=symbol, expected="1 ≤ min ≤ opt ≤ max", got=sizes)
 
 
 def parse_sizes(text: str) -> dict[str, int]:
@@ -144,6 +144,11 @@ def parse_sizes(text: str) -> dict[str, int]:
     for item in text.split(","):
         symbol, _, size = (part.strip() for part in item.partition("="))
         if not symbol or not re.fullmatch("[0-9]{1,18}", size) or symbol in sizes:
-            raise ShapeError(f"cannot read the shapes {text!r} at {item!r}", hint="write them as batch=1,height=64")
+            raise ShapeError(
+                "cannot read the shapes",
+                expected="a size by its symbol",
+                got=repr(item),
+                hint="write them as batch=1,height=64",
+            )
         sizes[symbol] = int(size)
     return sizes

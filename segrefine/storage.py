@@ -57,17 +57,18 @@ class FileRecord:
         path = root / relative
         plain = os.path.normpath(os.path.join(os.path.realpath(root), relative))
         if not links and os.path.realpath(path) != plain:
-            raise IntegrityError(f"{path} is reached through a link; only files inside of {root} are read", hint=hint)
+            message = f"it is reached through a link; only files inside of {root} are read"
+            raise IntegrityError(message, subject=path, hint=hint)
         if not path.is_file():
-            raise IntegrityError(f"{path} is missing", hint=hint)
+            raise IntegrityError("it is missing", subject=path, hint=hint)
         if (size := path.stat().st_size) != self.size:
-            raise IntegrityError(f"{path} should have {self.size} bytes, but has {size}", hint=hint)
+            raise IntegrityError(subject=path, expected=f"{self.size} bytes", got=size, hint=hint)
         try:
             found = FileRecord.of(path)
         except OSError as error:
-            raise IntegrityError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
+            raise IntegrityError(f"it cannot be read: {error.strerror}", subject=path, hint=hint) from error
         if found != self:
-            raise IntegrityError(f"{path} was altered: its SHA-256 is not the recorded one", hint=hint)
+            raise IntegrityError("it was altered: its SHA-256 is not the recorded one", subject=path, hint=hint)
         return path
 
 
@@ -86,7 +87,7 @@ def read_json(path: Path, error_class: type[SegrefineError], *, hint: str) -> An
         content = path.read_bytes()
         return json.loads(content.decode(json.detect_encoding(content)))  # programs on Windows write the marks
     except (OSError, ValueError, RecursionError) as error:
-        raise error_class(f"cannot read {path} as JSON: {error}", hint=hint) from error
+        raise error_class(f"it cannot be read as JSON: {error}", subject=path, hint=hint) from error
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
@@ -131,7 +132,7 @@ def read_json_object(path: Path, error_class: type[SegrefineError], *, hint: str
     """
     content = read_json(path, error_class, hint=hint)
     if not isinstance(content, dict):
-        raise error_class(f"{path} holds no JSON object", hint=hint)
+        raise error_class("it holds no JSON object", subject=path, hint=hint)
     return content
 
 

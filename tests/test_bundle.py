@@ -65,7 +65,7 @@ def test_each_file_is_hashed_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
 
 
 def test_missing_folder_and_folder_without_manifest(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="there is no folder") as caught:
+    with pytest.raises(BundleError, match="there is no such folder") as caught:
         Bundle.open(tmp_path / "nowhere")
     assert caught.value.hint == "make a bundle with `segrefine export MODEL BUNDLE`; MODEL may be `demo`"
     with pytest.raises(BundleError, match="is not a bundle: it has no segrefine.json"):
@@ -82,15 +82,15 @@ def test_manifest_that_is_no_json_object(bundle: Bundle, text: str | bytes) -> N
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("format_version", 2, "format version is 2, this segrefine reads version 1"),
-        ("format_version", None, "format version is None"),
-        ("sample_size", "16", "sample_size is missing or no int"),
-        ("sample_size", True, "sample_size is missing or no int"),
-        ("prediction_type", "noise", "prediction_type is 'noise', expected epsilon or v_prediction or sample"),
-        ("sample_size", 0, "sample_size is 0, expected a positive number"),
-        ("scaling_factor", "x", "scaling_factor is missing or no float"),
-        ("dtype", "bf16", "dtype is 'bf16', expected fp32 or fp16"),
-        ("graphs", {}, "differ"),
+        ("format_version", 2, "format_version: expected 1, the one that this segrefine reads; got 2"),
+        ("format_version", None, "got None"),
+        ("sample_size", "16", "sample_size: expected int, got '16'"),
+        ("sample_size", True, "sample_size: expected int, got True"),
+        ("prediction_type", "noise", "prediction_type: expected epsilon or v_prediction or sample, got 'noise'"),
+        ("sample_size", 0, "sample_size: expected a positive number, got 0"),
+        ("scaling_factor", "x", "scaling_factor: expected float, got 'x'"),
+        ("dtype", "bf16", "dtype: expected fp32 or fp16, got 'bf16'"),
+        ("graphs", {}, "graphs: expected those of the components"),
         ("components", {"linear": {}, "chain": {}}, "malformed entry: KeyError"),
         ("components", {"linear": 3, "chain": 4}, "malformed entry"),
         ("files", {"a": {"sha256": "", "bytes": 0}}, "malformed entry"),
@@ -189,7 +189,7 @@ def pipe(file: Path) -> None:
     ("damage", "message"),
     [
         (missing, "is missing"),
-        (truncated, "should have 4096 bytes, but has 4095"),
+        (truncated, "expected 4096 bytes, got 4095"),
         (altered, "was altered"),
         (link_loop, "is missing"),
         (link_to_another, "was altered"),
@@ -251,7 +251,7 @@ def test_a_manifest_whose_link_leads_nowhere_is_named(bundle: Bundle) -> None:
 
 def test_unlisted_file_and_unknown_component(bundle: Bundle) -> None:
     (bundle.path / "extra.json").write_text("{}")
-    with pytest.raises(IntegrityError, match="extra.json is not listed"):
+    with pytest.raises(IntegrityError, match="extra.json: it is not listed"):
         bundle.file("extra.json")
     with pytest.raises(BundleError, match="no component 'unet'") as caught:
         bundle.graph("unet")

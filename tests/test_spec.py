@@ -42,13 +42,16 @@ def test_good_feeds_pass() -> None:
     [
         (
             {"sample": np.zeros((2, 4, 8, 6))},
-            r"input 'sample' should be float32 \(batch, 4, height, width\), got float64",
+            r"input 'sample': expected float32 \(batch, 4, height, width\); got float64",
         ),
-        ({"sample": np.zeros((2, 3, 8, 6), np.float32)}, r"'sample' .* got float32 \(2, 3, 8, 6\)"),
-        ({"timestep": np.int64(3)}, r"'timestep' should be int64 \(batch\), got int64 \(\)"),
-        ({"timestep": np.zeros(3, np.int64)}, "'timestep' has batch=3, but 'sample' has batch=2"),
-        ({"foreground": np.zeros((2, 1, 8, 8), np.float32)}, "'foreground' has width=8, but 'sample' has width=6"),
-        ({"mask": np.zeros(1)}, "unet: has no input 'mask'"),
+        ({"sample": np.zeros((2, 3, 8, 6), np.float32)}, r"'sample': .* got float32 \(2, 3, 8, 6\)"),
+        ({"timestep": np.int64(3)}, r"'timestep': expected int64 \(batch\), got int64 \(\)"),
+        ({"timestep": np.zeros(3, np.int64)}, "'timestep': expected batch=2, as 'sample' has; got batch=3"),
+        (
+            {"foreground": np.zeros((2, 1, 8, 8), np.float32)},
+            "'foreground': expected width=6, as 'sample' has; got width=8",
+        ),
+        ({"mask": np.zeros(1)}, "unet: it has no input 'mask'"),
     ],
 )
 def test_wrong_feeds_are_named(changed: dict[str, Any], message: str) -> None:
@@ -88,7 +91,7 @@ def test_unreadable_shapes_are_shown(text: str) -> None:
 
 
 def test_profiles_of_other_symbols_are_refused() -> None:
-    with pytest.raises(ShapeError, match="different symbols"):
+    with pytest.raises(ShapeError, match="with the same symbols"):
         ShapeProfile({"batch": 1}, {"batch": 1, "height": 2}, {"batch": 1})
 
 

@@ -41,4 +41,4 @@ def complete_entries(files: str, hint: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"an entry lacks {error}" if isinstance(error, KeyError) else f"an entry is damaged: {error}"
-        raise MaskError(f"{files}: {reason}", hint=hint) from error
+        raise MaskError(reason, subject=files, hint=hint) from error

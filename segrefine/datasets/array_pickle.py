@@ -35,7 +35,7 @@ def load_object(encoded: bytes) -> Any:
         MaskError: it is no such file, is damaged, too large, or holds anything else.
     """
     if len(encoded) > MOST_BYTES:
-        raise MaskError(f"it has {len(encoded)} bytes, expected at most {MOST_BYTES}", hint="save smaller maps")
+        raise MaskError(expected=f"at most {MOST_BYTES} bytes", got=len(encoded), hint="save smaller maps")
     try:
         stream = io.BytesIO(encoded)
         shape, dtype = read_header(stream)

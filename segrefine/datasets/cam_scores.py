@@ -132,8 +132,12 @@ def enlarge(maps: NDArray[np.floating[Any]], size: tuple[int, int], name: str) -
         return maps
     too_large = height > size[0] or width > size[1]
     if too_large or (abs(height - size[0] * width / size[1]) > 1 and abs(width - size[1] * height / size[0]) > 1):
-        message = f"{name}: maps of {width}×{height} pixels do not fit an image of {size[1]}×{size[0]}"
-        raise MaskError(message, hint="maps are as large as their image, or a reduction of it")
+        raise MaskError(
+            subject=name,
+            expected=f"maps for an image of {size[1]}×{size[0]} pixels",
+            got=f"{width}×{height}",
+            hint="maps are as large as their image, or a reduction of it",
+        )
     return np.stack([_resize(each.astype(np.float32), size, Image.Resampling.BILINEAR) for each in maps])
 
 

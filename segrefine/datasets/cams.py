@@ -107,13 +107,18 @@ class Cams(MaskFiles):
 
     def _load(self, path: Path, name: str) -> _Content:
         if path.stat().st_size > MOST_BYTES:
-            raise MaskError(f"{name} has more than {MOST_BYTES} bytes", hint="save smaller maps, or in half precision")
+            raise MaskError(
+                subject=name,
+                expected=f"at most {MOST_BYTES} bytes",
+                got=path.stat().st_size,
+                hint="save smaller maps, or in half precision",
+            )
         try:
             entries = load_object(read_bytes(path))
         except MaskError as error:
             raise error.about(name) from error
         if not isinstance(entries, dict):
-            raise MaskError(f"{name} holds a {type(entries).__name__} and no dictionary", hint=_KNOWN)
+            raise MaskError(subject=name, expected="a dictionary", got=type(entries).__name__, hint=_KNOWN)
         return self._find_maps(entries, name)
 
     def _find_maps(self, entries: dict[Any, Any], name: str) -> _Content:
@@ -124,8 +129,8 @@ class Cams(MaskFiles):
             keys = _whole_numbers(entries.get(KEYS), name)
             maps = _array(entries[used], name)
             if maps.ndim != 3 or len(maps) != len(keys):
-                message = f"{name}: {used} has the shape {maps.shape}, expected ({len(keys)}, height, width)"
-                raise MaskError(message, hint=f"one map for each of the {KEYS}")
+                shape = f"{used} of the shape ({len(keys)}, height, width)"
+                raise MaskError(subject=name, expected=shape, got=maps.shape, hint=f"one map for each of the {KEYS}")
             return self._content(entries, used, [key + self._offset for key in keys], maps, name)
         if used is not None:
             logits = _array(entries[used], name)
@@ -133,24 +138,30 @@ class Cams(MaskFiles):
             has_background = self._classes.background is not None
             expected = len(self._classes.names) + has_background
             if logits.ndim != 3 or len(logits) != expected or logits.dtype.kind != "f":
-                message = f"{name}: {used} has the shape {logits.shape}, expected ({expected}, height, width)"
-                raise MaskError(message, hint="--classes names the classes of the channels, the background first")
+                raise MaskError(
+                    subject=name,
+                    expected=f"{used} of the shape ({expected}, height, width)",
+                    got=logits.shape,
+                    hint="--classes names the classes of the channels, the background first",
+                )
             indices = [*([0] if has_background else []), *sorted(self._classes.names)]
             return _Content(entries=entries, used=used, keys=indices, maps=logits, is_logits=True)
         if entries and not wanted and all(type(key) is int for key in entries):
             arrays = [_array(value, name) for value in entries.values()]
             if any(each.ndim != 2 or each.shape != arrays[0].shape for each in arrays):
-                raise MaskError(f"{name}: the maps of its classes have several shapes", hint="save maps of one size")
+                raise MaskError(
+                    "the maps of its classes have several shapes", subject=name, hint="save maps of one size"
+                )
             keys = [key + self._offset for key in entries]
             return self._content(entries, None, keys, np.stack(arrays), name)
         shown = ", ".join(repr(key)[:30] for key in list(entries)[:6]) or "nothing"
-        raise MaskError(f"{name} holds a dictionary of {shown}, and no maps that are known", hint=_KNOWN)
+        raise MaskError("it holds no maps that are known", subject=name, got=f"a dictionary of {shown}", hint=_KNOWN)
 
     def _content(
         self, entries: dict[Any, Any], used: str | None, keys: list[int], maps: NDArray[Any], name: str
     ) -> _Content:
         if len(set(keys)) < len(keys):
-            raise MaskError(f"{name}: a key comes twice", hint="save one map for each class")
+            raise MaskError("a key comes twice", subject=name, hint="save one map for each class")
         for key in keys:
             self._name_of(key, name)
         return _Content(entries=entries, used=used, keys=keys, maps=maps)
@@ -160,18 +171,21 @@ class Cams(MaskFiles):
         if index == 0 and self._classes.background is not None:
             return None
         if index not in self._classes.names:
-            message = f"{file}: class {index} is not among the {len(self._classes.names)} of {self._classes.origin}"
-            raise MaskError(message, hint="--classes names the list, --key-offset what is added to the keys")
+            message = f"class {index} is not among the {len(self._classes.names)} of {self._classes.origin}"
+            hint = "--classes names the list, --key-offset what is added to the keys"
+            raise MaskError(message, subject=file, hint=hint)
         return self._classes.names[index]
 
     def _prior(self, content: _Content, size: tuple[int, int], name: str) -> Floats:
         if len(content.keys) * size[0] * size[1] > _MOST_VALUES:
-            message = f"{name}: {len(content.keys)} maps of {size[1]}×{size[0]} pixels are too large"
-            raise MaskError(message, hint=f"at most {_MOST_VALUES} values; scale the image down")
+            got = f"{len(content.keys)} maps of {size[1]}×{size[0]} pixels"
+            raise MaskError(
+                subject=name, expected=f"at most {_MOST_VALUES} values", got=got, hint="scale the image down"
+            )
         if content.is_logits:
             logits = content.maps.astype(np.float32)
             if not np.isfinite(logits).all():
-                raise MaskError(f"{name}: {content.used} holds numbers that are not finite", hint="save it again")
+                raise MaskError(f"{content.used} holds numbers that are not finite", subject=name, hint="save it again")
             return logits_to_prior(enlarge(logits, size, name).astype(np.float32))
         if not content.keys:
             return np.zeros((0, *size), np.float32)

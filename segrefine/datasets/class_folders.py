@@ -74,7 +74,9 @@ class ClassFolders(MaskFiles):
             if image is not None:
                 check_size(mask.shape, size, file)
             elif mask.shape != size:
-                raise MaskError(f"{path} has another size than the other masks of {item.name}", hint="scale it")
+                raise MaskError(
+                    f"it has another size than the other masks of {item.name}", subject=path, hint="scale it"
+                )
         masks: dict[Key, AnyMask] = dict(found.items())
         return Parts(size=size, masks=masks, labels={name: name for name in found})
 

@@ -61,8 +61,8 @@ class ClassList:
             if index in self.ignored or (index == 0 and self.background is not None):
                 continue
             if index not in self.names:
-                message = f"{name} holds index {index}, which has no name"
-                raise MaskError(message, hint=f"name it in {self.origin}")
+                message = f"it holds index {index}, which has no name"
+                raise MaskError(message, subject=name, hint=f"name it in {self.origin}")
             yield self.names[index], indices == index
 
     def check_background(self) -> None:
@@ -72,9 +72,9 @@ class ClassList:
             MaskError: it has the name of a class.
         """
         if self.background is not None and self.background.strip(" _").casefold() not in _BACKGROUNDS:
-            message = f"{self.origin} has a class at index 0, {self.background!r}, which is the background here"
+            message = f"it has a class at index 0, {self.background!r}, which is the background here"
             hint = f'number the classes from 1, in label maps too; or if 0 shows nothing, call it "{BACKGROUND}"'
-            raise MaskError(message, hint=hint)
+            raise MaskError(message, subject=self.origin, hint=hint)
 
 
 def read_classes(file: Path) -> ClassList:
@@ -87,10 +87,12 @@ def read_classes(file: Path) -> ClassList:
     if content.get("0", "") is None:
         del content["0"]
     if not all(index.isdecimal() and isinstance(name, str) for index, name in content.items()):
-        raise MaskError(f"{file} holds something else than names by index", hint='such as ["background", "fox"]')
+        raise MaskError(
+            "it holds something else than names by index", subject=file, hint='such as ["background", "fox"]'
+        )
     names = {int(index): name for index, name in content.items()}
     if len(set(names.values())) < len(names):
-        raise MaskError(f"{file} has one name twice", hint="give every class its own name")
+        raise MaskError("it has one name twice", subject=file, hint="give every class its own name")
     ignored = frozenset() if IGNORED in names else frozenset({IGNORED})
     background = names.pop(0, BACKGROUND)
     return ClassList(names=names, background=background, ignored=ignored, origin=str(file))
@@ -106,7 +108,9 @@ def read_names(file: Path) -> dict[str, Any]:
     if isinstance(content, list):
         content = {str(index): name for index, name in enumerate(content)}
     if not isinstance(content, dict):
-        raise MaskError(f"{file} is no JSON object", hint='such as {"photo": "fox"}')
+        raise MaskError(
+            subject=file, expected="a JSON object", got=type(content).__name__, hint='such as {"photo": "fox"}'
+        )
     return content
 
 

@@ -71,7 +71,7 @@ class Coco(Notation):
         """
         items = list(self._list_items())
         if not items:
-            raise MaskError(f"{self.place.masks} lists no image", hint=HINT)
+            raise MaskError("it lists no image", subject=self.place.masks, hint=HINT)
         return items
 
     def _list_items(self) -> Iterator[Item]:
@@ -111,7 +111,7 @@ class Coco(Notation):
         count = len(self._content["images"])
         listed = {item.name: item for item in list(self._list_items())[:count]}
         if len({key_of(image["id"]) for image in self._content["images"]}) < count:
-            raise MaskError(f"{self.place.masks}: two images have one id", hint="give every image its own id")
+            raise MaskError("two images have one id", subject=self.place.masks, hint="give every image its own id")
         return listed
 
     @property
@@ -166,8 +166,8 @@ class Coco(Notation):
             sides = [whole_number(side) or 0 for side in size] if isinstance(size, list) else []
             if len(sides) == 2 and min(sides) > 0:
                 return sides[0], sides[1]
-        message = f"{self.place.masks} does not say how large image {item.name} is"
-        raise MaskError(message, hint="add height and width to its entry in images")
+        message = f"it does not say how large image {item.name} is"
+        raise MaskError(message, subject=self.place.masks, hint="add height and width to its entry in images")
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Return whether the annotations of an image are in `output`."""

@@ -58,7 +58,7 @@ def check_coco(content: Mapping[str, Any], file: Path) -> None:
     for kind, needed in _NEEDED:
         entries = content.get(kind)
         if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
-            raise MaskError(f"{file} has no list of {kind}", hint=HINT)
+            raise MaskError(f"it has no list of {kind}", subject=file, hint=HINT)
         for place, entry in enumerate(entries):
             _check_entry(entry, needed, f"{file}: {kind}[{place}]", _IDS[kind])
     _check_links(content, file)
@@ -67,7 +67,7 @@ def check_coco(content: Mapping[str, Any], file: Path) -> None:
 def _check_entry(entry: Mapping[str, Any], needed: Iterable[str], where: str, ids: Iterable[str]) -> None:
     for name in needed:
         if name not in entry:
-            raise MaskError(f"{where} has no {name}", hint=HINT)
+            raise MaskError(f"it has no {name}", subject=where, hint=HINT)
         if name not in ids and not isinstance(entry[name], str):
             raise MaskError(subject=where, expected=f"{name} as text", got=f"{entry[name]!r:.60}", hint=HINT)
     for name in ids:
@@ -81,7 +81,7 @@ def _check_links(content: Mapping[str, Any], file: Path) -> None:
     """Checks that annotations are of the images and categories of this file, and not of others altogether."""
     listed = [key_of(category["id"]) for category in content["categories"]]
     if twice := sorted({str(number) for number in listed if listed.count(number) > 1}):
-        raise MaskError(f"{file}: two categories have the id {twice[0]}", hint="give every category its own id")
+        raise MaskError(f"two categories have the id {twice[0]}", subject=file, hint="give every category its own id")
     for kind, name in (("images", "image_id"), ("categories", "category_id")):
         known = {key_of(entry["id"]) for entry in content[kind]}
         used = [each[name] for each in content["annotations"] if each.get(name) is not None]
@@ -89,8 +89,13 @@ def _check_links(content: Mapping[str, Any], file: Path) -> None:
             if kind == "categories" and isinstance(used[0], str) == isinstance(content[kind][0]["id"], str):
                 continue  # each annotation says so itself
             of_list = _describe_id(content[kind][0]["id"])
-            message = f"{file}: no {name} of an annotation is listed in {kind}, whose ids are {of_list}"
-            raise MaskError(f"{message}; {name} is {_describe_id(used[0])}", hint=f"make them the ids of {kind}")
+            raise MaskError(
+                f"no {name} of an annotation is listed in {kind}",
+                subject=file,
+                expected=of_list,
+                got=_describe_id(used[0]),
+                hint=f"make them the ids of {kind}",
+            )
 
 
 def _describe_id(number: Any) -> str:
@@ -136,8 +141,8 @@ def label_of(label: str | None, annotation: Mapping[str, Any]) -> str:
         MaskError: it has none.
     """
     if label is None:
-        message = f"annotation {annotation.get('id')}: category {annotation.get('category_id')!r} is not listed"
-        raise MaskError(message, hint="add it to categories")
+        message = f"category {annotation.get('category_id')!r} is not listed"
+        raise MaskError(message, subject=f"annotation {annotation.get('id')}", hint="add it to categories")
     return label
 
 

@@ -38,8 +38,9 @@ class CocoResults(Coco):
         listing = self.place.options.listing
         results = read_json(self.place.masks, MaskError, hint=HINT)
         if listing is None:
-            message = f"{self.place.masks} holds a list of results, which does not name its images and categories"
-            raise MaskError(message, hint="--listing names the COCO JSON that lists them")
+            message = "it holds a list of results, which does not name its images and categories"
+            hint = "--listing names the COCO JSON that lists them"
+            raise MaskError(message, subject=self.place.masks, hint=hint)
         content = read_coco(Path(listing)) | {"annotations": results}
         check_coco(content, self.place.masks)
         return content

@@ -96,7 +96,9 @@ class Expressions(PhraseData):
                     own = phrases.setdefault(str(key_of(ref["image_id"])), [])
                     own += self._list_phrases(ref, annotations, used)
         if not phrases:
-            raise MaskError(f"{file} has no split {self._split!r}", hint=f"--split takes {', '.join(sorted(known))}")
+            raise MaskError(
+                f"it has no split {self._split!r}", subject=file, hint=f"--split takes {', '.join(sorted(known))}"
+            )
         for name, own in phrases.items():
             yield self._make_item(name, own, images.get(name))
 
@@ -210,7 +212,9 @@ def find_expressions(source: Path) -> Path | None:
     below = [file for name in _FOLDERS for root in (source, source / "data") if (file := _find_in(root / name))]
     if len(below) > 1:
         names = [file.parent.name for file in below]
-        raise MaskError(f"{source} holds {', '.join(names)}", hint=f"name the folder of one, such as {below[0].parent}")
+        raise MaskError(
+            f"it holds {', '.join(names)}", subject=source, hint=f"name the folder of one, such as {below[0].parent}"
+        )
     return below[0] if below else None
 
 
@@ -240,7 +244,7 @@ def read_refs(file: Path) -> list[dict[str, Any]]:
         try:
             content = _PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
         except Exception as error:  # a damaged pickle may raise anything
-            raise MaskError(f"cannot read {file}: {error}", hint=HINT) from error
+            raise MaskError(f"it cannot be read: {error}", subject=file, hint=HINT) from error
     if not isinstance(content, list):
         raise MaskError(subject=file, expected="a list of expressions", got=type(content).__name__, hint=HINT)
     return content

@@ -168,8 +168,8 @@ def inside(root: Path, relative: str) -> Path:
     path = root / relative
     real_root = os.path.realpath(root)
     if os.path.commonpath([real_root, os.path.realpath(path)]) != real_root:
-        message = f"{relative} leads out of {root}"
-        raise ImageError(message, hint="links and paths may not leave the data set's folder; copy the file there")
+        hint = "links and paths may not leave the data set's folder; copy the file there"
+        raise ImageError(f"it leads out of {root}", subject=relative, hint=hint)
     return path
 
 

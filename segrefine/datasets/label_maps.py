@@ -51,8 +51,9 @@ class LabelMaps(MaskFiles):
         if image is not None:
             check_size(indices.shape, (image.shape[0], image.shape[1]), path.name)
         if self.place.to_refine and self._assumes_voc and may_be_one_object(stored):
-            message = f"{path.name} holds only black and white, or 0 and 1, and may be the mask of one object"
-            raise MaskError(message, hint=f"{LABELS} says what masks show; {CLASSES} names the indices of label maps")
+            message = "it holds only black and white, or 0 and 1, and may be the mask of one object"
+            hint = f"{LABELS} says what masks show; {CLASSES} names the indices of label maps"
+            raise MaskError(message, subject=path.name, hint=hint)
         masks: dict[Key, AnyMask] = dict(self._classes.split(indices, path.name if self.place.to_refine else str(path)))
         return Parts(
             size=(indices.shape[0], indices.shape[1]),

@@ -149,12 +149,12 @@ def _objects_of(content: Mapping[str, Any], name: str) -> list[list[int]]:
     """
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
-        raise MaskError(f"{name} has no list of shapes", hint="save it again with LabelMe")
+        raise MaskError("it has no list of shapes", subject=name, hint="save it again with LabelMe")
     objects: dict[Any, list[int]] = {}
     for place, shape in enumerate(shapes):
         label = _label_of(shape)
         if not label.strip():
-            raise MaskError(f"{name}: shape {place} has no label", hint="label it again")
+            raise MaskError(f"shape {place} has no label", subject=name, hint="label it again")
         group = whole_number(shape.get("group_id"))
         objects.setdefault(place if group is None else (label, group), []).append(place)
     return list(objects.values())
@@ -198,8 +198,8 @@ def _size_of(content: Mapping[str, Any], name: str, image: Pixels | None) -> tup
     height, width = (whole_number(content.get(f"image{side}")) for side in ("Height", "Width"))
     if image is None:
         if not height or not width or not 0 < height * width <= MEGAPIXELS * 1_000_000 or height < 0:
-            message = f"{name} does not say how large its image is"
-            raise MaskError(message, hint=f"imageHeight and imageWidth say so; at most {MEGAPIXELS} megapixels")
+            hint = f"imageHeight and imageWidth say so; at most {MEGAPIXELS} megapixels"
+            raise MaskError("it does not say how large its image is", subject=name, hint=hint)
         return height, width
     if height and width:
         check_size((height, width), (image.shape[0], image.shape[1]), name)

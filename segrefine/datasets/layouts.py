@@ -179,7 +179,7 @@ def find_benchmark(source: Path, split: str | None = None, classes: str | None =
     titles = list(dict.fromkeys(layout.title for layout, _ in found))
     if len(titles) > 1:
         choices = " or ".join(dict.fromkeys(f"--classes {layout.classes[0]}" for layout, _ in found))
-        raise MaskError(f"{source} holds {' and '.join(titles)}", hint=f"say which one is meant: {choices}")
+        raise MaskError(f"it holds {' and '.join(titles)}", subject=source, hint=f"say which one is meant: {choices}")
     layout, root = found[0]
     return _open(layout, root, split or "val", classes or layout.classes[0])
 
@@ -234,7 +234,7 @@ def _open(layout: Layout, root: Path, split: str, classes: str) -> FoundBenchmar
     else:
         raise _no_split(root, split, list_subfolders(root / layout.image_root))
     if not listing:
-        raise MaskError(f"the split {split!r} of {root} lists no image", hint="download the data again")
+        raise MaskError(f"the split {split!r} lists no image", subject=root, hint="download the data again")
     return FoundBenchmark(
         layout=layout, root=root, images=images, masks=maps, split=folder, listing=listing, classes=classes,
         twice=twice,
@@ -285,10 +285,11 @@ def _read_list(layout: Layout, root: Path, split: str, places: Sequence[Path], t
 def _other_classes(source: Path, classes: str | None, layouts: Sequence[Layout]) -> MaskError:
     titles = " and ".join(dict.fromkeys(layout.title for layout in layouts))
     known = ", ".join(dict.fromkeys(name for layout in layouts for name in layout.classes))
-    message = f"{source} holds {titles}, which does not have the classes of {classes}"
-    return MaskError(message, hint=f"its class lists are {known}; a protocol and a benchmark bring their own")
+    message = f"it holds {titles}, which does not have the classes of {classes}"
+    hint = f"its class lists are {known}; a protocol and a benchmark bring their own"
+    return MaskError(message, subject=source, hint=hint)
 
 
 def _no_split(root: Path, split: str, known: Sequence[str]) -> MaskError:
     hint = f"--split takes {', '.join(known)}, or a text file with a name a line" if known else "download it again"
-    return MaskError(f"{root} has no split {split!r}", hint=hint)
+    return MaskError(f"it has no split {split!r}", subject=root, hint=hint)

@@ -262,7 +262,7 @@ def read_segments(file: Path, size: Sequence[int] | None) -> NDArray[np.int64]:
         with Image.open(file) as opened:
             colours = np.asarray(opened.convert("RGB"), np.int64)
     except (OSError, ValueError) as error:
-        raise MaskError(f"cannot read {file}: {error}", hint=HINT) from error
+        raise MaskError(f"it cannot be read: {error}", subject=file, hint=HINT) from error
     if size is not None:
         check_size(colours.shape[:2], (size[0], size[1]), file.name)
     found: NDArray[np.int64] = colours @ np.array([1, 256, 65536])
@@ -280,7 +280,9 @@ def find_narratives(source: Path, split: str | None) -> Path | None:
             return None
         own = split_of(source)
         if split not in (None, own, own.removesuffix("2017")):
-            raise MaskError(f"{source} has no split {split!r}", hint=f"leave --split out: the file is of {own}")
+            raise MaskError(
+                f"it has no split {split!r}", subject=source, hint=f"leave --split out: the file is of {own}"
+            )
         return source
     folders = [source, source / "annotations"]
     files = {
@@ -296,5 +298,5 @@ def find_narratives(source: Path, split: str | None) -> Path | None:
     if found is None and split is None and len(files) == 1:
         [found] = files.values()
     if found is None:
-        raise MaskError(f"{source} has no split {wanted!r}", hint=f"--split takes {', '.join(files)}")
+        raise MaskError(f"it has no split {wanted!r}", subject=source, hint=f"--split takes {', '.join(files)}")
     return found

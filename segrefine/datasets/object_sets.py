@@ -166,10 +166,10 @@ def _open_davis(root: Path, resolution: str, split: str) -> FoundBenchmark:
     file = next((each for each in files if each.is_file()), None)
     if file is None:
         known = sorted({each.stem for each in (root / "ImageSets").glob("*/*.txt")})
-        raise MaskError(f"{root} has no split {split!r}", hint=f"--split takes {', '.join(known)}")
+        raise MaskError(f"it has no split {split!r}", subject=root, hint=f"--split takes {', '.join(known)}")
     names, absent = _frames(file, images, masks)
     if not names:
-        raise MaskError(f"the split {split!r} of {root} lists no frame", hint="download the data again")
+        raise MaskError(f"the split {split!r} lists no frame", subject=root, hint="download the data again")
     return FoundBenchmark(
         layout=DAVIS, root=root, images=images, masks=masks, split=split, classes="objects", absent=absent,
         listing={name: Listed(image=f"{name}.jpg", mask=f"{name}.png") for name in names},
@@ -208,14 +208,16 @@ def _find_big(source: Path, split: str | None, *, to_refine: bool) -> FoundBench
     if _holds_big(source):
         own = source.name if source.name in BIG.splits else ""
         if split not in (None, own):
-            raise MaskError(f"{source} has no split {split!r}", hint="name the folder of the split, without --split")
+            raise MaskError(
+                f"it has no split {split!r}", subject=source, hint="name the folder of the split, without --split"
+            )
         return _open_big(source, own, to_refine=to_refine)
     known = [name for name in list_subfolders(source) if name in BIG.splits and _holds_big(source / name)]
     if not known:
         return None
     wanted = split or "val"
     if wanted not in known:
-        raise MaskError(f"{source} has no split {wanted!r}", hint=f"--split takes {', '.join(known)}")
+        raise MaskError(f"it has no split {wanted!r}", subject=source, hint=f"--split takes {', '.join(known)}")
     return _open_big(source / wanted, wanted, to_refine=to_refine)
 
 

@@ -50,7 +50,7 @@ class PhraseResults(Notation):
     def items(self) -> Sequence[Item]:
         """None can be refined alone: the file does not say where the images are."""
         hint = "segrefine batch DATA OUTPUT --coarse FILE refines them, where DATA is the data set of the phrases"
-        raise MaskError(f"{self.place.masks} holds masks of phrases without their images", hint=hint)
+        raise MaskError("it holds masks of phrases without their images", subject=self.place.masks, hint=hint)
 
     @cached_property
     def entries(self) -> Mapping[str, Item]:
@@ -61,14 +61,14 @@ class PhraseResults(Notation):
         """
         content = read_json_object(self.place.masks, MaskError, hint=_HINT).get("phrases")
         if not isinstance(content, list):
-            raise MaskError(f"{self.place.masks} has no list of phrases", hint=_HINT)
+            raise MaskError("it has no list of phrases", subject=self.place.masks, hint=_HINT)
         images: dict[str, dict[str | None, dict[str, Any]]] = {}
         for place, entry in enumerate(content):
             self._check(entry, place)
             own, number = images.setdefault(entry["image"], {}), key_of(entry["phrase_id"])
             if number in own:
-                message = f"{self.place.masks}: image {entry['image']} has two masks of phrase {number}"
-                raise MaskError(message, hint="keep one of them")
+                message = f"image {entry['image']} has two masks of phrase {number}"
+                raise MaskError(message, subject=self.place.masks, hint="keep one of them")
             own[number] = entry
         root = self.place.root
         return {
@@ -105,12 +105,12 @@ class PhraseResults(Notation):
             MaskError: the file has none.
         """
         if name not in self.entries:
-            raise MaskError(f"{self.place.masks} has no masks of {name}", hint="predict the whole split")
+            raise MaskError(f"it has no masks of {name}", subject=self.place.masks, hint="predict the whole split")
         return self.read(self.entries[name])
 
     def write(self, item: Item, results: Mapping[Key, MaskResult], size: tuple[int, int], output: Path) -> None:
         """Refuse: the data set of the phrases writes them."""
-        raise MaskError(f"{self.place.masks} is no data set of its own", hint=_HINT)
+        raise MaskError("it is no data set of its own", subject=self.place.masks, hint=_HINT)
 
     def is_done(self, item: Item, output: Path) -> bool:
         """Never: nothing is written."""

@@ -82,7 +82,9 @@ class PhraseData(Notation):
         """
         items = list(self.list_items())
         if not items:
-            raise MaskError(f"{self.place.masks} has no phrase in this split", hint="--split names another one")
+            raise MaskError(
+                "it has no phrase in this split", subject=self.place.masks, hint="--split names another one"
+            )
         return items
 
     @cached_property
@@ -98,7 +100,9 @@ class PhraseData(Notation):
         file = Path(given) / PREDICTIONS if Path(given).is_dir() else Path(given)
         place = Place(masks=file, images=None, root=file.parent, to_refine=False)
         if not PhraseResults.detect(place):
-            raise MaskError(f"{given} holds no predicted masks of phrases", hint="segrefine bench writes such a file")
+            raise MaskError(
+                "it holds no predicted masks of phrases", subject=given, hint="segrefine bench writes such a file"
+            )
         return PhraseResults(place)
 
     def read(self, item: Item, image: Pixels | None = None) -> Parts:

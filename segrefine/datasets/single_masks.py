@@ -49,8 +49,9 @@ class SingleMasks(MaskFiles):
         check_mask(mask, size)
         label = self._labels.get(item.name, self.place.options.label)
         if not isinstance(label, str):
-            message = f"{LABELS} does not say what the mask of {item.name} shows"
-            raise MaskError(message, hint='add it, such as {"photo": "fox"}; or give --label for all masks')
+            message = f"it does not say what the mask of {item.name} shows"
+            hint = 'add it, such as {"photo": "fox"}; or give --label for all masks'
+            raise MaskError(message, subject=LABELS, hint=hint)
         return Parts(size=size, masks={"": mask}, labels={"": label})
 
     def write_file(self, file: str, source: Path, target: Path, results: Mapping[Key, MaskResult]) -> None:

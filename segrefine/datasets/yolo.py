@@ -63,8 +63,8 @@ class Yolo(MaskFiles):
         for place, line in enumerate(_lines_of(path)):
             number, shares = _split(line, f"{file}, line {place + 1}")
             if number not in self._classes.names:
-                message = f"{file}, line {place + 1}: class {number} has no name"
-                raise MaskError(message, hint=f"name it in {self._classes.origin}, or with --classes")
+                hint = f"name it in {self._classes.origin}, or with --classes"
+                raise MaskError(f"class {number} has no name", subject=f"{file}, line {place + 1}", hint=hint)
             labels[place] = self._classes.names[number]
             try:
                 masks[place] = self._draw(shares, size, image)
@@ -86,8 +86,8 @@ class Yolo(MaskFiles):
     def _size_of(self, item: Item, name: str) -> tuple[int, int]:
         found = find_image(self.place.images, item.name) if self.place.images else None
         if found is None:
-            message = f"{name}: the image {item.name!r} is not there, and its text does not say how large it is"
-            raise ImageError(message, hint="--images names the folder of the images")
+            message = f"the image {item.name!r} is not there, and its text does not say how large it is"
+            raise ImageError(message, subject=name, hint="--images names the folder of the images")
         width, height = open_image(read_bytes(found), str(found)).size
         return height, width
 
@@ -120,7 +120,7 @@ def _lines_of(path: Path) -> list[str]:
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path} cannot be read: {error}", hint="write it again") from error
+        raise ImageError(f"it cannot be read: {error}", subject=path, hint="write it again") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

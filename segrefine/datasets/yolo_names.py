@@ -40,7 +40,7 @@ def read_yolo_names(place: Place) -> ClassList:
 
 def _list(names: dict[int, str], file: Path) -> ClassList:
     if not names or len(set(names.values())) < len(names):
-        raise MaskError(f"{file} names no class, or one name twice", hint=_HINT)
+        raise MaskError("it names no class, or one name twice", subject=file, hint=_HINT)
     return ClassList(names=names, background=None, origin=str(file))
 
 
@@ -53,7 +53,7 @@ def _names_of_yaml(file: Path) -> dict[int, str]:
     text = read_text(file, errors="replace")
     found = re.search(r"^names:[ \t]*(.*(?:\n(?:[ \t]+.*|[ \t]*-.*|[ \t]*#.*|[ \t]*))*)", text, re.MULTILINE)
     if not found:
-        raise MaskError(f"{file} has no names", hint=_HINT)
+        raise MaskError("it has no names", subject=file, hint=_HINT)
     value = re.sub(r"(^|\s)#.*", "", found[1]).strip()
     if value.startswith(("[", "{")):
         entries = [each for each in _split(value[1:].rsplit("]" if value[0] == "[" else "}", 1)[0])]
@@ -65,7 +65,7 @@ def _names_of_yaml(file: Path) -> dict[int, str]:
         name = numbered[2] if numbered else entry.removeprefix("- ")
         names[int(numbered[1]) if numbered else place] = name.strip().strip("'\"")
     if not all(names.values()) or any(set(name) & set("[]{}") for name in names.values()):
-        raise MaskError(f"{file}: its names are written in a way that is not read", hint=_HINT)
+        raise MaskError("its names are written in a way that is not read", subject=file, hint=_HINT)
     return names
 
 

@@ -61,7 +61,9 @@ def check_gpu(index: int, packages: str = _BINDINGS) -> None:
         return
     if status == cuda.cudaError_t.cudaErrorInsufficientDriver and driver:
         raise BackendError(
-            f"the NVIDIA driver supports CUDA {driver}, but the installed cuda-bindings need CUDA {needed}",
+            "the NVIDIA driver is too old",
+            expected=f"one for CUDA {needed}, which the installed cuda-bindings need",
+            got=f"one for CUDA {driver}",
             hint=f"install a newer driver (CUDA 13 needs R580 or later), or the packages for CUDA 12: {packages}; "
             "nvidia-smi shows the driver",
         )
@@ -273,5 +275,5 @@ class Gpu:
             self._cuda.cudaGetLastError()  # else the next library to ask would take this failure for its own
             short = status == self._cuda.cudaError_t.cudaErrorMemoryAllocation
             hint = _SHORTAGE if short else "nvidia-smi shows its state"
-            raise EngineError(f"CUDA device {self.index}: {name} failed: {status.name}", hint=hint)
+            raise EngineError(f"{name} failed: {status.name}", subject=f"CUDA device {self.index}", hint=hint)
         return tuple(values) if len(values) > 1 else next(iter(values), None)

@@ -106,5 +106,7 @@ def parse_device(device: str) -> tuple[str, int]:
     """
     kind, colon, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdecimal())):
-        raise BackendError(f"there is no device {device!r}", hint="choose cpu, cuda or cuda:N")
+        raise BackendError(
+            subject="device", expected="cpu, cuda or cuda:N", got=repr(device), hint="leave it out for the CPU"
+        )
     return kind, int(index or 0)

@@ -53,7 +53,7 @@ class EngineOptions:
             raise SettingsError(subject="low_memory", expected="the device cpu", got=self.device, hint="leave it out")
         if self.precision not in (None, *get_args(EnginePrecision)):
             raise SettingsError(
-                f"precision: expected one of {', '.join(get_args(EnginePrecision))}; got {self.precision!r}"
+                subject="precision", expected=f"one of {', '.join(get_args(EnginePrecision))}", got=repr(self.precision)
             )
         if self.threads is not None:
             check_threads(self.threads)

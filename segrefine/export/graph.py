@@ -52,7 +52,7 @@ def export_graph(module: GraphModule, sizes: Mapping[str, int], *, opset: int) -
             )
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ExportError(f"{spec.name}: torch.onnx.export failed: {reason}") from error
+        raise ExportError(f"torch.onnx.export failed: {reason}", subject=spec.name) from error
     assert program is not None
     for value, tensor in zip(program.model.graph.outputs, spec.outputs, strict=True):
         value.shape = ir.Shape(tensor.shape)  # the exporter writes formulas of the inputs' symbols

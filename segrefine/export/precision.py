@@ -68,7 +68,10 @@ def _halve(module: GraphModule) -> None:
         if not rounded.isfinite().all():
             component, largest = module.spec.name, float(weight.abs().max())
             raise ExportError(
-                f"{component}: the weight {name} reaches {largest:.3g}, and half precision ends at {most:.0f}",
+                f"the weight {name} is too large for half precision",
+                subject=component,
+                expected=f"at most {most:.0f}",
+                got=f"{largest:.3g}",
                 hint=f"export with --fp32-components {component}",
             )
         weight.data = rounded

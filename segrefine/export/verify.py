@@ -84,7 +84,7 @@ def _open_session(path: Path, name: str) -> Any:
             f"export runs the graphs that it checks: {error}", hint='pip install "segrefine[export]"'
         ) from error
     except Exception as error:  # both libraries raise classes of their own, which share no other base
-        raise ExportError(f"{name}: the exported graph is not valid: {error}") from error
+        raise ExportError(f"the exported graph is not valid: {error}", subject=name) from error
 
 
 def _check_interface(name: str, kind: str, found: list[Any], expected: tuple[TensorSpec, ...]) -> None:
@@ -100,7 +100,10 @@ def _error(label: str, got: NDArray[Any], want: NDArray[Any], atol: float) -> fl
     error = float(np.abs(got - want).max() / max(np.ptp(want), np.finfo(np.float32).tiny))
     if not error <= atol:
         raise ExportError(
-            f"{label} differs from torch by {error:.1e} of its range, expected at most {atol:.1e}",
+            "it differs from torch",
+            subject=label,
+            expected=f"at most {atol:.1e} of its range",
+            got=f"{error:.1e}",
             hint="a larger --atol accepts it",
         )
     return error

@@ -177,8 +177,9 @@ def load_label_checkpoint(model: Model, dtype: torch.dtype | None = torch.float3
     expected = codec.channels + parts["configs"]["vae"]["latent_channels"], codec.channels
     if (config["in_channels"], config["out_channels"]) != expected:
         raise ExportError(
-            f"{folder / 'label_denoiser'} takes {config['in_channels']} channels and gives "
-            f"{config['out_channels']}, expected {expected[0]} (label and image latents) and {expected[1]}",
+            subject=folder / "label_denoiser",
+            expected=f"{expected[0]} channels in (label and image latents) and {expected[1]} out",
+            got=f"{config['in_channels']} in and {config['out_channels']} out",
             hint="check label_codec/config.json",
         )
     return LabelCheckpoint(**parts, codec=codec)
@@ -240,10 +241,12 @@ def _check_size(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise ExportError where a denoiser does not say what size of latents it was trained on."""
     size = config["sample_size"]
     if not isinstance(size, int) or size < 1:
-        message = (
-            f"{folder / 'config.json'}: expected a sample_size of one side of the latents in numbers, got {size!r}"
+        raise ExportError(
+            subject=folder / "config.json",
+            expected="a sample_size of one side of the latents in numbers",
+            got=repr(size),
+            hint="set sample_size: 64 for a model of 512 pixels, 96 for 768, 128 for 1024",
         )
-        raise ExportError(message, hint="set sample_size: 64 for a model of 512 pixels, 96 for 768, 128 for 1024")
 
 
 def _read_tokenizer(folder: Path, positions: int) -> CLIPTokenizer:

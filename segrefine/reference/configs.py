@@ -149,18 +149,23 @@ def _check_weights(model: Model, part: str, config: Mapping[str, Any]) -> None:
     place = model.file if isinstance(model, SingleFile) else Path(model) / part
     header = read_part_header(model, part)
     if config.get("quantization_config"):
-        message = f"{place} holds quantized weights of the {part}: its config.json has a quantization_config"
-        raise ExportError(message, hint=_NOT_QUANTIZED)
+        message = f"it holds quantized weights of the {part}: its config.json has a quantization_config"
+        raise ExportError(message, subject=place, hint=_NOT_QUANTIZED)
     if isinstance(model, SingleFile):
         check_quantization(model.file, header)
         find_scales(header)
     elif scale := next(filter(is_quantized, header), None):
-        message = f"{place} holds quantized weights of the {part}: {scale} beside them"
-        raise ExportError(message, hint=_NOT_QUANTIZED)
+        message = f"it holds quantized weights of the {part}: {scale} beside them"
+        raise ExportError(message, subject=place, hint=_NOT_QUANTIZED)
     for name, stored in header.items():
         if stored.dtype not in _TYPES and not is_scale(name):
-            message = f"{place} holds quantized weights of the {part}: {name} is stored as {stored.dtype}"
-            raise ExportError(f"{message}, expected floating-point numbers", hint=_NOT_QUANTIZED)
+            raise ExportError(
+                f"it holds quantized weights of the {part}",
+                subject=place,
+                expected=f"{name} in floating-point numbers",
+                got=stored.dtype,
+                hint=_NOT_QUANTIZED,
+            )
 
 
 def _read_json(folder: Path, relative: str) -> dict[str, Any]:

@@ -129,8 +129,10 @@ def read_codec(folder: Path, config: Mapping[str, Any], load: Callable[[], Autoe
         if kind == "area" and scale > 0 and factor % content["fold"] == 0:
             return AreaCodec(fold=content["fold"], scale=scale, vae_scale_factor=factor)
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
-        raise ExportError(f"{file} describes no label codec: {error!r}", hint=_HINT) from error
+        raise ExportError(f"it describes no label codec: {error!r}", subject=file, hint=_HINT) from error
     raise ExportError(
-        f"{file}: expected kind vae, or area with a fold that divides {factor}, and a positive scale, got {content}",
+        subject=file,
+        expected=f"kind vae, or area with a fold that divides {factor}, and a positive scale",
+        got=content,
         hint=_HINT,
     )

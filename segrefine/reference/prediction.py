@@ -127,8 +127,12 @@ def _read_types(file: Path, header: Collection[str], metadata: Mapping[str, str]
         if text in _SILENT:
             continue
         if text not in _TYPES:
-            message = f"{file} predicts {text!r} ({key} in its metadata), expected epsilon, v or sample"
-            raise ExportError(message, hint="segrefine takes models that predict noise, v or the clean sample")
+            raise ExportError(
+                subject=file,
+                expected="a model that predicts epsilon, v or sample",
+                got=f"{text!r} ({key} in its metadata)",
+                hint="segrefine takes models that predict noise, v or the clean sample",
+            )
         words.append(_Word(_TYPES[text], f"{key} in its metadata", weak=_TYPES[text] == _EPSILON))
     if (flag := metadata.get(_V_KEY, "").strip().lower()) in _FLAGS:
         words.append(_Word(_V if _FLAGS[flag] else _EPSILON, f"{_V_KEY} in its metadata", weak=not _FLAGS[flag]))

@@ -65,8 +65,8 @@ def find_scales(header: Mapping[str, StoredTensor]) -> dict[str, str]:
             raise ExportError(f"{weight} has two scales, {scales[weight]} and {name}", hint=_HINT)
         if header[weight].dtype not in FLOAT8 or stored.dtype not in _FLOATS:
             kinds = f"{header[weight].dtype} by {stored.dtype}"
-            message = f"{name} scales {kinds}, expected {' or '.join(FLOAT8)} by {' or '.join(sorted(_FLOATS))}"
-            raise ExportError(message, hint=_HINT)
+            expected = f"a scale of {' or '.join(FLOAT8)} by {' or '.join(sorted(_FLOATS))}"
+            raise ExportError(subject=name, expected=expected, got=kinds, hint=_HINT)
         expand_shape(name, stored.shape, header[weight].shape)
         scales[weight] = name
     return scales
@@ -134,5 +134,5 @@ def _check_format(place: str, settings: Mapping[str, Any]) -> None:
     others = sorted(settings.keys() - {"format", "full_precision_matrix_mult"})  # the second is about activations
     if settings.get("format") not in _FORMATS or others:
         found = f"{others[0]} {settings[others[0]]!r}" if others else repr(settings.get("format"))
-        message = f"{place}: quantized as {found}, expected one of {', '.join(sorted(_FORMATS))}"
-        raise ExportError(message, hint=_HINT)
+        expected = f"quantization as one of {', '.join(sorted(_FORMATS))}"
+        raise ExportError(subject=place, expected=expected, got=found, hint=_HINT)

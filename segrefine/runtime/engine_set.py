@@ -330,5 +330,5 @@ def check_finite(values: Floats, component: str, step: str) -> Floats:
             "segrefine parity BUNDLE --reference MODEL --locate names the tensor; of a bundle in half precision, "
             "--fp32-components exports the graph in single"
         )
-        raise NumericalError(f"{component} gave a value that is not finite ({step})", hint=hint)
+        raise NumericalError(f"it gave a value that is not finite ({step})", subject=component, hint=hint)
     return values

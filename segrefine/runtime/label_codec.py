@@ -29,14 +29,14 @@ def label_decoder(codec: Mapping[str, Any], image_decoder: Decode) -> Decode:
     try:
         kind, scale, fold = codec["kind"], float(codec["scale"]), int(codec.get("fold", 1))
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"the manifest's label_codec is malformed: {error!r}", hint=EXPORT_HINT) from error
+        raise BundleError(f"it is malformed: {error!r}", subject="label_codec", hint=EXPORT_HINT) from error
     match kind:
         case "area":
             return lambda latents: decode_area(latents, fold=fold, scale=scale)
         case "vae":
             return lambda latents: _to_share(image_decoder(latents / np.float32(scale)).mean(1))
         case _:
-            raise BundleError(f"unknown label codec {kind!r}, expected area or vae", hint=EXPORT_HINT)
+            raise BundleError(subject="label_codec", expected="kind area or vae", got=repr(kind), hint=EXPORT_HINT)
 
 
 def decode_area(latents: Floats, *, fold: int, scale: float) -> Floats:

@@ -80,8 +80,12 @@ def complete_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(kind: str) -> SettingsError:
-    known = "expected one of " + ", ".join(SCHEDULERS)
     if kind.startswith(("FlowMatch", "EDM")) or kind in SCHEDULERS:
         message = f"the scheduler is {kind}, whose noise levels are not a DDPM's: the model was trained in another way"
         return SettingsError(message, hint="give a model of Stable Diffusion 1.x, 2.x or XL")
-    return SettingsError(f"_class_name: {known}; got {kind!r}", hint="save the model with one of these schedulers")
+    return SettingsError(
+        subject="_class_name",
+        expected=f"one of {', '.join(SCHEDULERS)}",
+        got=repr(kind),
+        hint="save the model with one of these schedulers",
+    )

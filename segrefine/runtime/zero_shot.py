@@ -108,7 +108,8 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         if ATTENTION not in bundle.manifest.graphs:
             made = bundle.manifest.versions.get("segrefine", "an older version")
             raise BundleError(
-                f"{bundle.path} has no graph {ATTENTION}: segrefine {made} exported it without the maps of attention",
+                f"it has no graph {ATTENTION}: segrefine {made} exported it without the maps of attention",
+                subject=bundle.path,
                 hint=EXPORT_AGAIN,
             )
         return (*text_encoders(bundle), "vae_encoder", "unet", ATTENTION)

@@ -31,8 +31,10 @@ def check_data(mixture: Mixture, texts: TextEncoder, warn: Callable[[str], None]
         raise MaskError("every image is held out for validation", hint="add images, or use --validation DATA")
     for name in mixture.classes:
         if not texts.fits(text := f"all {plural(name)}"):
-            message = f"class {name!r}: expected at most {texts.most} tokens, got {texts.count(text)}"
-            raise PromptError(message, hint="use a shorter name")
+            expected = f"at most {texts.most} tokens"
+            raise PromptError(
+                subject=f"class {name!r}", expected=expected, got=texts.count(text), hint="use a shorter name"
+            )
     for part in mixture.parts:
         if line := describe_problems(part):
             warn(line)

@@ -180,7 +180,9 @@ def _fit_side(model: LabelModel) -> None:
     """
     if model.side % model.multiple:
         raise SettingsError(
-            f"side: expected a multiple of {model.multiple} pixels for this model, got {model.side}",
+            subject="side",
+            expected=f"a multiple of {model.multiple} pixels for this model",
+            got=model.side,
             hint=f"such as --side {max(1, round(model.side / model.multiple)) * model.multiple}",
         )
     model.denoiser.register_to_config(sample_size=model.side // model.checkpoint.vae_scale_factor)

@@ -175,8 +175,12 @@ def _check_memory(
     o = job.options
     parts, images = o.accumulate * accelerator.num_processes, o.batch // o.phrases
     if images % parts:
-        message = f"batch: expected a multiple of {parts} images, for as many parts, got {images} images"
-        raise SettingsError(message, hint=f"such as --batch {-(-images // parts) * parts * o.phrases}")
+        raise SettingsError(
+            subject="batch",
+            expected=f"a multiple of {parts} images, for as many parts",
+            got=f"{images} images",
+            hint=f"such as --batch {-(-images // parts) * parts * o.phrases}",
+        )
     batch = batches.make(0, 0, parts)
     memory = estimate(trainee, batch, o)
     tell(f"memory: {memory}", None)

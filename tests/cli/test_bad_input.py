@@ -95,13 +95,13 @@ def test_output_folder_that_cannot_be_written(fails, scene):
 
 
 def test_no_bundle(refine_fails, tmp_path):
-    assert "no folder" in refine_fails(bundle=tmp_path / "none")
+    assert "there is no such folder" in refine_fails(bundle=tmp_path / "none")
     assert "not a bundle" in refine_fails(bundle=tmp_path)
 
 
 def test_bundle_with_a_file_missing(refine_fails, bundle):
     (bundle / "unet" / "model.onnx_data").unlink()
-    assert "model.onnx_data is missing" in refine_fails(bundle=bundle)
+    assert "model.onnx_data: it is missing" in refine_fails(bundle=bundle)
 
 
 def test_bundle_with_a_file_cut_short(refine_fails, bundle):
@@ -212,7 +212,7 @@ def test_mask_is_never_stdin(refuses, scene, image):
     [
         ("--compute-capability", "8", "expected major and minor version, such as 8.9"),
         ("--max-shapes", "batch=0", "'batch=0': expected sizes of 1 or more"),
-        ("--max-shapes", "batch:4", "cannot read the shapes 'batch:4'"),
+        ("--max-shapes", "batch:4", "cannot read the shapes: expected a size by its symbol, got 'batch:4'"),
         ("--opt-shapes", "batch=" + 5000 * "9", "cannot read the shapes"),
         ("--workspace", "99999999999999999", "is not in the range"),
     ],

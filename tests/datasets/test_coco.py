@@ -83,7 +83,7 @@ def test_images_of_a_json_that_do_not_serve_are_named(folder):
     ("changes", "message"),
     [
         ({"images": None}, "no list of images"),
-        ({"annotations": [{"id": 3}]}, r"annotations\[0\] has no image_id"),
+        ({"annotations": [{"id": 3}]}, r"annotations\[0\]: it has no image_id"),
         ({"categories": [{"id": [3], "name": "x"}]}, r"expected id as a whole number or text, got \[3\]"),
         ({"categories": [{"id": 3, "name": 5}]}, "expected name as text, got 5"),
         ({"annotations": [{"image_id": 7, "category_id": [1]}]}, "expected category_id as a whole number or text"),

@@ -95,8 +95,8 @@ def test_text_that_is_no_number_stays_a_name(name):
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("images", "image_id", "listed in images, whose ids are text such as 'x'; image_id is numbers such as 1"),
-        ("categories", "category_id", "categories, whose ids are text such as 'x'; category_id is numbers such as 1"),
+        ("images", "image_id", "listed in images: expected text such as 'x', got numbers such as 1"),
+        ("categories", "category_id", "categories: expected text such as 'x', got numbers such as 1"),
     ],
 )
 def test_ids_that_are_of_something_else_are_refused_at_the_start(tmp_path, kind, name, words):

@@ -76,7 +76,7 @@ def test_external_data_stays_apart_and_counts(bundle: Bundle) -> None:
     data = engine.path.with_name(engine.path.name + "_data")
     assert data.stat().st_size == 4 * CHANNELS**2
     os.truncate(data, 100)
-    with pytest.raises(EngineError, match="should have 4096 bytes, but has 100"):
+    with pytest.raises(EngineError, match="expected 4096 bytes, got 100"):
         load_engine(bundle, "linear")
 
 
@@ -139,10 +139,10 @@ def of_another_version(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "is damaged: .* but has 10"),
+        (cut, "is damaged: .* bytes, got 10"),
         (lose, "is damaged: .* is missing"),
         (link, "is damaged: .* through a link"),
-        (break_sidecar, "cannot read .*json as JSON"),
+        (break_sidecar, "json: it cannot be read as JSON"),
         (empty_sidecar, "holds no JSON object"),
         (edit_sidecar(files={"../../../../outside": {"sha256": "", "size": 1}}), "is damaged"),
         (edit_sidecar(files={"x": {"size": 1}}), "is damaged"),

@@ -39,7 +39,10 @@ def test_engine_computes_the_graph(graph: Path, threads: int | None) -> None:
 
 
 def test_feeds_are_checked(graph: Path) -> None:
-    with OnnxRuntimeEngine(graph, LINEAR) as engine, pytest.raises(ShapeError, match="'timestep' has batch=2"):
+    with (
+        OnnxRuntimeEngine(graph, LINEAR) as engine,
+        pytest.raises(ShapeError, match="'timestep': expected batch=3, as 'sample' has; got batch=2"),
+    ):
         engine({"sample": SAMPLE, "timestep": TIMESTEP[:2]})
 
 
@@ -67,12 +70,15 @@ def test_failure_inside_the_runtime_names_the_component(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (replace(LINEAR, inputs=LINEAR.inputs[:1]), "has inputs .*timestep"),
+        (replace(LINEAR, inputs=LINEAR.inputs[:1]), "inputs of linear: expected .*, got .*timestep"),
         (
             replace(LINEAR, inputs=(LINEAR.inputs[0], TensorSpec("timestep", "float32", ("batch",)))),
-            "has inputs .*int64",
+            "inputs of linear: .* got .*int64",
         ),
-        (replace(LINEAR, outputs=(TensorSpec("features", "float32", ("batch",)),)), "has outputs .*out_sample"),
+        (
+            replace(LINEAR, outputs=(TensorSpec("features", "float32", ("batch",)),)),
+            "outputs of linear: .* got .*out_sample",
+        ),
     ],
 )
 def test_graph_of_another_component_is_refused(graph: Path, spec: object, message: str) -> None:
@@ -89,9 +95,9 @@ def test_file_that_is_no_graph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "CPU"])
 def test_unknown_device(graph: Path, device: str) -> None:
-    with pytest.raises(BackendError, match="there is no device") as caught:
+    with pytest.raises(BackendError, match="device: expected cpu, cuda or cuda:N") as caught:
         OnnxRuntimeEngine(graph, LINEAR, device)
-    assert caught.value.hint == "choose cpu, cuda or cuda:N"
+    assert caught.value.hint == "leave it out for the CPU"
 
 
 def test_cuda_is_never_replaced_by_the_cpu(graph: Path) -> None:

@@ -53,9 +53,9 @@ def test_a_job_of_the_builder_survives_its_pipe(
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"device": "gpu"}, BackendError, "there is no device 'gpu'"),
-        ({"device": "cuda:x"}, BackendError, "there is no device 'cuda:x'"),
-        ({"device": "cpu:1"}, BackendError, "there is no device 'cpu:1'"),
+        ({"device": "gpu"}, BackendError, "device: expected cpu, cuda or cuda:N; got 'gpu'"),
+        ({"device": "cuda:x"}, BackendError, "got 'cuda:x'"),
+        ({"device": "cpu:1"}, BackendError, "got 'cpu:1'"),
         ({"precision": "fp8"}, SettingsError, "precision: expected one of fp32, fp16, bf16; got 'fp8'"),
         ({"threads": 0}, SettingsError, "threads: expected 1 to 256, got 0"),
         ({"threads": 257}, SettingsError, "threads: expected 1 to 256, got 257"),

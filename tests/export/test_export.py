@@ -192,7 +192,7 @@ def test_a_weight_past_half_precision_is_found_at_export(tiny_checkpoint: Path, 
     encoder.save_pretrained(folder / "text_encoder")
     options: dict[str, Any] = {"dtype": "fp16", "components": ["text_encoder"]}
     with pytest.raises(
-        ExportError, match=r"mlp\.fc2\.weight reaches 1e\+06, and half precision ends at 65504"
+        ExportError, match=r"mlp\.fc2\.weight is too large for half precision: expected at most 65504, got 1e\+06"
     ) as refused:
         export_bundle(folder, tmp_path / "half", **options)
     assert refused.value.hint == "export with --fp32-components text_encoder"
@@ -222,7 +222,10 @@ def test_an_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: P
 
 
 def test_a_difference_past_tolerance_names_the_tensor(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"alignment: output '\w+' differs from torch by \d\.\de-\d+ of its range"):
+    with pytest.raises(
+        ExportError,
+        match=r"alignment: output '\w+': it differs from torch: .* of its range, got \d\.\de-\d+",
+    ):
         export_bundle(tiny_checkpoint, tmp_path / "bundle", components=["alignment"], atol=0)
     assert not list(tmp_path.iterdir())
 

@@ -100,7 +100,7 @@ def test_value_that_is_not_finite_is_found(tmp_path: Path) -> None:
     answer = json.loads(result.stdout, parse_constant=pytest.fail)  # JSON has no Infinity
     rows = {(row["component"], row["step"].partition(":")[0]): row for row in answer["rows"]}
     assert rows["unet", "loop"]["error"] is None and not rows["unet", "one-step"]["ok"]
-    assert "unet gave a value that is not finite" in rows["unet", "loop"]["step"]
+    assert "unet: it gave a value that is not finite" in rows["unet", "loop"]["step"]
     assert rows["vae_encoder", "batch 1, latents 16×16"]["ok"]
     [found] = answer["divergences"]
     assert (found["component"], found["operator"], weight in found["inputs"]) == ("unet", "Conv", True)

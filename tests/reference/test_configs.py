@@ -76,7 +76,7 @@ def test_numbers_that_are_not_the_weights(folder: Path, stored: str, fits: bool)
     if fits:
         assert read_configs(folder)
         return
-    with pytest.raises(ExportError, match="holds quantized weights of the unet: .* is stored as [IU]8"):
+    with pytest.raises(ExportError, match="holds quantized weights of the unet: .* floating-point numbers, got [IU]8"):
         read_configs(folder)
 
 

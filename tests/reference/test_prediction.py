@@ -125,7 +125,7 @@ def test_silence_of_a_file_whose_configuration_was_guessed(config: Path, weights
         (
             {},
             {"modelspec.prediction_type": "rectified_flow"},
-            "predicts 'rectified_flow' .*expected epsilon, v or sample",
+            "expected a model that predicts epsilon, v or sample; got 'rectified_flow'",
         ),
         ({"edm_mean": NOTHING}, {}, "edm_mean: its noise levels are not a DDPM's"),
         ({"edm_vpred.sigma_max": torch.tensor(80.0)}, {}, "edm_vpred.sigma_max: its noise levels"),

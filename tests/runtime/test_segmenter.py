@@ -161,7 +161,7 @@ def test_samples_beyond_the_bound_go_in_parts(segmenter, monkeypatch):
 
 def test_guidance_that_overflows_is_named(segmenter):
     settings = replace(SETTINGS, guidance_scale=3e38, image_guidance_scale=1e38)
-    with pytest.raises(NumericalError, match=r"guidance gave a value that is not finite \(t=") as caught:
+    with pytest.raises(NumericalError, match=r"guidance: it gave a value that is not finite \(t=") as caught:
         segmenter.derive(settings=settings)(picture(), ["fox"])
     assert segmenter.bundle.manifest.dtype == "fp32" and "--dtype fp32" not in str(caught.value.hint)
 

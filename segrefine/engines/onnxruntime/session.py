@@ -61,8 +61,10 @@ def check_provider(device: str) -> str:
         raise _lacking(provider, device)
     if kind == "cuda" and version_numbers(ort.__version__) < version_numbers(_LEAST_FOR_CUDA):
         raise BackendError(
-            f"ONNX Runtime {ort.__version__} is too old for CUDA: before {_LEAST_FOR_CUDA} it computes attention on "
-            "the CPU",
+            "it is too old for CUDA, and computes attention on the CPU",
+            subject="ONNX Runtime",
+            expected=f"version {_LEAST_FOR_CUDA} or later",
+            got=ort.__version__,
             hint='install a newer one: pip install --upgrade "segrefine[cuda]"',
         )
     return provider
@@ -102,7 +104,7 @@ def create_session(
         settings = [{"device_id": str(index), "use_tf32": str(int(tf32))} if kind == "cuda" else {}]
         session = ort.InferenceSession(source, options, [provider], settings, disabled_optimizers=list(left_out))
     except Exception as error:  # ONNX Runtime's errors have no common base but this
-        raise EngineError(f"{path} does not load in ONNX Runtime: {error}") from error
+        raise EngineError(f"it does not load in ONNX Runtime: {error}", subject=path) from error
     if session.get_providers()[0] != provider:  # it falls back to the CPU without an error
         raise _lacking(provider, device) from RuntimeError(preload_cuda(ort))
     session.disable_fallback()
@@ -138,7 +140,7 @@ def check_graph(session: Any, spec: ComponentSpec, path: Path) -> None:
         expected = {tensor.name: tensor.dtype for tensor in tensors}
         if found != expected:
             raise EngineError(
-                f"{path} has {side} {found}, but {spec.name} should have {expected}", hint="export the bundle again"
+                f"{side} of {spec.name}", subject=path, expected=expected, got=found, hint="export the bundle again"
             )
 
 

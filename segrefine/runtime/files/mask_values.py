@@ -274,8 +274,8 @@ def to_indices(
             hint="save the indices as a palette PNG without transparency",
         )
     if 0 in named:
-        message = f"{name} has transparent pixels, which mean index 0, and index 0 is a class"
-        raise MaskError(message, hint="save the indices as a palette PNG without transparency")
+        message = "it has transparent pixels, which mean index 0, and index 0 is a class"
+        raise MaskError(message, subject=name, hint="save the indices as a palette PNG without transparency")
     return np.where((stored.alpha == 0) & ~np.isin(indices, list(ignored)), 0, indices).astype(np.int32)
 
 
@@ -294,8 +294,8 @@ def _choose_reading(
     levels = colours[:, 0]
     as_indices, as_levels = (_are_classes(each.tolist(), named, ignored) for each in (used, levels))
     if as_indices and as_levels:
-        message = f"{name} is a palette of greys: its indices are {name_values(used)}, its levels {name_values(levels)}"
-        raise MaskError(message, hint="save the indices as a grey PNG, or give the palette colours")
+        message = f"it is a palette of greys: its indices are {name_values(used)}, its levels {name_values(levels)}"
+        raise MaskError(message, subject=name, hint="save the indices as a grey PNG, or give the palette colours")
     return palette[:, 0].astype(np.int32)[indices] if as_levels else indices
 
 

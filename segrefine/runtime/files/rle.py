@@ -39,12 +39,12 @@ def decode_rle(rle: Any) -> NDArray[np.bool_]:
         raise MaskError(expected="run lengths with a size [height, width]", got=repr(size), hint=_HINT)
     height, width = size
     if height * width > _MOST_PIXELS:
-        raise MaskError(f"a mask of {width}×{height} pixels is too large", hint=_HINT)
+        raise MaskError(expected=f"a mask of at most {_MOST_PIXELS} pixels", got=f"{width}×{height}", hint=_HINT)
     runs = _read_counts(counts)
     total = sum(map(int, runs))  # Python's numbers: huge runs could wrap around to the right sum
     if (runs < 0).any() or total != height * width:
-        message = f"the run lengths make up {total} pixels, but the size is {width}×{height}"
-        raise MaskError(message, hint=_HINT)
+        expected = f"run lengths of {width * height} pixels, for {width}×{height}"
+        raise MaskError(expected=expected, got=total, hint=_HINT)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 

@@ -85,7 +85,7 @@ class ClipTokenizer:
         self._encoder = encoder
         pad_id = encoder.token_id(pad_token)
         if pad_id is None:
-            raise BundleError(f"the tokenizer has no token {pad_token!r} to pad with", hint=_HINT)
+            raise BundleError(subject="pad_token", expected="a token of the tokenizer", got=repr(pad_token), hint=_HINT)
         self._pad_id: int = pad_id
 
     @classmethod

@@ -26,7 +26,12 @@ OLD = real.cudaError_t.cudaErrorInsufficientDriver
     ("failing", "driver", "message", "hint"),
     [
         ({"cudaGetDeviceCount": OLD}, 0, "the NVIDIA driver is missing", "install NVIDIA's driver"),
-        ({"cudaGetDeviceCount": OLD}, 12040, r"driver supports CUDA 12\.4, but .* need CUDA 13", "{library}_cu12"),
+        (
+            {"cudaGetDeviceCount": OLD},
+            12040,
+            r"driver is too old: .* CUDA 13.* CUDA 12\.4",
+            "{library}_cu12",
+        ),
         ({"cudaGetDeviceCount": real.cudaError_t.cudaErrorNoDevice}, 13000, "cudaErrorNoDevice", "nvidia-smi"),
         ({"cudaGetDeviceCount": real.cudaError_t.cudaErrorSystemDriverMismatch}, 13000, "Mismatch", "nvidia-smi"),
     ],
