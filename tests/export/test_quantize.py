@@ -21,6 +21,7 @@ from segrefine.errors import EngineError, ExportError, OutputError, SettingsErro
 from segrefine.export.parity import check_parity
 from segrefine.export.quantize import CalibrationScene, bundles, quantize_bundle, read_scenes
 from segrefine.export.quantize.graphs import prepare_graph
+from segrefine.export.storage import WeightFile
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
@@ -83,7 +84,7 @@ def weights_of(bundle: Path) -> list[np.ndarray]:
 
 def test_the_prepared_graph_computes_the_same(tmp_path):
     source = photo_gs_bundle() / DENOISER
-    graph = prepare_graph(source, tmp_path)
+    graph = prepare_graph(source, WeightFile(tmp_path / "float.onnx_data"))
     feeds = feeds_of(source)
     np.testing.assert_allclose(outputs_of(graph.path, feeds), outputs_of(source, feeds), atol=1e-5)
     assert len(graph.nodes) > 50

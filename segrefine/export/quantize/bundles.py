@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.storage import staging_folder
 
 LEAST_IOU = 0.99
 """Mean IoU of the masks with those of float32 below which a quantized model is refused."""
@@ -91,23 +90,23 @@ def quantize_bundle(
         progress: called with a line about each step.
 
     Raises:
-        BundleError: `source` is no bundle, is quantized already, or is not in float32.
-        ExportError: the scenes are too few, or the masks differ from those of float32 whatever is left out.
+        BundleError: `source` is no bundle.
+        ExportError: it is quantized already, or not in float32; the scenes are too few; or the masks differ from those
+            of float32 whatever is left out.
         OutputError: the target is taken or cannot be written.
     """
     bundle = Bundle.open(source)
     _check_source(bundle)
     names = [name for name in _DENOISERS[bundle.manifest.method] if name in bundle.manifest.graphs]
-    with BundleWriter(target, overwrite=overwrite) as writer, tempfile.TemporaryDirectory() as folder:
+    with BundleWriter(target, overwrite=overwrite) as writer, staging_folder(writer.path) as folder:
         measured, judged = split_scenes(scenes)
         progress(f"running the loop on {len(measured)} scenes")
         samples = _record(bundle, measured, names)
         expected = _find_masks(bundle, judged)
-        graphs = {name: prepare_graph(bundle.graph(name), _made(Path(folder) / name)) for name in names}
+        weights = WeightFile(folder / "float.onnx_data")
+        graphs = {name: prepare_graph(bundle.graph(name), weights) for name in names}
         progress("measuring ranges")
-        work = _Work(
-            bundle=bundle, graphs=graphs, ranges=measure_ranges(graphs[names[0]], samples), folder=Path(folder)
-        )
+        work = _Work(bundle=bundle, graphs=graphs, ranges=measure_ranges(graphs[names[0]], samples), folder=folder)
         sample = samples[len(samples) // 2]
         trial = _first_good(work, sample, judged, expected, progress)
         _copy_files(trial.bundle.path, writer.directory)
@@ -226,8 +225,3 @@ def _copy_files(source: Path, target: Path, wanted: Callable[[Path], bool] = lam
             file = target / relative
             file.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / relative, file)
-
-
-def _made(folder: Path) -> Path:
-    os.makedirs(folder)
-    return folder

@@ -46,8 +46,13 @@ class FloatGraph:
     nodes: tuple[str, ...]
 
 
-def prepare_graph(source: Path, folder: Path) -> FloatGraph:
-    """Write a graph with its weights in float32, which `halve_weights` stored in half the bytes."""
+def prepare_graph(source: Path, weights: WeightFile) -> FloatGraph:
+    """Write a graph with its weights in float32, which `halve_weights` stored in half the bytes.
+
+    Args:
+        source: the file of the graph.
+        weights: the file for its weights; the graph is written beside it.
+    """
     model = ir.load(source)
     for node in list(model.graph):
         value = node.inputs[0] if node.op_type == "Cast" else None
@@ -63,8 +68,8 @@ def prepare_graph(source: Path, folder: Path) -> FloatGraph:
         if not value.uses():
             del model.graph.initializers[str(value.name)]
     nodes = tuple(str(node.name) for node in model.graph if _is_product(node))
-    path = folder / source.name
-    WeightFile(folder / f"{source.name}_data").take(model)
+    path = weights.path.with_name(source.name)
+    weights.take(model)
     ir.save(model, path)
     return FloatGraph(path=path, nodes=nodes)
 
