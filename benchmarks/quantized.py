@@ -29,8 +29,9 @@ from segrefine.assets import PHOTO_LABELS, demo_bundle, demo_samples, photo_gs_b
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
 from segrefine.engines import load_engine
+from segrefine.engines.quantizer import Feeds
 from segrefine.export.quantize import CalibrationScene, quantize_bundle
-from segrefine.export.quantize.recording import Feeds, Recording
+from segrefine.export.quantize.recording import Recording
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from segrefine.engines.backend import Backend
 from segrefine.engines.engine import EnginePrecision
 from segrefine.engines.onnxruntime.backend import ONNX_RUNTIME
+from segrefine.engines.onnxruntime.quantizer import OnnxRuntimeQuantizer
 from segrefine.engines.onnxruntime.session import open_plain_session
 from segrefine.engines.openvino.backend import OPENVINO
+from segrefine.engines.quantizer import Quantizer
 from segrefine.engines.tensorrt.backend import TENSORRT, TENSORRT_RTX
 from segrefine.errors import BackendError
 
@@ -23,8 +25,12 @@ BACKENDS: dict[str, Backend] = {
 DEFAULT = ONNX_RUNTIME
 """The backend that runs where nothing better is known, and that checks exported graphs by `open_plain_session`."""
 
+QUANTIZER: Quantizer = OnnxRuntimeQuantizer()
+"""The quantizer of `export --quantize`."""
+
 __all__ = [
-    "BACKENDS", "DEFAULT", "find_backend", "join_names", "needs_gpu", "open_plain_session", "taking", "with_precision",
+    "BACKENDS", "DEFAULT", "QUANTIZER", "find_backend", "join_names", "needs_gpu", "open_plain_session", "taking",
+    "with_precision",
 ]  # fmt: skip
 
 

@@ -199,7 +199,7 @@ def test_names_that_are_not_valid_text_are_noted(tmp_path):
 
 def test_a_model_that_does_not_open_is_told_once(scenes, tmp_path):
     damaged = damaged_bundle(tmp_path / "damaged")
-    for bundle, message in ((tmp_path / "none", "no folder"), (damaged, "model.onnx is missing")):
+    for bundle, message in ((tmp_path / "none", "there is no such folder"), (damaged, "model.onnx: it is missing")):
         result = run("batch", scenes, tmp_path / "out", "--bundle", bundle)
         assert result.exit_code == 1 and result.stderr.count("error: ") == 1 and message in result.stderr
 

@@ -135,7 +135,7 @@ def test_images_wait_for_their_masks_and_labels_may_come_later(inbox, tmp_path):
     (folder / "labels.json").write_text('{"000": "banana", "001": "fox"}')
     values, stderr = finish(process)
     assert (values["done"], values["failed"], values["waiting"]) == (2, 0, ["alone"])
-    assert "labels.json does not say what the mask of 001 shows" in stderr
+    assert "labels.json: it does not say what the mask of 001 shows" in stderr
 
 
 def test_ctrl_c_ends_it_with_what_was_done(inbox, tmp_path):

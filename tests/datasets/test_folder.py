@@ -156,7 +156,7 @@ def test_folders_that_are_none(tmp_path, folder):
     with pytest.raises(MaskError, match="one name twice"):
         open_data_set(folder)
     (folder / "labels.json").write_text("{")
-    with pytest.raises(MaskError, match="cannot read"):
+    with pytest.raises(MaskError, match="labels.json: it cannot be read as JSON"):
         open_data_set(folder)
 
 

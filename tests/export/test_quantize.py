@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples, photo_gs_bundle, photo_samples
-from segrefine.bundle import Bundle
+from segrefine.bundle import MANIFEST, Bundle
 from segrefine.cli import main
 from segrefine.cli.samples import load_samples
 from segrefine.engines.tensorrt.signed import signed_graph
@@ -112,13 +113,16 @@ def test_another_zero_point_is_not_read_as_signed(quantized, tmp_path):
         pass
 
 
-def test_int8_is_not_compared_with_pytorch_or_quantized_again(quantized, tmp_path, half_demo_bundle):
+def test_int8_is_not_compared_with_pytorch_or_quantized_again(quantized, tmp_path):
     with pytest.raises(SettingsError, match="expected a bundle in floats, got one in int8"):
         list(check_parity(quantized, photo_gs_bundle(), []))
     with pytest.raises(ExportError, match="quantized already"):
         quantize_bundle(quantized, tmp_path / "again", scenes_of(photo_samples()))
+    half = Path(shutil.copytree(photo_gs_bundle(), tmp_path / "half"))
+    manifest = json.loads((half / MANIFEST).read_text())
+    (half / MANIFEST).write_text(json.dumps({**manifest, "dtype": "fp16"}))
     with pytest.raises(ExportError, match="expected a bundle in fp32, got fp16"):
-        quantize_bundle(half_demo_bundle("demo-gs"), tmp_path / "again", scenes_of(photo_samples()))
+        quantize_bundle(half, tmp_path / "again", scenes_of(photo_samples()))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -152,11 +156,16 @@ def test_scenes_are_read_from_a_data_set():
     assert len(found) == 12 and found[0].label == load_samples(demo_samples())["01-banana-dilate"].label
 
 
+@pytest.mark.parametrize("option", [("--quantize", "int8"), ("--calibrate", "demo")])
+def test_both_options_are_needed(option, tmp_path):
+    result = CliRunner().invoke(main, ["export", "photo-gs", str(tmp_path / "b"), *option])
+    assert result.exit_code == 2 and "give --quantize and --calibrate together" in result.output
+
+
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path):
-    command = ["export", "photo-gs", str(tmp_path / "b"), "--quantize", "int8"]
-    alone = CliRunner().invoke(main, command)
-    assert alone.exit_code == 2 and "give --quantize and --calibrate together" in alone.output
-    result = CliRunner().invoke(main, [*command, "--calibrate", str(photo_samples()), "--json"])
+    command = ["export", "photo-gs", str(tmp_path / "b"), "--quantize", "int8", "--calibrate", str(photo_samples())]
+    result = CliRunner().invoke(main, [*command, "--json"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["quantized"]["label_denoiser"]["iou"] >= 0.99 and [*tmp_path.iterdir()] == [tmp_path / "b"]
@@ -175,6 +184,7 @@ def test_a_model_that_refines(tmp_path):
     assert np.mean([iou(ours, theirs) for theirs, ours in masks]) > 0.99
 
 
+@pytest.mark.slow
 def test_demo_gs_too(tmp_path):
     bundle = quantize_bundle(demo_gs_bundle(), tmp_path / "b", scenes_of(demo_samples()))
     assert bundle.manifest.quantized["label_denoiser"]["iou"] >= 0.99

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import MANIFEST, Bundle, BundleWriter
 from segrefine.engines import choose_backend, load_engine
+from segrefine.engines.backends import QUANTIZER
+from segrefine.engines.quantizer import Feeds
 from segrefine.errors import ExportError
-from segrefine.export.quantize.graphs import FloatGraph, measure_ranges, prepare_graph, quantize_graph, rank_nodes
-from segrefine.export.quantize.recording import Feeds, Recording, single_samples
+from segrefine.export.quantize.graphs import FloatGraph, prepare_graph, quantize_graph, rank_nodes
+from segrefine.export.quantize.recording import Recording, single_samples
 from segrefine.export.quantize.scenes import CalibrationScene, split_scenes
 from segrefine.export.storage import WeightFile
 from segrefine.runtime.engine_set import EngineSet
@@ -106,7 +108,8 @@ def quantize_bundle(
         weights = WeightFile(folder / "float.onnx_data")
         graphs = {name: prepare_graph(bundle.graph(name), weights) for name in names}
         progress("measuring ranges")
-        work = _Work(bundle=bundle, graphs=graphs, ranges=measure_ranges(graphs[names[0]], samples), folder=folder)
+        ranges = QUANTIZER.measure_ranges(graphs[names[0]].path, samples)
+        work = _Work(bundle=bundle, graphs=graphs, ranges=ranges, folder=folder)
         sample = samples[len(samples) // 2]
         trial = _first_good(work, sample, judged, expected, progress)
         _copy_files(trial.bundle.path, writer.directory)
@@ -169,7 +172,7 @@ def _first_good(
         trial = _Trial(bundle=bundle, left_out=left_out, ious=ious)
         if trial.is_good:
             return trial
-        ranked = ranked or rank_nodes(base, work.ranges, sample)
+        ranked = ranked or rank_nodes(base, sample)
     raise ExportError(
         subject="the masks of the quantized model",
         expected=f"a mean IoU with those of float32 of {LEAST_IOU} or more",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.engines import Closing, Engine
+from segrefine.engines.quantizer import Feeds
 
-Feeds = Mapping[str, NDArray[Any]]
 MOST_FEEDS = 48
 """Samples on which ranges are measured, at most."""
 
