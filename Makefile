@@ -49,7 +49,7 @@ test-install: .venv/.stamp-dev ## every extra alone from a built wheel, and the 
 	@touch $@
 
 test-label-studio: .venv-label-studio/.stamp ## the backend for Label Studio in the real server of label-studio-ml
-	.venv-label-studio/bin/python -m pytest --noconftest tests/integrations
+	.venv-label-studio/bin/python -m pytest --noconftest tests/integrations/test_label_studio.py
 
 lint: .venv/.stamp-dev ## ruff, mypy, and the length of sentences in the documents
 	$(BIN)/ruff check .
