@@ -194,8 +194,8 @@ def to_markdown(values: dict[str, Any]) -> str:
     recalls = [
         [f"{title}, {protocol}", *(f"{narratives[key][protocol].get(group) or 0:.3f}" for group in _GROUPS)]
         for key, title in {
-            "demo": "demo model",
-            "context": "demo model, phrases in captions",
+            "demo": "photo-gs",
+            "context": "photo-gs, phrases in captions",
             "shifted": "truth moved by 3 pixels",
             "true": "truth itself",
         }.items()
@@ -215,7 +215,7 @@ def to_markdown(values: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "# The papers' benchmarks on small sets",
-            "The demo models hardly know photographs. These figures show how the protocols differ, and that runs can "
+            "The shipped models hardly know photographs. These figures show how the protocols differ, and that runs can "
             "be killed and compared.",
             "## Panoptic Narrative Grounding: one set, three ways to measure average recall",
             f"{narratives['narratives']} narratives made of COCO photographs; phrases: {counts}. `full` is `eval` "
