@@ -215,8 +215,8 @@ def to_markdown(values: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "# The papers' benchmarks on small sets",
-            "The shipped models hardly know photographs. These figures show how the protocols differ, and that runs can "
-            "be killed and compared.",
+            "The shipped models hardly know photographs. These figures show how the protocols differ, and that runs "
+            "can be killed and compared.",
             "## Panoptic Narrative Grounding: one set, three ways to measure average recall",
             f"{narratives['narratives']} narratives made of COCO photographs; phrases: {counts}. `full` is `eval` "
             "without a protocol.",
