@@ -29,8 +29,9 @@ from segrefine.assets import PHOTO_LABELS, demo_bundle, demo_samples, photo_gs_b
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
 from segrefine.engines import load_engine
-from segrefine.engines.quantizer import Feeds
-from segrefine.export.quantize import CalibrationScene, quantize_bundle
+from segrefine.engines.engine import Feeds
+from segrefine.export.comparison import ParityScene
+from segrefine.export.quantize import quantize_bundle
 from segrefine.export.quantize.recording import Recording
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
@@ -92,7 +93,7 @@ def compare(float32: Path, int8: Path, cases: Sequence[Photograph], threads: int
                 guarded[key] = [_find(pipeline, case, guard=True) for case in tqdm(cases, desc="with the guard")]
                 as_paper = pipeline.derive(settings="paper")
                 paper[key] = [_find(as_paper, case, guard=False) for case in tqdm(cases, desc="preset paper")]
-    ious = [iou(ours, theirs) for ours, theirs in zip(masks["int8"], masks["float32"], strict=True)]
+    ious = _ious(masks)
     shown = guarded or masks
     folder, component = ("unet", "unet") if refines else ("label_denoiser", "label_denoiser")
     size = (int8 / folder / "model.onnx_data").stat().st_size
@@ -100,7 +101,7 @@ def compare(float32: Path, int8: Path, cases: Sequence[Photograph], threads: int
         "masks": len(cases),
         "iou": float(np.mean(ious)),
         "least_iou": min(ious),
-        **({"guarded": _mean_iou(guarded), "paper": _mean_iou(paper)} if refines else {}),
+        **({"guarded": float(np.mean(_ious(guarded))), "paper": float(np.mean(_ious(paper)))} if refines else {}),
         "quality": {
             key: float(np.mean([case.iou(mask) for case, mask in zip(cases, found, strict=True)]))
             for key, found in shown.items()
@@ -142,13 +143,13 @@ def _find(pipeline: Refiner | Segmenter, case: Photograph, *, guard: bool) -> Ma
     return pipeline(case.image, [f"the {case.label}"]).segments[0].mask
 
 
-def _mean_iou(masks: dict[str, list[Mask]]) -> float:
-    return float(np.mean([iou(ours, theirs) for ours, theirs in zip(masks["int8"], masks["float32"], strict=True)]))
+def _ious(masks: dict[str, list[Mask]]) -> list[float]:
+    return [iou(ours, theirs) for ours, theirs in zip(masks["int8"], masks["float32"], strict=True)]
 
 
-def _scenes() -> list[CalibrationScene]:
+def _scenes() -> list[ParityScene]:
     samples = [*load_samples(demo_samples()).values(), *load_samples(photo_samples()).values()]
-    return [CalibrationScene(image=each.image, mask=each.coarse, label=each.label) for each in samples]
+    return [ParityScene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
 
 
 if __name__ == "__main__":

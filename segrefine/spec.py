@@ -147,7 +147,7 @@ def parse_sizes(text: str) -> dict[str, int]:
             raise ShapeError(
                 "cannot read the shapes",
                 expected="a size by its symbol",
-                got=repr(text),
+                got=f"{text!r} at {item!r}",
                 hint="write them as batch=1,height=64",
             )
         sizes[symbol] = int(size)

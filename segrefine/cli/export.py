@@ -18,7 +18,7 @@ from segrefine.export.sources import find_model, revision_of, torch_imports
 from segrefine.storage import staging_folder
 
 if TYPE_CHECKING:
-    from segrefine.export.quantize import CalibrationScene
+    from segrefine.export.comparison import ParityScene
 
 
 @click.command(short_help="Export a PyTorch model to a bundle of ONNX graphs.")
@@ -74,12 +74,12 @@ def export(
     with BundleWriter(bundle, overwrite=overwrite):
         pass  # entering checks the place, which is better known now than after a model was loaded
     with console.progress(f"exporting {model}", long=True) as tell, ExitStack() as stack:
-        scenes = _read_scenes(calibrate) if calibrate else []
         tell("looking at the model", None)
         found = find_model(model, revision, config)
         tell("loading PyTorch", None)
         with torch_imports("export"):
             from segrefine.export import export_bundle
+        scenes = _read_scenes(calibrate) if calibrate else []
         # beside the bundle's place, where there must be room for it as well
         place = stack.enter_context(staging_folder(bundle.resolve())) / "float" if quantize else bundle
         written = export_bundle(
@@ -108,16 +108,17 @@ def export(
     console.result(values, _describe(values, written.manifest.quantized))
 
 
-def _read_scenes(source: str) -> list[CalibrationScene]:
+def _read_scenes(source: str) -> list[ParityScene]:
     """Read the scenes of --calibrate."""
     from segrefine.assets import demo_samples, photo_samples
     from segrefine.cli.samples import load_samples
-    from segrefine.export.quantize import CalibrationScene, read_scenes
+    from segrefine.export.comparison import ParityScene
+    from segrefine.export.quantize import read_scenes
 
     if source != "demo":
         return read_scenes(Path(source))
     samples = [*load_samples(demo_samples()).values(), *load_samples(photo_samples()).values()]
-    return [CalibrationScene(image=each.image, mask=each.coarse, label=each.label) for each in samples]
+    return [ParityScene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
 
 
 def _warnings(quantized: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -17,7 +17,8 @@ from segrefine.errors import ParityError
 from segrefine.export.sources import find_model, torch_imports
 
 if TYPE_CHECKING:
-    from segrefine.export.comparison import Feeds, ParityRow, ParityScene
+    from segrefine.engines.engine import Feeds
+    from segrefine.export.comparison import ParityRow, ParityScene
     from segrefine.export.locate import Divergence
 
 

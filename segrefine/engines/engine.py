@@ -19,6 +19,10 @@ EnginePrecision = Literal["fp32", "fp16", "bf16"]
 """What an engine computes in: the precision of the graph, or bfloat16 where the backend can."""
 
 
+Feeds = Mapping[str, NDArray[Any]]
+"""Inputs of a graph by name."""
+
+
 class Closing(ABC):
     """Context manager for objects that can be closed."""
 

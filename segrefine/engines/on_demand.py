@@ -27,13 +27,17 @@ class Room:
     def open(self, owner: OnDemand) -> Engine:
         """The engine of `owner`, loaded if another one was here. The caller holds the lock."""
         if self._engine is None or self._owner is not owner:
-            self.clear()
+            self._clear()
             _LOGGER.debug("loading %s", owner.spec.name)
             self._owner, self._engine = owner, owner.load()
         return self._engine
 
-    def clear(self) -> None:
-        """Close the engine that is here. The caller holds the lock."""
+    def leave(self, owner: OnDemand) -> None:
+        """Close the engine of `owner`, if it is the one that is here. The caller holds the lock."""
+        if self._owner is owner:
+            self._clear()
+
+    def _clear(self) -> None:
         if self._engine is not None:
             self._engine.close()
         self._owner = self._engine = None
@@ -68,4 +72,4 @@ class OnDemand(Closing):
         """Closes the engine, if it is loaded."""
         with self._room.lock:
             self._closed = True
-            self._room.clear()
+            self._room.leave(self)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-Feeds = Mapping[str, NDArray[Any]]
-"""One sample of a graph's inputs, by name."""
+from segrefine.engines.engine import Feeds
 
 
 class Quantizer(Protocol):
@@ -41,6 +40,6 @@ class Quantizer(Protocol):
         Args:
             graph: the graph in float32.
             names: of the tensors.
-            feeds: the inputs.
+            feeds: one sample of the inputs.
         """
         ...

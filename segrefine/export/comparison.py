@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Manifest, Precision
 from segrefine.engines import Closing, Engine, served_sizes
+from segrefine.engines.engine import Feeds
 from segrefine.errors import NumericalError
 from segrefine.export.graph import example_inputs
 from segrefine.export.modules import GraphModule
@@ -20,7 +21,6 @@ from segrefine.runtime.imaging.filters import Mask
 from segrefine.runtime.imaging.metrics import iou
 
 Floats = NDArray[np.float32]
-Feeds = Mapping[str, NDArray[Any]]
 
 TOLERANCES: Mapping[str, Mapping[Precision, float]] = {
     # one forward pass: float32 sums in another order; half precision keeps eleven bits of every product

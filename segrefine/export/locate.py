@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, BundleWriter
 from segrefine.engines import DEFAULT, Engine, build_engine, built_options, load_engine
+from segrefine.engines.engine import Feeds
 from segrefine.errors import EngineError, MissingDependencyError
 from segrefine.export.bundle_export import export_bundle
-from segrefine.export.comparison import TOLERANCES, Feeds
+from segrefine.export.comparison import TOLERANCES
 from segrefine.reference.weight_files import Model
 from segrefine.spec import DType, TensorSpec
 

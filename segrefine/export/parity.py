@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle, Manifest
 from segrefine.engines import DEFAULT, Engine
+from segrefine.engines.engine import Feeds
 from segrefine.errors import NumericalError, SettingsError
 from segrefine.export.comparison import (
-    Feeds,
     LoopErrors,
     ParityRow,
     ParityScene,

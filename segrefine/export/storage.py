@@ -42,6 +42,28 @@ def halve_weights(model: ir.Model) -> int:
     return saved
 
 
+def widen_weights(model: ir.Model) -> None:
+    """Undo `halve_weights`: weights that are stored in float16 with a Cast to float32 become float32.
+
+    Args:
+        model: changed in place.
+    """
+    graph = model.graph
+    for node in list(graph):
+        stored = node.inputs[0] if node.op_type == "Cast" else None
+        if stored is None or not stored.is_initializer() or stored.const_value is None:
+            continue
+        if stored.dtype != ir.DataType.FLOAT16 or node.attributes["to"].as_int() != ir.DataType.FLOAT:
+            continue
+        name = f"{stored.name}.whole"
+        whole = ir.Value(name=name, const_value=ir.tensor(stored.const_value.numpy().astype(np.float32), name=name))
+        replace_all_uses_with(node.outputs[0], whole)
+        graph.remove(node, safe=True)
+        graph.register_initializer(whole)
+        if not stored.uses():
+            del graph.initializers[str(stored.name)]
+
+
 def _halved(values: NDArray[np.float32]) -> NDArray[np.float16] | None:
     """The values in float16, where it can represent all of them exactly."""
     with np.errstate(over="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,6 +110,26 @@ def test_a_closed_engine_says_so_and_one_that_does_not_load_leaves_room():
         broken({})
 
 
+def test_closing_one_engine_leaves_the_one_that_is_loaded():
+    class Loaded(Closing):
+        closed = False
+
+        def __call__(self, feeds, *, only=None):
+            return {}
+
+        def close(self):
+            self.closed = True
+
+    engines, specs = [Loaded(), Loaded()], Bundle.open(demo_bundle()).manifest.components
+    room = Room()
+    first, second = (OnDemand(specs["unet"], partial(next, iter([each])), room) for each in engines)
+    first({})
+    second.close()
+    assert not engines[0].closed
+    first.close()
+    assert engines[0].closed
+
+
 def test_it_is_for_processors():
     with pytest.raises(SettingsError, match="low_memory: expected the device cpu, got cuda"):
         EngineOptions(device="cuda", low_memory=True)
@@ -119,6 +140,13 @@ def test_free_memory_is_what_linux_says(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 100 kB\nMemAvailable:     70 kB\n")
     assert free_memory(tmp_path) == 70 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    for name, text in {"max": "4096", "current": "1024", "stat": "active_file 0\ninactive_file 0\n"}.items():
+        (group / f"memory.{name}").write_text(text)
+    assert free_memory(tmp_path) == 3072  # a container leaves less
 
 
 def test_the_image_decoder_is_loaded_by_the_first_look(loaded):

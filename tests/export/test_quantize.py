@@ -19,8 +19,9 @@ from segrefine.cli import main
 from segrefine.cli.samples import load_samples
 from segrefine.engines.tensorrt.signed import signed_graph
 from segrefine.errors import EngineError, ExportError, OutputError, SettingsError
+from segrefine.export.comparison import ParityScene
 from segrefine.export.parity import check_parity
-from segrefine.export.quantize import CalibrationScene, bundles, quantize_bundle, read_scenes
+from segrefine.export.quantize import bundles, quantize_bundle, read_scenes
 from segrefine.export.quantize.graphs import prepare_graph
 from segrefine.export.storage import WeightFile
 from segrefine.runtime.imaging.metrics import iou
@@ -30,8 +31,8 @@ from segrefine.runtime.segmenter import Segmenter
 DENOISER = "label_denoiser/model.onnx"
 
 
-def scenes_of(folder: Path) -> list[CalibrationScene]:
-    return [CalibrationScene(image=s.image, mask=s.coarse, label=s.label) for s in load_samples(folder).values()]
+def scenes_of(folder: Path) -> list[ParityScene]:
+    return [ParityScene(image=s.image, coarse=s.coarse, label=s.label) for s in load_samples(folder).values()]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_a_model_that_refines(tmp_path):
     size, before = ((each / "unet/model.onnx_data").stat().st_size for each in (bundle.path, demo_bundle()))
     assert size < 0.6 * before  # whose weights are in half precision
     with Refiner.from_bundle(demo_bundle(), threads=1) as float32, Refiner.from_bundle(bundle.path, threads=1) as int8:
-        masks = [[each(s.image, s.mask, s.label, guard=False).mask for each in (float32, int8)] for s in scenes]
+        masks = [[each(s.image, s.coarse, s.label, guard=False).mask for each in (float32, int8)] for s in scenes]
     assert np.mean([iou(ours, theirs) for theirs, ours in masks]) > 0.99
 
 

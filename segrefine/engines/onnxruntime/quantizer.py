@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segrefine.engines.quantizer import Feeds
+from segrefine.engines.engine import Feeds
 
 _OPTIONS = {"ActivationSymmetric": True, "WeightSymmetric": True, "DedicatedQDQPair": False}
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from segrefine.export.quantize.bundles import quantize_bundle
-from segrefine.export.quantize.scenes import CalibrationScene, read_scenes
+from segrefine.export.quantize.scenes import read_scenes
 
-__all__ = ["CalibrationScene", "quantize_bundle", "read_scenes"]
+__all__ = ["quantize_bundle", "read_scenes"]

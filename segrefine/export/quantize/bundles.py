@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrefine.bundle import MANIFEST, Bundle, BundleWriter
+from segrefine.bundle import Bundle, BundleWriter
 from segrefine.engines import choose_backend, load_engine
 from segrefine.engines.backends import QUANTIZER
-from segrefine.engines.quantizer import Feeds
+from segrefine.engines.engine import Feeds
 from segrefine.errors import ExportError
+from segrefine.export.comparison import ParityScene
 from segrefine.export.quantize.graphs import FloatGraph, prepare_graph, quantize_graph, rank_nodes
 from segrefine.export.quantize.recording import Recording, single_samples
-from segrefine.export.quantize.scenes import CalibrationScene, split_scenes
+from segrefine.export.quantize.scenes import split_scenes
 from segrefine.export.storage import WeightFile
 from segrefine.runtime.engine_set import EngineSet
 from segrefine.runtime.imaging.metrics import iou
@@ -74,7 +75,7 @@ class _Trial:
 def quantize_bundle(
     source: str | Path,
     target: str | Path,
-    scenes: Sequence[CalibrationScene],
+    scenes: Sequence[ParityScene],
     *,
     overwrite: bool = False,
     progress: Tell = lambda message: None,
@@ -112,7 +113,7 @@ def quantize_bundle(
         work = _Work(bundle=bundle, graphs=graphs, ranges=ranges, folder=folder)
         sample = samples[len(samples) // 2]
         trial = _first_good(work, sample, judged, expected, progress)
-        _copy_files(trial.bundle.path, writer.directory)
+        _copy_files(trial.bundle, writer.directory)
         seconds = [_time_pass(each, names[0], sample) for each in (trial.bundle, bundle)]
         quantized = dict.fromkeys(names, trial.describe() | {"time": round(seconds[0] / seconds[1], 3)})
         return writer.finish(replace(trial.bundle.manifest, quantized=quantized))
@@ -131,9 +132,8 @@ class _Work:
         """Write the bundle with some operators left in float32."""
         manifest = self.bundle.manifest
         with BundleWriter(self.folder / "trial", overwrite=True) as writer:
-            quantized = {manifest.graphs[name] for name in self.graphs}
-            folders = {Path(path).parent for path in quantized}
-            _copy_files(self.bundle.path, writer.directory, lambda path: path.parent not in folders)
+            folders = {Path(manifest.graphs[name]).parent for name in self.graphs}
+            _copy_files(self.bundle, writer.directory, lambda path: path.parent not in folders)
             stores: dict[Path, WeightFile] = {}
             for name, graph in self.graphs.items():
                 path = writer.directory / manifest.graphs[name]
@@ -145,7 +145,7 @@ class _Work:
 
 def _check_source(bundle: Bundle) -> None:
     if bundle.manifest.quantized:
-        raise ExportError(f"{bundle.path} is quantized already", hint="quantize the float32 bundle")
+        raise ExportError("it is quantized already", subject=bundle.path, hint="quantize the float32 bundle")
     if bundle.manifest.dtype != "fp32":
         raise ExportError(
             subject=bundle.path,
@@ -155,9 +155,7 @@ def _check_source(bundle: Bundle) -> None:
         )
 
 
-def _first_good(
-    work: _Work, sample: Feeds, judged: Sequence[CalibrationScene], expected: Masks, progress: Tell
-) -> _Trial:
+def _first_good(work: _Work, sample: Feeds, judged: Sequence[ParityScene], expected: Masks, progress: Tell) -> _Trial:
     """The first quantized bundle whose masks are those of float32.
 
     Raises:
@@ -186,7 +184,7 @@ def _open(bundle: Bundle) -> EngineSet[Any]:
     return kind.from_bundle(bundle.path)
 
 
-def _record(bundle: Bundle, scenes: Sequence[CalibrationScene], names: Sequence[str]) -> list[Feeds]:
+def _record(bundle: Bundle, scenes: Sequence[ParityScene], names: Sequence[str]) -> list[Feeds]:
     """The inputs that the loop gives the denoiser on some scenes."""
     with _open(bundle) as pipeline:
         watched = {name: Recording(engine) for name, engine in pipeline.engines.items() if name in names}
@@ -196,15 +194,15 @@ def _record(bundle: Bundle, scenes: Sequence[CalibrationScene], names: Sequence[
         return single_samples([feeds for each in watched.values() for feeds in each.feeds])
 
 
-def _find_masks(bundle: Bundle, scenes: Sequence[CalibrationScene]) -> Masks:
+def _find_masks(bundle: Bundle, scenes: Sequence[ParityScene]) -> Masks:
     with _open(bundle) as pipeline:
         return [_mask_of(pipeline, scene) for scene in scenes]
 
 
-def _mask_of(pipeline: EngineSet[Any], scene: CalibrationScene) -> NDArray[np.bool_]:
+def _mask_of(pipeline: EngineSet[Any], scene: ParityScene) -> NDArray[np.bool_]:
     """The mask before the guard, whose threshold can turn a hair's breadth into another mask."""
     if isinstance(pipeline, Refiner):
-        return pipeline(scene.image, scene.mask, scene.label, guard=False).mask
+        return pipeline(scene.image, scene.coarse, scene.label, guard=False).mask
     assert isinstance(pipeline, Segmenter)
     return pipeline(scene.image, [f"the {scene.label}"]).segments[0].mask
 
@@ -221,10 +219,10 @@ def _time_pass(bundle: Bundle, component: str, feeds: Feeds) -> float:
     return min(seconds)
 
 
-def _copy_files(source: Path, target: Path, wanted: Callable[[Path], bool] = lambda path: True) -> None:
+def _copy_files(bundle: Bundle, target: Path, wanted: Callable[[Path], bool] = lambda path: True) -> None:
     """Copy a bundle's files but for the manifest and built engines; `wanted` gets paths relative to the bundle."""
-    for relative in Bundle.open(source).manifest.files:
-        if relative != MANIFEST and wanted(Path(relative)):
+    for relative in bundle.manifest.files:
+        if wanted(Path(relative)):
             file = target / relative
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / relative, file)
+            shutil.copyfile(bundle.file(relative), file)

@@ -15,11 +15,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.convenience import replace_all_uses_with
 
 from segrefine.engines.backends import QUANTIZER
-from segrefine.engines.quantizer import Feeds
-from segrefine.export.storage import WeightFile, halve_weights
+from segrefine.engines.engine import Feeds
+from segrefine.export.storage import WeightFile, halve_weights, widen_weights
 
 _LEAST_WEIGHTS = 4096
 """Smaller products stay in float32: converting their inputs takes longer than it saves."""
@@ -46,19 +45,7 @@ def prepare_graph(source: Path, weights: WeightFile) -> FloatGraph:
         weights: the file for its weights; the graph is written beside it.
     """
     model = ir.load(source)
-    for node in list(model.graph):
-        value = node.inputs[0] if node.op_type == "Cast" else None
-        if value is None or value.const_value is None or not value.is_initializer():
-            continue
-        name, output = node.outputs[0].name, node.outputs[0]
-        whole = ir.Value(
-            name=f"{name}.whole", const_value=ir.tensor(_as_float(value.const_value), name=f"{name}.whole")
-        )
-        replace_all_uses_with(output, whole)
-        model.graph.remove(node, safe=True)
-        model.graph.register_initializer(whole)
-        if not value.uses():
-            del model.graph.initializers[str(value.name)]
+    widen_weights(model)
     nodes = tuple(str(node.name) for node in model.graph if _is_product(node))
     path = weights.path.with_name(source.name)
     weights.take(model)
@@ -120,7 +107,3 @@ def _is_product(node: ir.Node) -> bool:
         return False
     weights = node.inputs[1]
     return weights.is_initializer() and weights.const_value is not None and weights.const_value.size >= _LEAST_WEIGHTS
-
-
-def _as_float(tensor: Any) -> NDArray[np.float32]:
-    return np.asarray(tensor.numpy(), np.float32)

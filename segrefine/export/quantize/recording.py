@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrefine.engines import Closing, Engine
-from segrefine.engines.quantizer import Feeds
+from segrefine.engines.engine import Feeds
 
+Item = TypeVar("Item")
 MOST_FEEDS = 48
 """Samples on which ranges are measured, at most."""
 
@@ -44,5 +45,9 @@ def single_samples(calls: Sequence[Feeds]) -> list[Feeds]:
         for feeds in calls
         for row in range(len(next(iter(feeds.values()))))
     ]
-    places = np.linspace(0, len(rows) - 1, min(len(rows), MOST_FEEDS)).round().astype(int)
-    return [rows[place] for place in places]
+    return pick_evenly(rows, MOST_FEEDS)
+
+
+def pick_evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """Pick `most` of the items, or all of fewer, evenly from the first to the last."""
+    return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segrefine.datasets.opening import read_pairs
 from segrefine.errors import ExportError
+from segrefine.export.comparison import ParityScene
+from segrefine.export.quantize.recording import pick_evenly
 
 LEAST_IMAGES = 4
 MOST_SCENES = 32
@@ -18,16 +18,7 @@ MOST_SCENES = 32
 _HINT = "give images like those that the model will see, with coarse masks and labels"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CalibrationScene:
-    """An image, uint8 (H, W, 3), with one mask, float32 (H, W) in [0, 1], and what it shows."""
-
-    image: NDArray[np.uint8]
-    mask: NDArray[np.float32]
-    label: str
-
-
-def read_scenes(source: Path) -> list[CalibrationScene]:
+def read_scenes(source: Path) -> list[ParityScene]:
     """Read the scenes of a data set: one mask of each image, evenly from all images.
 
     Args:
@@ -42,15 +33,14 @@ def read_scenes(source: Path) -> list[CalibrationScene]:
     for image, pairs in read_pairs(source):
         if pairs:
             label, mask = pairs[0]
-            found.append(CalibrationScene(image=image, mask=np.asarray(mask, np.float32), label=label))
+            found.append(ParityScene(image=image, coarse=np.asarray(mask, np.float32), label=label))
     if len(found) < LEAST_IMAGES:
         expected = f"{LEAST_IMAGES} images with masks or more"
         raise ExportError(subject=f"{source}, for calibration", expected=expected, got=len(found), hint=_HINT)
-    places = np.linspace(0, len(found) - 1, min(len(found), MOST_SCENES)).round().astype(int)
-    return [found[place] for place in places]
+    return pick_evenly(found, MOST_SCENES)
 
 
-def split_scenes(scenes: Sequence[CalibrationScene]) -> tuple[list[CalibrationScene], list[CalibrationScene]]:
+def split_scenes(scenes: Sequence[ParityScene]) -> tuple[list[ParityScene], list[ParityScene]]:
     """The scenes on which ranges are measured, and those on which the masks are judged: in turn.
 
     Raises:
