@@ -74,6 +74,41 @@ def write_tiny_label_checkpoint(folder: Path, base: Path, codec_name: str) -> No
     write_codec(codec, folder)
 
 
+def write_tiny_feature_checkpoint(folder: Path, base: Path) -> None:
+    """Writes a label diffusion model whose image encoder is a `FeatureEncoder`.
+
+    Args:
+        folder: target.
+        base: what `write_tiny_label_checkpoint` wrote with the area codec.
+    """
+    from diffusers import UNet2DConditionModel
+
+    from segrefine.reference.label_codec import AreaCodec, write_codec
+
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("vae", "label_denoiser"))
+    new_tiny_encoder().folded().half().save_pretrained(folder / "vae")
+    codec = AreaCodec(fold=8, scale=0.25, vae_scale_factor=8)
+    config = UNet2DConditionModel.load_config(base / "label_denoiser")
+    channels = {"in_channels": codec.channels + 8, "out_channels": codec.channels}
+    UNet2DConditionModel.from_config(config, **channels).half().save_pretrained(folder / "label_denoiser")
+    write_codec(codec, folder)
+
+
+def new_tiny_encoder() -> Any:
+    """A seeded `FeatureEncoder` whose statistics are not those of a new network."""
+    import torch
+
+    from segrefine.reference.image_encoder import FeatureEncoder
+
+    torch.manual_seed(4)
+    stages = ((8, 1, 2, 3, 1), (8, 1, 2, 5, 2), (16, 2, 2, 3, 2), (16, 1, 2, 3, 2))
+    encoder = FeatureEncoder(stem=8, stages=stages, width=16, latent_channels=8)
+    for norm in (each for each in encoder.modules() if isinstance(each, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    return encoder
+
+
 TINY_UNET: dict[str, Any] = {
     "sample_size": 8,
     "down_block_types": ("CrossAttnDownBlock2D",) * 2,

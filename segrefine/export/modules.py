@@ -20,7 +20,7 @@ from segrefine.reference.attention import Attend, MaskInjection, MaskInjector, i
 from segrefine.reference.attention_maps import AttentionRecord, find_map_levels, has_map_levels
 from segrefine.reference.checkpoint import Checkpoint, LabelCheckpoint, ModelParts
 from segrefine.reference.features import combine_features, tap_outputs
-from segrefine.reference.latents import scale_latents, unscale_latents
+from segrefine.reference.latents import encode_image, unscale_latents
 from segrefine.reference.text import encode_ids, predict
 from segrefine.spec import ComponentSpec, TensorSpec
 
@@ -100,7 +100,7 @@ class TextEncoderGraph(GraphModule):
 
 
 class VaeEncoder(GraphModule):
-    """Image → latents: the posterior's mean, scaled."""
+    """Image → latents, as the denoiser takes them."""
 
     file = "vae_encoder/model.onnx"
 
@@ -111,7 +111,7 @@ class VaeEncoder(GraphModule):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Latents (batch, C, height, width)."""
-        return scale_latents(self.vae, self.vae.encode(sample).latent_dist.mean)
+        return encode_image(self.vae, sample)
 
 
 class VaeDecoder(GraphModule):

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from segrefine.errors import ExportError
-from segrefine.reference.configs import CLASSES, HINT, read_configs
+from segrefine.reference.configs import CLASSES, HINT, pixels_per_latent, read_configs
 from segrefine.reference.context import reorder, tokenize
 from segrefine.reference.families import FAMILIES, Family
+from segrefine.reference.image_encoder import FeatureEncoder
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, read_codec
-from segrefine.reference.latents import scale_latents
+from segrefine.reference.latents import encode_image
 from segrefine.reference.single_file import load_part
 from segrefine.reference.text import Text, encode_ids, size_condition
 from segrefine.reference.weight_files import Model, SingleFile
@@ -27,7 +28,8 @@ from segrefine.reference.weights import load_weights
 from segrefine.storage import readable_texts
 
 _CLASSES: dict[str, Any] = {
-    each.__name__: each for each in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
+    each.__name__: each
+    for each in (UNet2DConditionModel, AutoencoderKL, FeatureEncoder, CLIPTextModel, CLIPTextModelWithProjection)
 }
 
 _UNKNOWN_LENGTH = 10**6
@@ -77,7 +79,7 @@ class ModelParts:
     @property
     def vae_scale_factor(self) -> int:
         """Image pixels per latent pixel, along one side."""
-        return int(2 ** (len(self.configs["vae"]["block_out_channels"]) - 1))
+        return pixels_per_latent(self.configs["vae"])
 
     @property
     def prediction_type(self) -> str:
@@ -85,8 +87,8 @@ class ModelParts:
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Latents (B, c, h, w) of images (B, 3, H, W) in [-1, 1]: the mean of the codec's posterior, scaled."""
-        return scale_latents(self.vae, self.vae.encode(image).latent_dist.mean)
+        """Latents (B, c, h, w) of images (B, 3, H, W) in [-1, 1]."""
+        return encode_image(self.vae, image)
 
     def encode_text(self, texts: Sequence[str], size: Sequence[int]) -> Text:
         """Encode texts (B) for the denoiser, under an image of a size (height, width) in pixels.
@@ -187,7 +189,7 @@ def load_label_checkpoint(model: Model, dtype: torch.dtype | None = torch.float3
 
 def reopen(checkpoint: PartsT, dtype: torch.dtype | None) -> PartsT:
     """The same checkpoint with no part loaded, and weights brought to another type; see `load_checkpoint`."""
-    return replace(checkpoint, load=_loader(checkpoint.model, dtype))
+    return replace(checkpoint, load=_loader(checkpoint.model, checkpoint.configs, dtype))
 
 
 def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[
         raise ExportError(f"the tokenizers in {read.folder} have different vocabularies", hint=HINT)
     return {
         "model": model,
-        "load": _loader(model, dtype),
+        "load": _loader(model, configs, dtype),
         "configs": configs,
         "scheduler_config": read.scheduler_config,
         "model_index": read.model_index,
@@ -216,12 +218,12 @@ def _open_parts(model: Model, denoiser: str, dtype: torch.dtype | None) -> dict[
     }
 
 
-def _loader(model: Model, dtype: torch.dtype | None) -> Load:
+def _loader(model: Model, configs: Mapping[str, Mapping[str, Any]], dtype: torch.dtype | None) -> Load:
     """Return a function that loads the parts of a model, each once."""
 
     @cache
     def load(part: str) -> nn.Module:
-        kind, wanted = _CLASSES[CLASSES[part]], torch.float32 if part == "vae" else dtype
+        kind, wanted = _find_class(part, configs[part]), torch.float32 if part == "vae" else dtype
         if isinstance(model, SingleFile):
             return load_part(kind, model, part, wanted)
         return load_weights(kind, Path(model), part, wanted)
@@ -233,8 +235,14 @@ def _complete(part: str, config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a part, with its class's defaults for what it leaves out."""
     if part.startswith("text_encoder"):
         return CLIPTextConfig().to_dict() | config
-    whole, *_ = _CLASSES[CLASSES[part]].extract_init_dict(config)
-    return dict(whole)
+    kind = _find_class(part, config)
+    whole, *_ = kind.extract_init_dict(config)
+    return {"_class_name": kind.__name__, **whole}
+
+
+def _find_class(part: str, config: Mapping[str, Any]) -> Any:
+    """The class of a part: the one that its configuration names, else the usual one."""
+    return _CLASSES[config.get("_class_name") or CLASSES[part]]
 
 
 def _check_size(folder: Path, config: Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ CLASSES = {
     "text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection",
 }  # fmt: skip
 """The names of the parts' classes."""
+LABEL_IMAGE_ENCODER = "FeatureEncoder"
+"""Class that a label diffusion model can have as its `vae`; see `segrefine.reference.image_encoder`."""
 
 HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `demo`"
 
@@ -76,8 +78,10 @@ def read_configs(model: Model, denoiser: str | None = None) -> Configs:
     scheduler_config = _read_schedule(model, folder)
     parts = {denoiser: _read_part(folder, denoiser)}
     family = find_family(parts[denoiser], model_index)
-    for part in (*(kind.part for kind in family.text_encoders), "vae"):
-        parts[part] = _read_part(folder, part)
+    for kind in family.text_encoders:
+        parts[kind.part] = _read_part(folder, kind.part)
+    others = (LABEL_IMAGE_ENCODER,) if denoiser == "label_denoiser" else ()
+    parts["vae"] = _read_part(folder, "vae", *others)
     if isinstance(model, SingleFile) and (strange := find_strangers(model.file, parts)):
         message = f"{model.file} holds the tensor {strange[0]}, which is of no part of {family.name}"
         raise ExportError(message, hint="it would be left out: take it out of the file if the model works without it")
@@ -127,16 +131,27 @@ def _read_schedule(model: Model, folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_part(folder: Path, part: str) -> dict[str, Any]:
+def pixels_per_latent(config: Mapping[str, Any]) -> int:
+    """Image pixels per latent pixel along one side, by the configuration of what encodes images."""
+    return int(config.get("scale_factor") or 2 ** (len(config["block_out_channels"]) - 1))
+
+
+def _read_part(folder: Path, part: str, *others: str) -> dict[str, Any]:
     """The configuration of a part.
+
+    Args:
+        folder: of the checkpoint.
+        part: its name.
+        others: classes that it can have as well.
 
     Raises:
         ExportError: it is missing, or of another class than the part should be.
     """
+    accepted = (CLASSES[part], *others)
     config = _read_json(folder, f"{part}/config.json")
     found = config.get("_class_name") or (config.get("architectures") or ["nothing"])[0]
-    if found != CLASSES[part]:
-        raise ExportError(subject=folder / part, expected=CLASSES[part], got=found, hint=HINT)
+    if found not in accepted:
+        raise ExportError(subject=folder / part, expected=" or ".join(accepted), got=found, hint=HINT)
     return config
 
 

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from segrefine.errors import ExportError
+from segrefine.reference.configs import LABEL_IMAGE_ENCODER, pixels_per_latent
 from segrefine.reference.latents import scale_latents, unscale_latents
 from segrefine.storage import read_json_object
 
@@ -120,11 +121,11 @@ def read_codec(folder: Path, config: Mapping[str, Any], load: Callable[[], Autoe
         ExportError: the file is missing, or describes no codec.
     """
     file = folder / CODEC_FILE
-    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    factor = pixels_per_latent(config)
     content = read_json_object(file, ExportError, hint=_HINT)
     try:
         kind, scale = content["kind"], float(content["scale"])
-        if kind == "vae" and scale > 0:
+        if kind == "vae" and scale > 0 and config.get("_class_name") != LABEL_IMAGE_ENCODER:
             return VaeCodec(vae=load(), scale=scale)
         if kind == "area" and scale > 0 and factor % content["fold"] == 0:
             return AreaCodec(fold=content["fold"], scale=scale, vae_scale_factor=factor)
@@ -132,7 +133,7 @@ def read_codec(folder: Path, config: Mapping[str, Any], load: Callable[[], Autoe
         raise ExportError(f"it describes no label codec: {error!r}", subject=file, hint=_HINT) from error
     raise ExportError(
         subject=file,
-        expected=f"kind vae, or area with a fold that divides {factor}, and a positive scale",
+        expected=f"kind vae for an image codec, or area with a fold that divides {factor}, and a positive scale",
         got=content,
         hint=_HINT,
     )

@@ -1,10 +1,23 @@
-"""The range of latents: as the image codec gives them, and as denoisers take them."""
+"""Latents of images, and their range: as the image codec gives them, and as denoisers take them."""
 
 from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+
+from segrefine.reference.image_encoder import FeatureEncoder
+
+
+def encode_image(encoder: AutoencoderKL | FeatureEncoder, image: Tensor) -> Tensor:
+    """Latents (B, c, h, w) of images (B, 3, H, W) in [-1, 1].
+
+    An image codec gives the mean of its posterior, scaled. A feature encoder gives its features.
+    """
+    if isinstance(encoder, FeatureEncoder):
+        features: Tensor = encoder(image)
+        return features
+    return scale_latents(encoder, encoder.encode(image).latent_dist.mean)
 
 
 def scale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from segrefine.assets import photo_gs_checkpoint
 from segrefine.errors import OutputError, SettingsError
 from segrefine.reference.checkpoint import LabelCheckpoint, ModelParts, load_checkpoint, load_label_checkpoint
 from segrefine.reference.configs import CONTEXT, is_label_checkpoint
+from segrefine.reference.image_encoder import FeatureEncoder
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
 from segrefine.reference.weight_files import Model, SingleFile
 from segrefine.storage import output_errors
@@ -93,6 +94,7 @@ class LabelModel:
     def _write_parts(self, folder: Path) -> None:
         for name, part in self.parts.items():
             whole: Any = merged(copy.deepcopy(part))
+            whole = whole.folded() if isinstance(whole, FeatureEncoder) else whole
             whole.half().save_pretrained(folder / name)
             _forget_origin(folder / name / "config.json")
         for name, source in self.tokenizer_folders.items():
@@ -102,7 +104,7 @@ class LabelModel:
         _write_json(folder / "model_index.json", self._model_index())
 
     def _model_index(self) -> dict[str, Any]:
-        libraries = {"label_denoiser": "diffusers", "vae": "diffusers"}
+        libraries = {"label_denoiser": "diffusers", "vae": type(self.parts["vae"]).__module__.partition(".")[0]}
         index: dict[str, Any] = {"_class_name": "LabelDiffusionPipeline"}
         if self.context:
             index[CONTEXT] = True
@@ -243,6 +245,13 @@ def _choose_codec(opened: ModelParts, options: TrainOptions, vae: Any) -> AreaCo
     own = opened.codec if isinstance(opened, LabelCheckpoint) else None
     if options.codec is None and options.fold is None and own is not None:
         return VaeCodec(vae=vae, scale=own.scale) if isinstance(own, VaeCodec) else own
+    if options.codec == "vae" and isinstance(vae, FeatureEncoder):
+        raise SettingsError(
+            subject="codec",
+            expected="area: this model's image encoder makes features, which no decoder turns into masks",
+            got="vae",
+            hint="leave --codec out",
+        )
     if options.codec == "vae":
         return VaeCodec(vae=vae, scale=1.0)
     factor = opened.vae_scale_factor

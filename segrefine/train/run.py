@@ -120,11 +120,11 @@ def _model_side(job: TrainingJob) -> int:
     """The side of training images, as far as it is known before the model is opened."""
     if job.model is None:
         return TINY_SIDE
-    from segrefine.reference.configs import read_configs
+    from segrefine.reference.configs import pixels_per_latent, read_configs
 
     parts = read_configs(job.model).parts
     denoiser = parts.get("unet") or parts["label_denoiser"]
-    factor = int(2 ** (len(parts["vae"]["block_out_channels"]) - 1))
+    factor = pixels_per_latent(parts["vae"])
     return int(denoiser.get("sample_size") or _SIDE_GUESS // factor) * factor
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from segrefine.reference.context import reorder
+from segrefine.reference.image_encoder import FeatureEncoder
 from segrefine.reference.label_codec import AreaCodec
-from segrefine.reference.latents import scale_latents
+from segrefine.reference.latents import encode_image
 from segrefine.reference.text import Text, encode_ids, predict, size_condition
 from segrefine.train.adapters import add_adapters
 from segrefine.train.batches import Batch
@@ -41,7 +43,7 @@ class Trainee(nn.Module):
         self.register_buffer("alphas", alphas, persistent=False)
         self.class_head: ClassHead | None = None
         if options.class_loss:
-            self.class_head = ClassHead(model.checkpoint.vae.encoder, classes)
+            self.class_head = ClassHead(self.vae, classes)
         self._choose_weights()
         self._denoise: Any = self.label_denoiser
         if options.checkpointing:
@@ -63,9 +65,8 @@ class Trainee(nn.Module):
             for encoder in self.text_encoders.values():
                 encoder.requires_grad_(o.train_text)
         if o.train_image:
-            self.vae.encoder.requires_grad_(True)
-            if self.vae.quant_conv is not None:
-                self.vae.quant_conv.requires_grad_(True)
+            for part in image_parts(self.vae):
+                part.requires_grad_(True)
         if self._model.new_words and o.train_text:
             for encoder in self.text_encoders.values():
                 encoder.get_input_embeddings().weight.requires_grad_(True)  # type: ignore[operator]
@@ -134,8 +135,7 @@ class Trainee(nn.Module):
 
     def _encode_image(self, image: Tensor) -> Tensor:
         with torch.set_grad_enabled(self._options.train_image and torch.is_grad_enabled()):
-            latents: Tensor = scale_latents(self.vae, self.vae.encode(image).latent_dist.mean)
-        return latents
+            return encode_image(self.vae, image)
 
     def _encode_text(self, batch: Batch) -> Text:
         """Encode each sample's text for the denoiser; see `ModelParts.encode_text`."""
@@ -154,21 +154,32 @@ class Trainee(nn.Module):
         return text
 
 
+def image_parts(encoder: AutoencoderKL | FeatureEncoder) -> list[nn.Module]:
+    """The networks that turn an image into latents; those of an image codec that decode are not among them."""
+    if isinstance(encoder, FeatureEncoder):
+        return [encoder]
+    return [encoder.encoder] if encoder.quant_conv is None else [encoder.encoder, encoder.quant_conv]
+
+
 class ClassHead(nn.Module):
     """Reads the class of every pixel from the middle of an image encoder.
 
     One phrase tells the encoder about one class. This loss tells it about all classes of the image, at little cost.
 
     Args:
-        encoder: the encoder; what its middle block gave last is read.
+        encoder: the encoder, or the image codec that holds it. What its middle gave last is read.
         classes: how many classes there are.
     """
 
-    def __init__(self, encoder: nn.Module, classes: int) -> None:
+    def __init__(self, encoder: AutoencoderKL | FeatureEncoder, classes: int) -> None:
         super().__init__()
-        middle: Any = encoder.mid_block
+        middle: Any
+        if isinstance(encoder, FeatureEncoder):
+            middle, width = encoder.join, encoder.config.width
+        else:
+            middle = encoder.encoder.mid_block
+            width = middle.resnets[-1].conv2.out_channels
         self._cells, self._middle = 2, torch.empty(0)
-        width = int(middle.resnets[-1].conv2.out_channels)
         self.head = nn.Conv2d(width, (1 + classes) * self._cells**2, 1)
         middle.register_forward_hook(self._keep)
 

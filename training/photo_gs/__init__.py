@@ -1,0 +1,1 @@
+"""The start of `photo-gs`. `segrefine train` does the training."""
