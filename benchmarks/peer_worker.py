@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from PIL import Image
 
 from benchmarks.plain_export import PlainG4Seg, open_onnxruntime, open_openvino
 from benchmarks.timing import sample_scenes
+from benchmarks.torch_peer import BFloatG4Seg, faster_attention
 from segrefine.bundle import Bundle
 from segrefine.engines import EnginePrecision
 from segrefine.export.comparison import ParityScene
 from segrefine.export.parity import run_reference
-from segrefine.reference.attention import MaskInjection
+from segrefine.presets import PRESETS
+from segrefine.reference.attention import Attend, MaskInjection
 from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.reference.g4seg import G4Seg
 from segrefine.reference.text import predict
@@ -33,12 +36,34 @@ from segrefine.runtime.pipeline import Refiner
 from segrefine.settings import G4SegSettings
 
 Run = Callable[[], Any]
-OURS: dict[str, tuple[str, EnginePrecision]] = {
-    "segrefine": ("onnxruntime", "fp32"),
-    "segrefine, OpenVINO bf16": ("openvino", "bf16"),
+
+
+@dataclass(frozen=True, kw_only=True)
+class OurWay:
+    """A way in which segrefine runs.
+
+    Attributes:
+        backend: the engine.
+        precision: what it computes in.
+        eight_bits: whether the bundle is quantized.
+        preset: the settings.
+    """
+
+    backend: str = "openvino"
+    precision: EnginePrecision = "bf16"
+    eight_bits: bool = False
+    preset: str = "default"
+
+
+ORACLE, BFLOAT, COMPILED = "PyTorch, float32", "PyTorch, bf16", "PyTorch, bf16, compiled"
+OURS = {
+    "segrefine": OurWay(backend="onnxruntime", precision="fp32"),
+    "segrefine, OpenVINO bf16": OurWay(),
+    "segrefine, int8": OurWay(backend="onnxruntime", precision="fp32", eight_bits=True),
+    "segrefine, OpenVINO int8": OurWay(eight_bits=True),
+    "segrefine, OpenVINO int8, fast": OurWay(eight_bits=True, preset="fast"),
 }
 SESSIONS = {"ONNX Runtime, plain export": open_onnxruntime, "OpenVINO, plain export": open_openvino}
-COMPILED = "torch.compile"
 
 
 def main() -> None:
@@ -64,11 +89,15 @@ def _open(job: dict[str, Any]) -> tuple[Run, Run]:
     bundle, checkpoint, threads = Path(job["bundle"]), Path(job["checkpoint"]), job["threads"]
     peer = job["peer"]
     refiner = Refiner(Bundle.open(bundle), {})  # only its image and mask work serves a peer
-    settings = G4SegSettings.from_dict(refiner.settings.to_dict() | job["settings"])
-    feeds = _step_inputs(refiner)
+    known = refiner.settings.to_dict() | job["settings"]
+    settings, feeds = G4SegSettings.from_dict(known), _step_inputs(refiner)
     if peer in OURS:
-        backend, precision = OURS[peer]
-        refiner = Refiner.from_bundle(bundle, backend=backend, precision=precision, threads=threads, settings=settings)
+        way = OURS[peer]
+        settings = G4SegSettings.from_dict(known | PRESETS["g4seg"][way.preset])
+        folder = Path(job["int8"]) if way.eight_bits else bundle
+        refiner = Refiner.from_bundle(
+            folder, backend=way.backend, precision=way.precision, threads=threads, settings=settings
+        )
         engine = refiner.engines["unet"]
         run = partial(refiner, scene.image, scene.coarse, scene.label, crop=False, guard=False)
         return lambda: run().mask, partial(engine, feeds, only="out_sample")
@@ -77,10 +106,25 @@ def _open(job: dict[str, Any]) -> tuple[Run, Run]:
         opened = partial(SESSIONS[peer], threads=threads)
         plain = PlainG4Seg(checkpoint, Path(job["plain"]), settings, taps, opened)
         return lambda: run_reference(refiner, plain, scene)[1], partial(plain.sessions["unet"], feeds)
-    eager = G4Seg(load_checkpoint(checkpoint), settings, taps)
+    if peer == ORACLE:
+        g4seg = G4Seg(load_checkpoint(checkpoint), settings, taps)
+    else:
+        g4seg = _open_bfloat(checkpoint, settings, taps, feeds)
     if peer == COMPILED:
-        eager.model.unet.compile()
-    return lambda: run_reference(refiner, eager, scene)[1], partial(_torch_step, eager, feeds)
+        torch._inductor.config.freezing = True
+        g4seg.model.unet.compile(mode="max-autotune")
+    return lambda: run_reference(refiner, g4seg, scene)[1], partial(_torch_step, g4seg, feeds)
+
+
+def _open_bfloat(checkpoint: Path, settings: G4SegSettings, taps: tuple[str, ...], feeds: Mapping[str, Any]) -> G4Seg:
+    """PyTorch in bfloat16, with the faster of two ways to bias attention."""
+
+    def open_step(attend: Attend) -> Run:
+        return partial(_torch_step, BFloatG4Seg(checkpoint, settings, taps, attend), feeds)
+
+    chosen = faster_attention(open_step)
+    print(f"attention: {chosen.__name__}", file=sys.stderr)
+    return BFloatG4Seg(checkpoint, settings, taps, chosen)
 
 
 def _scene(side: int) -> ParityScene:
@@ -104,7 +148,7 @@ def _step_inputs(refiner: Refiner) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _torch_step(g4seg: G4Seg, feeds: dict[str, Any]) -> None:
+def _torch_step(g4seg: G4Seg, feeds: Mapping[str, Any]) -> None:
     inputs = {name: torch.from_numpy(values) for name, values in feeds.items()}
     names = ("foreground", "token_indicator", "strength")
     with g4seg.injector.apply(MaskInjection(**{name: inputs[name] for name in names})):

@@ -15,12 +15,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from benchmarks.torch_peer import OncePlainG4Seg
 from segrefine.export.graph import export_graph
 from segrefine.export.modules import GRAPHS, GraphSource
 from segrefine.export.storage import WeightFile
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint
-from segrefine.reference.g4seg import G4Seg, Strengths
+from segrefine.reference.g4seg import Strengths
 from segrefine.reference.text import Text
 from segrefine.settings import G4SegSettings
 
@@ -79,7 +80,7 @@ class _PlainCheckpoint(Checkpoint):
         return {"encoder_hidden_states": torch.from_numpy(states)}
 
 
-class PlainG4Seg(G4Seg):
+class PlainG4Seg(OncePlainG4Seg):
     """The reference's loop on a plain export.
 
     Args:

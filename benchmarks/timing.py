@@ -119,8 +119,8 @@ def run_command(*arguments: object) -> tuple[float, int]:
     return time.perf_counter() - began, 1024 * usage.ru_maxrss
 
 
-def peak_gflops(side: int = 1536, repeats: int = 8) -> float:
-    """The best rate of a float32 matrix product on these threads."""
-    left, right = torch.randn(side, side), torch.randn(side, side)
+def peak_gflops(side: int = 1536, repeats: int = 8, dtype: torch.dtype = torch.float32) -> float:
+    """The best rate of a matrix product on these threads."""
+    left, right = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
     seconds = take_turns({"product": lambda: left @ right}, repeats)["product"]
     return 2 * side**3 / min(seconds) / 1e9

@@ -36,7 +36,7 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         normalised: whether convolutions have a normalisation of their own, as in training. See `folded`.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         in_channels: int = 3,
@@ -98,7 +98,8 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 state[f"{name}.conv.weight"] = part.conv.weight * factor[:, None, None, None]
                 state[f"{name}.conv.bias"] = norm.bias - norm.running_mean * factor
         result.load_state_dict({name: state[name] for name in result.state_dict()})
-        return result.train(self.training)
+        result.train(self.training)
+        return result
 
     def _scales(self, image: Tensor) -> dict[int, Tensor]:
         """The last features of each stride."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import onnxruntime
 import pytest
 import torch
@@ -88,11 +90,13 @@ def test_trained_whole_with_the_loss_on_classes(checkpoint, tmp_path):
     trainee._encode_image(images(64, 64))
     assert trainee.class_head is not None
     trainee.class_head(torch.randint(-1, 3, (2, 64, 64))).backward()
-    assert model.parts["vae"].first.conv.weight.grad.any()
+    encoder: Any = model.parts["vae"]
+    assert encoder.first.conv.weight.grad.any()
 
 
 def test_written_and_read_again(checkpoint, tmp_path):
-    model, encoder = open_model(checkpoint, TrainOptions(model="x"), [], tmp_path / "words"), new_tiny_encoder()
+    model = open_model(checkpoint, TrainOptions(model="x"), [], tmp_path / "words")
+    encoder: Any = new_tiny_encoder()
     model.parts["vae"] = encoder
     model.write(tmp_path / "out")
     again = load_label_checkpoint(tmp_path / "out")
