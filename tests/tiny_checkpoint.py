@@ -94,6 +94,18 @@ def write_tiny_feature_checkpoint(folder: Path, base: Path) -> None:
     write_codec(codec, folder)
 
 
+def write_small_vae(folder: Path, **config: Any) -> Path:
+    """Writes a small image codec in TAESD's format that fits the tiny checkpoint; `config` changes it."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(5)
+    blocks = {f"{side}_block_out_channels": (8, 8) for side in ("encoder", "decoder")}
+    counts = {f"num_{side}_blocks": (1, 1) for side in ("encoder", "decoder")}
+    AutoencoderTiny(**blocks | counts | config).half().save_pretrained(folder)
+    return folder
+
+
 def new_tiny_encoder() -> Any:
     """A seeded `FeatureEncoder` whose statistics are not those of a new network."""
     import torch

@@ -13,7 +13,7 @@ import click
 from segrefine.bundle import BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.inspect import describe_quantized
-from segrefine.cli.options import components_option, config_option, split_names
+from segrefine.cli.options import components_option, config_option, split_names, vae_option
 from segrefine.export.sources import find_model, revision_of, torch_imports
 from segrefine.storage import staging_folder
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     metavar="DATA|demo",
     help="Images with masks for --quantize: a data set that `segrefine batch` reads, or the samples that ship.",
 )
+@vae_option
 @components_option
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @config_option
@@ -60,6 +61,7 @@ def export(
     calibrate: str | None,
     revision: str | None,
     config: str | None,
+    vae: str | None,
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -85,6 +87,7 @@ def export(
         written = export_bundle(
             found,
             place,
+            vae=vae,
             dtype=dtype,
             fp32_components=fp32_components or (),
             overwrite=overwrite,
@@ -98,7 +101,7 @@ def export(
                 place, bundle, scenes, overwrite=overwrite, progress=lambda message: tell(message, None)
             )
     values = {
-        "bundle": str(bundle), "model": model, "revision": revision_of(found), "dtype": dtype,
+        "bundle": str(bundle), "model": model, "revision": revision_of(found), "vae": vae, "dtype": dtype,
         "opset": written.manifest.opset, "components": list(written.manifest.graphs),
         "quantized": dict(written.manifest.quantized), "seconds": time.perf_counter() - started,
         "megabytes": sum(record.size for record in written.manifest.files.values()) / 1e6,

@@ -394,6 +394,11 @@ config_option = click.option(
     help="Diffusers folder or hub id with the architecture of a single file.  [default: found by the weights, "
     "from the hub]",
 )
+vae_option = click.option(
+    "--vae",
+    metavar="FOLDER|HUB-ID",
+    help="Another image codec, such as madebyollin/taesd, a small one.  [default: the model's own]",
+)
 components_option = click.option(
     "--components", callback=split_names, metavar="A,B,…", help="Graphs to take, separated by commas.  [default: all]"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ import click
 
 from segrefine.bundle import Bundle
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.options import BundleFolder, backend_option, config_option, device_option
+from segrefine.cli.options import BundleFolder, backend_option, config_option, device_option, vae_option
 from segrefine.errors import ParityError
+from segrefine.export.other_vae import with_vae
 from segrefine.export.sources import find_model, torch_imports
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @config_option
+@vae_option
 @backend_option
 @device_option
 @click.option("--locate", is_flag=True, help="Find the first tensor that differs, in every component that fails.")
@@ -42,6 +45,7 @@ def parity(
     reference: str,
     revision: str | None,
     config: str | None,
+    vae: str | None,
     backend: str,
     device: str,
     locate: bool,
@@ -56,11 +60,11 @@ def parity(
     opened = Bundle.open(bundle)  # no bundle is better known now than after PyTorch was loaded
     backend = choose_backend(backend, bundle, device)
     rows = []
-    with console.progress("comparing", long=True) as tell:
+    with console.progress("comparing", long=True) as tell, ExitStack() as stack:
         if locate:
             _check_locating(backend)
         tell("looking at the model", None)
-        model = find_model(reference, revision, config)
+        model = stack.enter_context(with_vae(find_model(reference, revision, config), vae))
         tell("loading PyTorch", None)
         with torch_imports("parity"):
             from segrefine.export.parity import check_parity, locate_divergences
@@ -106,7 +110,7 @@ def _too_different(failed: Sequence[ParityRow], count: int) -> ParityError:
         subject=worst.component,
         expected=f"an error of at most {worst.tolerance:.0e}",
         got=f"{worst.error:.1e}",
-        hint="is the reference what the bundle was exported from? If so, export it again",
+        hint="is the reference, with its --vae, what the bundle was exported from? If so, export it again",
     )
 
 

@@ -35,6 +35,7 @@ from segrefine.export.modules import (
     has_graph,
 )
 from segrefine.export.ops import masked_attention
+from segrefine.export.other_vae import with_vae
 from segrefine.export.precision import half_precision
 from segrefine.export.resources import check_resources
 from segrefine.export.sources import find_model
@@ -112,6 +113,7 @@ def export_bundle(
     target: str | Path,
     *,
     revision: str | None = None,
+    vae: str | Path | None = None,
     dtype: Precision = "fp32",
     fp32_components: Sequence[str] = (),
     opset: int = 23,
@@ -130,6 +132,7 @@ def export_bundle(
             with segrefine.
         target: the bundle's folder.
         revision: branch, tag or commit of a hub id; None is the newest.
+        vae: folder or hub id of another image codec, such as TAESD; None for the model's own.
         dtype: what the graphs compute in. The VAE, normalisations and distances stay in float32, and so do all inputs
             and outputs.
         fp32_components: graphs that compute in float32 all the same, where half precision is too little.
@@ -148,29 +151,35 @@ def export_bundle(
         OutputError: the target is taken or cannot be written.
         SettingsError: a tap is no submodule of the UNet.
     """
-    source = find_model(model, revision) if isinstance(model, str) else model
-    shipped = model in SHIPPED_CHECKPOINTS
-    plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps, shipped=shipped)
-    if unknown := sorted({*(components or ()), *fp32_components} - plan.graphs.keys()):
-        raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")
-    if fp32_components and dtype == "fp32":
-        raise ExportError("fp32_components only applies to dtype fp16", hint="add --dtype fp16")
     options = GraphOptions(
         dtype=dtype,
         fp32_components=tuple(fp32_components),
         opset=opset,
         atol=TOLERANCE[dtype] if atol is None else atol,
     )
-    wanted = list(components or [each for each in plan.graphs if each not in plan.unneeded])
-    parts = {PARTS.get(name, name): name for name in wanted if name != "alignment"}
-    half = [part for part, name in parts.items() if options.halves(name)]
-    check_resources({part: count_weights(source, part) for part in parts}, half, Path(target))
-    with BundleWriter(target, overwrite=overwrite) as writer:
-        graphs = _Graphs(plan, options, writer.directory)
-        _write_graphs(graphs, wanted, options, progress)
-        _write_texts(plan.checkpoint, writer.directory)
-        manifest = _manifest(plan, options, graphs)
-        return writer.finish(replace(manifest, settings=settings or manifest.settings))
+    shipped = model in SHIPPED_CHECKPOINTS
+    found = find_model(model, revision) if isinstance(model, str) else model
+    with with_vae(found, vae) as source:
+        plan = _plan_labels(source) if is_label_checkpoint(source) else _plan(source, taps, shipped=shipped)
+        _check_components([*(components or ()), *fp32_components], plan, options)
+        wanted = list(components or [each for each in plan.graphs if each not in plan.unneeded])
+        parts = {PARTS.get(name, name): name for name in wanted if name != "alignment"}
+        half = [part for part, name in parts.items() if options.halves(name)]
+        check_resources({part: count_weights(source, part) for part in parts}, half, Path(target))
+        with BundleWriter(target, overwrite=overwrite) as writer:
+            graphs = _Graphs(plan, options, writer.directory)
+            _write_graphs(graphs, wanted, options, progress)
+            _write_texts(plan.checkpoint, writer.directory)
+            manifest = _manifest(plan, options, graphs)
+            return writer.finish(replace(manifest, settings=settings or manifest.settings))
+
+
+def _check_components(names: Sequence[str], plan: _Plan, options: GraphOptions) -> None:
+    """Raise ExportError where a component is unknown, or stays in float32 in an export that is float32."""
+    if unknown := sorted(set(names) - plan.graphs.keys()):
+        raise ExportError(f"unknown component {unknown[0]!r}", hint=f"there are: {', '.join(plan.graphs)}")
+    if options.fp32_components and options.dtype == "fp32":
+        raise ExportError("fp32_components only applies to dtype fp16", hint="add --dtype fp16")
 
 
 def _plan(model: Model, taps: Sequence[str] | None, *, shipped: bool) -> _Plan:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -29,8 +29,10 @@ from segrefine.storage import readable_texts
 
 _CLASSES: dict[str, Any] = {
     each.__name__: each
-    for each in (UNet2DConditionModel, AutoencoderKL, FeatureEncoder, CLIPTextModel, CLIPTextModelWithProjection)
-}
+    for each in (
+        UNet2DConditionModel, AutoencoderKL, AutoencoderTiny, FeatureEncoder, CLIPTextModel, CLIPTextModelWithProjection
+    )
+}  # fmt: skip
 
 _UNKNOWN_LENGTH = 10**6
 """Above this, transformers means that a tokenizer does not say its length."""

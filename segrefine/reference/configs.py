@@ -22,6 +22,8 @@ CLASSES = {
     "text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection",
 }  # fmt: skip
 """The names of the parts' classes."""
+SMALL_VAE = "AutoencoderTiny"
+"""Class that any model can have as its `vae`: a small image codec, such as TAESD."""
 LABEL_IMAGE_ENCODER = "FeatureEncoder"
 """Class that a label diffusion model can have as its `vae`; see `segrefine.reference.image_encoder`."""
 
@@ -80,7 +82,7 @@ def read_configs(model: Model, denoiser: str | None = None) -> Configs:
     family = find_family(parts[denoiser], model_index)
     for kind in family.text_encoders:
         parts[kind.part] = _read_part(folder, kind.part)
-    others = (LABEL_IMAGE_ENCODER,) if denoiser == "label_denoiser" else ()
+    others = (SMALL_VAE, LABEL_IMAGE_ENCODER) if denoiser == "label_denoiser" else (SMALL_VAE,)
     parts["vae"] = _read_part(folder, "vae", *others)
     if isinstance(model, SingleFile) and (strange := find_strangers(model.file, parts)):
         message = f"{model.file} holds the tensor {strange[0]}, which is of no part of {family.name}"
@@ -133,7 +135,10 @@ def _read_schedule(model: Model, folder: Path) -> dict[str, Any]:
 
 def pixels_per_latent(config: Mapping[str, Any]) -> int:
     """Image pixels per latent pixel along one side, by the configuration of what encodes images."""
-    return int(config.get("scale_factor") or 2 ** (len(config["block_out_channels"]) - 1))
+    if config.get("scale_factor"):
+        return int(config["scale_factor"])
+    blocks = config.get("block_out_channels") or config["decoder_block_out_channels"]  # AutoencoderTiny has the latter
+    return int(2 ** (len(blocks) - 1))
 
 
 def _read_part(folder: Path, part: str, *others: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segrefine.errors import ExportError
 from segrefine.reference.configs import LABEL_IMAGE_ENCODER, pixels_per_latent
-from segrefine.reference.latents import scale_latents, unscale_latents
+from segrefine.reference.latents import encode_image, unscale_latents
 from segrefine.storage import read_json_object
 
 CODEC_FILE = "label_codec/config.json"
@@ -86,8 +86,7 @@ class VaeCodec:
 
     def encode(self, mask: Tensor) -> Tensor:
         """Label latents (B, C, h, w) of masks (B, 1, H, W) in [0, 1]."""
-        mean: Tensor = self.vae.encode((2 * mask - 1).expand(-1, 3, -1, -1)).latent_dist.mean
-        return scale_latents(self.vae, mean) * self.scale
+        return encode_image(self.vae, (2 * mask - 1).expand(-1, 3, -1, -1)) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Masks (B, 1, H, W) in [0, 1]."""

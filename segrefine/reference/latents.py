@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from segrefine.reference.image_encoder import FeatureEncoder
 
 
-def encode_image(encoder: AutoencoderKL | FeatureEncoder, image: Tensor) -> Tensor:
-    """Latents (B, c, h, w) of images (B, 3, H, W) in [-1, 1].
+def encode_image(encoder: AutoencoderKL | AutoencoderTiny | FeatureEncoder, image: Tensor) -> Tensor:
+    """Latents (B, c, h, w) of images (B, 3, H, W) in [-1, 1], as the denoiser takes them.
 
-    An image codec gives the mean of its posterior, scaled. A feature encoder gives its features.
+    An image codec gives the mean of its posterior. A small one has no posterior, and a feature encoder gives features.
     """
     if isinstance(encoder, FeatureEncoder):
         features: Tensor = encoder(image)
         return features
-    return scale_latents(encoder, encoder.encode(image).latent_dist.mean)
+    encoded = encoder.encode(image)
+    latents = encoded.latents if isinstance(encoder, AutoencoderTiny) else encoded.latent_dist.mean
+    return scale_latents(encoder, latents)
 
 
-def scale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def scale_latents(vae: AutoencoderKL | AutoencoderTiny, latents: Tensor) -> Tensor:
     """The codec's latents (B, c, h, w) as the denoiser takes them: around 0, and of spread 1."""
     shift, scale = _latent_range(vae)
     return (latents - shift) * scale
 
 
-def unscale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def unscale_latents(vae: AutoencoderKL | AutoencoderTiny, latents: Tensor) -> Tensor:
     """The denoiser's latents (B, c, h, w) as the codec takes them."""
     shift, scale = _latent_range(vae)
     return latents / scale + shift
 
 
-def _latent_range(vae: AutoencoderKL) -> tuple[float | Tensor, float | Tensor]:
+def _latent_range(vae: AutoencoderKL | AutoencoderTiny) -> tuple[float | Tensor, float | Tensor]:
     """Return the shift and the factor of the codec's latents, applied in this order: numbers, or (1, c, 1, 1)."""
     config = vae.config
     if config.get("latents_mean") and config.get("latents_std"):

@@ -95,7 +95,7 @@ class LabelModel:
         for name, part in self.parts.items():
             whole: Any = merged(copy.deepcopy(part))
             whole = whole.folded() if isinstance(whole, FeatureEncoder) else whole
-            whole.half().save_pretrained(folder / name)
+            whole.half().to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
             _forget_origin(folder / name / "config.json")
         for name, source in self.tokenizer_folders.items():
             shutil.copytree(source, folder / name)

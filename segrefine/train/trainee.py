@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from segrefine.errors import SettingsError
 from segrefine.reference.context import reorder
 from segrefine.reference.image_encoder import FeatureEncoder
 from segrefine.reference.label_codec import AreaCodec
@@ -154,11 +155,12 @@ class Trainee(nn.Module):
         return text
 
 
-def image_parts(encoder: AutoencoderKL | FeatureEncoder) -> list[nn.Module]:
+def image_parts(encoder: nn.Module) -> list[nn.Module]:
     """The networks that turn an image into latents; those of an image codec that decode are not among them."""
     if isinstance(encoder, FeatureEncoder):
         return [encoder]
-    return [encoder.encoder] if encoder.quant_conv is None else [encoder.encoder, encoder.quant_conv]
+    parts = (getattr(encoder, name, None) for name in ("encoder", "quant_conv"))
+    return [part for part in parts if part is not None]
 
 
 class ClassHead(nn.Module):
@@ -169,13 +171,23 @@ class ClassHead(nn.Module):
     Args:
         encoder: the encoder, or the image codec that holds it. What its middle gave last is read.
         classes: how many classes there are.
+
+    Raises:
+        SettingsError: the encoder has no middle.
     """
 
-    def __init__(self, encoder: AutoencoderKL | FeatureEncoder, classes: int) -> None:
+    def __init__(self, encoder: nn.Module, classes: int) -> None:
         super().__init__()
         middle: Any
         if isinstance(encoder, FeatureEncoder):
             middle, width = encoder.join, encoder.config.width
+        elif not isinstance(encoder, AutoencoderKL):
+            raise SettingsError(
+                subject="class_loss",
+                expected="a model whose image encoder has a middle block",
+                got=type(encoder).__name__,
+                hint="leave --class-loss out",
+            )
         else:
             middle = encoder.encoder.mid_block
             width = middle.resnets[-1].conv2.out_channels

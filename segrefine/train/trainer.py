@@ -135,6 +135,8 @@ class Trainer:
     def __post_init__(self) -> None:
         """Build the optimizer, and load the state of a run that was stopped."""
         self.folder = self.output / TRAINING
+        if self.accelerator.device.type == "cpu":  # small convolutions are three times as fast with channels last
+            self.trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = self.trainee.trained()
         optimizer = new_optimizer(self.options, list(trained.values()))
         self._wrapped, self._optimizer = self.accelerator.prepare(self.trainee, optimizer)
