@@ -31,9 +31,12 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         stages: of the body; see `LITE0`.
         width: channels in which scales are joined.
         latent_channels: channels of the result.
-        scale_factor: image pixels per cell along one side. Only 8 is built.
+        scale_factor: image pixels per cell along one side: 8.
         scaling_factor: factor on the result, as image codecs have one.
         normalised: whether convolutions have a normalisation of their own, as in training. See `folded`.
+
+    Raises:
+        ValueError: the stages lack one of the strides, or cells have another size.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -62,6 +65,8 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 blocks.append(_MbConv(*sizes, expansion=expansion, normalised=normalised))
             self.body.append(blocks)
             scales[stride] = inner = outer  # the last stage of each stride
+        if scale_factor != 8 or not {4, 8, 16, 32} <= scales.keys():
+            raise ValueError("stages of the strides 4, 8, 16 and 32 are needed, and a scale_factor of 8")
         self.laterals = nn.ModuleDict({str(each): nn.Conv2d(scales[each], width, 1) for each in (8, 16, 32)})
         self.details = nn.Conv2d(4 * scales[4], width, 1)
         self.join = nn.Sequential(

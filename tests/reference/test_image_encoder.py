@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import onnxruntime
@@ -103,6 +105,15 @@ def test_written_and_read_again(checkpoint, tmp_path):
     assert again.configs["vae"]["normalised"] is False
     with torch.no_grad():
         assert torch.allclose(again.encode_image(images(64, 64)), encoder(images(64, 64)), atol=0.02)
+
+
+@pytest.mark.parametrize("change", [{"stages": [[8, 1, 2, 3, 1]]}, {"scale_factor": 4}], ids=str)
+def test_a_configuration_that_cannot_be_built_is_told(change, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    file = tmp_path / "model/vae/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ExportError):
+        assert load_label_checkpoint(tmp_path / "model").vae
 
 
 def test_masks_are_no_images_of_it(checkpoint, tmp_path):
