@@ -36,6 +36,8 @@ Progress = Callable[[str, float], None]
 
 LATENT_MULTIPLE = 8
 """Sides of a latent are multiples of this: Stable Diffusion's UNet halves them three times."""
+LARGEST_SCALE = 16
+"""Largest resolution, in multiples of the trained one: a slip of the hand must not take all memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         self.bundle = bundle
         self.engines = engines
         trained = bundle.manifest.sample_size * bundle.manifest.vae_scale_factor
-        self.resolution = trained if resolution is None else _check_resolution(resolution, bundle)
+        self.resolution = trained if resolution is None else _check_resolution(resolution, bundle, trained)
         self._tokenizers = _read_tokenizers(bundle)
 
     @classmethod
@@ -118,7 +120,8 @@ class EngineSet(Closing, Generic[SettingsT]):
         Raises:
             BundleError: no bundle there, a damaged one, or one of the other method.
             BackendError: unknown backend, or the device is not there.
-            SettingsError: the bundle or the backend has another precision; the resolution is less than one cell.
+            SettingsError: the bundle or the backend has another precision; the resolution is less than one cell, or far too
+                large.
         """
         engines = EngineOptions(
             backend=backend, device=device, precision=precision, threads=threads, resolution=resolution,
@@ -278,10 +281,11 @@ class EngineSet(Closing, Generic[SettingsT]):
             engine.close()
 
 
-def _check_resolution(resolution: int, bundle: Bundle) -> int:
-    least = LATENT_MULTIPLE * bundle.manifest.vae_scale_factor
-    if not isinstance(resolution, int) or resolution < least:
-        raise SettingsError(subject="resolution", expected=f"{least} pixels or more", got=repr(resolution))
+def _check_resolution(resolution: int, bundle: Bundle, trained: int) -> int:
+    least, most = LATENT_MULTIPLE * bundle.manifest.vae_scale_factor, LARGEST_SCALE * trained
+    if not isinstance(resolution, int) or not least <= resolution <= most:
+        hint = f"the model was trained on {trained} pixels; far from them it sees little"
+        raise SettingsError(subject="resolution", expected=f"{least} to {most} pixels", got=repr(resolution), hint=hint)
     return resolution
 
 
