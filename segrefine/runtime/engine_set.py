@@ -120,8 +120,8 @@ class EngineSet(Closing, Generic[SettingsT]):
         Raises:
             BundleError: no bundle there, a damaged one, or one of the other method.
             BackendError: unknown backend, or the device is not there.
-            SettingsError: the bundle or the backend has another precision; the resolution is less than one cell, or far too
-                large.
+            SettingsError: the bundle or the backend has another precision; or the resolution is less than one cell, or
+                more than `LARGEST_SCALE` times the trained one.
         """
         engines = EngineOptions(
             backend=backend, device=device, precision=precision, threads=threads, resolution=resolution,
