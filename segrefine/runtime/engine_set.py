@@ -170,6 +170,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         precision: EnginePrecision | None = None,
         threads: int | None = None,
         resolution: int | None = None,
+        low_memory: bool | None = None,
         settings: SettingsT | Changes | None = None,
     ) -> Self:
         """Open a pipeline on a bundle of the model hub, which is fetched into the hub's cache first.
@@ -182,6 +183,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             precision: see there.
             threads: see there.
             resolution: see there.
+            low_memory: see there.
             settings: see there.
 
         Raises:
@@ -196,6 +198,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             precision=precision,
             threads=threads,
             resolution=resolution,
+            low_memory=low_memory,
             settings=settings,
         )
 
@@ -301,6 +304,16 @@ def _read_tokenizers(bundle: Bundle) -> dict[str, ClipTokenizer]:
         name: ClipTokenizer.from_folder(bundle.file(f"{folder}/tokenizer.json").parent, bundle.manifest.tokens)
         for name, folder in folders.items()
     }
+
+
+def check_seed(seed: int) -> None:
+    """Check a random seed.
+
+    Raises:
+        SettingsError: it is no whole number of 0 or more.
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
 
 
 class Watch:

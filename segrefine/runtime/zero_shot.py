@@ -17,12 +17,12 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine, EngineOptions, choose_backend, load_engines
 from segrefine.errors import BundleError, PromptError
 from segrefine.runtime.denoiser import Conditions, Denoiser, encode_prompts
-from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_seed, text_encoders
 from segrefine.runtime.files.image import ImageLike, as_image
 from segrefine.runtime.imaging.grid import FittedImage
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
-from segrefine.runtime.segmenter import check_phrases, check_seed, quote_phrase
+from segrefine.runtime.segmenter import check_phrases, quote_phrase
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
 from segrefine.runtime.words.context import CaptionedPhrase, read_in_context
 from segrefine.runtime.words.narrative import label_of
