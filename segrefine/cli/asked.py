@@ -54,7 +54,7 @@ def find_spans(phrases: Sequence[str], caption: str | None, classes: str | None)
 
     Raises:
         click.UsageError: not exactly one of the three is given.
-        MaskError: there is no such class list.
+        MaskError: there is no such class list, or its classes cannot be looked for.
     """
     from segrefine.datasets.class_lists import find_classes
     from segrefine.runtime.words.narrative import Span, split_caption
@@ -68,6 +68,7 @@ def find_spans(phrases: Sequence[str], caption: str | None, classes: str | None)
         spans = [Span(text=phrase, start=0, end=len(phrase)) for phrase in phrases]
         return Asked(spans=spans, numbers=range(1, len(spans) + 1))
     known = find_classes(classes)
+    known.check_findable()
     texts = {index: known.prompt_of(name) for index, name in known.names.items()}
     return Asked(
         spans=[Span(text=text, start=0, end=len(text)) for text in texts.values()],

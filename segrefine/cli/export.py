@@ -71,8 +71,7 @@ def export(
     Diffusion 1.x, 2.x or XL, or a label diffusion model. If the export fails, no part of BUNDLE is left.
     """
     started = time.perf_counter()
-    if (quantize is None) != (calibrate is None):
-        raise click.UsageError("give --quantize and --calibrate together")
+    _check_options(quantize, calibrate, dtype, options["components"])
     with BundleWriter(bundle, overwrite=overwrite):
         pass  # entering checks the place, which is better known now than after a model was loaded
     with console.progress(f"exporting {model}", long=True) as tell, ExitStack() as stack:
@@ -109,6 +108,20 @@ def export(
     for warning in _warnings(written.manifest.quantized):
         console.warn(warning)
     console.result(values, _describe(values, written.manifest.quantized))
+
+
+def _check_options(quantize: str | None, calibrate: str | None, dtype: Precision, components: list[str] | None) -> None:
+    """Check that the options go together, before anything is exported.
+
+    Raises:
+        click.UsageError: two of them do not.
+    """
+    if (quantize is None) != (calibrate is None):
+        raise click.UsageError("give --quantize and --calibrate together")
+    if quantize and dtype != "fp32":
+        raise click.UsageError(f"--quantize starts from fp32, got --dtype {dtype}: leave one of them out")
+    if quantize and components:
+        raise click.UsageError("--quantize runs the whole method to judge it: leave --components out")
 
 
 def _read_scenes(source: str) -> list[ParityScene]:

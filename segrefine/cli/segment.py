@@ -138,6 +138,8 @@ def segment(
         refining = replace(model, bundle=refine_bundle or (model.bundle if zero_shot else None))
         result = _refine(console, pixels, result, seed, refining)
     asked, result = asked.drop_absent(result)
+    if asked.closed and not asked.spans:
+        console.warn(f"none of the {len(texts)} classes was found in the image")
     values: dict[str, Any] = {
         "image": str(image),
         "size": [pixels.shape[1], pixels.shape[0]],

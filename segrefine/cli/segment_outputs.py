@@ -84,11 +84,13 @@ class SegmentOutputs:
         """
         import numpy as np
 
-        from segrefine.runtime.drawing.pictures import overlay_labels, segment_sheet
+        from segrefine.runtime.drawing.pictures import overlay_labels
         from segrefine.runtime.files.output import save_cutout, save_image, save_label_map
         from segrefine.storage import output_errors
 
-        labels = np.array([nothing, *numbers], np.uint16)[result.label_map()]
+        # without segments, the result does not know the image's size
+        places = result.label_map() if result.segments else np.zeros(image.shape[:2], np.uint16)
+        labels = np.array([nothing, *numbers], np.uint16)[places]
         written: dict[str, Any] = {"labels": str(self.labels)}
         save_label_map(self.labels, labels)
         if self.overlay:
@@ -99,8 +101,7 @@ class SegmentOutputs:
             save_cutout(self.cutout, image, [each.probability for each in result.segments])
         if self.sheet:
             written["sheet"] = str(self.sheet)
-            rows = [(image, each, f"confidence {each.confidence:.2f}") for each in result.segments]
-            save_image(self.sheet, segment_sheet(rows))
+            save_image(self.sheet, _draw_sheet(image, result))
         if self.maps:
             with output_errors(self.maps):
                 self.maps.mkdir(exist_ok=True)
@@ -117,3 +118,12 @@ class SegmentOutputs:
         if self.uncertainty:
             save_probability(files["uncertainty"], segment.uncertainty)
         return {name: str(path) for name, path in files.items()}
+
+
+def _draw_sheet(image: NDArray[np.uint8], result: Segmentation) -> NDArray[np.uint8]:
+    """Draw the sheet of all segments; the image alone if there are none."""
+    from segrefine.runtime.drawing.pictures import Tile, contact_sheet, magnify, segment_sheet
+
+    if not result.segments:
+        return contact_sheet([[Tile(picture=magnify(image), caption="nothing found")]])
+    return segment_sheet([(image, each, f"confidence {each.confidence:.2f}") for each in result.segments])

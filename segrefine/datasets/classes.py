@@ -16,7 +16,10 @@ from segrefine.errors import MaskError
 from segrefine.storage import read_json
 
 IGNORED = 255
+MOST_INDEX = 65535
+"""Largest index that a label map of 16 bits holds."""
 BACKGROUND = "background"
+_MOST_DIGITS = 19
 _BACKGROUNDS = {"background", "bg", "void", "none", "unlabeled", "unlabelled", "ignore", "other"}
 
 
@@ -76,6 +79,25 @@ class ClassList:
             hint = f'number the classes from 1, in label maps too; or if 0 shows nothing, call it "{BACKGROUND}"'
             raise MaskError(message, subject=self.origin, hint=hint)
 
+    def check_findable(self) -> None:
+        """Check that there are classes to look for, and that a label map can hold each of them.
+
+        Raises:
+            MaskError: there is none; or one has index 0, no name, or an index above 65535.
+        """
+        self.check_background()
+        if not self.names:
+            raise MaskError("it names no class", subject=self.origin, hint='such as ["background", "fox"]')
+        for index, name in self.names.items():
+            if not name.strip():
+                hint = "name every class, or leave the index out"
+                raise MaskError(f"the class at index {index} has no name", subject=self.origin, hint=hint)
+            if index > MOST_INDEX:
+                raise MaskError(
+                    subject=f"{self.origin}: the index of {name!r}", expected=f"at most {MOST_INDEX}", got=index,
+                    hint="number the classes from 1",
+                )  # fmt: skip
+
 
 def read_classes(file: Path) -> ClassList:
     """The classes in a JSON: a list of names, or names by index. Index 0 is the background, and may be null.
@@ -86,11 +108,14 @@ def read_classes(file: Path) -> ClassList:
     content = read_names(file)
     if content.get("0", "") is None:
         del content["0"]
-    if not all(index.isdecimal() and isinstance(name, str) for index, name in content.items()):
+    indices_are_numbers = all(index.isdecimal() and len(index) <= _MOST_DIGITS for index in content)
+    if not indices_are_numbers or not all(isinstance(name, str) for name in content.values()):
         raise MaskError(
             "it holds something else than names by index", subject=file, hint='such as ["background", "fox"]'
         )
     names = {int(index): name for index, name in content.items()}
+    if len(names) < len(content):
+        raise MaskError("it has one index twice, such as 1 and 01", subject=file, hint="give every class its own index")
     if len(set(names.values())) < len(names):
         raise MaskError("it has one name twice", subject=file, hint="give every class its own name")
     ignored = frozenset() if IGNORED in names else frozenset({IGNORED})

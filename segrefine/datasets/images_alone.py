@@ -31,6 +31,7 @@ class ImagesAlone(MaskFiles):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self.classes = classes_of(place)
+        self.classes.check_findable()
 
     @classmethod
     def detect(cls, place: Place) -> bool:

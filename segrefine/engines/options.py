@@ -46,9 +46,12 @@ class EngineOptions:
 
         Raises:
             BackendError: there is no such device.
-            SettingsError: there is no such precision, `threads` is out of range, or `low_memory` is for a GPU.
+            SettingsError: there is no such precision, `threads` is out of range, or `low_memory` is no bool or for a
+                GPU.
         """
         kind, _ = parse_device(self.device)
+        if self.low_memory not in (None, False, True):
+            raise SettingsError(subject="low_memory", expected="true, false or none", got=repr(self.low_memory))
         if self.low_memory and kind != "cpu":
             raise SettingsError(subject="low_memory", expected="the device cpu", got=self.device, hint="leave it out")
         if self.precision not in (None, *get_args(EnginePrecision)):

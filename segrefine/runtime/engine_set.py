@@ -36,6 +36,8 @@ Progress = Callable[[str, float], None]
 
 LATENT_MULTIPLE = 8
 """Sides of a latent are multiples of this: Stable Diffusion's UNet halves them three times."""
+LARGEST_SCALE = 16
+"""Largest resolution, in multiples of the trained one: a slip of the hand must not take all memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         self.bundle = bundle
         self.engines = engines
         trained = bundle.manifest.sample_size * bundle.manifest.vae_scale_factor
-        self.resolution = trained if resolution is None else _check_resolution(resolution, bundle)
+        self.resolution = trained if resolution is None else _check_resolution(resolution, bundle, trained)
         self._tokenizers = _read_tokenizers(bundle)
 
     @classmethod
@@ -118,7 +120,8 @@ class EngineSet(Closing, Generic[SettingsT]):
         Raises:
             BundleError: no bundle there, a damaged one, or one of the other method.
             BackendError: unknown backend, or the device is not there.
-            SettingsError: the bundle or the backend has another precision; the resolution is less than one cell.
+            SettingsError: the bundle or the backend has another precision; or the resolution is less than one cell, or
+                more than `LARGEST_SCALE` times the trained one.
         """
         engines = EngineOptions(
             backend=backend, device=device, precision=precision, threads=threads, resolution=resolution,
@@ -167,6 +170,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         precision: EnginePrecision | None = None,
         threads: int | None = None,
         resolution: int | None = None,
+        low_memory: bool | None = None,
         settings: SettingsT | Changes | None = None,
     ) -> Self:
         """Open a pipeline on a bundle of the model hub, which is fetched into the hub's cache first.
@@ -179,6 +183,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             precision: see there.
             threads: see there.
             resolution: see there.
+            low_memory: see there.
             settings: see there.
 
         Raises:
@@ -193,6 +198,7 @@ class EngineSet(Closing, Generic[SettingsT]):
             precision=precision,
             threads=threads,
             resolution=resolution,
+            low_memory=low_memory,
             settings=settings,
         )
 
@@ -278,10 +284,11 @@ class EngineSet(Closing, Generic[SettingsT]):
             engine.close()
 
 
-def _check_resolution(resolution: int, bundle: Bundle) -> int:
-    least = LATENT_MULTIPLE * bundle.manifest.vae_scale_factor
-    if not isinstance(resolution, int) or resolution < least:
-        raise SettingsError(subject="resolution", expected=f"{least} pixels or more", got=repr(resolution))
+def _check_resolution(resolution: int, bundle: Bundle, trained: int) -> int:
+    least, most = LATENT_MULTIPLE * bundle.manifest.vae_scale_factor, LARGEST_SCALE * trained
+    if not isinstance(resolution, int) or not least <= resolution <= most:
+        hint = f"the model was trained on {trained} pixels; far from them it sees little"
+        raise SettingsError(subject="resolution", expected=f"{least} to {most} pixels", got=repr(resolution), hint=hint)
     return resolution
 
 
@@ -297,6 +304,16 @@ def _read_tokenizers(bundle: Bundle) -> dict[str, ClipTokenizer]:
         name: ClipTokenizer.from_folder(bundle.file(f"{folder}/tokenizer.json").parent, bundle.manifest.tokens)
         for name, folder in folders.items()
     }
+
+
+def check_seed(seed: int) -> None:
+    """Check a random seed.
+
+    Raises:
+        SettingsError: it is no whole number of 0 or more.
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
 
 
 class Watch:

@@ -22,7 +22,7 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine
 from segrefine.runtime.crop import cut_mask, find_part, stitch
 from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, TextEvidence, encode_prompts
-from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, text_encoders
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, check_seed, text_encoders
 from segrefine.runtime.evidence import doubt_sides
 from segrefine.runtime.files.image import ImageLike, as_image
 from segrefine.runtime.files.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
@@ -160,10 +160,11 @@ class Refiner(EngineSet[G4SegSettings]):
             MaskError: there is no mask, a mask cannot be read, has another size than the image, or has nothing to
                 refine. With several masks the message names the label.
             PromptError: a label is empty or too long.
-            SettingsError: a setting or preset does not exist, a value is wrong, or a noise level is outside the model's
-                schedule.
+            SettingsError: a setting or preset does not exist, a value is wrong, a noise level is outside the model's
+                schedule, or the seed is below 0.
             NumericalError: an engine gave a value that is not finite.
         """
+        check_seed(seed)
         changed = self.settings.change(settings)
         self.check_settings(changed)
         call = _Call(settings=changed, guard=guard, seed=seed, progress=progress, observe=observe)
@@ -304,7 +305,8 @@ class Refiner(EngineSet[G4SegSettings]):
             ImageError: the image cannot be read.
             SettingsError: the memory is negative.
         """
-        return Scene(self, as_image(image), Memory(memory))
+        pixels = as_image(image).copy()  # the caller may draw on the image while the scene remembers it
+        return Scene(self, pixels, Memory(memory))
 
     def decode(self, latents: Floats) -> NDArray[np.uint8]:
         """The picture of latents (1, c, h, w), uint8 (h·f, w·f, 3); for looking at a round's `generated`."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from segrefine.bundle import Bundle
 from segrefine.engines import Engine
-from segrefine.errors import ImageError, PromptError, SettingsError
+from segrefine.errors import ImageError, PromptError
 from segrefine.runtime.denoiser import Observe
-from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_seed, text_encoders
 from segrefine.runtime.files.image import ImageLike, as_image
 from segrefine.runtime.imaging.edges import EdgeGuide
 from segrefine.runtime.imaging.grid import FittedImage
@@ -255,28 +255,20 @@ class Segmenter(EngineSet[GsSettings]):
 
 
 def check_phrases(phrases: Sequence[str]) -> None:
-    """Check that there is a list of phrases.
+    """Check that there is a list of phrases, and that each is a text.
 
     Raises:
-        PromptError: there is none, or nothing in it.
+        PromptError: there is none, nothing in it, or something else in it.
     """
+    hint = 'such as ["the fox", "the red car"]'
     if not isinstance(phrases, list | tuple) or not phrases:
-        raise PromptError(
-            expected="one phrase or more in a list", got=repr(phrases), hint='such as ["the fox", "the red car"]'
-        )
+        raise PromptError(expected="one phrase or more in a list", got=repr(phrases), hint=hint)
+    for phrase in phrases:
+        if not isinstance(phrase, str):
+            raise PromptError(expected="every phrase as text", got=quote_phrase(phrase), hint=hint)
 
 
-def check_seed(seed: int) -> None:
-    """Check a random seed.
-
-    Raises:
-        SettingsError: it is no whole number of 0 or more.
-    """
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise SettingsError(subject="seed", expected="a whole number of 0 or more", got=repr(seed))
-
-
-def quote_phrase(phrase: str) -> str:
+def quote_phrase(phrase: object) -> str:
     """A phrase as errors name it, cut off where it is long."""
     named = repr(phrase)
     return named if len(named) <= MOST_QUOTED else f"{named[:MOST_QUOTED]} …"

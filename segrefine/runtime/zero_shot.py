@@ -17,12 +17,12 @@ from segrefine.bundle import Bundle
 from segrefine.engines import Engine, EngineOptions, choose_backend, load_engines
 from segrefine.errors import BundleError, PromptError
 from segrefine.runtime.denoiser import Conditions, Denoiser, encode_prompts
-from segrefine.runtime.engine_set import EngineSet, Progress, Watch, text_encoders
+from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_seed, text_encoders
 from segrefine.runtime.files.image import ImageLike, as_image
 from segrefine.runtime.imaging.grid import FittedImage
 from segrefine.runtime.schedule import NoiseSchedule
 from segrefine.runtime.segmentation import Segment, Segmentation, guide_edges, read_samples
-from segrefine.runtime.segmenter import check_phrases, check_seed, quote_phrase
+from segrefine.runtime.segmenter import check_phrases, quote_phrase
 from segrefine.runtime.word_maps import Seen, WordMap, read_word_maps
 from segrefine.runtime.words.context import CaptionedPhrase, read_in_context
 from segrefine.runtime.words.narrative import label_of
@@ -125,6 +125,8 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
     ) -> Segmentation:
         """The masks of what the phrases name. Phrases compete: what one explains better counts against the others.
 
+        Phrases that read alike, such as "fox" and "the Fox", get the same mask, and are no rivals.
+
         Args:
             image: a picture of any size, as `as_image` takes it: a path, a PIL image or an array (H, W, 3).
             phrases: what to look for; one or more.
@@ -156,13 +158,18 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         check_phrases(phrases)
         watch = Watch(progress, steps=3)
         fit = self.fit(as_image(image))
-        nulls = choose_rivals(phrases, s, lambda word: self._fits(word, s))
-        conditions = self._encode_phrases([*phrases, *nulls], fit.grid, s)
+        prompts = [self._read(phrase, s) for phrase in phrases]
+        # phrases that read alike are one, for as rivals they would take all evidence from each other
+        distinct = {prompt.key: (phrase, prompt) for phrase, prompt in zip(phrases, prompts, strict=True)}
+        nulls = choose_rivals([phrase for phrase, _ in distinct.values()], s, lambda word: self._fits(word, s))
+        others = [self._read(word, s) for word in nulls]
+        conditions = encode_prompts(self, [*(prompt for _, prompt in distinct.values()), *others], fit.grid)
         z0 = self.encode_image(fit.image)
         watch.step("encode")
-        seen = self._look(conditions, z0, len(phrases), s, seed)
+        seen = self._look(conditions, z0, len(distinct), s, seed)
         watch.step("words")
-        maps = read_word_maps(seen, s)
+        found = dict(zip(distinct, read_word_maps(seen, s), strict=True))
+        maps = [found[prompt.key] for prompt in prompts]
         segments = self._to_segments(phrases, maps, fit, s)
         watch.step("edges")
         return ZeroShotResult(segmentation=Segmentation(segments=segments, seconds=watch.seconds), maps=maps)
@@ -185,20 +192,14 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         at_pixels = np.stack([fit.at_pixels(each.probability) for each in maps])[:, None]
         return tuple(read_samples(phrases, at_pixels, fit, guide_edges(fit, settings)))
 
-    def _encode_phrases(self, texts: Sequence[str], size: tuple[int, int], settings: ZeroShotSettings) -> Conditions:
-        prompts = []
-        for text in texts:
-            try:
-                prompts.append(self._read(text, settings))
-            except PromptError as error:
-                raise error.about(f"phrase {quote_phrase(text)}") from error
-        return encode_prompts(self, prompts, size)
-
     def _read(self, phrase: str, settings: ZeroShotSettings) -> Prompt:
         """The prompt of a phrase: its object in the template, or the phrase with the words before it in its caption."""
-        if settings.context and isinstance(phrase, CaptionedPhrase):
-            return read_in_context(self.tokenizer, phrase)
-        return build_prompt(self.tokenizer, label_of(phrase), template=settings.template)
+        try:
+            if settings.context and isinstance(phrase, CaptionedPhrase):
+                return read_in_context(self.tokenizer, phrase)
+            return build_prompt(self.tokenizer, label_of(phrase), template=settings.template)
+        except PromptError as error:
+            raise error.about(f"phrase {quote_phrase(phrase)}") from error
 
     def _fits(self, word: str, settings: ZeroShotSettings) -> bool:
         try:

@@ -13,7 +13,7 @@ from segrefine.errors import SettingsError
 from segrefine.runtime.files.marks import Box, Point
 from segrefine.runtime.words.context import read_caption
 from segrefine.samplers import SAMPLERS
-from segrefine.settings import G4SegSettings, GsSettings, Settings
+from segrefine.settings import G4SegSettings, GsSettings, Settings, ZeroShotSettings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 LONGEST_TEXT = 4096
@@ -22,7 +22,7 @@ MOST_LABELS = 256
 MOST_SAMPLES = 16
 MOST_STEPS = 100
 MOST_PASSES = 256
-"""Of the UNet, in the refinement of one mask."""
+"""Of the UNet, in the refinement of one mask, or in finding one phrase."""
 _BYTES = {"png": 2, "npy": 4, "overlay": 3, "cutout": 4, "label_map": 1, "rounds": 0}
 """Of a pixel: of soft maps by their format, of pictures by their name; those of rounds are small."""
 
@@ -129,10 +129,15 @@ def check_cost(settings: Settings, base: Settings) -> None:
         SettingsError: a bound is passed.
     """
     bounds: dict[str, tuple[float, float, float]] = {}
-    if isinstance(settings, G4SegSettings) and isinstance(base, G4SegSettings):
+    if (isinstance(settings, G4SegSettings) and isinstance(base, G4SegSettings)) or (
+        isinstance(settings, ZeroShotSettings) and isinstance(base, ZeroShotSettings)
+    ):
         bounds["passes of the UNet"] = (settings.count_passes(), base.count_passes(), MOST_PASSES)
         bounds["bytes of template"] = (len(settings.template), len(base.template), LONGEST_TEXT)
-    elif isinstance(settings, GsSettings) and isinstance(base, GsSettings):
+    if isinstance(settings, ZeroShotSettings) and isinstance(base, ZeroShotSettings):
+        # spreading calls no engine, so that a time limit cannot stop it
+        bounds["spread_steps"] = (settings.spread_steps, base.spread_steps, MOST_STEPS)
+    if isinstance(settings, GsSettings) and isinstance(base, GsSettings):
         bounds["samples"] = (settings.samples, base.samples, MOST_SAMPLES)
         bounds["steps"] = (settings.steps, base.steps, MOST_STEPS)
     for name, (value, own, most) in bounds.items():

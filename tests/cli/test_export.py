@@ -50,6 +50,34 @@ def test_export_refuses_a_taken_place_before_it_loads_anything(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "notes.txt"]
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--quantize", "int8"], "--quantize and --calibrate together"),
+        (["--calibrate", "demo"], "--quantize and --calibrate together"),
+        (["--quantize", "int8", "--calibrate", "demo", "--dtype", "fp16"], "--quantize starts from fp32"),
+        (["--quantize", "int8", "--calibrate", "demo", "--components", "unet"], "leave --components out"),
+    ],
+)
+def test_options_that_cannot_go_together_are_refused_first(tmp_path, more, message):
+    error, hint = run_without_torch("export", "demo", tmp_path / "bundle", *more)
+    assert message in error and "--help" in hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_copies_of_one_image_calibrate_nothing(run, tmp_path):
+    sample = segrefine.assets.demo_samples()
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for number in range(5):
+            shutil.copy(sample / folder / "02-car-erode.png", tmp_path / "data" / folder / f"{number}.png")
+    (tmp_path / "data" / "labels.json").write_text(json.dumps({str(number): "car" for number in range(5)}))
+    done = run("export", "demo", tmp_path / "b", "--quantize", "int8", "--calibrate", tmp_path / "data")
+    assert done.exit_code == 1 and "expected 4 different images or more, got 1" in done.stderr
+    assert "unet" not in done.stderr  # before anything is exported
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_export_leaves_the_bundle_that_it_may_replace_until_it_is_done(tmp_path):
     write_bundle(tmp_path / "bundle")
     before = (tmp_path / "bundle" / MANIFEST).read_bytes()

@@ -188,6 +188,26 @@ def test_all_classes_of_a_list_give_a_label_map_of_those_that_are_there(run, tmp
     assert "nothing in the image" not in done.stderr
 
 
+@pytest.mark.parametrize("more", [[], ["--no-refine"]])
+@pytest.mark.parametrize("nothing", [0, 255])
+def test_a_list_of_absent_classes_gives_an_empty_label_map(run, tmp_path, nothing, more):
+    image = demo_samples() / "images" / "04-butterfly-ellipse.png"
+    (tmp_path / "classes.json").write_text(json.dumps({"1": "rocket"}))
+    classes = tmp_path / "classes.json" if nothing == 0 else "cityscapes"
+    threshold = "--set", "presence=1000"
+    files = {name: tmp_path / f"{name}.png" for name in ("output", "overlay", "cutout", "sheet")}
+    outputs = [word for name, file in files.items() for word in (f"--{name}", file)]
+    maps = "--maps", tmp_path / "maps"
+    done = run("segment", image, "--classes", classes, "--zero-shot", *threshold, *more, *outputs, *maps, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["segments"] == []
+    labels = np.asarray(Image.open(files["output"]))
+    assert labels.shape == Image.open(image).size[::-1] and set(np.unique(labels)) == {nothing}
+    assert not np.asarray(Image.open(files["cutout"]))[..., 3].any()
+    assert all(file.is_file() for file in files.values())
+    assert "classes was found in the image" in done.stderr
+
+
 def test_phrases_and_classes_exclude_each_other(run, image):
     assert run("segment", image, "fox", "--classes", "voc").exit_code == 2
     done = run("segment", image, "--classes", "nonsense")

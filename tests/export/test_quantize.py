@@ -129,11 +129,11 @@ def test_int8_is_not_compared_with_pytorch_or_quantized_again(quantized, tmp_pat
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_images_are_refused(count, tmp_path):
     scenes = scenes_of(photo_samples())[:count]
-    with pytest.raises(ExportError, match=f"scenes of 4 images or more, got {count} images"):
+    with pytest.raises(ExportError, match=f"4 different images or more, got {count}"):
         quantize_bundle(photo_gs_bundle(), tmp_path / "b", scenes)
     same = [replace(scene, image=scenes[0].image) for scene in scenes * 8]
     if same:
-        with pytest.raises(ExportError, match="got 1 images"):
+        with pytest.raises(ExportError, match="got 1$"):
             quantize_bundle(photo_gs_bundle(), tmp_path / "b", same)
 
 

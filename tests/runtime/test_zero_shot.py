@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import segrefine
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
@@ -82,6 +84,19 @@ def test_rivals_are_other_words():
     assert choose_rivals(["a", "b", "c"], settings, lambda word: True) == ("banana",)
     assert choose_rivals(["a", "b", "c"], settings, lambda word: word != "banana") == ("boat",)
     assert choose_rivals(["a", "b", "c", "d"], settings, lambda word: True) == ()
+
+
+WRITTEN = st.sampled_from(["butterfly", "the butterfly", "Butterfly", "  all  the butterfly ", "butterfly on the left"])
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(WRITTEN, min_size=1, max_size=4), st.sampled_from([[], ["the rocket"]]))
+def test_phrases_that_read_alike_are_no_rivals(segmenter, sample, alike, others):
+    alone = segmenter(sample.image, ["butterfly", *others]).segments[0]
+    assert alone.mask.any()
+    for segment, phrase in zip(segmenter(sample.image, [*alike, *others]).segments, alike, strict=False):
+        assert segment.phrase == phrase
+        np.testing.assert_array_equal(segment.probability, alone.probability)
 
 
 def test_g4seg_refines_what_was_found(segmenter, sample):

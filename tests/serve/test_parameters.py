@@ -16,7 +16,7 @@ from segrefine.serve.inputs import read_inputs
 from segrefine.serve.limits import Limits
 from segrefine.serve.parameters import MOST_PASSES, Parameters, RefineParameters, SegmentParameters
 from segrefine.serve.problem import Problem, problem_of
-from segrefine.settings import G4SegSettings, GsSettings, Settings
+from segrefine.settings import G4SegSettings, GsSettings, Settings, ZeroShotSettings
 from tests.serve.test_api import png
 
 PICTURE = png(np.zeros((8, 8, 3), np.uint8))
@@ -77,17 +77,46 @@ def test_the_model_itself_may_cost_more() -> None:
     assert segment(settings={"steps": 2}).change(own) == GsSettings(samples=32, steps=2)
 
 
+HUGE = 10**6
+COUNTS = [
+    (kind, entry.name)
+    for kind in (G4SegSettings, GsSettings, ZeroShotSettings)
+    for entry in fields(kind)
+    if type(entry.default) is int and not entry.name.endswith("_timestep")
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), COUNTS)
+@given(st.integers(HUGE, 10**12))
+def test_no_count_occupies_the_service(kind: type[Settings], name: str, value: int) -> None:
+    asked = refine if kind is G4SegSettings else segment
+    more = {"mode": "loop"} if name == "loop_steps" else {}  # the only mode that has those
+    with pytest.raises(SettingsError, match="at most"):
+        asked(settings={name: value, **more}).change(kind())
+
+
+@pytest.mark.parametrize("kind", [G4SegSettings, ZeroShotSettings])
+def test_no_list_of_levels_and_no_template_occupies_the_service(kind: type[Settings]) -> None:
+    asked = refine if kind is G4SegSettings else segment
+    for values in ({"text_timesteps": list(range(500))}, {"template": "{label}" * 999}):
+        with pytest.raises(SettingsError, match="at most"):
+            asked(settings=values).change(kind())
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=5,
 )
-NAMES = st.sampled_from([entry.name for kind in (G4SegSettings, GsSettings) for entry in fields(kind)]) | st.text()
+NAMES = (
+    st.sampled_from([entry.name for kind in (G4SegSettings, GsSettings, ZeroShotSettings) for entry in fields(kind)])
+    | st.text()
+)
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=4), st.sampled_from(["default", "fast", "paper", "x", None]))
 def test_whatever_is_asked_gives_settings_or_a_problem(values: dict[str, Any], preset: str | None) -> None:
-    for asked, base in ((refine, G4SegSettings()), (segment, GsSettings())):
+    for asked, base in ((refine, G4SegSettings()), (segment, GsSettings()), (segment, ZeroShotSettings())):
         try:
             changed = asked(settings=values, preset=preset).change(base)
         except SettingsError as error:

@@ -25,7 +25,7 @@ def read_scenes(source: Path) -> list[ParityScene]:
         source: a data set that `segrefine batch` reads.
 
     Raises:
-        ExportError: there are too few images with a mask.
+        ExportError: there are too few images with a mask, or too few different ones.
         MaskError: there is no data set, or an image's masks cannot be read.
         ImageError: an image cannot be read.
     """
@@ -37,7 +37,9 @@ def read_scenes(source: Path) -> list[ParityScene]:
     if len(found) < LEAST_IMAGES:
         expected = f"{LEAST_IMAGES} images with masks or more"
         raise ExportError(subject=f"{source}, for calibration", expected=expected, got=len(found), hint=_HINT)
-    return pick_evenly(found, MOST_SCENES)
+    picked = pick_evenly(found, MOST_SCENES)
+    _check_images(picked, f"{source}, for calibration")
+    return picked
 
 
 def split_scenes(scenes: Sequence[ParityScene]) -> tuple[list[ParityScene], list[ParityScene]]:
@@ -46,8 +48,17 @@ def split_scenes(scenes: Sequence[ParityScene]) -> tuple[list[ParityScene], list
     Raises:
         ExportError: there are too few of them, or all are of one image.
     """
-    images = {scene.image.tobytes() for scene in scenes}
-    if len(images) < LEAST_IMAGES:
-        expected = f"scenes of {LEAST_IMAGES} images or more"
-        raise ExportError(subject="the calibration", expected=expected, got=f"{len(images)} images", hint=_HINT)
+    _check_images(scenes, "the calibration")
     return list(scenes[::2]), list(scenes[1::2])
+
+
+def _check_images(scenes: Sequence[ParityScene], subject: str) -> None:
+    """Check that the scenes are of several images: copies of one say nothing new.
+
+    Raises:
+        ExportError: there are too few different images.
+    """
+    different = len({(scene.image.shape, scene.image.tobytes()) for scene in scenes})
+    if different < LEAST_IMAGES:
+        expected = f"{LEAST_IMAGES} different images or more"
+        raise ExportError(subject=subject, expected=expected, got=different, hint=_HINT)

@@ -32,6 +32,12 @@ class Prompt:
     token_indicator: NDArray[np.float32]
     order: NDArray[np.int64] | None = None
 
+    @property
+    def key(self) -> tuple[bytes, ...]:
+        """Return what the model reads of it. It is equal for "fox" and "Fox"."""
+        order = b"" if self.order is None else self.order.tobytes()
+        return self.input_ids.tobytes(), self.token_indicator.tobytes(), order
+
 
 def build_prompt(tokenizer: ClipTokenizer, label: str, *, template: str = "a photo of a {label}") -> Prompt:
     """Build the prompt for `label`, with the label's tokens marked. Words that do not fit behind it are cut off.

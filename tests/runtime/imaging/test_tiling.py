@@ -52,7 +52,8 @@ def test_a_large_image_is_encoded_in_tiles_nearly_as_in_one(refiner, monkeypatch
     assert np.abs(pictures[0] - pictures[1]).mean() < 12  # of 255
 
 
-@pytest.mark.parametrize("resolution", [0, 8, 100.5])
+@pytest.mark.parametrize("resolution", [0, 8, 100.5, 1025, 10**6])
 def test_resolutions_that_no_model_has(resolution):
-    with pytest.raises(SettingsError, match="resolution"):
+    with pytest.raises(SettingsError, match="resolution: expected 32 to 1024 pixels") as caught:
         Refiner.from_bundle(demo_bundle(), resolution=resolution)
+    assert "trained on 64 pixels" in caught.value.hint
