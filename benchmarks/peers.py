@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +168,10 @@ class PeerWorker:
 
 @click.command()
 @click.option("--sizes", multiple=True, type=click.Choice(["demo", "sd15"]), default=("demo", "sd15"))
+@click.option("--rounds", type=click.IntRange(1), help="Turns of everyone.  [default: 15 for demo, 2 for sd15]")
 @click.option("--prepare", is_flag=True, help="Write and build the models alone.")
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True)
-def main(sizes: tuple[str, ...], prepare: bool, folder: Path) -> None:
+def main(sizes: tuple[str, ...], rounds: int | None, prepare: bool, folder: Path) -> None:
     """Measure segrefine beside its peers."""
     torch.set_num_threads(THREADS)
     data = read_result("peers")
@@ -179,7 +180,7 @@ def main(sizes: tuple[str, ...], prepare: bool, folder: Path) -> None:
         if prepare:
             continue
         ratios = [{"title": each.title, "bar": each.bar, "at_most": each.at_most} for each in size.ratios]
-        measured = _measure(size)
+        measured = _measure(replace(size, rounds=rounds or size.rounds))
         for told, ratio in zip(ratios, size.ratios, strict=True):
             told["measured"] = ratio.measure(measured["seconds"])
         products = {str(dtype).removeprefix("torch."): peak_gflops(dtype=dtype) for dtype in _DTYPES}

@@ -86,7 +86,7 @@ class WeightFile:
         """Moves the model's large weights into the file, but for those that are in it; the model refers to them."""
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or isinstance(tensor, ir.ExternalTensor):
+            if tensor is None or self._holds(tensor):
                 continue
             if tensor.nbytes < _LARGE:
                 # A copy: onnxscript's optimiser holds the last graph it saw, and each tensor the whole file it is in.
@@ -101,6 +101,10 @@ class WeightFile:
                 name=value.name or "",
                 base_dir=self.path.parent,
             )
+
+    def _holds(self, tensor: ir.TensorProtocol) -> bool:
+        """Return whether a tensor is in this file; it may be in that of the graph which the model was read from."""
+        return isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).absolute() == self.path.absolute()
 
     def _store(self, content: bytes) -> int:
         digest = hashlib.sha256(content).digest()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from segrefine.export.quantize.graphs import prepare_graph
 from segrefine.export.storage import WeightFile, halve_weights
 
 RNG = np.random.default_rng(0)
@@ -59,6 +61,21 @@ def test_every_half_precision_value_survives(tmp_path: Path) -> None:
     assert all(value.name == "indices" or value.name.endswith(".half") for value in model.graph.initializers.values())
     restored = np.stack([model.graph.initializers[f"w{i}.half"].const_value.numpy() for i in range(62)])
     assert np.array_equal(restored.astype(np.float32), finite)
+
+
+@pytest.mark.parametrize("weights", [{"a": EXACT}, {"a": INEXACT}, {"a": EXACT, "b": INEXACT, "c": HUGE}], ids=len)
+def test_a_prepared_graph_needs_no_file_of_the_bundle(weights: dict[str, NDArray[np.float32]], tmp_path: Path) -> None:
+    bundle, work = tmp_path / "bundle", tmp_path / "work"
+    bundle.mkdir()
+    work.mkdir()
+    model = model_with(**weights)
+    halve_weights(model)  # all of a model that ships, and nearly none of one in float32
+    WeightFile(bundle / "model.onnx_data").take(model)
+    ir.save(model, bundle / "model.onnx")
+    expected = run(bundle / "model.onnx")
+    prepared = prepare_graph(bundle / "model.onnx", WeightFile(work / "float.onnx_data"))
+    shutil.rmtree(bundle)
+    assert np.array_equal(run(prepared.path), expected)
 
 
 def test_graphs_of_a_folder_share_equal_weights(tmp_path: Path) -> None:
