@@ -75,6 +75,11 @@ class ServedModel(Closing, Generic[PipelineT]):
         self.pipeline = pipeline.derive(engines if memory is None else remember(engines, memory))
         self.served, self.memory = served, memory
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names by which a request may choose the model; the first is the one that answers have."""
+        return (self.served.name,)
+
     @abstractmethod
     def company(self, work: Work) -> Company | None:
         """Return the key of requests that are computed together; None if this one is computed alone."""

@@ -93,7 +93,12 @@ class Parameters(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
-    model: str | None = Field(None, description="A name of /v1/models; without, the first that can.", max_length=200)
+    model: str | None = Field(
+        None,
+        max_length=200,
+        description="A name of /v1/models. To segment, also the name of a text-to-image model that refines.  "
+        "[default: the first model of the endpoint]",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Of the noise; the same seed gives the same mask.")
     format: Literal["png", "rle"] = Field("png", description="Of masks: PNG of 0 and 255, or COCO run lengths.")
     soft_format: Literal["png", "npy"] = Field("png", description="Of soft maps: 16-bit PNG, or float32 .npy.")

@@ -264,7 +264,7 @@ def _liking(part: str) -> tuple[str, float]:
 def _choose(models: tuple[ServedModel[Any], ...], kind: type[ServedModel[Any]], name: str | None) -> ServedModel[Any]:
     able = [model for model in models if isinstance(model, kind)]
     for model in able:
-        if name in (None, model.served.name):
+        if name is None or name in model.names:
             return model
     names = ", ".join(model.served.name for model in able) or "none"
     bundle = "demo" if kind is RefineModel else "photo-gs"
