@@ -136,7 +136,7 @@ def segment(
             result = segmenter(pixels, texts, settings=settings, seed=seed, progress=tell)
     if refine:
         refining = replace(model, bundle=refine_bundle or (model.bundle if zero_shot else None))
-        result = _refine(console, pixels, result, seed, refining)
+        result = _refine(console, pixels, result, seed, refining, jointly=zero_shot)
     asked, result = asked.drop_absent(result)
     if asked.closed and not asked.spans:
         console.warn(f"none of the {len(texts)} classes was found in the image")
@@ -211,12 +211,14 @@ def _settings_for(
     return replace(own, **wanted)
 
 
-def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model) -> Segmentation:
+def _refine(
+    console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model, *, jointly: bool
+) -> Segmentation:
     from segrefine.runtime.chain import refine_segments
 
     began = time.perf_counter()
     with model.open() as refiner, console.progress("refining") as tell:
-        refined = refine_segments(refiner, image, result, seed=seed, progress=tell)
+        refined = refine_segments(refiner, image, result, jointly=jointly, seed=seed, progress=tell)
     return replace(refined, seconds={**result.seconds, "refine": time.perf_counter() - began})
 
 

@@ -62,7 +62,7 @@ class ZeroShotModel(PhraseModel[ZeroShotSegmenter]):
         settings = cast(ZeroShotSettings, work.settings).for_refining()
         found = self.pipeline(image, asked.named(), settings=settings, seed=asked.seed, progress=work.tell)
         began = time.perf_counter()
-        refined = refine_segments(self._refine, image, found, seed=asked.seed)
+        refined = refine_segments(self._refine, image, found, jointly=True, seed=asked.seed)
         seconds = {"read": read, **found.seconds, "refine": time.perf_counter() - began}
         answer = self.complete(segment_answer(image, replace(refined, seconds=seconds), work), work, image)
         return replace(answer, seconds={**seconds, **answer.seconds})
