@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from PIL import Image
 from pydantic import ValidationError
 
-from segrefine.errors import ImageError, MaskError
+from segrefine.errors import ImageError, MaskError, SegrefineError
 from segrefine.runtime.files.image import MEGAPIXELS, formats_of, load_image
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
@@ -213,6 +213,9 @@ def _bad_field(error: ValidationError) -> Problem:
     name = ".".join(map(str, first["loc"])) or "the request"
     if first["type"] == "missing":
         return Problem(422, "bad_field", f"a field {name}", "none", f"such as curl -F {name}=…; /docs lists each field")
+    told = first.get("ctx", {}).get("error")
+    if isinstance(told, SegrefineError) and told.expected and told.got:
+        return Problem(422, "bad_field", told.expected, told.got, told.hint or "see /docs for each field")
     said = str(first.get("ctx", {}).get("error", first["msg"]))  # that of a validator of ours, or else pydantic's own
     got = repr(first["input"])
     return Problem(422, "bad_field", f"{name}: {said[:1].lower()}{said[1:]}", got[:200], "see /docs for each field")

@@ -12,7 +12,6 @@ import numpy as np
 from segrefine.runtime.batching import Company
 from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.zero_shot import ATTENTION, ZeroShotSegmenter
-from segrefine.serve.answers import segment_answer
 from segrefine.serve.models import Offer, PhraseModel, RefineModel, ServedModel, attempt, load_picture
 from segrefine.serve.parameters import SegmentParameters
 from segrefine.serve.work import Answer, Work
@@ -64,7 +63,7 @@ class ZeroShotModel(PhraseModel[ZeroShotSegmenter]):
         began = time.perf_counter()
         refined = refine_segments(self._refine, image, found, jointly=True, seed=asked.seed)
         seconds = {"read": read, **found.seconds, "refine": time.perf_counter() - began}
-        answer = self.complete(segment_answer(image, replace(refined, seconds=seconds), work), work, image)
+        answer = self.answer(image, replace(refined, seconds=seconds), work)
         return replace(answer, seconds={**seconds, **answer.seconds})
 
 
