@@ -130,6 +130,8 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
         "segments": entries,
         "warnings": _absences(result, [each["phrase"] for each in entries if not each["area"]], work),
     }
+    if "uncertainty" in asked.maps and any(len(each.samples) == 1 for each in result.segments):
+        values["warnings"].append("one sample has no spread: the uncertainty is 0 everywhere; send samples=2 or more")
     if asked.classes:
         indices = asked.indices_of(each.phrase for each in result.segments)
         values["segments"] = [{"label": i, **each} for i, each in zip(indices, entries, strict=True)]

@@ -35,6 +35,10 @@ MOST_SAMPLES = 16
 MOST_STEPS = 100
 MOST_PASSES = 256
 """Of the UNet, in the refinement of one mask, or in finding one phrase."""
+MOST_PASSES_TOGETHER = 1024
+"""Of the UNet, for all masks or phrases of a request."""
+MOST_PREDICTIONS = 8192
+"""Of the label denoiser, for all phrases of a request."""
 _BYTES = {"png": 2, "npy": 4, "overlay": 3, "cutout": 4, "label_map": 2, "rounds": 0}
 """Of a pixel: of soft maps by their format, of pictures by their name; those of rounds are small."""
 
@@ -168,7 +172,19 @@ class Parameters(BaseModel, ABC):
         """
         changed = (base.with_preset(self.preset) if self.preset else base).with_changes(self.changes())
         check_cost(changed, base)
+        check_cost_together(changed, base, self.count())
         return changed
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many masks or phrases are asked for."""
+
+    def check_maps(self, settings: Settings) -> None:
+        """Check that a model with these settings, those of the request, can give the maps.
+
+        Raises:
+            SettingsError: it cannot.
+        """
 
     def changes(self) -> dict[str, Any]:
         """Single values that were given, by the names of the settings."""
@@ -198,6 +214,33 @@ def check_cost(settings: Settings, base: Settings) -> None:
             raise SettingsError(expected=f"settings with at most {max(own, most)} {name}", got=value)
 
 
+def check_cost_together(settings: Settings, base: Settings, count: int) -> None:
+    """Check that the masks or phrases of a request do not occupy the service by their number.
+
+    Args:
+        settings: those of the request.
+        base: the model's own. One mask or phrase may cost what they say.
+        count: how many masks or phrases there are.
+
+    Raises:
+        SettingsError: the bound is passed.
+    """
+    if isinstance(settings, G4SegSettings | ZeroShotSettings) and isinstance(base, G4SegSettings | ZeroShotSettings):
+        passes, own, most, unit = settings.count_passes(count), base.count_passes(), MOST_PASSES_TOGETHER, "UNet"
+    elif isinstance(settings, GsSettings) and isinstance(base, GsSettings):
+        passes, own = (each.samples * each.steps * each.predictions for each in (settings, base))
+        passes, most, unit = passes * count, MOST_PREDICTIONS, "label denoiser"
+    else:
+        return
+    if passes > max(own, most):
+        asked = "masks" if isinstance(settings, G4SegSettings) else "phrases"
+        raise SettingsError(
+            expected=f"a request with at most {max(own, most)} passes of the {unit}",
+            got=f"{passes} for {count} {asked}",
+            hint=f"send fewer {asked} in one request, or choose a preset such as fast",
+        )
+
+
 class RefineParameters(Parameters):
     """Parameters of refining besides pictures."""
 
@@ -217,6 +260,10 @@ class RefineParameters(Parameters):
         description="What to give besides the mask. Overlay, cutout (the objects on a transparent background) and "
         "label_map come once, the others for each mask.",
     )
+
+    def count(self) -> int:
+        """See `Parameters`."""
+        return len(self.label)
 
     def pixel_bytes(self) -> int:
         """See `Parameters`."""
@@ -264,6 +311,19 @@ class SegmentParameters(Parameters):
         if self.classes is not None:
             return [self.classes.prompt_of(name) for name in self.classes.names.values()]
         return self.phrases if self.caption is None else [*read_caption(self.caption)]
+
+    def count(self) -> int:
+        """See `Parameters`."""
+        return len(self.named())
+
+    def check_maps(self, settings: Settings) -> None:
+        """See `Parameters`."""
+        if "uncertainty" in self.maps and isinstance(settings, ZeroShotSettings):
+            raise SettingsError(
+                expected="maps other than uncertainty, which is the spread of samples",
+                got="zero-shot segmentation, which draws none",
+                hint="leave uncertainty out, or choose a label diffusion model",
+            )
 
     def indices_of(self, phrases: Iterable[str]) -> list[int]:
         """Return what phrases are called in the label map: their places from 1, or the indices of their classes."""

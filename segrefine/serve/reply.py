@@ -72,8 +72,10 @@ class Replier:
             pictures, asked = parse() if len(body) <= _SMALL else await self.read(parse)
             del body, parse
             model = _choose(self.models, kind, asked.model)
+            settings = asked.change(model.pipeline.settings)
+            asked.check_maps(settings)
             work = Work(
-                pictures=pictures, parameters=asked, settings=asked.change(model.pipeline.settings), media=media,
+                pictures=pictures, parameters=asked, settings=settings, media=media,
                 deadline=began + self.limits.timeout,
             )  # fmt: skip
             if kind_of_reply == EVENTS:

@@ -62,6 +62,14 @@ def test_beside_a_label_diffusion_model_it_is_chosen_by_name(http):
     assert refused.status_code == 404 and "demo-gs, demo-words" in refused.json()["expected"]
 
 
+def test_uncertainty_takes_samples(http):
+    refused = find(http, model="demo", maps="uncertainty")
+    assert refused.status_code == 422 and "draws none" in refused.json()["got"]
+    lone = find(http, maps="uncertainty", samples="1").json()
+    assert any("no spread" in each for each in lone["warnings"])
+    assert not any("no spread" in each for each in find(http, maps="uncertainty", samples="2").json()["warnings"])
+
+
 def test_its_name_is_free(tmp_path):
     for name in ("demo", "demo-words"):
         (tmp_path / name).symlink_to(demo_bundle())
