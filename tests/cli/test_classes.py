@@ -69,3 +69,20 @@ def test_the_service_gives_the_same_label_map(run, data, tmp_path):
         ):
             refused = http.post("/v1/segment", files=files, data=wrong)
             assert refused.status_code == 422 and told in refused.json()["detail"], refused.text
+
+
+def test_numbers_that_the_file_cannot_hold_are_told_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("segrefine.cli.segment.read_picture", None)  # nothing is read
+    classes = tmp_path / "classes.json"
+    classes.write_text('{"300": "car"}')
+    done = run("segment", IMAGE, "--classes", classes, "--zero-shot", "-o", tmp_path / "z.bmp")
+    assert done.exit_code == 2 and "up to 300" in done.stderr and ".png" in done.stderr
+    phrases = [f"car {number}" for number in range(256)]
+    done = run("segment", IMAGE, *phrases, "-o", tmp_path / "z.bmp")
+    assert done.exit_code == 2 and "up to 256" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("segment", "", "fox"), ("refine", "", IMAGE, "--label", "fox")])
+def test_an_empty_path_is_no_folder(run, words):
+    done = run(*words)
+    assert done.exit_code == 2 and "got an empty text" in done.stderr
