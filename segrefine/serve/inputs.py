@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from segrefine.errors import ImageError, MaskError, SegrefineError
-from segrefine.runtime.files.image import MEGAPIXELS, formats_of, load_image
+from segrefine.runtime.files.image import MEGAPIXELS, describe_size, formats_of, load_image
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters
@@ -229,7 +229,7 @@ def _check_size(content: bytes, limits: Limits) -> tuple[int, int]:
         with Image.open(io.BytesIO(content), formats=formats_of(content)) as picture:
             width, height = picture.size
     except Image.DecompressionBombError as error:
-        raise _too_large(limits, str(error)) from None
+        raise _too_large(limits, describe_size(error)) from None
     except Exception:  # Pillow's readers fail in many ways; the one reader of pictures says how
         image = load_image(content, max_megapixels=limits.max_megapixels)
         height, width = image.shape[:2]
