@@ -10,7 +10,6 @@ from segrefine.datasets.items import Item, LabelledMask, Pixels, Reading
 from segrefine.datasets.notation import Notation
 from segrefine.datasets.phrases import Phrase
 from segrefine.engines import Closing, EngineOptions
-from segrefine.runtime.files.mask import has_border
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment
 from segrefine.runtime.segmenter import Segmenter
@@ -55,7 +54,7 @@ class ClassFinder(Closing):
         masks = [
             LabelledMask(key=name, label=texts[name], mask=segment.probability)
             for name, segment in pairs
-            if has_border(segment.mask)
+            if segment.mask.any()
         ]
         return Reading(masks=masks)
 
@@ -70,7 +69,7 @@ class PhraseFinder(Closing):
     Args:
         segment: finds the masks of texts in an image.
         opened: what is closed with the finder.
-        refines: whether the masks are refined afterwards: only those with a border can be.
+        refines: whether the masks are refined afterwards: then empty ones are left out.
         context: whether phrases are read in their captions.
     """
 
@@ -107,7 +106,7 @@ class PhraseFinder(Closing):
         masks = []
         for phrase, text in zip(phrases, texts, strict=True):
             segment = found[text]
-            if not self._refines or has_border(segment.mask):
+            if not self._refines or segment.mask.any():
                 masks.append(LabelledMask(key=phrase.number, label=phrase.text, mask=segment.probability))
         return Reading(masks=masks)
 

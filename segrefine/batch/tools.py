@@ -15,6 +15,7 @@ from segrefine.bundle_sources import local_bundle
 from segrefine.datasets.items import Item, Key, LabelledMask, Pixels, Reading
 from segrefine.datasets.notation import Notation
 from segrefine.engines import Closing
+from segrefine.runtime.chain import refine_jointly
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.segmenter import Segmenter
@@ -75,7 +76,7 @@ class Tools(Closing):
 
     def make_masks(
         self, job: Job, item: Item, image: Pixels, reading: Reading
-    ) -> tuple[Reading, Mapping[Key, Refinement | FoundMask], Sequence[Refinement]]:
+    ) -> tuple[Reading, Mapping[Key, Refinement | FoundMask], Sequence[tuple[LabelledMask, Refinement]]]:
         """Find and refine the masks of an image.
 
         Args:
@@ -85,23 +86,31 @@ class Tools(Closing):
             reading: the masks that the data set has.
 
         Returns:
-            What was refined, the results by the keys of the masks, and those results that a guard may have judged.
+            The masks, the results by their keys, and the masks that were refined, each with its refinement.
         """
         if self._finder is not None:
             reading = self._finder.find(image, item)
         if self._refiner is None:
             return (
                 reading,
-                {each.key: FoundMask(name=each.label, probability=_probability(each)) for each in reading.masks},
+                {each.key: _found(each) for each in reading.masks},
                 (),
             )
         groups = [[each] for each in reading.masks] if job.alone else [list(reading.masks)]
-        results: list[Refinement] = []
+        pairs: list[tuple[LabelledMask, Refinement | None]] = []
         for group in filter(None, groups):
-            masks = [(each.label, each.mask) for each in group]
-            results += self._refiner(image, masks, seed=job.seed, crop=job.crop, guard=job.guard)
-        pairs = zip(reading.masks, results, strict=True)
-        return reading, {each.key: result for each, result in pairs}, results
+            pairs += zip(group, self._refine(job, image, group), strict=True)
+        made = {each.key: result or _found(each) for each, result in pairs}
+        return reading, made, [(each, result) for each, result in pairs if result is not None]
+
+    def _refine(self, job: Job, image: Pixels, masks: Sequence[LabelledMask]) -> Sequence[Refinement | None]:
+        """Refine masks jointly; None for one that was found and has no border."""
+        assert self._refiner is not None
+        if self._finder is not None:
+            found = [(each.label, _probability(each)) for each in masks]
+            return refine_jointly(self._refiner, image, found, seed=job.seed, crop=job.crop, guard=job.guard)
+        pairs = [(each.label, each.mask) for each in masks]
+        return self._refiner(image, pairs, seed=job.seed, crop=job.crop, guard=job.guard)
 
     def close(self) -> None:
         """Close all engines."""
@@ -109,6 +118,10 @@ class Tools(Closing):
             self._finder.close()
         if self._refiner is not None:
             self._refiner.close()
+
+
+def _found(mask: LabelledMask) -> FoundMask:
+    return FoundMask(name=mask.label, probability=_probability(mask))
 
 
 def _probability(mask: LabelledMask) -> NDArray[np.float32]:

@@ -152,12 +152,13 @@ def attempt(job: Job, dataset: Notation, tools: Tools, item: Item, read: Future[
     began = time.perf_counter()
     try:
         image, reading = read.result()
-        reading, refined, results = tools.make_masks(job, item, image, reading)
+        reading, made, refined = tools.make_masks(job, item, image, reading)
+        results = [result for _, result in refined]
         if job.cutout:  # first, since an image is done once its masks are there
             _write_cutout(job.output / CUTOUTS / f"{item.name}.png", image, results)
         if job.alone:
-            write_apart(item, refined, job.output)
-        dataset.write(item, refined, (image.shape[0], image.shape[1]), job.output)
+            write_apart(item, made, job.output)
+        dataset.write(item, made, (image.shape[0], image.shape[1]), job.output)
     except Exception as error:  # of one image among thousands
         hint = error.hint if isinstance(error, SegrefineError) else None
         return Entry(
@@ -169,7 +170,7 @@ def attempt(job: Job, dataset: Notation, tools: Tools, item: Item, read: Future[
         masks=len(reading.masks), left=reading.left, unusable=tuple(reading.unusable), turned=turn_of(item),
         kept_coarse=sum(result.kept_coarse for result in results),
         kept_partly=sum(0 < result.kept_share < 1 for result in results),
-        judged=tuple(_judgements(reading.masks, results)) if job.guard and results else (),
+        judged=tuple(_judgements(refined)) if job.guard and results else (),
     )  # fmt: skip
 
 
@@ -182,9 +183,9 @@ def _write_cutout(file: Path, image: Pixels, results: Sequence[Refinement]) -> N
     save_cutout(file, image, [each.probability for each in results])
 
 
-def _judgements(masks: Sequence[LabelledMask], results: Sequence[Refinement]) -> Iterator[Judgement]:
-    """Yield the guard's verdict on each mask of an item."""
-    for mask, result in zip(masks, results, strict=True):
+def _judgements(refined: Sequence[tuple[LabelledMask, Refinement]]) -> Iterator[Judgement]:
+    """Yield the guard's verdict on each mask of an item that was refined."""
+    for mask, result in refined:
         assert result.confidence is not None and result.confidence_threshold is not None  # the guard looked at all
         yield Judgement(
             label=mask.label, annotation=mask.annotation, confidence=round(result.confidence, 4),

@@ -162,7 +162,7 @@ def _split_values(
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that change the method's settings, and an argument `choice` for them."""
 
-    @click.option("--preset", metavar="NAME", help="Preset of the settings: default, fast or paper.")
+    @click.option("--preset", metavar="NAME", help="Preset of the settings: default or fast; for refining also paper.")
     @click.option(
         "--settings",
         "file",
@@ -341,7 +341,11 @@ class Model:
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options that choose a bundle and how it runs, and an argument `model` for them."""
 
-    @click.option("--bundle", type=BundleFolder(), help="Folder of the model.  [default: demo; photo-gs for phrases]")
+    @click.option(
+        "--bundle",
+        type=BundleFolder(),
+        help="Folder of the model.  [default: demo; for `segment` without --zero-shot photo-gs]",
+    )
     @backend_option
     @device_option
     @click.option(

@@ -69,6 +69,24 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> No
             raise OutputError(f"cannot write {file}: the folder {file.parent} is read-only", hint=hint)
 
 
+def check_label_map(file: Path, largest: int) -> None:
+    """Checks that a label map's format holds its largest number.
+
+    Args:
+        file: the label map.
+        largest: its largest number.
+
+    Raises:
+        click.UsageError: the format holds numbers up to 255 only.
+    """
+    able = list_suffixes("16 bits")
+    if largest > 255 and file.suffix.lower() not in able:
+        raise click.UsageError(
+            f"--output {file}: numbers in this label map go up to {largest}, which takes 16 bits: "
+            f"expected a name that ends in {', '.join(able)}"
+        )
+
+
 def check_output_folder(output: Path, inputs: Mapping[str, Path | None]) -> None:
     """Checks that a folder to write to is none of those that are read, nor in their images and masks.
 

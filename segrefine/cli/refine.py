@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
-from segrefine.cli.inputs import max_megapixels_option, read_picture
+from segrefine.cli.inputs import InputFile, max_megapixels_option, read_picture
 from segrefine.cli.marks import MarkOptions, mark_options
 from segrefine.cli.options import (
     Model,
@@ -22,7 +22,7 @@ from segrefine.cli.options import (
     model_options,
     settings_options,
 )
-from segrefine.cli.outputs import STREAM, PictureFile, check_outputs, cutout_option
+from segrefine.cli.outputs import STREAM, PictureFile, check_label_map, check_outputs, cutout_option
 from segrefine.picture_formats import list_suffixes
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class RefineOutputs:
 
 
 @click.command(short_help="Refine the coarse mask of an image.")
-@click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("masks", metavar="[MASK …]", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("image", type=InputFile(allow_dash=True))
+@click.argument("masks", metavar="[MASK …]", nargs=-1, type=InputFile())
 @click.option(
     "--label", "labels", required=True, multiple=True,
     help="Name of the masked object, such as fox. Give one for each MASK, in the same order.",
@@ -191,6 +191,8 @@ def _check_masks(masks: Sequence[Path], labels: Sequence[str], marks: MarkOption
         raise click.UsageError(f"{given[0]} is for one mask; refine each MASK alone for it")
     if len(masks) > 1 and outputs.mask.suffix.lower() not in (able := list_suffixes("palette")):
         raise click.UsageError(f"--output is a label map here: expected a name that ends in {', '.join(able)}")
+    if len(masks) > 1:
+        check_label_map(outputs.mask, len(masks))
 
 
 def _read_coarse(

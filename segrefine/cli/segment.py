@@ -12,7 +12,7 @@ import click
 
 from segrefine.cli.asked import Asked, find_spans
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.inputs import max_megapixels_option, read_picture
+from segrefine.cli.inputs import InputFile, max_megapixels_option, read_picture
 from segrefine.cli.options import (
     BundleFolder,
     Model,
@@ -21,7 +21,7 @@ from segrefine.cli.options import (
     model_options,
     settings_options,
 )
-from segrefine.cli.outputs import PictureFile, cutout_option
+from segrefine.cli.outputs import PictureFile, check_label_map, cutout_option
 from segrefine.cli.segment_outputs import SegmentOutputs
 from segrefine.picture_formats import list_suffixes
 
@@ -40,7 +40,7 @@ SPREAD_SAMPLES = 4
 
 
 @click.command(short_help="Segment what phrases name in an image.")
-@click.argument("image", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("image", type=InputFile(allow_dash=True))
 @click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
 @click.option(
     "--caption",
@@ -91,7 +91,7 @@ SPREAD_SAMPLES = 4
 @click.option(
     "--zero-shot",
     is_flag=True,
-    help="Find phrases with a text-to-image model. Bundles of such models need no flag.",
+    help="Find phrases with a text-to-image model. If --bundle names such a model, this is on.",
 )
 @click.option(
     "--refine/--no-refine",
@@ -102,7 +102,7 @@ SPREAD_SAMPLES = 4
     "--refine-bundle",
     metavar="PATH",
     type=BundleFolder(),
-    help="Model that refines.  [default: the model of --zero-shot, otherwise demo]",
+    help="Model that refines the masks.  [default: the model that found them, if zero-shot; otherwise demo]",
 )
 @model_options
 @with_console
@@ -126,6 +126,7 @@ def segment(
         labels=output, overlay=overlay, cutout=cutout, sheet=sheet, maps=maps, uncertainty=uncertainty
     )
     outputs.check(image, texts)
+    check_label_map(output, max(asked.nothing, *asked.numbers))
     pixels = read_picture(console, image, max_megapixels)
     started = time.perf_counter()
     with _open(model, choice, zero_shot) as segmenter:
@@ -136,7 +137,7 @@ def segment(
             result = segmenter(pixels, texts, settings=settings, seed=seed, progress=tell)
     if refine:
         refining = replace(model, bundle=refine_bundle or (model.bundle if zero_shot else None))
-        result = _refine(console, pixels, result, seed, refining)
+        result = _refine(console, pixels, result, seed, refining, jointly=zero_shot)
     asked, result = asked.drop_absent(result)
     if asked.closed and not asked.spans:
         console.warn(f"none of the {len(texts)} classes was found in the image")
@@ -211,12 +212,14 @@ def _settings_for(
     return replace(own, **wanted)
 
 
-def _refine(console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model) -> Segmentation:
+def _refine(
+    console: Console, image: NDArray[np.uint8], result: Segmentation, seed: int, model: Model, *, jointly: bool
+) -> Segmentation:
     from segrefine.runtime.chain import refine_segments
 
     began = time.perf_counter()
     with model.open() as refiner, console.progress("refining") as tell:
-        refined = refine_segments(refiner, image, result, seed=seed, progress=tell)
+        refined = refine_segments(refiner, image, result, jointly=jointly, seed=seed, progress=tell)
     return replace(refined, seconds={**result.seconds, "refine": time.perf_counter() - began})
 
 

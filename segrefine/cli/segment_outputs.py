@@ -82,15 +82,13 @@ class SegmentOutputs:
             numbers: of the segments in the label map.
             nothing: number of pixels that are in no segment.
         """
-        import numpy as np
-
         from segrefine.runtime.drawing.pictures import overlay_labels
         from segrefine.runtime.files.output import save_cutout, save_image, save_label_map
+        from segrefine.runtime.refinement import index_map
         from segrefine.storage import output_errors
 
-        # without segments, the result does not know the image's size
-        places = result.label_map() if result.segments else np.zeros(image.shape[:2], np.uint16)
-        labels = np.array([nothing, *numbers], np.uint16)[places]
+        probabilities = (each.probability for each in result.segments)
+        labels = index_map(probabilities, numbers, (image.shape[0], image.shape[1]), nothing)
         written: dict[str, Any] = {"labels": str(self.labels)}
         save_label_map(self.labels, labels)
         if self.overlay:

@@ -107,7 +107,7 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_field(name: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) or (name == "classes" and not isinstance(value, str)):
         return json.dumps(value)
     if name in ("box", "point") and not isinstance(value, str):
         groups = [value] if isinstance(value[0], int | float) else value

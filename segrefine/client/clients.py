@@ -108,7 +108,7 @@ class Client(Closing):
 
         Args:
             image: a file, its bytes, a PIL image or an array; see `segrefine.runtime.files.image.as_image`.
-            phrases: what to look for.
+            phrases: what to look for; empty with `classes=` or `caption=` among the settings.
             seed: of the noise.
             model: one of `models()`; without, the first that can.
             maps: what else is wanted: probability, uncertainty, label_map, overlay.

@@ -105,22 +105,37 @@ def read_classes(file: Path) -> ClassList:
     Raises:
         MaskError: it holds something else.
     """
-    content = read_names(file)
+    return make_classes(read_names(file), str(file))
+
+
+def make_classes(names_by_index: Mapping[str, Any], origin: str) -> ClassList:
+    """The classes in names by index, which are decimal texts. Index 0 is the background, and may be None.
+
+    Args:
+        names_by_index: as JSON has them.
+        origin: where they come from, for errors.
+
+    Raises:
+        MaskError: an index or a name is none, or comes twice.
+    """
+    content = dict(names_by_index)
     if content.get("0", "") is None:
         del content["0"]
     indices_are_numbers = all(index.isdecimal() and len(index) <= _MOST_DIGITS for index in content)
     if not indices_are_numbers or not all(isinstance(name, str) for name in content.values()):
         raise MaskError(
-            "it holds something else than names by index", subject=file, hint='such as ["background", "fox"]'
+            "it holds something else than names by index", subject=origin, hint='such as ["background", "fox"]'
         )
     names = {int(index): name for index, name in content.items()}
     if len(names) < len(content):
-        raise MaskError("it has one index twice, such as 1 and 01", subject=file, hint="give every class its own index")
+        raise MaskError(
+            "it has one index twice, such as 1 and 01", subject=origin, hint="give every class its own index"
+        )
     if len(set(names.values())) < len(names):
-        raise MaskError("it has one name twice", subject=file, hint="give every class its own name")
+        raise MaskError("it has one name twice", subject=origin, hint="give every class its own name")
     ignored = frozenset() if IGNORED in names else frozenset({IGNORED})
     background = names.pop(0, BACKGROUND)
-    return ClassList(names=names, background=background, ignored=ignored, origin=str(file))
+    return ClassList(names=names, background=background, ignored=ignored, origin=origin)
 
 
 def read_names(file: Path) -> dict[str, Any]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from segrefine.datasets.class_lists import classes_of
 from segrefine.datasets.files import MaskFiles
 from segrefine.datasets.items import Item, Key, MaskResult, Pixels
 from segrefine.datasets.notation import Parts, Place
 from segrefine.errors import MaskError
 from segrefine.runtime.files.output import save_label_map
+from segrefine.runtime.refinement import index_map
 from segrefine.storage import output_errors
 
 
@@ -48,10 +47,9 @@ class ImagesAlone(MaskFiles):
         """Write the label map of an image; see `Notation.write`."""
         [file] = item.masks
         target = self._target_of(output, file)
-        labels = np.full(size, self.classes.nothing, np.uint16)
         numbers = {name: index for index, name in self.classes.names.items()}
-        for name, result in results.items():
-            labels[result.mask] = numbers[str(name)]
+        indices = [numbers[str(name)] for name in results]
+        labels = index_map((each.probability for each in results.values()), indices, size, self.classes.nothing)
         with output_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         save_label_map(target, labels)

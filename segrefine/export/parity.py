@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segrefine.bundle import Bundle, Manifest
 from segrefine.engines import DEFAULT, Engine
 from segrefine.engines.engine import Feeds
-from segrefine.errors import NumericalError, SettingsError
+from segrefine.errors import ExportError, NumericalError, SettingsError
 from segrefine.export.comparison import (
     LoopErrors,
     ParityRow,
@@ -35,6 +35,7 @@ from segrefine.export.modules import GRAPHS, GraphModule, GraphSource
 from segrefine.export.zero_shot_parity import check_zero_shot_parity
 from segrefine.reference.attention import attend_naive
 from segrefine.reference.checkpoint import Checkpoint, load_checkpoint, load_label_checkpoint
+from segrefine.reference.configs import is_label_checkpoint
 from segrefine.reference.g4seg import G4Seg, ReferenceResult
 from segrefine.reference.weight_files import Model
 from segrefine.runtime.imaging.edges import EdgeSettings, logit, sharpen
@@ -70,6 +71,7 @@ def check_parity(
     if manifest.quantized:
         hint = "check the float32 bundle; `segrefine inspect` says how the masks of this one compare with its masks"
         raise SettingsError(subject=bundle, expected="a bundle in floats", got="one in int8", hint=hint)
+    _check_kind(checkpoint, manifest.method)
     if manifest.method == "gs":
         yield from check_label_parity(bundle, checkpoint, scenes, backend=backend, device=device)
         return
@@ -82,6 +84,21 @@ def check_parity(
     if ATTENTION in refiner.bundle.manifest.graphs:
         source = _source(reference, refiner.bundle.manifest)
         yield from check_zero_shot_parity(bundle, reference, source, scenes, backend=backend, device=device)
+
+
+def _check_kind(checkpoint: Model, method: str) -> None:
+    """Check that a checkpoint is of the kind that a bundle was exported from.
+
+    Raises:
+        ExportError: it is of the other kind.
+    """
+    kinds = {"gs": "a label diffusion model", "g4seg": "a text-to-image model"}
+    found = "gs" if is_label_checkpoint(checkpoint) else "g4seg"
+    if found != method:
+        raise ExportError(
+            subject="the reference", expected=f"{kinds[method]}, as the bundle is of one", got=kinds[found],
+            hint="name the model that the bundle was exported from",
+        )  # fmt: skip
 
 
 def locate_divergences(

@@ -110,7 +110,7 @@ class MaskMaker(Closing):
                 return segmenter(image, phrases, settings=preset, seed=seed).segments
             settings = segmenter.settings.change(preset).for_refining()
             found = segmenter(image, phrases, settings=settings, seed=seed)
-            return refine_segments(self._open_refiner(), image, found, seed=seed).segments
+            return refine_segments(self._open_refiner(), image, found, jointly=True, seed=seed).segments
 
     def close(self) -> None:
         """Close what is open."""

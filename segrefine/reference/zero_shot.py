@@ -46,7 +46,7 @@ class ZeroShot:
 
     @torch.no_grad()
     def segment(self, image: Tensor, phrases: Sequence[str], noise: Tensor) -> list[WordMap]:
-        """Locate each phrase.
+        """Locate each phrase. Phrases that read alike, such as "fox" and "the Fox", are located once.
 
         Args:
             image: (1, 3, H, W) in [-1, 1]; H and W are multiples of the model's pixel grid.
@@ -57,16 +57,21 @@ class ZeroShot:
         z0 = self.model.encode_image(image)
         noisy = [self.add_noise(z0, t, drawn) for t, drawn in zip(self.settings.text_timesteps, noise, strict=True)]
         plain = self.denoise(noisy, self.model.encode_text([""], size))
-        rivals = choose_rivals(phrases, self.settings, self.fits)
-        prompts = [self.encode_phrase(phrase, size) for phrase in (*phrases, *rivals)]
-        looked = [self.attend(z0, text, indicator, noise[:1]) for text, indicator in prompts[: len(phrases)]]
+        asked = [self.encode_phrase(phrase, size) for phrase in phrases]
+        # as rivals, phrases that read alike would take all evidence from each other
+        firsts = [next(i for i, other in enumerate(asked) if read_alike(prompt, other)) for prompt in asked]
+        distinct = sorted(set(firsts))
+        rivals = choose_rivals([phrases[i] for i in distinct], self.settings, self.fits)
+        prompts = [*(asked[i] for i in distinct), *(self.encode_phrase(word, size) for word in rivals)]
+        looked = [self.attend(z0, text, indicator, noise[:1]) for text, indicator in prompts[: len(distinct)]]
         seen = Seen(
             evidence=np.stack([self.explain(z0, self.denoise(noisy, text), plain) for text, _ in prompts]),
             error=self.weigh(plain - z0),
             words=np.concatenate([words.numpy(force=True) for words, _ in looked]),
             places=torch.cat([places for _, places in looked]).mean(0).numpy(force=True),
         )
-        return read_word_maps(seen, self.settings)
+        maps = dict(zip(distinct, read_word_maps(seen, self.settings), strict=True))
+        return [maps[i] for i in firsts]
 
     def encode_phrase(self, phrase: str, size: Sequence[int]) -> tuple[Text, Tensor]:
         """The prompt that names a phrase, and its token indicator (1, tokens, 2): phrase, other words."""
@@ -125,3 +130,9 @@ class ZeroShot:
         """The latents at noise level t, (1, c, h, w)."""
         noisy: Tensor = self.scheduler.add_noise(z0, noise[None], torch.tensor([t]))
         return noisy
+
+
+def read_alike(prompt: tuple[Text, Tensor], other: tuple[Text, Tensor]) -> bool:
+    """Return whether two prompts are the same to the UNet: all their tensors are equal."""
+    texts_equal = all(torch.equal(values, other[0][name]) for name, values in prompt[0].items())
+    return texts_equal and torch.equal(prompt[1], other[1])

@@ -1,7 +1,8 @@
-"""GS, then G4Seg: what a phrase names, found by the one and refined by the other."""
+"""Masks that phrases were found by, refined by G4Seg. The command line, batches and the service all call this."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from segrefine.runtime.engine_set import Progress
 from segrefine.runtime.files.mask import has_border
 from segrefine.runtime.pipeline import Refiner
-from segrefine.runtime.segmentation import Segment, Segmentation
+from segrefine.runtime.refinement import Refinement
+from segrefine.runtime.segmentation import Segmentation
 from segrefine.runtime.words.narrative import label_of
 
 
@@ -19,19 +21,20 @@ def refine_segments(
     image: NDArray[np.uint8],
     result: Segmentation,
     *,
+    jointly: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Segmentation:
-    """Refine every mask of a segmentation with G4Seg, under the label of its phrase.
-
-    Segments that are empty or full stay as they are: they have no border to refine.
+    """Refine the masks of a segmentation with G4Seg, each under the label of its phrase.
 
     Args:
         refine: the refiner.
         image: uint8 (H, W, 3) RGB, that of the segmentation.
         result: the segmentation.
-        seed: of the noise.
-        progress: told of every segment.
+        jointly: refine all masks together, so that they compete for pixels. Zero-shot phrases compete; those of label
+            diffusion may overlap.
+        seed: random seed of the noise.
+        progress: called before every segment; with `jointly`, after every stage.
 
     Raises:
         ImageError: the image has another shape or type.
@@ -39,14 +42,54 @@ def refine_segments(
         PromptError: a label is too long for the refiner's model.
         NumericalError: an engine gave a value that is not finite.
     """
-    segments: list[Segment] = []
-    for number, segment in enumerate(result.segments):
-        if progress:
-            progress(segment.phrase, number / len(result.segments))
-        coarse = segment.probability
-        if has_border(coarse > 0.5):
-            refined = refine(image, coarse, label_of(segment.phrase), seed=seed).probability.astype(np.float16)
-            segments.append(replace(segment, refined=refined))
-        else:
-            segments.append(segment)
-    return replace(result, segments=tuple(segments))
+    if jointly:
+        found = [(each.phrase, each.probability) for each in result.segments if each.mask.any()]
+        refined = iter(refine_jointly(refine, image, found, seed=seed, progress=progress))
+        made = [next(refined) if each.mask.any() else None for each in result.segments]
+    else:
+        made = []
+        for number, each in enumerate(result.segments):
+            if progress:
+                progress(each.phrase, number / len(result.segments))
+            made += refine_jointly(refine, image, [(each.phrase, each.probability)], seed=seed)
+    pairs = zip(result.segments, made, strict=True)
+    segments = tuple(segment if new is None else replace(segment, refined=new.probability) for segment, new in pairs)
+    return replace(result, segments=segments)
+
+
+def refine_jointly(
+    refine: Refiner,
+    image: NDArray[np.uint8],
+    found: Sequence[tuple[str, NDArray[np.float32]]],
+    *,
+    crop: bool = True,
+    guard: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Refinement | None]:
+    """Refine the masks of phrases together, each under the label of its phrase. The masks compete for pixels.
+
+    Args:
+        refine: the refiner.
+        image: uint8 (H, W, 3) RGB.
+        found: phrases, each with its mask as a probability, float32 (H, W) in [0, 1].
+        crop: see `Refiner.__call__`.
+        guard: see `Refiner.__call__`.
+        seed: random seed of the noise.
+        progress: called after every stage.
+
+    Returns:
+        One result for each mask. It is None if the mask is empty or full: such a mask has no border to refine.
+
+    Raises:
+        SegrefineError: see `refine_segments`.
+    """
+    results: list[Refinement | None] = [None] * len(found)
+    places = [place for place, (_, mask) in enumerate(found) if has_border(mask > 0.5)]
+    if not places:
+        return results
+    masks = [(label_of(phrase), mask) for phrase, mask in (found[place] for place in places)]
+    refined = refine(image, masks, crop=crop, guard=guard, seed=seed, progress=progress)
+    for place, each in zip(places, refined, strict=True):
+        results[place] = each
+    return results

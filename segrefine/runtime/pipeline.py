@@ -25,7 +25,7 @@ from segrefine.runtime.denoiser import Conditions, Denoiser, Observe, TextEviden
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_finite, check_seed, text_encoders
 from segrefine.runtime.evidence import doubt_sides
 from segrefine.runtime.files.image import ImageLike, as_image
-from segrefine.runtime.files.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border
+from segrefine.runtime.files.mask import CheckedMask, CoarseMask, MaskLike, check_masks, has_border, merge_alike
 from segrefine.runtime.guard import Guard, guard_changes, read_guard
 from segrefine.runtime.imaging.filters import pool
 from segrefine.runtime.imaging.grid import FittedImage
@@ -134,7 +134,7 @@ class Refiner(EngineSet[G4SegSettings]):
 
         Several labels compete for every pixel with each other and with the background. The image is encoded once, its
         features are computed once, and each step of the UNet is one batch over the labels. A label may come twice:
-        instances of one class compete just the same.
+        instances of one class compete just the same. The same mask twice under one label is refined once.
 
         Args:
             image: a picture of any size, as `as_image` takes it: a path, a PIL image or an array (H, W, 3).
@@ -153,7 +153,7 @@ class Refiner(EngineSet[G4SegSettings]):
 
         Returns:
             One `Refinement` for each label, in order; with `label`, that of the one mask. The masks are disjoint,
-            except those that the guard left coarse.
+            except those that the guard left coarse, and the same mask under one label.
 
         Raises:
             ImageError: the image cannot be read.
@@ -170,7 +170,8 @@ class Refiner(EngineSet[G4SegSettings]):
         call = _Call(settings=changed, guard=guard, seed=seed, progress=progress, observe=observe)
         pixels = as_image(image)
         pairs: Any = masks if label is None else [(label, masks)]
-        given = check_masks(pairs, (pixels.shape[0], pixels.shape[1]))
+        asked = check_masks(pairs, (pixels.shape[0], pixels.shape[1]))
+        given, places = merge_alike(asked)
         parts = [find_part(each) if crop else None for each in given]
         whole = self._refine_part(pixels, given, call) if None in parts else ()
         results = []
@@ -182,7 +183,8 @@ class Refiner(EngineSet[G4SegSettings]):
             cuts = [cut_mask(each, part) for each in (mask, *rivals)]
             own, *_ = self._refine_part(np.ascontiguousarray(pixels[part]), cuts, call)
             results.append(stitch(own, mask.probability, part))
-        divided = divide_pixels(results)
+        shared = divide_pixels(results)
+        divided = tuple(replace(shared[i], label=each.label) for i, each in zip(places, asked, strict=True))
         _log_results(divided)
         return divided if label is None else divided[0]
 

@@ -130,6 +130,21 @@ def divide_pixels(results: Sequence[Refinement]) -> tuple[Refinement, ...]:
     )
 
 
+def index_map(
+    probability: Iterable[Floats], indices: Sequence[int], size: tuple[int, int], nothing: int = 0
+) -> NDArray[np.uint16]:
+    """The label map (H, W) of L masks, uint16, with an index for each of them.
+
+    Args:
+        probability: float32 (H, W) in [0, 1], of each mask; see `label_map`.
+        indices: what each mask is called, up to 65535.
+        size: (H, W) of the image.
+        nothing: index of the pixels that are in no mask.
+    """
+    places = label_map(probability) if indices else np.zeros(size, np.uint16)
+    return np.array([nothing, *indices], np.uint16)[places]
+
+
 def label_map(probability: Iterable[Floats]) -> NDArray[np.uint16]:
     """The number of each pixel's most probable label, from 1, or 0 where none passes one half, uint16 (H, W).
 

@@ -32,7 +32,7 @@ class Segment(NamedMask):
         samples: float32 (K, h, w) in [0, 1], the masks that were drawn, on the model's grid.
         mean: float32 (h, w), the samples' mean, its border moved to the image's edges unless the settings leave that.
         fit: the way from the grid to the image.
-        refined: float16 (H, W) in [0, 1], what G4Seg made of the samples' mean; None where it was not asked, or had
+        refined: float32 (H, W) in [0, 1], what G4Seg made of the samples' mean; None where it was not asked, or had
             nothing to go by.
     """
 
@@ -40,7 +40,7 @@ class Segment(NamedMask):
     samples: Floats
     mean: Floats
     fit: FittedImage
-    refined: NDArray[np.float16] | None = None
+    refined: Floats | None = None
 
     def __repr__(self) -> str:
         return describe(self, self.fit.size, f"{len(self.samples)} samples")
@@ -54,7 +54,7 @@ class Segment(NamedMask):
     def probability(self) -> Floats:
         """Return each pixel's probability of the phrase: `refined`, or else `mean`; float32 (H, W) in [0, 1]."""
         if self.refined is not None:
-            return self.refined.astype(np.float32)
+            return self.refined
         return self.fit.restore(self.mean).clip(0, 1)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from segrefine.runtime.drawing.pictures import overlay, overlay_labels
 from segrefine.runtime.files.output import cut_out
 from segrefine.runtime.imaging.grid import cut_filling
 from segrefine.runtime.imaging.metrics import iou
-from segrefine.runtime.refinement import Refinement, Round, label_map
+from segrefine.runtime.refinement import Refinement, Round, index_map, label_map
 from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.serve.encode import (
     label_map_png,
@@ -111,10 +112,10 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     Raises:
         Stopped: nobody waits for it any more.
     """
-    began = time.perf_counter()
+    began, size = time.perf_counter(), (image.shape[0], image.shape[1])
     if work.media == "png":
-        labels, empty = _labels(result, work)
-        return _picture_answer(label_map_png(labels), list(map(_nothing_taken, empty)), result.seconds, began)
+        labels, empty = _labels(result, work, size)
+        return _picture_answer(label_map_png(labels), _absences(result, empty, work), result.seconds, began)
     if work.media == "tensors":
         segments = result.segments
         tensors = {"masks": _stack(each.mask for each in segments),
@@ -127,15 +128,21 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
     values: dict[str, Any] = {
         "size": [image.shape[1], image.shape[0]],
         "segments": entries,
-        "warnings": [_nothing_taken(each["phrase"]) for each in entries if not each["area"]],
+        "warnings": _absences(result, [each["phrase"] for each in entries if not each["area"]], work),
     }
+    if "uncertainty" in asked.maps and any(len(each.samples) == 1 for each in result.segments):
+        values["warnings"].append("one sample has no spread: the uncertainty is 0 everywhere; send samples=2 or more")
+    if asked.classes:
+        indices = asked.indices_of(each.phrase for each in result.segments)
+        values["segments"] = [{"label": i, **each} for i, each in zip(indices, entries, strict=True)]
     if "cutout" in asked.maps:
         values["cutout"] = picture_value(cut_out(image, [each.probability for each in result.segments]))
-    if {"label_map", "overlay"} & set(asked.maps):
-        labels, _ = _labels(result, work)
-        if "label_map" in asked.maps:
+    maps = {*asked.maps, *(["label_map"] if asked.classes else [])}
+    if {"label_map", "overlay"} & maps:
+        labels, _ = _labels(result, work, size)
+        if "label_map" in maps:
             values["label_map"] = label_map_value(labels)
-        if "overlay" in asked.maps:
+        if "overlay" in maps:
             values["overlay"] = picture_value(overlay_labels(image, labels))
     return Answer(values=values, picture=None, seconds={**result.seconds, "write": time.perf_counter() - began})
 
@@ -162,7 +169,22 @@ def _nothing_taken(phrase: str) -> str:
     return f"nothing was taken for {phrase!r}"
 
 
-def _labels(result: Segmentation, work: Work) -> tuple[NDArray[np.uint16], list[str]]:
+def leave_out_absent(result: Segmentation, work: Work) -> Segmentation:
+    """The same without the classes that were not found, if a class list was asked for. Tensors keep all of them."""
+    if cast(SegmentParameters, work.parameters).classes is None or work.media == "tensors":
+        return result
+    return replace(result, segments=tuple(each for each in result.segments if each.mask.any()))
+
+
+def _absences(result: Segmentation, empty: Sequence[str], work: Work) -> list[str]:
+    """The warnings about what was not found. Classes that were not found need none, unless there is no other."""
+    classes = cast(SegmentParameters, work.parameters).classes
+    if classes is None:
+        return list(map(_nothing_taken, empty))
+    return [] if result.segments else [f"none of the {len(classes.names)} classes was found in the image"]
+
+
+def _labels(result: Segmentation, work: Work, size: tuple[int, int]) -> tuple[NDArray[np.uint16], list[str]]:
     """The label map, uint16 (H, W), and the phrases for which nothing is taken.
 
     Raises:
@@ -179,7 +201,10 @@ def _labels(result: Segmentation, work: Work) -> tuple[NDArray[np.uint16], list[
                 empty.append(segment.phrase)
             yield probability
 
-    return label_map(probabilities()), empty
+    asked = cast(SegmentParameters, work.parameters)
+    indices = asked.indices_of(each.phrase for each in result.segments)
+    nothing = asked.classes.nothing if asked.classes else 0
+    return index_map(probabilities(), indices, size, nothing), empty
 
 
 def _segment_value(segment: Segment, asked: SegmentParameters, work: Work) -> dict[str, Any]:

@@ -38,6 +38,10 @@ _PROBLEMS = {
     503: Problem(503, "draining", "a service that stays", "one that is about to stop", "try again after 1 s"),
     504: Problem(504, "timeout", "an answer within 60 s (--timeout)", "none by then", "send a smaller image"),
 }
+_ZERO_SHOT = (
+    " The default is the first label diffusion model. `model` may also name a text-to-image model that refines: it "
+    "finds the phrases zero-shot, by its own settings, and refines the masks."
+)
 _MASK = {"format": "png", "data": _PIXELS}
 _ANSWERS = {
     "refine": {"request_id": "6f1ed002ab559585", "model": "demo", "label": "fox", "size": [2, 2], "mask": _MASK,
@@ -66,7 +70,7 @@ def describe_route(method: str) -> dict[str, Any]:
     return {
         "summary": "Refine a coarse mask" if refine else "Masks of what phrases name",
         "description": "With `Accept: image/png` the mask, or the label map, itself; with `text/event-stream` events "
-        "`progress`, then `result` or `problem`; else JSON.",
+        "`progress`, then `result` or `problem`; else JSON." + ("" if refine else _ZERO_SHOT),
         "tags": ["masks"],
         "openapi_extra": {"requestBody": {"required": True, "content": body}},
         "responses": {200: _success(method), **{status: _failure(each) for status, each in _PROBLEMS.items()}},

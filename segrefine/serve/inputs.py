@@ -16,8 +16,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from PIL import Image
 from pydantic import ValidationError
 
-from segrefine.errors import ImageError, MaskError
-from segrefine.runtime.files.image import MEGAPIXELS, formats_of, load_image
+from segrefine.errors import ImageError, MaskError, SegrefineError
+from segrefine.runtime.files.image import MEGAPIXELS, describe_size, formats_of, load_image
 from segrefine.serve.body import Form
 from segrefine.serve.limits import MIB, Limits
 from segrefine.serve.parameters import Parameters, RefineParameters, SegmentParameters
@@ -213,6 +213,9 @@ def _bad_field(error: ValidationError) -> Problem:
     name = ".".join(map(str, first["loc"])) or "the request"
     if first["type"] == "missing":
         return Problem(422, "bad_field", f"a field {name}", "none", f"such as curl -F {name}=…; /docs lists each field")
+    told = first.get("ctx", {}).get("error")
+    if isinstance(told, SegrefineError) and told.expected and told.got:
+        return Problem(422, "bad_field", told.expected, told.got, told.hint or "see /docs for each field")
     said = str(first.get("ctx", {}).get("error", first["msg"]))  # that of a validator of ours, or else pydantic's own
     got = repr(first["input"])
     return Problem(422, "bad_field", f"{name}: {said[:1].lower()}{said[1:]}", got[:200], "see /docs for each field")
@@ -226,7 +229,7 @@ def _check_size(content: bytes, limits: Limits) -> tuple[int, int]:
         with Image.open(io.BytesIO(content), formats=formats_of(content)) as picture:
             width, height = picture.size
     except Image.DecompressionBombError as error:
-        raise _too_large(limits, str(error)) from None
+        raise _too_large(limits, describe_size(error)) from None
     except Exception:  # Pillow's readers fail in many ways; the one reader of pictures says how
         image = load_image(content, max_megapixels=limits.max_megapixels)
         height, width = image.shape[:2]

@@ -24,7 +24,7 @@ from segrefine.runtime.memory import Memory, remember
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segmentation
 from segrefine.runtime.segmenter import Segmenter
-from segrefine.serve.answers import refine_answer, segment_answer
+from segrefine.serve.answers import leave_out_absent, refine_answer, segment_answer
 from segrefine.serve.inputs import Pictures, telling_of
 from segrefine.serve.limits import MIB
 from segrefine.serve.parameters import RefineParameters, SegmentParameters
@@ -74,6 +74,11 @@ class ServedModel(Closing, Generic[PipelineT]):
         engines: Mapping[str, Engine] = {name: StoppableEngine(each) for name, each in pipeline.engines.items()}
         self.pipeline = pipeline.derive(engines if memory is None else remember(engines, memory))
         self.served, self.memory = served, memory
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names by which a request may choose the model; the first is the one that answers have."""
+        return (self.served.name,)
 
     @abstractmethod
     def company(self, work: Work) -> Company | None:
@@ -150,11 +155,12 @@ class RefineModel(ServedModel[Refiner]):
 class PhraseModel(ServedModel[PipelineT]):
     """Model that finds phrases in an image."""
 
-    def complete(self, answer: Answer, work: Work, image: NDArray[np.uint8]) -> Answer:
-        """The answer with what is to be said of the image and of the words."""
-        answer = _told_of_turn(answer, work, image)
+    def answer(self, image: NDArray[np.uint8], result: Segmentation, work: Work) -> Answer:
+        """The answer for the masks of phrases, with warnings about the image and the words."""
+        result = leave_out_absent(result, work)
+        answer = _told_of_turn(segment_answer(image, result, work), work, image)
         vocabulary = self.served.vocabulary
-        if vocabulary and (unknown := vocabulary.unknown(_parameters(work).named())):
+        if vocabulary and (unknown := vocabulary.unknown(each.phrase for each in result.segments)):
             answer = _warned(answer, f"{self.served.shipped} does not know {', '.join(map(repr, unknown))}")
         return answer
 
@@ -202,7 +208,7 @@ class SegmentModel(PhraseModel[Segmenter]):
         return answers
 
     def _answer(self, image: NDArray[np.uint8], result: Segmentation, work: Work, read: float) -> Answer:
-        answer = self.complete(segment_answer(image, result, work), work, image)
+        answer = self.answer(image, result, work)
         return replace(answer, seconds={"read": read, **answer.seconds})
 
 

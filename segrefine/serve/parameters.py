@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    WithJsonSchema,
+    model_validator,
+)
 
-from segrefine.errors import SettingsError
+from segrefine.datasets.class_lists import CLASS_LISTS
+from segrefine.datasets.classes import ClassList, make_classes
+from segrefine.errors import PromptError, SettingsError
 from segrefine.runtime.files.marks import Box, Point
 from segrefine.runtime.words.context import read_caption
 from segrefine.samplers import SAMPLERS
@@ -23,7 +35,11 @@ MOST_SAMPLES = 16
 MOST_STEPS = 100
 MOST_PASSES = 256
 """Of the UNet, in the refinement of one mask, or in finding one phrase."""
-_BYTES = {"png": 2, "npy": 4, "overlay": 3, "cutout": 4, "label_map": 1, "rounds": 0}
+MOST_PASSES_TOGETHER = 1024
+"""Of the UNet, for all masks or phrases of a request."""
+MOST_PREDICTIONS = 8192
+"""Of the label denoiser, for all phrases of a request."""
+_BYTES = {"png": 2, "npy": 4, "overlay": 3, "cutout": 4, "label_map": 2, "rounds": 0}
 """Of a pixel: of soft maps by their format, of pictures by their name; those of rounds are small."""
 
 
@@ -88,12 +104,53 @@ def _read_points(given: object) -> list[Point]:
     return [Point(x, y, not on or on[0] != 0) for x, y, *on in groups]
 
 
+def _read_classes(given: object) -> ClassList | None:
+    """A class list by its name, or the classes of a JSON list of names or of names by index; no file is read."""
+    if given is None:
+        return None
+    names = given
+    if isinstance(given, str):
+        if given.strip() in CLASS_LISTS:
+            return _check_classes(CLASS_LISTS[given.strip()])
+        try:
+            names = json.loads(given)
+        except ValueError:
+            names = None
+    if isinstance(names, list):
+        names = {str(index): name for index, name in enumerate(names)}
+    if not isinstance(names, dict):
+        raise ValueError(
+            f'expected {", ".join(CLASS_LISTS)}, or names in JSON, such as ["background", "fox"] or {{"3": "fox"}}'
+        )
+    return _check_classes(make_classes(names, "the class list"))
+
+
+def _check_classes(classes: ClassList) -> ClassList:
+    classes.check_findable()
+    if len(classes.names) > MOST_PHRASES:
+        raise ValueError(f"expected at most {MOST_PHRASES} classes")
+    for name in classes.names.values():
+        _check_text(name)
+    return classes
+
+
+_CLASSES_SCHEMA = {
+    "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "object"}],
+    "examples": ["voc", ["background", "fox"], {"3": "fox"}],
+}
+
+
 class Parameters(BaseModel, ABC):
     """Parameters of both methods besides pictures."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
-    model: str | None = Field(None, description="A name of /v1/models; without, the first that can.", max_length=200)
+    model: str | None = Field(
+        None,
+        max_length=200,
+        description="A name of /v1/models. To segment, also the name of a text-to-image model that refines.  "
+        "[default: the first model of the endpoint]",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Of the noise; the same seed gives the same mask.")
     format: Literal["png", "rle"] = Field("png", description="Of masks: PNG of 0 and 255, or COCO run lengths.")
     soft_format: Literal["png", "npy"] = Field("png", description="Of soft maps: 16-bit PNG, or float32 .npy.")
@@ -115,7 +172,19 @@ class Parameters(BaseModel, ABC):
         """
         changed = (base.with_preset(self.preset) if self.preset else base).with_changes(self.changes())
         check_cost(changed, base)
+        check_cost_together(changed, base, self.count())
         return changed
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many masks or phrases are asked for."""
+
+    def check_maps(self, settings: Settings) -> None:
+        """Check that a model with these settings, those of the request, can give the maps.
+
+        Raises:
+            SettingsError: it cannot.
+        """
 
     def changes(self) -> dict[str, Any]:
         """Single values that were given, by the names of the settings."""
@@ -145,6 +214,33 @@ def check_cost(settings: Settings, base: Settings) -> None:
             raise SettingsError(expected=f"settings with at most {max(own, most)} {name}", got=value)
 
 
+def check_cost_together(settings: Settings, base: Settings, count: int) -> None:
+    """Check that the masks or phrases of a request do not occupy the service by their number.
+
+    Args:
+        settings: those of the request.
+        base: the model's own. One mask or phrase may cost what they say.
+        count: how many masks or phrases there are.
+
+    Raises:
+        SettingsError: the bound is passed.
+    """
+    if isinstance(settings, G4SegSettings | ZeroShotSettings) and isinstance(base, G4SegSettings | ZeroShotSettings):
+        passes, own, most, unit = settings.count_passes(count), base.count_passes(), MOST_PASSES_TOGETHER, "UNet"
+    elif isinstance(settings, GsSettings) and isinstance(base, GsSettings):
+        passes, own = (each.samples * each.steps * each.predictions for each in (settings, base))
+        passes, most, unit = passes * count, MOST_PREDICTIONS, "label denoiser"
+    else:
+        return
+    if passes > max(own, most):
+        asked = "masks" if isinstance(settings, G4SegSettings) else "phrases"
+        raise SettingsError(
+            expected=f"a request with at most {max(own, most)} passes of the {unit}",
+            got=f"{passes} for {count} {asked}",
+            hint=f"send fewer {asked} in one request, or choose a preset such as fast",
+        )
+
+
 class RefineParameters(Parameters):
     """Parameters of refining besides pictures."""
 
@@ -165,6 +261,10 @@ class RefineParameters(Parameters):
         "label_map come once, the others for each mask.",
     )
 
+    def count(self) -> int:
+        """See `Parameters`."""
+        return len(self.label)
+
     def pixel_bytes(self) -> int:
         """See `Parameters`."""
         soft = len(self.label) * _BYTES[self.soft_format]
@@ -176,6 +276,14 @@ class SegmentParameters(Parameters):
 
     phrases: list[Text] = Field([], max_length=MOST_PHRASES, description="What to look for.", examples=[["the fox"]])
     caption: Text | None = Field(None, description="Instead of phrases: a sentence, whose noun phrases they are.")
+    classes: Annotated[
+        InstanceOf[ClassList] | None, BeforeValidator(_read_classes), WithJsonSchema(_CLASSES_SCHEMA)
+    ] = Field(
+        None,
+        description=f"Instead of phrases: a class list ({', '.join(CLASS_LISTS)}), or a JSON list of names or names by "
+        "index. Index 0 is the background. Gives `label_map` with the indices of the classes in the image; classes "
+        "that are not found are left out.",
+    )
     samples: int | None = Field(
         None, ge=1, le=MOST_SAMPLES, description="Masks drawn for each phrase.  [default: the model's]"
     )
@@ -190,18 +298,45 @@ class SegmentParameters(Parameters):
 
     @model_validator(mode="after")
     def _check_phrases(self) -> SegmentParameters:
-        if bool(self.phrases) == (self.caption is not None):
-            raise ValueError("phrases or a caption, and not both")
+        given = [name for name in ("phrases", "caption", "classes") if getattr(self, name) not in (None, [])]
+        if len(given) != 1:
+            raise PromptError(
+                expected="one of the fields phrases, caption and classes", got=" and ".join(given) or "none of them",
+                hint="leave the others out" if given else "such as curl -F 'phrases=the fox'",
+            )  # fmt: skip
         return self
 
     def named(self) -> list[str]:
-        """Return the phrases, or those of the caption, which know it."""
+        """Return the phrases; those of the caption, which know it; or what is asked for each class."""
+        if self.classes is not None:
+            return [self.classes.prompt_of(name) for name in self.classes.names.values()]
         return self.phrases if self.caption is None else [*read_caption(self.caption)]
+
+    def count(self) -> int:
+        """See `Parameters`."""
+        return len(self.named())
+
+    def check_maps(self, settings: Settings) -> None:
+        """See `Parameters`."""
+        if "uncertainty" in self.maps and isinstance(settings, ZeroShotSettings):
+            raise SettingsError(
+                expected="maps other than uncertainty, which is the spread of samples",
+                got="zero-shot segmentation, which draws none",
+                hint="leave uncertainty out, or choose a label diffusion model",
+            )
+
+    def indices_of(self, phrases: Iterable[str]) -> list[int]:
+        """Return what phrases are called in the label map: their places from 1, or the indices of their classes."""
+        if self.classes is None:
+            return [number for number, _ in enumerate(phrases, 1)]
+        indices = dict(zip(self.named(), self.classes.names, strict=True))
+        return [indices[phrase] for phrase in phrases]
 
     def pixel_bytes(self) -> int:
         """See `Parameters`."""
         soft = len(self.named()) * _BYTES[self.soft_format]
-        return sum(_BYTES.get(name, soft) for name in self.maps)
+        maps = {*self.maps, *(["label_map"] if self.classes else [])}
+        return sum(_BYTES.get(name, soft) for name in maps)
 
     def changes(self) -> dict[str, Any]:
         """See `Parameters`; fields of their own win over `settings`."""

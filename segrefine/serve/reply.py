@@ -72,8 +72,10 @@ class Replier:
             pictures, asked = parse() if len(body) <= _SMALL else await self.read(parse)
             del body, parse
             model = _choose(self.models, kind, asked.model)
+            settings = asked.change(model.pipeline.settings)
+            asked.check_maps(settings)
             work = Work(
-                pictures=pictures, parameters=asked, settings=asked.change(model.pipeline.settings), media=media,
+                pictures=pictures, parameters=asked, settings=settings, media=media,
                 deadline=began + self.limits.timeout,
             )  # fmt: skip
             if kind_of_reply == EVENTS:
@@ -264,7 +266,7 @@ def _liking(part: str) -> tuple[str, float]:
 def _choose(models: tuple[ServedModel[Any], ...], kind: type[ServedModel[Any]], name: str | None) -> ServedModel[Any]:
     able = [model for model in models if isinstance(model, kind)]
     for model in able:
-        if name in (None, model.served.name):
+        if name is None or name in model.names:
             return model
     names = ", ".join(model.served.name for model in able) or "none"
     bundle = "demo" if kind is RefineModel else "photo-gs"

@@ -1,12 +1,18 @@
 """A data set without masks gets label maps from the names of its classes alone."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from segrefine.assets import demo_bundle, demo_samples
+from segrefine.batch.tools import Tools
+from segrefine.batch.worker import Job
 from segrefine.datasets.class_lists import find_classes
+from segrefine.datasets.items import LabelledMask, Reading
+from segrefine.engines import EngineOptions
+from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.files.image import load_image
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
@@ -62,3 +68,29 @@ def test_masks_take_no_zero_shot_and_files_are_no_folder(tmp_path):
     assert done.exit_code == 1 and "there is no folder" in done.stderr
     done = run("batch", classes, tmp_path / "out", "--zero-shot")
     assert done.exit_code == 1 and "expected a folder of images" in done.stderr
+
+
+def test_a_mask_that_fills_the_image_is_kept_and_not_refined():
+    pixels = load_image(demo_samples() / "images" / f"{NAMES[0]}.png")
+    full = np.ones(pixels.shape[:2], np.float32)
+    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+        tools = Tools(refiner, FullFinder(full))
+        reading, made, refined = tools.make_masks(job(), None, pixels, None)
+    assert [each.key for each in reading.masks] == ["sky"] and refined == []
+    assert made["sky"].mask.all()
+
+
+class FullFinder:
+    def __init__(self, mask):
+        self.mask = mask
+
+    def find(self, image, item):
+        return Reading(masks=[LabelledMask(key="sky", label="sky", mask=self.mask)])
+
+    def close(self):
+        pass
+
+
+def job():
+    setup = PipelineSetup(bundle=demo_bundle(), engines=EngineOptions())
+    return Job(source=Path(), images=None, output=Path(), setup=setup)

@@ -86,13 +86,13 @@ def test_segment(client: Client) -> None:
 
 
 def test_models(client: Client) -> None:
-    assert [model["name"] for model in client.models()] == ["demo", "demo-gs"]
+    assert [model["name"] for model in client.models()] == ["demo", "demo-gs", "demo-words"]
 
 
 def test_async_twin(service: Service) -> None:
     async def ask() -> None:
         async with AsyncClient(service.url) as client:
-            assert len(await client.models()) == 2
+            assert len(await client.models()) == 3
             refined, segmented = await asyncio.gather(
                 client.refine(IMAGE, MASK, "car"), client.segment(IMAGE, ["the car"])
             )

@@ -129,7 +129,7 @@ def test_int8_is_not_compared_with_pytorch_or_quantized_again(quantized, tmp_pat
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_images_are_refused(count, tmp_path):
     scenes = scenes_of(photo_samples())[:count]
-    with pytest.raises(ExportError, match=f"4 different images or more, got {count}"):
+    with pytest.raises(ExportError, match=f"at least 4 different images, got {count}"):
         quantize_bundle(photo_gs_bundle(), tmp_path / "b", scenes)
     same = [replace(scene, image=scenes[0].image) for scene in scenes * 8]
     if same:

@@ -8,9 +8,12 @@ from segrefine.assets import (
     SHIPPED_CHECKPOINTS,
     demo_bundle,
     demo_checkpoint,
+    demo_gs_bundle,
+    demo_gs_checkpoint,
     demo_samples,
 )
 from segrefine.cli.samples import load_samples
+from segrefine.errors import ExportError
 from segrefine.export.comparison import TOLERANCES, ParityScene
 from segrefine.export.parity import check_parity
 from tests.backends import CPU_BACKENDS
@@ -67,3 +70,11 @@ def test_label_diffusion_does_what_the_reference_does(model, backend, choice):
 def test_tolerances_are_those_that_the_project_promises():
     promised = {"component": 1e-4, "latents": 1e-3, "mask": 1e-3}
     assert {kind: TOLERANCES[kind]["fp32"] for kind in promised} == promised
+
+
+@pytest.mark.parametrize(
+    ("bundle", "checkpoint"), [(demo_gs_bundle, demo_checkpoint), (demo_bundle, demo_gs_checkpoint)]
+)
+def test_a_reference_of_the_other_kind_is_named(bundle, checkpoint):
+    with pytest.raises(ExportError, match=r"expected a .* model, as the bundle is of one; got a"):
+        next(iter(check_parity(bundle(), checkpoint(), [])))

@@ -54,6 +54,15 @@ def test_a_dict_of_masks_is_the_list_of_its_pairs(refiner):
         np.testing.assert_array_equal(ours.mask, theirs.mask)
 
 
+def test_the_same_mask_under_one_label_is_refined_once(refiner):
+    alone = refiner(SCENE.image, SCENE.coarse, "cactus")
+    twice = refiner(SCENE.image, [("cactus", SCENE.coarse), ("Cactus ", SCENE.coarse.copy())])
+    assert alone.mask.any() and [each.label for each in twice] == ["cactus", "Cactus "]
+    for each in twice:
+        np.testing.assert_array_equal(each.probability, alone.probability)
+        np.testing.assert_array_equal(each.mask, alone.mask)
+
+
 def test_labels_know_of_each_other(refiner):
     joint = refiner(SCENE.image, MASKS, guard=False)[0]
     other = refiner(SCENE.image, [MASKS[0], ("car", LEFT)], guard=False)[0]

@@ -264,6 +264,7 @@ def test_models(http: httpx.Client) -> None:
     assert [(each["name"], each["method"], each["endpoint"]) for each in listed] == [
         ("demo", "g4seg", "/v1/refine"),
         ("demo-gs", "gs", "/v1/segment"),
+        ("demo-words", "zero-shot", "/v1/segment"),
     ]
     assert listed[0]["backend"] == "onnxruntime" and listed[0]["precision"] == "fp32"
 

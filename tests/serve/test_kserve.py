@@ -111,7 +111,7 @@ def test_a_caption_gives_the_phrases(client):
     expected = client.infer("demo-gs", [image, texts]).as_numpy("masks")
     np.testing.assert_array_equal(client.infer("demo-gs", [image, caption]).as_numpy("masks"), expected)
     for inputs in ([image], [image, caption, texts]):
-        with pytest.raises(InferenceServerException, match="phrases or a caption, and not both"):
+        with pytest.raises(InferenceServerException, match="one of the fields phrases, caption and classes"):
             client.infer("demo-gs", inputs)
 
 
@@ -136,7 +136,7 @@ def test_bad_tensors_are_told_in_words_that_the_client_shows(client, change, tol
 
 def test_unknown_models_outputs_and_parameters_are_told(client):
     for ask, told in (
-        (lambda: client.infer("other", refine_inputs()), "a model that this service has (demo, demo-gs)"),
+        (lambda: client.infer("other", refine_inputs()), "a model that this service has (demo, demo-gs, demo-words)"),
         (lambda: client.infer("demo", refine_inputs(), "2"), "version 1"),
         (lambda: client.infer("demo", refine_inputs(), outputs=[triton.InferRequestedOutput("x")]), "outputs among"),
         (lambda: client.infer("demo", refine_inputs(), parameters={"preset": "slow"}), "slow"),

@@ -77,6 +77,32 @@ def test_the_model_itself_may_cost_more() -> None:
     assert segment(settings={"steps": 2}).change(own) == GsSettings(samples=32, steps=2)
 
 
+def test_many_phrases_or_labels_do_not_occupy_the_service() -> None:
+    fine = segment(phrases=["fox"] * 200)
+    fine.change(ZeroShotSettings())
+    many = segment(phrases=["fox"] * 256)
+    cases: list[tuple[Parameters, Settings, str]] = [
+        (many, ZeroShotSettings(), "1024 passes of the UNet"),
+        (refine(label=["fox"] * 256), G4SegSettings(), "1024 passes of the UNet"),
+        (segment(phrases=["fox"] * 200, samples=16, steps=50), GsSettings(), "8192 passes of the label denoiser"),
+    ]
+    for asked, base, message in cases:
+        with pytest.raises(SettingsError, match=message) as caught:
+            asked.change(base)
+        assert "fewer" in str(caught.value.hint)
+    segment(phrases=[], classes="coco-stuff").change(ZeroShotSettings())
+    segment(phrases=["fox"] * 256, preset="fast").change(ZeroShotSettings())
+    segment(phrases=["fox"] * 256, samples=16).change(GsSettings())
+
+
+def test_uncertainty_is_the_spread_of_samples() -> None:
+    asked = segment(maps=["uncertainty"])
+    with pytest.raises(SettingsError, match="which draws none"):
+        asked.check_maps(ZeroShotSettings())
+    asked.check_maps(GsSettings())
+    segment().check_maps(ZeroShotSettings())
+
+
 HUGE = 10**6
 COUNTS = [
     (kind, entry.name)

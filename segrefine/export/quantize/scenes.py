@@ -35,7 +35,7 @@ def read_scenes(source: Path) -> list[ParityScene]:
             label, mask = pairs[0]
             found.append(ParityScene(image=image, coarse=np.asarray(mask, np.float32), label=label))
     if len(found) < LEAST_IMAGES:
-        expected = f"{LEAST_IMAGES} images with masks or more"
+        expected = f"at least {LEAST_IMAGES} images with masks"
         raise ExportError(subject=f"{source}, for calibration", expected=expected, got=len(found), hint=_HINT)
     picked = pick_evenly(found, MOST_SCENES)
     _check_images(picked, f"{source}, for calibration")
@@ -60,5 +60,5 @@ def _check_images(scenes: Sequence[ParityScene], subject: str) -> None:
     """
     different = len({(scene.image.shape, scene.image.tobytes()) for scene in scenes})
     if different < LEAST_IMAGES:
-        expected = f"{LEAST_IMAGES} different images or more"
+        expected = f"at least {LEAST_IMAGES} different images"
         raise ExportError(subject=subject, expected=expected, got=different, hint=_HINT)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 import struct
 import zlib
 from contextlib import suppress
@@ -27,6 +29,8 @@ MEGAPIXELS = 40
 MOST_MEGAPIXELS = 178
 """The most that a caller can allow. Pillow refuses larger pictures."""
 
+_PIXEL_COUNT = re.compile(r"\((\d+) pixels\)")
+"""How Pillow's error names the size of a picture that is too large."""
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TURNS = {
     2: "mirrored", 3: "turned by 180°", 4: "mirrored upside down", 5: "mirrored and turned by 90°",
@@ -200,8 +204,8 @@ def open_image(encoded: bytes, name: str | None, max_megapixels: float = MOST_ME
             "the picture is too large",
             subject=name,
             expected=f"at most {min(max_megapixels, MOST_MEGAPIXELS):g} megapixels",
-            got=error,
-            hint=f"scale it down, or allow up to {MOST_MEGAPIXELS} by --max-megapixels",
+            got=describe_size(error),
+            hint=_size_hint(error),
         ) from error
     except UnidentifiedImageError as error:
         if kind := _plugin_format(encoded):
@@ -249,6 +253,22 @@ def _unread(kind: str, name: str | None) -> ImageError:
         return ImageError(f"the {shown} picture is damaged", subject=name, hint="write or download it again")
     hint = f"pip install {plugin}; or convert it to PNG"
     return ImageError(f"Pillow cannot read {shown} here", subject=name, hint=hint)
+
+
+def describe_size(error: Exception) -> str:
+    """Return the size of a picture that is too large, from an error about it: Pillow's, or one of `_decode`."""
+    if pillow := _PIXEL_COUNT.search(str(error)):
+        return f"{int(pillow[1]) / 1e6:.0f} megapixels"
+    return str(error)
+
+
+def _size_hint(error: Exception) -> str:
+    """Return what to do about a picture that is too large."""
+    sides = [int(side) for side in re.findall(r"\d+", describe_size(error))]
+    pixels = sides[0] * 1e6 if _PIXEL_COUNT.search(str(error)) else math.prod(sides)
+    if pixels > MOST_MEGAPIXELS * 1e6:
+        return f"scale it down: no option allows more than {MOST_MEGAPIXELS} megapixels"
+    return f"scale it down, or allow up to {MOST_MEGAPIXELS} by --max-megapixels"
 
 
 def _decode(encoded: bytes, max_megapixels: float) -> Image.Image:

@@ -220,3 +220,25 @@ def check_masks(
             raise error.about(label) from error
         checked.append(CheckedMask(label=label, probability=probability, confusion=doubt))
     return checked
+
+
+def merge_alike(masks: Sequence[CheckedMask]) -> tuple[list[CheckedMask], list[int]]:
+    """The distinct masks, and for each mask its place among them: as rivals, two of the same would both lose.
+
+    Args:
+        masks: those of one image. Masks are the same if they have the same pixels and the same label.
+    """
+    distinct: list[CheckedMask] = []
+    places = []
+    for mask in masks:
+        place = next((i for i, other in enumerate(distinct) if _are_alike(mask, other)), len(distinct))
+        if place == len(distinct):
+            distinct.append(mask)
+        places.append(place)
+    return distinct, places
+
+
+def _are_alike(mask: CheckedMask, other: CheckedMask) -> bool:
+    same_doubt = mask.confusion is other.confusion is None
+    same_label = mask.label.strip().casefold() == other.label.strip().casefold()
+    return same_doubt and same_label and np.array_equal(mask.probability, other.probability)

@@ -24,7 +24,8 @@ const HINTS = {
 let models = [], file = null, running = null;
 
 const method = () => document.querySelector("input[name=method]:checked").value;
-const model = () => models.find((each) => each.endpoint.endsWith(method()));
+const offered = () => models.filter((each) => each.endpoint.endsWith(method()));
+const model = () => offered().find((each) => each.name === $("model").value) ?? offered()[0];
 
 async function start() {
   showMethod();
@@ -44,6 +45,7 @@ async function listModels() {
 }
 
 function showMethod() {
+  showModels();
   const texts = TEXTS[method()], refines = method() === "refine", words = model()?.words, presets = model()?.presets ?? [];
   $("words-title").textContent = texts.title;
   $("run").textContent = running ? "Stop" : texts.run;
@@ -52,13 +54,21 @@ function showMethod() {
   $("tools").hidden = !painter.image;
   for (const each of $("tools").children) each.hidden = !refines && each.id !== "other";
   $("guard-choice").hidden = !refines;
-  if ($("preset").dataset.method !== method()) {
+  if ($("preset").dataset.model !== model()?.name) {
     $("preset").replaceChildren(...presets.map((name) => new Option(name)));
-    if (presets.length) $("preset").dataset.method = method();
+    if (presets.length) $("preset").dataset.model = model().name;
   }
   $("preset-choice").hidden = presets.length < 2;
   $("known").replaceChildren(...(refines ? words ?? [] : []).map((word) => new Option(word)));
   showTools();
+}
+
+/** The models of the method, to choose from if there are several. */
+function showModels() {
+  const names = offered().map((each) => each.name);
+  $("model-choice").hidden = names.length < 2;
+  if ([...$("model").options].map((each) => each.value).join() === names.join()) return;
+  $("model").replaceChildren(...names.map((name) => new Option(name)));
 }
 
 /** What can be drawn now, and a hint on it: boxes and points are for a single object, as on the command line. */
@@ -71,7 +81,7 @@ function showTools() {
   const hint = method() === "segment" ? "segment" : several ? "several" : marked ? "marks" : "paint";
   $("hint").textContent = HINTS[hint];
   $("vocabulary").hidden = !words;
-  if (words) $("vocabulary").firstChild.textContent = `The demo model knows ${words.length} words`;
+  if (words) $("vocabulary").firstChild.textContent = `${model().name} knows ${words.length} words`;
   if (words) $("vocabulary").lastChild.textContent = words.join(", ");
 }
 
@@ -134,6 +144,7 @@ async function run() {
   const kind = method(), image = painter.image, before = painter.snapshot();
   const form = await (kind === "refine" ? formOfObjects() : formOfPhrases());
   form.set("image", file);
+  if (model()) form.set("model", model().name);
   form.append("maps", "probability");
   if ($("preset").value && $("preset").value !== "default") form.set("preset", $("preset").value);
   const own = running = new AbortController();
@@ -181,8 +192,10 @@ function formOfPhrases() {
   const form = new FormData();
   for (const phrase of $("words").value.split(/[,;\n]/).map((part) => part.trim()).filter(Boolean)) form.append("phrases", phrase);
   if (!form.has("phrases")) throw new Problem({ detail: "There is no phrase yet.", hint: "Name what to find, such as the red car.", code: "no_phrase" });
-  form.append("maps", "uncertainty");
-  form.set("samples", 4);
+  if (model()?.method === "gs") { // zero-shot segmentation draws no samples
+    form.append("maps", "uncertainty");
+    form.set("samples", 4);
+  }
   return form;
 }
 
@@ -245,7 +258,7 @@ $("words").addEventListener("paste", (event) => { // a line of text has no line 
   $("words").setRangeText(lines.join(", "), $("words").selectionStart, $("words").selectionEnd, "end");
 });
 painter.onchange = () => { objects.follow(); showTools(); };
-for (const input of document.querySelectorAll("input[name=method]")) input.addEventListener("change", showMethod);
+for (const input of document.querySelectorAll("input[name=method], #model")) input.addEventListener("change", showMethod);
 for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => pickTool(button.dataset.tool));
 $("paint").addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key === "z") { event.preventDefault(); painter.undo(); }

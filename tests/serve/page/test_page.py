@@ -278,6 +278,19 @@ def test_guard(page: Any) -> None:
     assert page.is_hidden("#guard")
 
 
+def test_phrases_can_be_found_by_another_model(page: Any) -> None:
+    pick(page)
+    assert page.is_hidden("#model")  # one model refines
+    page.locator("input[name=method][value=segment]").check(force=True)
+    assert page.locator("#model option").all_inner_texts() == ["demo-gs", "demo-words"]
+    page.select_option("#model", "demo-words")
+    page.fill("#words", "the crown")
+    with page.expect_response("**/v1/segment") as answer:
+        refine(page)
+    assert '"model": "demo-words"' in answer.value.text()
+    assert page.is_hidden("#problem")
+
+
 def test_phrases(page: Any) -> None:
     pick(page)
     page.locator("input[name=method][value=segment]").check(force=True)
@@ -350,7 +363,7 @@ def test_key(page: Any, tmp_path: Path) -> None:
             page.fill("#key-text", key)
             page.keyboard.press("Enter")
         page.wait_for_selector("#key:not([open])", state="attached")
-        page.wait_for_selector("#vocabulary >> text=The demo model knows")
+        page.wait_for_selector("#vocabulary >> text=demo knows")
         ours = (guarded.url, "the server responded with a status of 401")
         page.complaints[:] = [each for each in page.complaints if not any(part in each for part in ours)]
 
