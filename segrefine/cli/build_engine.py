@@ -12,7 +12,8 @@ import click
 from segrefine.bundle import Bundle, Precision
 from segrefine.cli.backend_help import BackendOption, default_backend
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.options import BundleFolder, components_option, device_option
+from segrefine.cli.model_options import components_option
+from segrefine.cli.options import BundleFolder, device_option
 from segrefine.errors import ShapeError
 from segrefine.spec import parse_sizes
 

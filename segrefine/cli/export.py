@@ -13,7 +13,7 @@ import click
 from segrefine.bundle import BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.inspect import describe_quantized
-from segrefine.cli.options import components_option, config_option, split_names, vae_option
+from segrefine.cli.model_options import components_option, config_option, split_names, vae_option
 from segrefine.export.sources import find_model, revision_of, torch_imports
 from segrefine.storage import staging_folder
 

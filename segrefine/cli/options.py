@@ -385,24 +385,3 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, model=Model(bundle=bundle, engines=engines), **rest)
 
     return gathered
-
-
-def split_names(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
-    """Split a text into names at its commas."""
-    return [name.strip() for name in text.split(",")] if text is not None else None
-
-
-config_option = click.option(
-    "--config",
-    metavar="FOLDER|HUB-ID",
-    help="Diffusers folder or hub id with the architecture of a single file.  [default: found by the weights, "
-    "from the hub]",
-)
-vae_option = click.option(
-    "--vae",
-    metavar="FOLDER|HUB-ID",
-    help="Another image codec, such as madebyollin/taesd, a small one.  [default: the model's own]",
-)
-components_option = click.option(
-    "--components", callback=split_names, metavar="A,B,…", help="Graphs to take, separated by commas.  [default: all]"
-)

@@ -13,7 +13,8 @@ import click
 
 from segrefine.bundle import Bundle
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.options import BundleFolder, backend_option, config_option, device_option, vae_option
+from segrefine.cli.model_options import config_option, vae_option
+from segrefine.cli.options import BundleFolder, backend_option, device_option
 from segrefine.errors import ParityError
 from segrefine.export.other_vae import with_vae
 from segrefine.export.sources import find_model, torch_imports

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from segrefine.cli.console import Console, with_console
-from segrefine.cli.options import split_names
+from segrefine.cli.model_options import split_names
 from segrefine.errors import MissingDependencyError
 from segrefine.export.sources import find_model, torch_imports
 
