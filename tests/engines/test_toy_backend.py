@@ -138,7 +138,9 @@ def check_serve(folder: Path, patch: pytest.MonkeyPatch) -> None:
     words = ("demo", "demo-gs", *map(str, TOOLS))
     with running(folder, *words, program=PROGRAM) as service, service.http() as http:
         models = http.get("/v1/models").json()
-        assert {each["name"]: each["backend"] for each in models["models"]} == {"demo": "toy", "demo-gs": "toy"}
+        assert {each["name"]: each["backend"] for each in models["models"]} == {
+            "demo": "toy", "demo-words": "toy", "demo-gs": "toy"
+        }  # fmt: skip
         files = {"image": IMAGE.read_bytes(), "mask": MASK.read_bytes()}
         answer = http.post("/v1/refine", files=files, data={"label": "car"})
         assert answer.status_code == 200, answer.text
