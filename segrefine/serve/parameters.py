@@ -135,7 +135,7 @@ def _check_classes(classes: ClassList) -> ClassList:
 
 
 _CLASSES_SCHEMA = {
-    "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "object"}],
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "object"}],
     "examples": ["voc", ["background", "fox"], {"3": "fox"}],
 }
 
