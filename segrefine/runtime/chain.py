@@ -43,9 +43,8 @@ def refine_segments(
         NumericalError: an engine gave a value that is not finite.
     """
     if jointly:
-        found = [(each.phrase, each.probability) for each in result.segments if each.mask.any()]
-        refined = iter(refine_jointly(refine, image, found, seed=seed, progress=progress))
-        made = [next(refined) if each.mask.any() else None for each in result.segments]
+        found = [(each.phrase, each.probability) for each in result.segments]
+        made = refine_jointly(refine, image, found, seed=seed, progress=progress)
     else:
         made = []
         for number, each in enumerate(result.segments):

@@ -137,7 +137,7 @@ def segment_answer(image: Pixels, result: Segmentation, work: Work) -> Answer:
         values["segments"] = [{"label": i, **each} for i, each in zip(indices, entries, strict=True)]
     if "cutout" in asked.maps:
         values["cutout"] = picture_value(cut_out(image, [each.probability for each in result.segments]))
-    maps = {*asked.maps, *(["label_map"] if asked.classes else [])}
+    maps = asked.given_maps()
     if {"label_map", "overlay"} & maps:
         labels, _ = _labels(result, work, size)
         if "label_map" in maps:

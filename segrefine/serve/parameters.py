@@ -325,6 +325,10 @@ class SegmentParameters(Parameters):
                 hint="leave uncertainty out, or choose a label diffusion model",
             )
 
+    def given_maps(self) -> set[str]:
+        """Return the maps of the answer: those that were asked for, and the label map of a class list."""
+        return {*self.maps, *(["label_map"] if self.classes else [])}
+
     def indices_of(self, phrases: Iterable[str]) -> list[int]:
         """Return what phrases are called in the label map: their places from 1, or the indices of their classes."""
         if self.classes is None:
@@ -335,8 +339,7 @@ class SegmentParameters(Parameters):
     def pixel_bytes(self) -> int:
         """See `Parameters`."""
         soft = len(self.named()) * _BYTES[self.soft_format]
-        maps = {*self.maps, *(["label_map"] if self.classes else [])}
-        return sum(_BYTES.get(name, soft) for name in maps)
+        return sum(_BYTES.get(name, soft) for name in self.given_maps())
 
     def changes(self) -> dict[str, Any]:
         """See `Parameters`; fields of their own win over `settings`."""

@@ -20,10 +20,9 @@ from segrefine.assets import demo_gs_checkpoint
 from segrefine.errors import MissingDependencyError
 from segrefine.reference.image_encoder import FeatureEncoder
 from segrefine.reference.label_codec import AreaCodec, write_codec
+from segrefine.train.networks import TINY_LABEL_WEIGHT
 
 SIDE, FOLD, LABEL_SCALE = 128, 8, 0.25
-LABEL_WEIGHT = 0.1
-"""Factor on the first weights for label latents, which are noise at the levels that matter most."""
 
 
 @click.command()
@@ -55,7 +54,7 @@ def renew_ends(denoiser: UNet2DConditionModel, *, label: int, image: int) -> Non
     denoiser.conv_in = nn.Conv2d(label + image, width, 3, padding=1)
     denoiser.conv_out = nn.Conv2d(width, label, 3, padding=1)
     with torch.no_grad():
-        denoiser.conv_in.weight[:, :label] *= LABEL_WEIGHT
+        denoiser.conv_in.weight[:, :label] *= TINY_LABEL_WEIGHT
     denoiser.register_to_config(in_channels=label + image, out_channels=label)
 
 
