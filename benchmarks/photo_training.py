@@ -10,13 +10,12 @@ from pathlib import Path
 
 import click
 import torch
-from diffusers import AutoencoderKL
 
 from benchmarks.report import estimate, markdown_table, write_result
 from training.demo.captions import CaptionEncoder
 from training.demo.networks import new_scheduler, use_plain_attention
 from training.photos.gate import TIMESTEPS, gate_errors, photo_cases
-from training.photos.model import PhotoDenoiser, load_emoji
+from training.photos.model import load_networks
 from training.photos.pool import build_pool
 from training.photos.words import SEVEN
 
@@ -33,12 +32,11 @@ def main(run: Path, photos: Path, checkpoint: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     cases = photo_cases(build_pool(photos, run / "pool/val", split="val"))
-    unet, text_encoder, tokenizer = load_emoji(checkpoint)
+    unet, text_encoder, encoder, tokenizer = load_networks(checkpoint)
     use_plain_attention(unet, text_encoder)
-    vae = AutoencoderKL.from_pretrained(checkpoint / "vae").float().eval()
-    networks = {"denoiser": PhotoDenoiser(unet).eval(), "text_encoder": text_encoder.eval()}
+    networks = {"denoiser": unet.eval(), "text_encoder": text_encoder.eval()}
     alphas = new_scheduler().alphas_cumprod
-    errors = gate_errors(networks, vae, CaptionEncoder(tokenizer), alphas, cases, TIMESTEPS)
+    errors = gate_errors(networks, encoder, CaptionEncoder(tokenizer), alphas, cases, TIMESTEPS)
     passed, numbers = (errors[0] < errors[1]).double().numpy(), torch.tensor(cases.right).numpy()
     rows = [["all", len(passed), estimate(passed)]]
     for number, name in enumerate(SEVEN, 1):
@@ -51,13 +49,9 @@ def main(run: Path, photos: Path, checkpoint: Path, threads: int) -> None:
             "",
             markdown_table(["class", "objects", "share"], rows),
             "",
-            "Stage one, classes of noisy photographs (share of objects; right class against a wrong one):",
+            "During training (text gate at two noise levels):",
             "",
-            _table(curve, "class samples", ("loss", "class@100", "pair@100", "class@350", "pair@350")),
-            "",
-            "Stage two, denoiser and text encoder (text gate at two noise levels):",
-            "",
-            _table(curve, "samples", ("diffusion", "margin", "classes", "error", "ratio", "gate")),
+            _table(curve, ("diffusion", "evidence", "error", "ratio", "gate")),
         ]
     )
     click.echo(markdown)
@@ -65,9 +59,9 @@ def main(run: Path, photos: Path, checkpoint: Path, threads: int) -> None:
     write_result("photo_training", gate | {"curve": curve}, markdown)
 
 
-def _table(curve: list[dict[str, float]], key: str, columns: tuple[str, ...]) -> str:
-    lines = [line for line in curve if key in line]
-    return markdown_table([key, *columns], [[int(line[key]), *(f"{line[c]:.3f}" for c in columns)] for line in lines])
+def _table(curve: list[dict[str, float]], columns: tuple[str, ...]) -> str:
+    rows = [[int(line["samples"]), *(f"{line[each]:.3f}" for each in columns)] for line in curve]
+    return markdown_table(["samples", *columns], rows)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
     python -m training.guard free PHOTOGRAPHS OUTPUT --coco COCO    the free guard
     python -m training.guard demo PHOTOGRAPHS OUTPUT                the guard of the demo bundle
+    python -m training.guard photo PHOTOGRAPHS OUTPUT               the guard of the bundle `photo`
 
-Both are fitted on emoji scenes, the free guard on photographs of VOC and COCO too. PHOTOGRAPHS holds images/, masks/,
-classes.json, train.txt and val.txt. Every twelfth photograph of train.txt and all of val.txt are used; others are kept
-for reporting. COCO holds images/ and instances.json.
+The first two are fitted on emoji scenes, the free guard on photographs of VOC and COCO too. The guard of `photo` is
+fitted on the classes that it knows. PHOTOGRAPHS holds images/, masks/, classes.json, train.txt and val.txt. All of
+val.txt is used, for the free guard every twelfth photograph of train.txt too; others are kept for reporting. COCO holds
+images/ and instances.json.
 Masks are spoilt as `benchmarks.corruptions` does it, and as a network of low resolution would draw them.
 """
 
@@ -29,7 +31,7 @@ from tqdm import tqdm
 from benchmarks.corruptions import CORRUPTIONS, SEMANTIC_KINDS
 from benchmarks.evaluate import CorruptedCase, make_cases
 from benchmarks.quality import VALIDATION_SEED, cases_of
-from segrefine.assets import demo_bundle
+from segrefine.assets import PHOTO_LABELS, demo_bundle, photo_bundle
 from segrefine.datasets.polygons import draw_polygons
 from segrefine.runtime.files.output import write_whole
 from segrefine.runtime.guard import contrast
@@ -43,14 +45,14 @@ from training.demo.sources import load_sources
 VOID = 255
 LEAST_SHARE, MOST_SHARE = 0.01, 0.98
 """Objects and masks of another share of the image are left out."""
-MOST_WORSE = {"free": 0.03, "demo": 0.04}
+MOST_WORSE = {"free": 0.03, "demo": 0.04, "photo": 0.03}
 """Greatest share of masks made worse in cross-validation."""
 Fitted = Sequence[tuple[CorruptedCase, NDArray[np.bool_], str]]
 """Cases with the pixels that do not count, and the group that each belongs to."""
 
 
 @click.command()
-@click.argument("which", type=click.Choice(["free", "demo"]))
+@click.argument("which", type=click.Choice(["free", "demo", "photo"]))
 @click.argument("photographs", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--coco", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of COCO images.")
@@ -60,28 +62,32 @@ Fitted = Sequence[tuple[CorruptedCase, NDArray[np.bool_], str]]
 )
 def main(which: str, photographs: Path, output: Path, coco: Path | None, scenes: int, cache: Path) -> None:
     """Fit a guard and write it as JSON."""
-    names = []
+    names = [] if which == "demo" else (photographs / "val.txt").read_text().split()
     if which == "free":
-        names = [*(photographs / "val.txt").read_text().split(), *(photographs / "train.txt").read_text().split()[::12]]
-    cases = list(_emoji_cases(scenes, cache))
-    if which == "free":
-        cases += _photograph_cases(photographs, names)
-        cases += _coco_cases(coco) if coco else []
-    with Refiner.from_bundle(demo_bundle()) as refiner:
+        names += (photographs / "train.txt").read_text().split()[::12]
+    cases = [] if which == "photo" else list(_emoji_cases(scenes, cache))
+    cases += _photograph_cases(photographs, names)
+    if which == "photo":
+        cases = [each for each in cases if each[0].label in PHOTO_LABELS]
+    elif which == "free" and coco:
+        cases += _coco_cases(coco)
+    with Refiner.from_bundle(photo_bundle() if which == "photo" else demo_bundle()) as refiner:
         # The free guard judges what the edge step does where no model says anything.
         settings = replace(G4SegSettings(), worth_range=(1e6, 1e7)) if which == "free" else refiner.settings
         samples = [_sample(refiner, case, void, group, settings) for case, void, group in tqdm(cases, desc="masks")]
-    if which == "demo":
+    if which != "free":
         samples = [sample for sample in samples if sample.result.evidence_worth]
     photos = f"{len(names)} photographs of PASCAL VOC 2012" + (" and those of COCO 2017" if coco else "")
+    parts = {"free": f"{scenes} emoji scenes, {photos}", "demo": f"{scenes} emoji scenes", "photo": photos}
     about = {
-        "data": f"{scenes} emoji scenes" + (f", {photos}" if which == "free" else "") + ", true masks spoilt",
+        "data": f"{parts[which]}, true masks spoilt",
+        "images": len({sample.image for sample in samples}),
         "masks": len(samples),
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
     }
     features = FREE_FEATURES if which == "free" else REGION_FEATURES
     most_worse = MOST_WORSE[which]
-    guard = fit_guard(samples, features, most_worse=most_worse, pairs=which == "free", about=about)
+    guard = fit_guard(samples, features, most_worse=most_worse, pairs=which != "demo", about=about)
     write_whole(output, (json.dumps(guard.to_dict()) + "\n").encode())
 
 

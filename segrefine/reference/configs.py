@@ -24,10 +24,10 @@ CLASSES = {
 """The names of the parts' classes."""
 SMALL_VAE = "AutoencoderTiny"
 """Class that any model can have as its `vae`: a small image codec, such as TAESD."""
-LABEL_IMAGE_ENCODER = "FeatureEncoder"
-"""Class that a label diffusion model can have as its `vae`; see `segrefine.reference.image_encoder`."""
+FEATURE_ENCODER = "FeatureEncoder"
+"""Class that our own models have as their `vae`; see `segrefine.reference.image_encoder`."""
 
-HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `demo`"
+HINT = "give a folder that diffusers' save_pretrained wrote for Stable Diffusion 1.x, 2.x or XL, or `photo`"
 
 CONTEXT = "caption_context"
 """The entry of `model_index.json` that is true where a model was trained on phrases in their captions."""
@@ -82,8 +82,7 @@ def read_configs(model: Model, denoiser: str | None = None) -> Configs:
     family = find_family(parts[denoiser], model_index)
     for kind in family.text_encoders:
         parts[kind.part] = _read_part(folder, kind.part)
-    others = (SMALL_VAE, LABEL_IMAGE_ENCODER) if denoiser == "label_denoiser" else (SMALL_VAE,)
-    parts["vae"] = _read_part(folder, "vae", *others)
+    parts["vae"] = _read_part(folder, "vae", SMALL_VAE, FEATURE_ENCODER)
     if isinstance(model, SingleFile) and (strange := find_strangers(model.file, parts)):
         message = f"{model.file} holds the tensor {strange[0]}, which is of no part of {family.name}"
         raise ExportError(message, hint="it would be left out: take it out of the file if the model works without it")

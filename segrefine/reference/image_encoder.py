@@ -1,4 +1,4 @@
-"""An image encoder for label diffusion, made of a classification network: features of four scales on one grid."""
+"""An image encoder made of a classification network: features of four scales on one grid, in place of latents."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 
 LITE0 = (
@@ -34,6 +35,7 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scale_factor: image pixels per cell along one side: 8.
         scaling_factor: factor on the result, as image codecs have one.
         normalised: whether convolutions have a normalisation of their own, as in training. See `folded`.
+        decoder_width: channels of the decoder, which text-to-image models need; 0 for none.
 
     Raises:
         ValueError: the stages lack one of the strides, or cells have another size.
@@ -50,6 +52,7 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scale_factor: int = 8,
         scaling_factor: float = 1.0,
         normalised: bool = True,
+        decoder_width: int = 0,
     ) -> None:
         super().__init__()
         self.first = _Convolution(in_channels, stem, 3, 2, normalised=normalised)
@@ -75,6 +78,8 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.out = nn.Sequential(
             nn.Conv2d(width, latent_channels, 3, padding=1), nn.GroupNorm(_GROUPS, latent_channels, affine=False)
         )  # fmt: skip
+        if decoder_width:
+            self.decoder = _new_decoder(latent_channels, decoder_width, in_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         """The features of images; H and W are multiples of 8."""
@@ -87,6 +92,10 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         details = self.details(F.pixel_unshuffle(features[4], 2))
         result: Tensor = self.out(self.join(torch.cat([joined, details], 1)))
         return result * float(self.config.scaling_factor)
+
+    def decode(self, features: Tensor) -> DecoderOutput:
+        """Images (B, 3, 8h, 8w) in about [-1, 1] that features (B, latent_channels, h, w) are of: a rough picture."""
+        return DecoderOutput(sample=self.decoder(features / float(self.config.scaling_factor)))
 
     def folded(self) -> FeatureEncoder:
         """The same encoder with each normalisation folded into its convolution.
@@ -114,6 +123,15 @@ class FeatureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             stride *= step
             found[stride] = values
         return found
+
+
+def _new_decoder(inner: int, width: int, outer: int) -> nn.Sequential:
+    """Three times twice as large, by nearest neighbours and a convolution."""
+    layers: list[nn.Module] = [nn.Conv2d(inner, width, 3, padding=1), nn.SiLU()]
+    for _ in range(3):
+        layers += [nn.Upsample(scale_factor=2.0), nn.Conv2d(width, width // 2, 3, padding=1), nn.SiLU()]
+        width //= 2
+    return nn.Sequential(*layers, nn.Conv2d(width, outer, 3, padding=1))
 
 
 class _Convolution(nn.Sequential):

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from segrefine.errors import ExportError
-from segrefine.reference.configs import LABEL_IMAGE_ENCODER, pixels_per_latent
+from segrefine.reference.configs import FEATURE_ENCODER, pixels_per_latent
 from segrefine.reference.latents import encode_image, unscale_latents
 from segrefine.storage import read_json_object
 
@@ -124,7 +124,7 @@ def read_codec(folder: Path, config: Mapping[str, Any], load: Callable[[], Autoe
     content = read_json_object(file, ExportError, hint=_HINT)
     try:
         kind, scale = content["kind"], float(content["scale"])
-        if kind == "vae" and scale > 0 and config.get("_class_name") != LABEL_IMAGE_ENCODER:
+        if kind == "vae" and scale > 0 and config.get("_class_name") != FEATURE_ENCODER:
             return VaeCodec(vae=load(), scale=scale)
         if kind == "area" and scale > 0 and factor % content["fold"] == 0:
             return AreaCodec(fold=content["fold"], scale=scale, vae_scale_factor=factor)

@@ -96,7 +96,7 @@ class LabelModel:
             whole: Any = merged(copy.deepcopy(part))
             whole = whole.folded() if isinstance(whole, FeatureEncoder) else whole
             whole.half().to(memory_format=torch.contiguous_format).save_pretrained(folder / name)
-            _forget_origin(folder / name / "config.json")
+            forget_origin(folder / name / "config.json")
         for name, source in self.tokenizer_folders.items():
             shutil.copytree(source, folder / name)
         _write_json(folder / "scheduler" / "scheduler_config.json", self.checkpoint.scheduler_config)
@@ -190,7 +190,7 @@ def _fit_side(model: LabelModel) -> None:
     model.denoiser.register_to_config(sample_size=model.side // model.checkpoint.vae_scale_factor)
 
 
-def _forget_origin(config: Path) -> None:
+def forget_origin(config: Path) -> None:
     """Remove the path of this machine that diffusers notes in a configuration: checkpoints are shared."""
     values = json.loads(config.read_text("utf-8"))
     if values.pop("_name_or_path", None) is not None:

@@ -8,19 +8,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segrefine.assets import demo_checkpoint, demo_gs_checkpoint
+from segrefine.assets import photo_gs_checkpoint
+from segrefine.reference.checkpoint import load_checkpoint
 from tests.examples import examples
-from training.photos.classes import PhotoClassTraining, class_loss
 from training.photos.compose import ASKED, LabelledScene, SceneComposer
+from training.photos.export import main as export_run
 from training.photos.gate import photo_cases
-from training.photos.model import CHANNELS, PhotoDenoiser, fold_vae, load_emoji, new_photo_text_encoder, new_photo_unet
+from training.photos.model import take_ends
 from training.photos.pool import build_pool
-from training.photos.questions import ask
+from training.photos.questions import Question, ask
 from training.photos.samples import SAMPLES, read_resources
-from training.photos.train import MARGIN, _margin
+from training.photos.train import IMAGES, PhotoTraining, _evidence_loss, prepare
 from training.photos.words import NAMES, SEVEN, VOID, caption, number_of, vary_caption
 
 VOC = ["background", "aeroplane", "bird", "cat", "cow", "dog", "horse", "person", "sheep", "tvmonitor"]
@@ -84,11 +87,6 @@ def pool(photos, tmp_path_factory):
     return build_pool(photos, tmp_path_factory.mktemp("pool"), split="train")
 
 
-@pytest.fixture(scope="module")
-def emoji():
-    return load_emoji(demo_checkpoint())
-
-
 def test_photographs_and_cut_outs_keep_the_classes_of_their_sources(pool):
     dog, table, cat = number_of("dog"), number_of("diningtable"), number_of("cat")
     assert len(pool.photos) == len(VOC) - 1 + 2
@@ -114,7 +112,7 @@ def test_scenes_show_what_their_labels_say(pool, seed):
     scene = SceneComposer(pool).draw(np.random.default_rng(seed))
     again = SceneComposer(pool).draw(np.random.default_rng(seed))
     assert np.array_equal(scene.image, again.image) and np.array_equal(scene.labels, again.labels)
-    assert scene.image.shape == (64, 64, 3) and scene.image.dtype == np.uint8
+    assert scene.image.shape == (128, 128, 3) and scene.image.dtype == np.uint8
     present = set(np.unique(scene.labels).tolist())
     assert not present & set(scene.absent)
     assert present <= {0, VOID, *range(1, len(NAMES) + 1)}
@@ -134,11 +132,9 @@ def test_questions_name_what_is_there_and_what_is_not(seed, left, right):
     words = {n: set(NAMES[n - 1].split()) | {vary_plural(n)} for n in range(1, len(NAMES) + 1)}
     named = {n for n in words if words[n] & set(question.right.split())}
     second = {n for n in words if words[n] & set(question.second.split())}
-    assert question.target in named and named <= present
-    assert second == ({question.rival} if question.rival else second)
-    assert second <= present if question.sound else not second & present
-    assert bool(second) or question.second == ""
-    assert question.rival != question.target
+    assert named == set(question.named) and named <= present
+    assert second == set(question.rivals) if question.rivals else second and not second & present
+    assert not named & second
 
 
 def vary_plural(number):
@@ -160,92 +156,73 @@ def test_gate_cases_hold_an_object_and_a_word_that_is_not_in_the_photograph(phot
     cases = photo_cases(pool)
     assert sorted(cases.right) == list(range(1, len(SEVEN) + 1))
     assert all(right != wrong for right, wrong in zip(cases.right, cases.wrong, strict=True))
-    assert cases.images.shape == (len(SEVEN), 64, 64, 3)
+    assert cases.images.shape == (len(SEVEN), 128, 128, 3)
     assert (cases.region.amax((1, 2)) > 0.9).all() and (cases.region.amin((1, 2)) == 0).all()
 
 
-@pytest.mark.parametrize(("lack", "expected"), [(0.0, MARGIN), (MARGIN / 2, MARGIN / 2), (1.0, 0.0)])
-def test_the_margin_asks_the_right_caption_to_win_in_its_region_and_the_rival_in_its_own(lack, expected):
-    labels = np.zeros((64, 64), np.uint8)
-    labels[:, :32], labels[:, 32:] = 1, 2
-    scene = LabelledScene(np.zeros((64, 64, 3), np.uint8), labels, (3, 4, 5, 6, 7))
-    questions = [ask(np.random.default_rng(seed), scene) for seed in range(40)]
-    rivals = [question for question in questions if question.rival]
-    assert rivals
-    regions = [torch.from_numpy(labels == n).float()[::4, ::4] for n in range(3)]
-    first = torch.stack([regions[q.target] + (1 + lack) * regions[q.rival] for q in rivals])
-    second = torch.stack([regions[q.rival] + (1 + lack) * regions[q.target] for q in rivals])
-    stacked = torch.from_numpy(labels).long().repeat(len(rivals), 1, 1)
-    assert float(_margin(torch.cat([first, second]), stacked, rivals)) == pytest.approx(expected, abs=1e-5)
-    lost = float(_margin(torch.cat([second, first]), stacked, rivals))
-    assert lost == pytest.approx(MARGIN + lack / (1 + lack), abs=1e-5)
+def test_the_evidence_should_favour_what_a_caption_names_and_nothing_else():
+    labels = np.zeros((128, 128), np.uint8)
+    labels[:, :64], labels[:16] = 1, VOID
+    scene = LabelledScene(np.zeros((128, 128, 3), np.uint8), labels, (2,))
+    question = Question("a cat", "a dog", (1,), ())
+    plain, cat = torch.ones(1, 16, 16), torch.from_numpy(labels == 1)[None, ::8, ::8]
+
+    def loss(named, second):
+        return float(_evidence_loss(torch.cat([named, second, plain]), [scene], [question]))
+
+    right = torch.where(cat, 0.5, 1.5)
+    assert loss(right, plain * 1.5) < 0.01 < loss(plain, plain) < loss(1 / right, plain) < loss(1 / right, 0.5 * plain)
+    elsewhere = right.clone()
+    elsewhere[:, :2] = 9  # what is unknown does not count
+    assert loss(elsewhere, plain * 1.5) == pytest.approx(loss(right, plain * 1.5), rel=1e-6)
 
 
-def test_void_pixels_teach_no_class():
-    labels = torch.zeros(1, 64, 64, dtype=torch.long)
-    labels[:, :32] = VOID
-    logits = torch.zeros(1, 2 + len(SEVEN), 16, 16, requires_grad=True)
-    class_loss(logits, labels).backward()
-    assert float(logits.grad[:, :, :8].abs().max()) == 0 < float(logits.grad[:, :, 8:].abs().max())
-
-
-def test_the_denoiser_starts_as_the_emoji_model_on_the_latents_that_both_know(pool, emoji):
-    from diffusers import AutoencoderKL
-
-    wide = AutoencoderKL.from_pretrained(demo_gs_checkpoint() / "vae").float().eval()
-    composer = SceneComposer(pool)
-    vae, down = fold_vae(wide, composer, count=100)
-    rng = np.random.default_rng(1)
-    images = torch.from_numpy(np.stack([composer.draw(rng).image for _ in range(8)])).permute(0, 3, 1, 2) / 127.5 - 1
+def test_the_denoiser_keeps_what_it_read_of_the_features_beside_a_mask():
+    denoiser = UNet2DConditionModel.from_pretrained(photo_gs_checkpoint() / "label_denoiser").float()
+    first, channels = denoiser.conv_in, 48
+    features = torch.randn(2, channels, 16, 16)
+    beside = torch.cat([torch.zeros(2, first.in_channels - channels, 16, 16), features], 1)
     with torch.no_grad():
-        latents, ours = (
-            wide.encode(images).latent_dist.mean * wide.config.scaling_factor,
-            vae.encode(images).latent_dist.mean,
-        )
-        # The new latents are a linear map of the wide ones, up to a constant.
-        mapped = torch.einsum("cw,bwyx->bcyx", down, latents)
-        assert torch.allclose(mapped - mapped.mean((0, 2, 3), True), ours - ours.mean((0, 2, 3), True), atol=1e-3)
-        assert 0.3 < float(ours.var()) < 3
-        known, kept = wide.decode(latents / wide.config.scaling_factor).sample, vae.decode(ours).sample
-        assert float((known - kept).abs().mean()) < 0.5 * float((known - known.mean((0, 2, 3), True)).abs().mean())
-        unet, _, _ = emoji
-        denoiser = PhotoDenoiser(new_photo_unet(unet, down))
-        noisy, states, timestep = torch.randn(2, CHANNELS, 16, 16), torch.randn(2, 77, 128), torch.tensor([100, 600])
-        four = torch.einsum("wc,bcyx->bwyx", torch.linalg.pinv(down)[:4], noisy)
-        expected = torch.einsum("cw,bwyx->bcyx", down[:, :4], unet(four, timestep, states).sample)
-        output, classes = denoiser(noisy, timestep, states)
-        assert torch.allclose(output, expected, atol=1e-3)
-        assert torch.equal(classes, denoiser.read_classes(noisy, timestep, states))
-        assert torch.allclose(output, denoiser.unet(noisy, timestep, states).sample, atol=1e-5)
+        expected = first(beside)
+        take_ends(denoiser, channels)
+        assert torch.allclose(denoiser.conv_in(features), expected, atol=1e-5)
+        output = denoiser(features, 500, torch.randn(2, 77, 128)).sample
+    assert output.shape == features.shape
 
 
-def test_words_that_the_emoji_model_knows_keep_their_meaning(emoji):
-    _, text_encoder, tokenizer = emoji
-    new = new_photo_text_encoder(text_encoder, tokenizer, tokenizer)
-    ids = torch.tensor([tokenizer("a photo of a fox", padding="max_length").input_ids])
-    with torch.no_grad():
-        assert torch.allclose(new(ids).last_hidden_state, text_encoder(ids).last_hidden_state, atol=1e-6)
-
-
-def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(pool, photos, emoji, tmp_path):
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(demo_checkpoint() / "vae").float().eval()
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(pool, photos, tmp_path):
     cases = photo_cases(build_pool(photos, tmp_path / "pool", split="val"))
 
     def train(run, *totals):
         for total in totals:
-            torch.manual_seed(0)
-            denoiser = PhotoDenoiser(load_emoji(demo_checkpoint())[0])
-            training = PhotoClassTraining(
-                tmp_path / run, SceneComposer(pool), cases, denoiser, vae, torch.zeros(1, 77, 128)
-            )
-            training.loop.gate = lambda: ""
+            prepare(tmp_path / run, None)
+            training = PhotoTraining(tmp_path / run, SceneComposer(pool), cases)
             training.loop.run(total, print)
-        return [weight.detach() for weight in denoiser.parameters()]
+        return [weight.detach() for each in training.networks.values() for weight in each.parameters()]
 
-    whole, parts = train("whole", 64), train("parts", 32, 64)
+    whole, parts = train("whole", 2 * IMAGES), train("parts", IMAGES, 2 * IMAGES)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    curve = [json.loads(line) for line in (tmp_path / "parts/curve.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in curve] == [IMAGES, 2 * IMAGES]
+    assert all(0 <= line["gate"] <= 1 for line in curve)
+
+
+def test_what_a_run_has_learned_is_a_checkpoint_that_exports(pool, photos, tmp_path):
+    build_pool(photos, tmp_path / "run/pool/train", split="train")
+    prepare(tmp_path / "run", None)
+    training = PhotoTraining(
+        tmp_path / "run", SceneComposer(pool), photo_cases(build_pool(photos, tmp_path, split="val"))
+    )
+    training.loop.run(IMAGES, print)
+    asked = [str(tmp_path / "run"), str(tmp_path / "checkpoint"), "--decoder-steps", "2"]
+    answer = CliRunner().invoke(export_run, asked)
+    assert answer.exit_code == 0, answer.output
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    image = torch.rand(1, 3, 64, 128) * 2 - 1
+    with torch.no_grad():
+        features = checkpoint.encode_image(image)
+        assert features.shape == (1, 48, 8, 16)
+        assert checkpoint.vae.decode(features).sample.shape == image.shape
 
 
 @given(

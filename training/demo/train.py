@@ -23,6 +23,7 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from transformers import CLIPTokenizer
 
 from segrefine.reference.label_codec import AreaCodec, VaeCodec, write_codec
+from segrefine.train.model import forget_origin
 from training.demo.augment import SceneSource
 from training.demo.captions import WORDS, CaptionEncoder
 from training.demo.gate import gate_cases
@@ -168,6 +169,7 @@ def write_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     for name, network in networks.items():
         copy.deepcopy(network).half().save_pretrained(partial / name)
+        forget_origin(partial / name / "config.json")
     scheduler.save_pretrained(partial / "scheduler")
     shutil.copytree(tokenizer, partial / "tokenizer")
     (partial / "model_index.json").write_text(model_index)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.photos.pool import Image, PhotoPool
 from training.photos.words import NAMES, SEVEN
 
-SIDE = 64
+SIDE = 128
 NAMED, ASKED = 0.02, 0.03
 """An object that covers less of the scene than this is not named, or not asked for."""
 _SEVEN = len(SEVEN)
@@ -23,8 +23,8 @@ class LabelledScene:
     """One training image.
 
     Attributes:
-        image: uint8 (64, 64, 3) RGB.
-        labels: uint8 (64, 64); class numbers, 0 background, `VOID` unknown.
+        image: uint8 (128, 128, 3) RGB.
+        labels: uint8 (128, 128); class numbers, 0 background, `VOID` unknown.
         absent: numbers of the seven classes that are nowhere in the photographs it is made of.
     """
 

@@ -5,36 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
-from diffusers import AutoencoderKL
 
 from training.demo.checkpoints import load_state
 from training.demo.networks import new_scheduler
-from training.demo.train import MODEL_INDEX, write_checkpoint
-from training.photos.model import PhotoDenoiser, load_emoji
+from training.demo.train import write_checkpoint
+from training.photos.compose import SceneComposer
+from training.photos.model import DECODER_STEPS, MODEL_INDEX, add_decoder, load_networks
+from training.photos.pool import PhotoPool
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True))
 @click.argument("output", type=click.Path(path_type=Path))
-def main(run: Path, output: Path) -> None:
+@click.option("--decoder-steps", default=DECODER_STEPS, show_default=True, help="Steps that the decoder is trained.")
+def main(run: Path, output: Path, decoder_steps: int) -> None:
     """Write the averaged weights of RUN to OUTPUT, in half precision, as diffusers lays out Stable Diffusion.
 
-    `head.pt` holds the class head as well, which only training reads.
+    The image encoder gets a decoder, for a look at what is generated.
     """
-    unet, text_encoder, _ = load_emoji(run / "start")
-    denoiser = PhotoDenoiser(unet)
-    if state := load_state(run / "state.pt"):
-        text_encoder.load_state_dict(state["text_encoder_average"])
-    else:
-        state = load_state(run / "classes.pt")
+    unet, text_encoder, encoder, _ = load_networks(run / "start")
+    state = load_state(run / "state.pt")
     if state is None:
-        raise click.ClickException(f"{run} holds no state: expected state.pt or classes.pt; train first")
-    denoiser.load_state_dict(state["denoiser_average"])
-    vae = AutoencoderKL.from_pretrained(run / "start/vae")
-    networks = {"unet": denoiser.unet, "text_encoder": text_encoder, "vae": vae}
+        raise click.ClickException(f"{run} holds no state: expected state.pt; train first")
+    unet.load_state_dict(state["denoiser_average"])
+    text_encoder.load_state_dict(state["text_encoder_average"])
+    whole = add_decoder(encoder, SceneComposer(PhotoPool.load(run / "pool/train")), decoder_steps)
+    networks = {"unet": unet, "text_encoder": text_encoder, "vae": whole}
     write_checkpoint(output, networks, new_scheduler(), run / "start/tokenizer", MODEL_INDEX)
-    torch.save({name: value.half() for name, value in denoiser.head.state_dict().items()}, output / "head.pt")
     click.echo(f"{output}: {state['samples']} samples")
 
 

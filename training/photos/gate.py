@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segrefine.reference.image_encoder import FeatureEncoder
 from training.demo.captions import CaptionEncoder
 from training.demo.train_vae import to_unit
+from training.photos.compose import SIDE
+from training.photos.model import to_grid
 from training.photos.pool import PhotoPool
 from training.photos.words import NAMES, SEVEN, caption
 
-SIDE, SHARE = 64, 0.03
-TIMESTEPS, QUICK = (200, 350, 500, 650), (350, 500)
+SHARE = 0.03
+TIMESTEPS, QUICK = (300, 450, 600, 750), (450, 600)
 """Noise levels of the gate, and those of the gate during training."""
 
 
@@ -28,8 +29,8 @@ class PhotoCases:
     """Held-out objects, each with its right and a wrong word.
 
     Attributes:
-        images: uint8 (n, 64, 64, 3).
-        region: float32 (n, 16, 16); share of each latent pixel that the object covers.
+        images: uint8 (n, 128, 128, 3).
+        region: float32 (n, 16, 16); share of each latent cell that the object covers.
         right: class numbers of the objects, from 1.
         wrong: class numbers that are not in the photographs.
     """
@@ -60,7 +61,7 @@ def photo_cases(pool: PhotoPool) -> PhotoCases:
             regions.append(torch.from_numpy(mask))
             right.append(number)
             wrong.append(int(rng.choice(absent)))
-    region = F.avg_pool2d(torch.stack(regions)[:, None], 4)[:, 0]
+    region = to_grid(torch.stack(regions))
     return PhotoCases(np.stack(images), region, right, wrong)
 
 
@@ -74,7 +75,7 @@ def _square(photo: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
 
 def photo_gate(
     networks: dict[str, torch.nn.Module],
-    vae: torch.nn.Module,
+    encoder: FeatureEncoder,
     encode: CaptionEncoder,
     alphas_cumprod: Tensor,
     cases: PhotoCases,
@@ -84,7 +85,7 @@ def photo_gate(
 
     "ratio" is the mean of wrong ÷ right error; "error" that under the right word. Arguments as in `gate_errors`.
     """
-    errors = gate_errors(networks, vae, encode, alphas_cumprod, cases, timesteps)
+    errors = gate_errors(networks, encoder, encode, alphas_cumprod, cases, timesteps)
     passed, numbers = (errors[0] < errors[1]).float(), torch.tensor(cases.right)
     figures = {
         "gate": float(passed.mean()),
@@ -97,7 +98,7 @@ def photo_gate(
 @torch.no_grad()
 def gate_errors(
     networks: dict[str, torch.nn.Module],
-    vae: AutoencoderKL,
+    encoder: FeatureEncoder,
     encode: CaptionEncoder,
     alphas_cumprod: Tensor,
     cases: PhotoCases,
@@ -107,8 +108,8 @@ def gate_errors(
     """Mean squared error in each object's region under the right and under the wrong word, float32 (2, n).
 
     Args:
-        networks: "denoiser" (see `PhotoDenoiser`) and "text_encoder".
-        vae: the image codec.
+        networks: "denoiser" and "text_encoder".
+        encoder: the image encoder.
         encode: captions → token ids.
         alphas_cumprod: (1000,) of the noise schedule.
         cases: what to test on.
@@ -116,7 +117,7 @@ def gate_errors(
         batch: cases at a time.
     """
     parts = [cases.images[i : i + 64] for i in range(0, len(cases.images), 64)]
-    latents = torch.cat([vae.encode(to_unit(part)).latent_dist.mean for part in parts]) * vae.config.scaling_factor
+    latents = torch.cat([encoder(to_unit(part)) for part in parts])
     words = [[caption([NAMES[n - 1]]) for n in each] for each in (cases.right, cases.wrong)]
     table = {text: networks["text_encoder"](encode([text])).last_hidden_state[0] for text in {*words[0], *words[1]}}
     states = [torch.stack([table[text] for text in each]) for each in words]
@@ -129,7 +130,7 @@ def gate_errors(
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         for which, state in enumerate(states):
             for part in torch.arange(len(noisy)).split(batch):
-                output, _ = networks["denoiser"](noisy[part], torch.full((len(part),), timestep), state[part])
+                output = networks["denoiser"](noisy[part], torch.full((len(part),), timestep), state[part]).sample
                 region = cases.region[part]
                 error = (output - target[part]).square().mean(1)
                 errors[which, part] += (error * region).sum((1, 2)) / region.sum((1, 2)) / len(timesteps)

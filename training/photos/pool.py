@@ -14,7 +14,7 @@ from PIL import Image as Pictures
 
 from training.photos.words import NAMES, VOID, number_of
 
-SIDE, CUT_SIDE = 112, 72
+SIDE, CUT_SIDE = 160, 128
 """The shorter side of a stored photograph, and the longer side of a stored cut-out, in pixels."""
 MIN_SHARE, MIN_CUT = 0.02, 20
 """A cut-out covers this share of its photograph, and its longer side has at least so many pixels."""

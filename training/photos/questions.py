@@ -1,4 +1,4 @@
-"""Questions about a training scene: two captions, and where they differ."""
+"""Questions about a training scene: two captions, and what each of them names."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from training.photos.words import NAMES, SEVEN, vary_caption
 
 @dataclass(frozen=True)
 class Question:
-    """Two captions of a scene, and where they differ.
+    """Two captions of a scene.
 
     Attributes:
-        right: names the target, perhaps with all else.
-        second: names another object of the scene, or one that is not there, or nothing.
-        target: number of the class that is asked for.
-        rival: number of the other object that `second` names; 0 for none.
-        sound: whether `second` is true of the scene.
+        right: names an object of the scene, perhaps with all else.
+        second: names another object of the scene, or one that is not there.
+        named: numbers of the classes that `right` names.
+        rivals: numbers of the classes that `second` names; empty where they are not in the scene.
     """
 
     right: str
     second: str
-    target: int
-    rival: int
-    sound: bool
+    named: tuple[int, ...]
+    rivals: tuple[int, ...]
 
 
 def ask(rng: np.random.Generator, scene: LabelledScene) -> Question:
@@ -35,17 +33,19 @@ def ask(rng: np.random.Generator, scene: LabelledScene) -> Question:
     asked = [n for n in range(1, len(SEVEN) + 1) if shares[n] >= ASKED]
     target = int(rng.choice(asked))
     others = [n for n in asked if n != target]
-    alone = vary_caption(rng, [NAMES[target - 1]])
     if others and rng.random() < 0.5:
         rival = int(rng.choice(others))
-        return Question(alone, vary_caption(rng, [NAMES[rival - 1]]), target, rival, sound=True)
-    named = [n for n in range(1, len(NAMES) + 1) if shares[n] >= NAMED and n != target]
-    names = [NAMES[n - 1] for n in rng.permutation([target, *named[:2]])]
-    right = vary_caption(rng, names) if rng.random() < 0.3 else alone
-    if rng.random() < 0.15:
-        return Question(right, "", target, 0, sound=True)
-    if scene.absent and rng.random() < 0.85:
+        return Question(_word(rng, target), _word(rng, rival), (target,), (rival,))
+    named = [target]
+    if rng.random() < 0.2:
+        also = [n for n in range(1, len(NAMES) + 1) if shares[n] >= NAMED and n != target]
+        named = [int(n) for n in rng.permutation([target, *also[:2]])]
+    if scene.absent and rng.random() < 0.8:
         wrong = int(rng.choice(scene.absent))
     else:
         wrong = int(rng.choice([n for n in range(len(SEVEN) + 1, len(NAMES) + 1) if shares[n] == 0]))
-    return Question(right, vary_caption(rng, [NAMES[wrong - 1]]), target, 0, sound=False)
+    return Question(vary_caption(rng, [NAMES[n - 1] for n in named]), _word(rng, wrong), tuple(named), ())
+
+
+def _word(rng: np.random.Generator, number: int) -> str:
+    return vary_caption(rng, [NAMES[number - 1]])
