@@ -15,4 +15,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python", "-c", \
     "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['SEGREFINE_SERVE_PORT'] + '/v2/health/ready', timeout=2)"]
 ENTRYPOINT ["segrefine", "serve"]
-CMD ["demo", "photo-gs"]
+CMD ["photo", "photo-gs"]

@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 MANIFEST = "segrefine.json"
 EXPORT_HINT = "export the bundle again with `segrefine export MODEL BUNDLE --overwrite`"
 
-MAKE_HINT = "make a bundle with `segrefine export MODEL BUNDLE`; MODEL may be `demo`"
+MAKE_HINT = "make a bundle with `segrefine export MODEL BUNDLE`; MODEL may be `photo`"
 
 Precision = Literal["fp32", "fp16"]
 Method = Literal["g4seg", "gs"]
@@ -65,6 +65,7 @@ class Manifest:
         label_codec: of a label diffusion model, how masks become latents; see `segrefine.runtime.label_codec`. Else
             empty.
         settings: default settings of the method, for the runtime to read.
+        zero_shot: settings of zero-shot segmentation that the model needs other values for.
         versions: versions of the libraries that made the bundle.
         quantized: of each component in eight bits, the scheme and how its masks compare with those of float32.
         files: record of every file but the manifest and the engines, by path relative to the bundle.
@@ -87,6 +88,7 @@ class Manifest:
     label_codec: Mapping[str, Any]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    zero_shot: Mapping[str, Any] = field(default_factory=dict)
     quantized: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -125,7 +127,7 @@ class Manifest:
             readable = f"{FORMAT_VERSION}, the one that this segrefine reads"
             raise BundleError(subject="format_version", expected=readable, got=repr(version), hint=EXPORT_HINT)
         values: dict[str, Any] = {}
-        raw = {"quantized": {}, **raw}  # bundles of before have none
+        raw = {"zero_shot": {}, "quantized": {}, **raw}  # bundles of before have none
         for entry in fields(cls):
             expected = _JSON_TYPES[str(entry.type).partition("[")[0]]
             if not isinstance(raw.get(entry.name), expected) or isinstance(raw[entry.name], bool):

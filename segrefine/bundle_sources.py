@@ -1,4 +1,4 @@
-"""Sources of a bundle: a folder, a demo bundle by its name, or a repository of the model hub."""
+"""Sources of a bundle: a folder, a bundle that ships by its name, or a repository of the model hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segrefine.bundle import MANIFEST
 from segrefine.errors import BundleError
 from segrefine.hub import fetch_folder, is_hub_id
 
-_HINT = "give a folder that `segrefine export` wrote, `demo`, `photo-gs`, or a hub id such as OWNER/NAME"
+_HINT = "give a folder that `segrefine export` wrote, `photo`, `photo-gs`, or a hub id such as OWNER/NAME"
 _UNWANTED = ("engines/*",)
 """Engines are executable code for one machine: they are never fetched."""
 
@@ -18,7 +18,7 @@ def find_bundle(bundle: str | Path, revision: str | None = None) -> Path:
     """The folder of a bundle, fetched from the model hub where it is not on this machine.
 
     Args:
-        bundle: a folder; "demo" or "photo-gs"; or a hub id `OWNER/NAME`, which is fetched unless it is in the hub's
+        bundle: a folder; "photo" or "photo-gs"; or a hub id `OWNER/NAME`, which is fetched unless it is in the hub's
             cache. HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
         revision: branch, tag or commit of a hub id; None is the newest.
 
@@ -42,5 +42,5 @@ def find_bundle(bundle: str | Path, revision: str | None = None) -> Path:
 
 
 def local_bundle(bundle: str | Path) -> Path:
-    """The folder that a path or the word of a demo bundle stands for; it need not exist."""
+    """The folder that a path or the word of a bundle that ships stands for; it need not exist."""
     return SHIPPED_BUNDLES.get(bundle, Path(bundle)) if isinstance(bundle, str) else bundle

@@ -67,7 +67,7 @@ def test_each_file_is_hashed_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
 def test_missing_folder_and_folder_without_manifest(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no such folder") as caught:
         Bundle.open(tmp_path / "nowhere")
-    assert caught.value.hint == "make a bundle with `segrefine export MODEL BUNDLE`; MODEL may be `demo`"
+    assert caught.value.hint == "make a bundle with `segrefine export MODEL BUNDLE`; MODEL may be `photo`"
     with pytest.raises(BundleError, match="is not a bundle: it has no segrefine.json"):
         Bundle.open(tmp_path)
 

@@ -26,10 +26,10 @@ DEMO_PHRASE_WORDS = frozenset(DEMO_LABELS) | _SAYING | {
 """The words that the demo's label diffusion model was trained on."""
 
 PHOTO_LABELS = ("cat", "dog", "horse", "sheep", "cow", "person")
-"""The classes that `photo-gs` finds in photographs; its model card has the figures."""
+"""The classes that `photo` and `photo-gs` know in photographs; their model cards have the figures."""
 
 PHOTO_PHRASE_WORDS = frozenset(PHOTO_LABELS) | _SAYING | {"cats", "dogs", "horses", "cows", "people", "persons"}
-"""The words of phrases that `photo-gs` was trained on for these classes."""
+"""The words of phrases that `photo` and `photo-gs` were trained on for these classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,8 @@ class Vocabulary:
 
 
 _DRAWN = Vocabulary(labels=DEMO_LABELS, words=DEMO_PHRASE_WORDS, more=", their colours and places")
-VOCABULARIES = {
-    "demo": _DRAWN,
-    "demo-gs": _DRAWN,
-    "photo-gs": Vocabulary(labels=PHOTO_LABELS, words=PHOTO_PHRASE_WORDS, more=", in photographs"),
-}
+_PHOTOGRAPHED = Vocabulary(labels=PHOTO_LABELS, words=PHOTO_PHRASE_WORDS, more=", in photographs")
+VOCABULARIES = {"photo": _PHOTOGRAPHED, "photo-gs": _PHOTOGRAPHED, "demo": _DRAWN, "demo-gs": _DRAWN}
 """What each model that ships knows, by its word on a command line."""
 
 _FOLDER = Path(__file__).parent
@@ -87,6 +84,16 @@ def demo_gs_bundle() -> Path:
     return _FOLDER / "demo-gs-bundle"
 
 
+def photo_checkpoint() -> Path:
+    """A text-to-image model that was trained on photographs; the model card is in it."""
+    return whole_checkpoint(_FOLDER / "photo-checkpoint")
+
+
+def photo_bundle() -> Path:
+    """The same as `segrefine export photo` writes it. `segrefine refine` takes it where no bundle is named."""
+    return _FOLDER / "photo-bundle"
+
+
 def photo_gs_checkpoint() -> Path:
     """A label diffusion model that was trained on photographs; the model card is in the bundle."""
     return whole_checkpoint(_FOLDER / "photo-gs-checkpoint")
@@ -98,7 +105,9 @@ def photo_gs_bundle() -> Path:
 
 
 _SHIPPED = [name for name in VOCABULARIES if (_FOLDER / f"{name}-bundle").is_dir()]
-_CHECKPOINTS = {"demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint, "photo-gs": photo_gs_checkpoint}
+_CHECKPOINTS = {
+    "photo": photo_checkpoint, "photo-gs": photo_gs_checkpoint, "demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint
+}  # fmt: skip
 SHIPPED_CHECKPOINTS = {name: _CHECKPOINTS[name] for name in _SHIPPED}
 """What gives each checkpoint that ships, by its word on a command line. A wheel is without `demo-gs`."""
 

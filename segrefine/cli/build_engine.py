@@ -111,7 +111,7 @@ def build_engine(
 ) -> None:
     """Build the engines of BUNDLE, so that every later start is faster.
 
-    BUNDLE is a folder, `demo` or `photo-gs`. Engines are for this machine, or for its GPU. With --compute-capability
+    BUNDLE is a folder, `photo` or `photo-gs`. Engines are for this machine, or for its GPU. With --compute-capability
     they are for other GPUs, and this machine needs none. Backends in parentheses are those that accept an option.
     """
     from segrefine import engines

@@ -35,13 +35,15 @@ Result = TypeVar("Result")
 @model_options
 @with_console
 def demo(console: Console, output: Path, seed: int, model: Model) -> None:
-    """Refine the coarse masks of eight photographs, and of twelve scenes. Training saw none of them.
+    """Refine the coarse masks of eight photographs, and of twelve drawn scenes. Training saw none of them.
+
+    Each set has its own small model, `photo` and `demo`, unless --bundle names one for both.
 
     Then find animals and people in the photographs by name alone. In the folder of --output, photographs.png and
     sheet.png show the masks before and after refining. segments.png shows what was found by name, such as "the cat".
     masks and overlays hold the refined masks.
     """
-    from segrefine.assets import PHOTO_LABELS, demo_samples, photo_samples
+    from segrefine.assets import PHOTO_LABELS, demo_bundle, demo_samples, photo_samples
     from segrefine.storage import output_errors
 
     photographs, scenes = load_samples(photo_samples()), load_samples(demo_samples())
@@ -49,11 +51,10 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         _check_folder(output, [*photographs, *scenes])
         for folder in (output, output / "masks", output / "overlays"):
             folder.mkdir(exist_ok=True)
-    with model.open() as refiner:
-        sheets = {
-            name: _refine(console, refiner, samples, output, output / name, seed)
-            for name, samples in ((PHOTOGRAPHS, photographs), (SHEET, scenes))
-        }
+    sheets = {}
+    for name, samples, shipped in ((PHOTOGRAPHS, photographs, None), (SHEET, scenes, demo_bundle())):
+        with replace(model, bundle=model.bundle or shipped).open() as refiner:
+            sheets[name] = _refine(console, refiner, samples, output, output / name, seed)
     with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
 
         def find(scene: Sample) -> Segment:
@@ -183,7 +184,6 @@ def _describe(values: Mapping[str, Any], model: Model) -> str:
             "",
             _tabulate("scene", values),
             f"\n{count} masks in {seconds:.1f} s, {seconds / count:.2f} s each, with {model.describe()}",
-            "the demo model was trained on drawn scenes; on photographs colours and edges do most of the work",
             f"without any mask, by their names alone, the objects are found with a mean IoU of {named:.3f}",
             f"look at {photographs['sheet']}, {values['sheet']} and {values['segments_sheet']}",
         ]

@@ -67,7 +67,7 @@ def export(
 ) -> None:
     """Export MODEL to BUNDLE, a folder of ONNX graphs, each checked against PyTorch.
 
-    MODEL is a hub id, a single .safetensors file, `demo`, `photo-gs`, or a folder as diffusers saves it: Stable
+    MODEL is a hub id, a single .safetensors file, `photo`, `photo-gs`, or a folder as diffusers saves it: Stable
     Diffusion 1.x, 2.x or XL, or a label diffusion model. If the export fails, no part of BUNDLE is left.
     """
     started = time.perf_counter()

@@ -42,7 +42,7 @@ def export_triton(
 ) -> None:  # fmt: skip
     """Write BUNDLE as a model of the Triton model repository DIR.
 
-    BUNDLE is a folder, `demo` or `photo-gs`. Triton runs the model with its Python backend. Install segrefine in
+    BUNDLE is a folder, `photo` or `photo-gs`. Triton runs the model with its Python backend. Install segrefine in
     the Python of Triton: `pip install "segrefine[cpu]"`, or `[cuda]`. Build engines on the machine that runs Triton:
     `segrefine build-engine DIR/NAME/1/bundle`.
     """

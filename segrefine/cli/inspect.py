@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def inspect(console: Console, bundle: Path) -> None:
     """Show the content of BUNDLE, and check its files and its built engines.
 
-    BUNDLE is a folder, `demo` or `photo-gs`. The command fails if a file differs from the manifest, or an engine is
+    BUNDLE is a folder, `photo` or `photo-gs`. The command fails if a file differs from the manifest, or an engine is
     damaged. An engine that was built for other files or versions is no
     failure; build-engine builds it again.
     """

@@ -57,7 +57,7 @@ guard_option = click.option(
 
 
 class BundleFolder(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
-    """The folder of a bundle; `demo`, `demo-gs` and `photo-gs` are those that ship with segrefine."""
+    """The folder of a bundle; `photo`, `photo-gs`, `demo` and `demo-gs` are those that ship with segrefine."""
 
     name = "path"
 
@@ -209,11 +209,11 @@ class Model:
 
     def __post_init__(self) -> None:
         """Replace "auto" by the backend that it stands for here."""
-        from segrefine.assets import demo_bundle
+        from segrefine.assets import photo_bundle
         from segrefine.engines import choose_backend
 
         asked = self.engines
-        chosen = choose_backend(asked.backend, self.bundle or demo_bundle(), asked.device, asked.precision)
+        chosen = choose_backend(asked.backend, self.bundle or photo_bundle(), asked.device, asked.precision)
         object.__setattr__(self, "engines", replace(asked, backend=chosen))
 
     @property
@@ -251,10 +251,10 @@ class Model:
         Raises:
             SegrefineError: see `SettingsChoice.apply`.
         """
-        from segrefine.assets import demo_bundle
+        from segrefine.assets import photo_bundle
         from segrefine.runtime.engine_set import PipelineSetup
 
-        folder = self.bundle or demo_bundle()
+        folder = self.bundle or photo_bundle()
         settings = choice.apply_to(folder) if choice else None
         return PipelineSetup(bundle=folder, engines=self.engines, settings=settings)
 
@@ -282,13 +282,15 @@ class Model:
         Raises:
             SegrefineError: see `ZeroShotSegmenter.from_bundle` and `SettingsChoice.apply`.
         """
-        from segrefine.assets import demo_bundle
+        from segrefine.assets import photo_bundle
+        from segrefine.bundle import Bundle
         from segrefine.runtime.engine_set import PipelineSetup
         from segrefine.runtime.zero_shot import ZeroShotSegmenter
         from segrefine.settings import ZeroShotSettings
 
-        settings = choice.apply(ZeroShotSettings()) if choice else None
-        setup = PipelineSetup(bundle=self.bundle or demo_bundle(), engines=self.engines, settings=settings)
+        folder = self.bundle or photo_bundle()
+        own = ZeroShotSettings.from_dict(Bundle.open(folder).manifest.zero_shot)
+        setup = PipelineSetup(bundle=folder, engines=self.engines, settings=choice.apply(own) if choice else None)
         return ZeroShotSegmenter.from_setup(setup)
 
     def _check_method(self, method: str) -> None:
@@ -344,7 +346,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--bundle",
         type=BundleFolder(),
-        help="Folder of the model.  [default: demo; for `segment` without --zero-shot photo-gs]",
+        help="Folder of the model.  [default: photo; for `segment` without --zero-shot photo-gs]",
     )
     @backend_option
     @device_option

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--reference",
     required=True,
     metavar="MODEL",
-    help="Model that BUNDLE was exported from: a folder, a file, a hub id, `demo` or `photo-gs`.",
+    help="Model that BUNDLE was exported from: a folder, a file, a hub id, `photo` or `photo-gs`.",
 )
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @config_option
@@ -53,8 +53,8 @@ def parity(
 ) -> None:
     """Compare the engines of BUNDLE with PyTorch: every component, every step of the loop, the final masks.
 
-    BUNDLE is a folder, `demo` or `photo-gs`. Errors are relative to the range of the reference. The command fails if an
-    error exceeds its tolerance.
+    BUNDLE is a folder, `photo` or `photo-gs`. Errors are relative to the range of the reference. The command fails if
+    an error exceeds its tolerance.
     """
     from segrefine.engines import choose_backend
 

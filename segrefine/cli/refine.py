@@ -224,13 +224,14 @@ def _summary(result: Refinement) -> dict[str, Any]:
 def _warnings(result: Refinement, model: Model) -> Iterator[str]:
     from segrefine.assets import VOCABULARIES
 
-    label, known = result.label, VOCABULARIES["demo"].labels
+    label, name = result.label, model.shipped or "photo"
+    known = VOCABULARIES[name].labels
     if result.distrust:
         yield result.distrust
     if result.evidence_worth == 0:
         yield f"the model says nothing of {label!r} in this image: only the colours and edges of the image were used"
     if model.is_shipped and label.strip().casefold() not in known:
-        yield f"the demo model does not know {label!r}; it knows {', '.join(known)}; --bundle chooses another model"
+        yield f"{name} does not know {label!r}; it knows {', '.join(known)}; --bundle chooses another model"
     if not result.mask.any() and (result.coarse > 0.5).any():
         yield f"the refined mask is empty: the model found no {label} under the coarse mask; check --label and MASK"
 

@@ -60,17 +60,21 @@ def load_samples(folder: Path) -> dict[str, Sample]:
     return samples
 
 
-@click.command(short_help="Write the demo scenes to a new folder.")
+@click.command(short_help="Write sample images with masks to a new folder.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of every scene.")
+@click.option("--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of every image.")
+@click.option(
+    "--kind", type=click.Choice(["photographs", "scenes"]), default="photographs", show_default=True,
+    help="Eight photographs, for the model `photo`; or twelve drawn scenes, for `demo`.",
+)  # fmt: skip
 @with_console
-def samples(console: Console, folder: Path, copies: int) -> None:
-    """Write the demo scenes to a new folder DIR.
+def samples(console: Console, folder: Path, copies: int, kind: str) -> None:
+    """Write sample images with masks to a new folder DIR.
 
-    DIR/images, DIR/masks (coarse) and DIR/truth hold a PNG for each scene. DIR/labels.json names the object of each
-    mask.
+    DIR/images, DIR/masks (coarse) and DIR/truth hold the files. DIR/labels.json names the object of each mask.
+    DIR/ATTRIBUTION.md names the authors of the photographs, and their terms.
     """
-    from segrefine.assets import demo_samples
+    from segrefine.assets import demo_samples, photo_samples
     from segrefine.storage import output_errors, staging_folder
 
     folder = folder.absolute()
@@ -78,22 +82,26 @@ def samples(console: Console, folder: Path, copies: int) -> None:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise OutputError(f"{folder} exists and is not an empty folder", hint="choose a new folder")
     with staging_folder(folder) as staging, output_errors(folder):
-        labels = dict(_copy_scenes(demo_samples(), staging, copies))
+        source = photo_samples() if kind == "photographs" else demo_samples()
+        labels = dict(_copy_samples(source, staging, copies))
+        if (terms := source / "ATTRIBUTION.md").exists():
+            shutil.copyfile(terms, staging / terms.name)
         (staging / "labels.json").write_text(json.dumps(labels, indent=2) + "\n", encoding="utf-8")
         staging.rename(folder)
-    text = f"{len(labels)} scenes in {folder}: images, coarse masks, true masks and labels.json"
+    text = f"{len(labels)} {kind} in {folder}: images, coarse masks, true masks and labels.json"
     console.result({"folder": str(folder), "samples": list(labels)}, text)
 
 
-def _copy_scenes(source: Path, target: Path, copies: int) -> Iterator[tuple[str, str]]:
-    """Copies the scenes `copies` times, and gives the name and the label of each."""
+def _copy_samples(source: Path, target: Path, copies: int) -> Iterator[tuple[str, str]]:
+    """Copies the samples `copies` times, and gives the name and the label of each."""
     for kind in FOLDERS:
         (target / kind).mkdir()
     for copy in range(1, copies + 1):
         for name, label in _read_labels(source).items():
             copy_name = name if copies == 1 else f"{name}-{copy:0{len(str(copies))}d}"
             for kind in FOLDERS:
-                shutil.copyfile(source / kind / f"{name}.png", target / kind / f"{copy_name}.png")
+                (file,) = (source / kind).glob(f"{name}.*")
+                shutil.copyfile(file, target / kind / f"{copy_name}{file.suffix}")
             yield copy_name, label
 
 

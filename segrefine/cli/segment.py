@@ -102,7 +102,7 @@ SPREAD_SAMPLES = 4
     "--refine-bundle",
     metavar="PATH",
     type=BundleFolder(),
-    help="Model that refines the masks.  [default: the model that found them, if zero-shot; otherwise demo]",
+    help="Model that refines the masks.  [default: the model that found them, if zero-shot; otherwise photo]",
 )
 @model_options
 @with_console
@@ -154,7 +154,7 @@ def segment(
         "peak_gpu_memory": model.peak_memory(),
         "model": model.to_dict(),
     }
-    told = _warnings(values["segments"], model, "demo" if zero_shot else "photo-gs")
+    told = _warnings(values["segments"], model, "photo" if zero_shot else "photo-gs")
     for warning in (*outputs.warnings(texts), *told):
         console.warn(warning)
     console.result(values, _describe(values, model))

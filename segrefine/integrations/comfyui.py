@@ -38,13 +38,13 @@ class RefineMask:
         return {
             "required": {
                 "image": ("IMAGE",), "mask": ("MASK",), "label": ("STRING", {"default": "fox"}),
-                "bundle": ("STRING", {"default": "demo"}), "preset": (list(_PRESETS),), "seed": _SEED,
+                "bundle": ("STRING", {"default": "photo"}), "preset": (list(_PRESETS),), "seed": _SEED,
                 "guard": ("BOOLEAN", {"default": True}),
             },
         }  # fmt: skip
 
     def refine(
-        self, image: Any, mask: Any, label: str, bundle: str = "demo", preset: str = "default", seed: int = 0,
+        self, image: Any, mask: Any, label: str, bundle: str = "photo", preset: str = "default", seed: int = 0,
         guard: bool = True,
     ) -> tuple[Any, Any]:  # fmt: skip
         """The mask of 0 and 1, and the probability; both tensors (B, H, W).

@@ -157,7 +157,7 @@ def _label_for(phrase: str, labelling: Labelling) -> str:
 
 
 @click.command(context_settings={"auto_envvar_prefix": "SEGREFINE_LABEL_STUDIO", "help_option_names": ["-h", "--help"]})
-@click.option("--bundle", metavar="FOLDER|HUB-ID", default="demo", show_default=True, help="Model that refines.")
+@click.option("--bundle", metavar="FOLDER|HUB-ID", default="photo", show_default=True, help="Model that refines.")
 @click.option("--segment-bundle", metavar="FOLDER|HUB-ID", help="Model that finds phrases.  [default: --bundle]")
 @click.option("--preset", metavar="NAME", help="Preset of the settings: default, fast or paper.")
 @click.option("--backend", metavar="NAME", default="auto", show_default=True, help="Backend that runs the graphs.")

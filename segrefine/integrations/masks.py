@@ -34,12 +34,12 @@ class Bundles:
     """The models of an integration.
 
     Attributes:
-        refine: bundle that refines: a folder, a hub id or "demo".
+        refine: bundle that refines: a folder, a hub id or "photo".
         segment: bundle that finds phrases. None for zero-shot by the one that refines, if it can.
         engines: how both run.
     """
 
-    refine: str | Path = "demo"
+    refine: str | Path = "photo"
     segment: str | Path | None = None
     engines: EngineOptions = field(default_factory=EngineOptions)
 

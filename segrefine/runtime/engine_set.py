@@ -45,7 +45,7 @@ class PipelineSetup:
     """Setup that opens a pipeline, also in another process.
 
     Attributes:
-        bundle: folder that `segrefine export` wrote, or "demo" or "photo-gs".
+        bundle: folder that `segrefine export` wrote, or "photo" or "photo-gs".
         engines: how the bundle's engines run.
         settings: other settings than the bundle's; a dict changes some of them, a text names a preset.
     """
@@ -107,7 +107,7 @@ class EngineSet(Closing, Generic[SettingsT]):
         """Open a pipeline on the bundle at `path`.
 
         Args:
-            path: folder that `segrefine export` wrote, or "demo" or "photo-gs".
+            path: folder that `segrefine export` wrote, or "photo" or "photo-gs".
             backend: what runs the graphs; a name in `segrefine.engines.BACKENDS`, or "auto" for the best one here.
             device: `cpu`, or `cuda:0` where the backend has it.
             precision: None for the graphs' own; ``"bf16"`` for a faster denoiser, on a backend that can.

@@ -68,7 +68,7 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
     ) -> None:
         super().__init__(bundle, engines, resolution=resolution)
         self._own: Mapping[str, Engine] = engines
-        self.settings = ZeroShotSettings().change(settings)
+        self.settings = ZeroShotSettings.from_dict(bundle.manifest.zero_shot).change(settings)
         self._schedule = NoiseSchedule.from_config(bundle.read_json("scheduler/scheduler_config.json"))
         self._check_levels(self.settings)
 

@@ -27,7 +27,7 @@ _PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR42mP8z8DAwAAAB
 _PROBLEMS = {
     400: Problem(400, "bad_json", "JSON in UTF-8", "Expecting value: line 1 column 1 (char 0)", "see /docs"),
     401: Problem(401, "unauthorized", "the service's key in Authorization: Bearer …", "none", "ask who runs it"),
-    404: Problem(404, "no_such_model", "a model that this service has (demo)", "'other'", "GET /v1/models"),
+    404: Problem(404, "no_such_model", "a model that this service has (photo)", "'other'", "GET /v1/models"),
     406: Problem(406, "not_acceptable", "application/json, image/png or text/event-stream", "'text/html'", "change it"),
     408: Problem(408, "body_too_slow", "the whole body within 30 s (--body-timeout)", "17 bytes of it", "send less"),
     413: Problem(413, "body_too_large", "a body of at most 64 MiB (--max-body-mib)", "more", "send less"),
@@ -44,17 +44,17 @@ _ZERO_SHOT = (
 )
 _MASK = {"format": "png", "data": _PIXELS}
 _ANSWERS = {
-    "refine": {"request_id": "6f1ed002ab559585", "model": "demo", "label": "fox", "size": [2, 2], "mask": _MASK,
+    "refine": {"request_id": "6f1ed002ab559585", "model": "photo", "label": "cat", "size": [2, 2], "mask": _MASK,
                "changed": 0.25, "iou_with_coarse": 0.71, "evidence_worth": 1.0, "confidence": 0.97,
                "confidence_threshold": 0.92, "kept_coarse": False, "kept_share": 0.0,
                "crop": None, "warnings": [], "seconds": {"read": 0.001, "write": 0.001}},
     "segment": {"request_id": "6f1ed002ab559585", "model": "photo-gs", "size": [2, 2], "warnings": [],
-                "segments": [{"phrase": "the fox", "mask": _MASK, "area": 0.5, "confidence": 0.97}],
+                "segments": [{"phrase": "the cat", "mask": _MASK, "area": 0.5, "confidence": 0.97}],
                 "seconds": {"read": 0.001, "write": 0.001}},
 }  # fmt: skip
 _EXAMPLES: dict[str, dict[str, Any]] = {
-    "refine": {"image": _PIXELS, "mask": _PIXELS, "label": "fox", "maps": ["probability"]},
-    "segment": {"image": _PIXELS, "phrases": ["the fox", "the red car"], "samples": 4, "maps": ["uncertainty"]},
+    "refine": {"image": _PIXELS, "mask": _PIXELS, "label": "cat", "maps": ["probability"]},
+    "segment": {"image": _PIXELS, "phrases": ["the cat", "the dog"], "samples": 4, "maps": ["uncertainty"]},
 }
 
 

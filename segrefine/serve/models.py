@@ -148,7 +148,7 @@ class RefineModel(ServedModel[Refiner]):
         answer = _told_of_turn(refine_answer(image, results, self.pipeline.decode, work), work, image)
         vocabulary = self.served.vocabulary
         if vocabulary and not {label.strip().casefold() for label in parameters.label} <= set(vocabulary.labels):
-            answer = _warned(answer, f"the demo model knows only {', '.join(vocabulary.labels)}")
+            answer = _warned(answer, f"{self.served.shipped} knows only {', '.join(vocabulary.labels)}")
         return replace(answer, seconds={"read": read, **answer.seconds})
 
 

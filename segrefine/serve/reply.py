@@ -269,7 +269,7 @@ def _choose(models: tuple[ServedModel[Any], ...], kind: type[ServedModel[Any]], 
         if name is None or name in model.names:
             return model
     names = ", ".join(model.served.name for model in able) or "none"
-    bundle = "demo" if kind is RefineModel else "photo-gs"
+    bundle = "photo" if kind is RefineModel else "photo-gs"
     raise Problem(404, "no_such_model", f"a model that this service has ({names})", repr(name or "none of them"),
                   f"GET /v1/models lists them; segrefine serve {bundle} … serves another")  # fmt: skip
 

@@ -23,9 +23,12 @@ Grid = Mapping[str, tuple[Any, ...]]
 GRID: Grid = {
     "text_weight": (1.0, 2.0, 4.0, 8.0, 16.0),
     "prior_weight": (0.1, 0.2, 0.38, 0.6, 1.0),
-    "text_threshold": (0.3, 0.43, 0.6),
+    "text_effect": (0.0, 1.0),
+    "text_threshold": (0.0, 0.2, 0.43, 0.6),
+    "text_spread": (300.0, 1000.0, 3000.0),
     "temperature": (1.0, 2.1, 4.0),
-    "worth_range": ((0.1, 0.5), (0.2, 1.0), (0.4, 2.0)),
+    "worth_range": ((0.1, 0.5), (0.2, 1.0), (0.4, 2.0), (2.0, 5.0)),
+    "likeness_range": ((0.5, 0.7), (0.9, 1.0)),
     "effect_range": ((0.007, 0.014), (0.015, 0.03), (0.025, 0.045)),
 }
 """What is tried, in this order. The value that a bundle has is always tried too."""
@@ -66,8 +69,11 @@ def vary(base: G4SegSettings, name: str, values: tuple[Any, ...]) -> Iterator[G4
     """The settings with other values for one of them; none where that setting has no effect."""
     needs = {
         "text_weight": base.asks_text,
+        "text_effect": base.asks_text,
+        "text_spread": base.asks_text,
         "text_threshold": base.asks_text,
         "worth_range": base.measures_worth,
+        "likeness_range": base.measures_worth,
         "effect_range": base.measures_worth,
     }
     if needs.get(name, True):

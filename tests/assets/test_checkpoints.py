@@ -50,7 +50,7 @@ def wheel(hook: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "assets"
 
 
-@pytest.fixture(params=["demo-checkpoint", "photo-gs-checkpoint"])
+@pytest.fixture(params=["photo-checkpoint", "photo-gs-checkpoint"])
 def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> Path:
     """A checkpoint in those assets."""
     folder = Path(shutil.copytree(wheel, tmp_path / "assets"))

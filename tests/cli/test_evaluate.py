@@ -51,7 +51,7 @@ def test_shown_as_a_table(run, folders):
 
 
 def test_reads_what_samples_and_demo_write(run, tmp_path):
-    assert run("samples", tmp_path / "scenes").exit_code == 0
+    assert run("samples", tmp_path / "scenes", "--kind", "scenes").exit_code == 0
     done = run("eval", tmp_path / "scenes" / "masks", tmp_path / "scenes", "--json")
     values = json.loads(done.stdout)
     assert values["count"] == 12 and values["miou"] is not None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.assets import DEMO_LABELS, demo_bundle
+from segrefine.assets import DEMO_LABELS, PHOTO_LABELS, demo_bundle
 from segrefine.picture_formats import list_suffixes
 from segrefine.runtime.files.image import load_image
 from segrefine.runtime.files.mask import load_mask
@@ -77,22 +77,30 @@ def test_stdin_and_stdout(run, scene):
 def test_the_same_seed_gives_the_same_mask(run, scene, tmp_path):
     image, mask, label = scene
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        run("refine", image, mask, "--label", label, f"--seed={seed}", "-o", tmp_path / f"{name}.png",
-            "--probability", tmp_path / f"{name}.npy")  # fmt: skip
+        run("refine", image, mask, "--label", label, f"--seed={seed}", "--bundle", "demo",
+            "-o", tmp_path / f"{name}.png", "--probability", tmp_path / f"{name}.npy")  # fmt: skip
     a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).max() > 0
 
 
 def test_samples_can_be_copied(run, tmp_path):
-    assert run("samples", tmp_path / "scenes", "--copies", 3).exit_code == 0
-    labels = json.loads((tmp_path / "scenes" / "labels.json").read_text())
-    assert len(labels) == 36
-    assert all(
-        (tmp_path / "scenes" / part / f"{name}.png").exists()
-        for part in ("images", "masks", "truth")
-        for name in labels
-    )
+    for kind, count, ending in (("photographs", 8, "jpg"), ("scenes", 12, "png")):
+        folder = tmp_path / kind
+        assert run("samples", folder, "--copies", 3, "--kind", kind).exit_code == 0
+        labels = json.loads((folder / "labels.json").read_text())
+        assert len(labels) == 3 * count
+        for part, suffix in (("images", ending), ("masks", "png"), ("truth", "png")):
+            assert {path.name for path in (folder / part).iterdir()} == {f"{name}.{suffix}" for name in labels}
+        assert (folder / "ATTRIBUTION.md").exists() == (kind == "photographs")
+
+
+def test_samples_are_photographs_that_the_default_model_knows(run, tmp_path):
+    assert run("samples", tmp_path / "mine").exit_code == 0
+    labels = json.loads((tmp_path / "mine/labels.json").read_text())
+    image, mask = tmp_path / "mine/images/cow.jpg", tmp_path / "mine/masks/cow.png"
+    result = run("refine", image, mask, "--label", labels["cow"], "-o", tmp_path / "cow.png", "--json")
+    assert warnings(result) == [] and json.loads(result.stdout)["evidence_worth"] > 0
 
 
 def test_inspect_lists_components(run):
@@ -118,17 +126,19 @@ def test_demo_labels_are_what_the_demo_model_was_trained_on():
     assert tuple(pytest.importorskip("training.demo.sprites").CLASSES) == DEMO_LABELS
 
 
-@pytest.mark.parametrize("model", [[], ["--bundle", "demo"]], ids=["default", "named"])
-def test_word_that_the_demo_model_does_not_know(run, scene, tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "words", "name", "known"),
+    [([], [], "photo", PHOTO_LABELS), (["--bundle", "demo"], [" Car "], "demo", DEMO_LABELS)],
+    ids=["default", "named"],
+)
+def test_word_that_a_shipped_model_does_not_know(run, scene, tmp_path, model, words, name, known):
     image, mask, _ = scene
-    words = ["refine", image, mask, "-o", tmp_path / "mask.png", *model]
-    [line] = warnings(result := run(*words, "--label", "zebra", "--json"))
-    assert line == (
-        f"warning: the demo model does not know 'zebra'; it knows {', '.join(DEMO_LABELS)}; "
-        "--bundle chooses another model"
-    )
+    given = ["refine", image, mask, "-o", tmp_path / "mask.png", *model]
+    result = run(*given, "--label", "zebra", "--json")
+    told = f"warning: {name} does not know 'zebra'; it knows {', '.join(known)}; --bundle chooses another model"
+    assert told in warnings(result)
     assert json.loads(result.stdout)["model"]["demo"]
-    assert warnings(run(*words, "--label", " Car ")) == []
+    assert all(warnings(run(*given, "--label", word)) == [] for word in words)
 
 
 def test_other_models_may_know_any_word(run, scene, tmp_path):
@@ -143,13 +153,13 @@ def test_empty_result_is_told(run, scene, tmp_path):
     speck = np.zeros((64, 64), np.uint8)
     speck[:4, :4] = 255
     Image.fromarray(speck).save(tmp_path / "speck.png")
-    words = ["--label", "fox", "-o", tmp_path / "mask.png", "--json"]
+    words = ["--label", "fox", "-o", tmp_path / "mask.png", "--json", "--bundle", "demo"]
     trusting = ["--no-guard", "--set", "worth_range="]  # else the mask stays what it was: the model sees no fox here
     [line] = warnings(result := run("refine", tmp_path / "flat.png", tmp_path / "speck.png", *words, *trusting))
     assert "the refined mask is empty" in line
     assert json.loads(result.stdout)["empty"] is True
     assert not np.asarray(Image.open(tmp_path / "mask.png")).any()
-    result = run("refine", scene[0], scene[1], "--label", scene[2], "-o", tmp_path / "mask.png", "--json")
+    result = run("refine", scene[0], scene[1], "--label", scene[2], *words[2:])
     assert json.loads(result.stdout)["empty"] is False and warnings(result) == []
 
 
@@ -199,7 +209,7 @@ def test_marks_that_do_not_serve(run, scene, fails, tmp_path):
 
 def test_the_guard_says_whether_it_trusts_the_mask(run, scene, tmp_path):
     image, mask, label = scene
-    words = ["--label", label, "--json", "-o", tmp_path / "mask.png"]
+    words = ["--label", label, "--json", "-o", tmp_path / "mask.png", "--bundle", "demo"]
     right, wrong = (run("refine", image, mask, *words[:1], name, *words[2:]) for name in (label, "guitar"))
     assert right.exit_code == wrong.exit_code == 0, right.output
     trusted, other = (json.loads(result.stdout) for result in (right, wrong))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.assets import demo_bundle, demo_samples
+from segrefine.assets import demo_bundle, demo_samples, photo_samples
 from segrefine.runtime.files.output import voc_colours
+from segrefine.runtime.imaging.metrics import iou
 
 
 @pytest.fixture
@@ -153,8 +154,8 @@ def test_maps_of_another_run_are_told_and_every_script_has_a_name(run, tiny_labe
 
 def test_a_text_to_image_model_finds_phrases_zero_shot_and_refines_them(run, tmp_path):
     image = demo_samples() / "images" / "04-butterfly-ellipse.png"
-    given = "segment", image, "the butterfly", "-o", tmp_path / "o.png", "--json"
-    named, by_flag = (run(*given, *more) for more in (("--bundle", demo_bundle()), ("--zero-shot",)))
+    given = "segment", image, "the butterfly", "-o", tmp_path / "o.png", "--json", "--bundle", demo_bundle()
+    named, by_flag = (run(*given, *more) for more in ((), ("--zero-shot",)))
     assert named.exit_code == by_flag.exit_code == 0, named.stderr + by_flag.stderr
     assert "has no label denoiser: it finds phrases zero-shot" in named.stderr
     values, again = json.loads(named.stdout), json.loads(by_flag.stdout)
@@ -179,13 +180,24 @@ def test_all_classes_of_a_list_give_a_label_map_of_those_that_are_there(run, tmp
     names = {"3": "butterfly", "7": "rocket", "200": "turtle"}
     (tmp_path / "classes.json").write_text(json.dumps(names))
     done = run(
-        "segment", image, "--classes", tmp_path / "classes.json", "--zero-shot", "-o", tmp_path / "o.png", "--json"
+        "segment", image, "--classes", tmp_path / "classes.json", "--bundle", "demo", "-o", tmp_path / "o.png", "--json"
     )
     assert done.exit_code == 0, done.stderr
     found = {entry["label"]: entry for entry in json.loads(done.stdout)["segments"]}
     assert 3 in found and found[3]["phrase"] == "butterfly" and found[3]["area"] > 0.05
     assert set(np.unique(np.asarray(Image.open(tmp_path / "o.png")))) <= {0, *found}
     assert "nothing in the image" not in done.stderr
+
+
+def test_the_default_model_finds_classes_in_photographs(run, tmp_path):
+    image = photo_samples() / "images" / "sheep.jpg"
+    (tmp_path / "classes.json").write_text(json.dumps(["background", "sheep", "person"]))
+    given = "segment", image, "--classes", tmp_path / "classes.json", "--zero-shot", "-o", tmp_path / "o.png", "--json"
+    done = run(*given)
+    assert done.exit_code == 0, done.stderr
+    assert [entry["phrase"] for entry in json.loads(done.stdout)["segments"]] == ["sheep"]
+    truth = np.asarray(Image.open(photo_samples() / "truth" / "sheep.png")) > 0
+    assert iou(np.asarray(Image.open(tmp_path / "o.png")) == 1, truth) > 0.5
 
 
 @pytest.mark.parametrize("more", [[], ["--no-refine"]])

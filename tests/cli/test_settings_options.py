@@ -24,6 +24,7 @@ def test_a_preset_then_a_file_then_single_values(run, scene, tmp_path):
     output = tmp_path / "mask.png"
     result = run(
         "refine", image, mask, "--label", label, "-o", output, "--json", "--preset", "fast", "--settings", file,
+        "--bundle", "demo",
         "--set", "mixing=0.6", "--set", "text_timesteps=300,500", "--no-edges",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -86,7 +87,7 @@ def test_a_batch_notes_its_settings(run, scene, tmp_path):
         target.parent.mkdir(parents=True)
         target.write_bytes(path.read_bytes())
     (data / "labels.json").write_text(json.dumps({"a": label}))
-    given = "batch", data, output, "--workers", 1, "--threads", 1
+    given = "batch", data, output, "--workers", 1, "--threads", 1, "--bundle", "demo"
     result = run(*given, "--preset", "fast", "--set", "noises=2", "--json")
     assert result.exit_code == 0, result.output
     noted = json.loads((output / "options.json").read_text())["options"]["settings"]

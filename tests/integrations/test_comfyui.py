@@ -59,7 +59,7 @@ def test_refine_mask_gives_what_the_refiner_gives(nodes):
     given = {name: kind[1]["default"] for name, kind in node.INPUT_TYPES()["required"].items() if len(kind) > 1}
     given |= {"image": IMAGE, "mask": MASK, "label": "car", "preset": "fast"}
     mask, probability = getattr(node, node.FUNCTION)(**given)
-    with Refiner.from_bundle("demo") as refine:
+    with Refiner.from_bundle("photo") as refine:
         expected = refine(load_image(image_of()), coarse_of(), "car", settings="fast")
     assert mask.dtype == probability.dtype == torch.float32 and mask.shape == probability.shape == (1, 128, 128)
     np.testing.assert_array_equal(mask[0].numpy() > 0.5, expected.mask)

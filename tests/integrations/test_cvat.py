@@ -104,7 +104,7 @@ def test_points_and_a_box_become_the_mask_that_the_refiner_makes(interactor):
                                 obj_bbox=[[right, bottom], [left, top]])  # fmt: skip
     marks = Marks(boxes=[Box(left, top, right, bottom)], points=[Point(x, y), Point(2, 2, False)])
     image = load_image(image_of())
-    with Refiner.from_bundle("demo") as refine:
+    with Refiner.from_bundle("photo") as refine:
         [expected] = refine(image, [("object", coarse_from_marks(image, marks))])
     assert status == 200
     np.testing.assert_array_equal(np.array(answer["mask"], bool), expected.mask)

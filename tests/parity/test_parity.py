@@ -48,8 +48,9 @@ def test_scenes_are_of_all_kinds():
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_engines_do_what_the_reference_does(backend, choice):
-    rows = list(check_parity(demo_bundle(), demo_checkpoint(), scenes()[choice], backend=backend))
+@pytest.mark.parametrize("model", ["demo", pytest.param("photo", marks=pytest.mark.slow)])
+def test_engines_do_what_the_reference_does(model, backend, choice):
+    rows = list(check_parity(SHIPPED_BUNDLES[model], SHIPPED_CHECKPOINTS[model](), scenes()[choice], backend=backend))
     assert {row.component for row in rows} >= {"text_encoder", "vae_encoder", "vae_decoder", "unet", "unet_features"}
     assert {row.component for row in rows} >= {"alignment", "one-step", "loop"}
     assert sum("sampling" in row.step for row in rows) > 5  # the drift curve of the loop

@@ -13,6 +13,8 @@ from segrefine.assets import (
     demo_checkpoint,
     demo_gs_bundle,
     demo_gs_checkpoint,
+    photo_bundle,
+    photo_checkpoint,
     photo_gs_bundle,
     photo_gs_checkpoint,
 )
@@ -50,6 +52,11 @@ def g4seg():
 
 
 @pytest.fixture(scope="module")
+def photo():
+    return Shipped(Bundle.open(photo_bundle()), load_checkpoint(photo_checkpoint()))
+
+
+@pytest.fixture(scope="module")
 def gs():
     return Shipped(Bundle.open(demo_gs_bundle()), load_label_checkpoint(demo_gs_checkpoint()))
 
@@ -59,7 +66,7 @@ def photo_gs():
     return Shipped(Bundle.open(photo_gs_bundle()), load_label_checkpoint(photo_gs_checkpoint()))
 
 
-@pytest.mark.parametrize("model", ["g4seg", "gs", "photo_gs"])
+@pytest.mark.parametrize("model", ["g4seg", "photo", "gs", "photo_gs"])
 def test_weights_are_the_checkpoints(model, request):
     shipped = request.getfixturevalue(model)
     for component in shipped.bundle.manifest.graphs.keys() - {"alignment"}:
@@ -71,14 +78,20 @@ def test_weights_are_the_checkpoints(model, request):
         assert not [array.shape for array in weights if fingerprint(array) not in known]
 
 
-def test_manifest_of_the_refiner_is_what_would_be_exported(g4seg):
-    manifest = g4seg.bundle.manifest
+@pytest.mark.parametrize("model", ["g4seg", "photo"])
+def test_manifest_of_the_refiner_is_what_would_be_exported(model, request):
+    shipped = request.getfixturevalue(model).bundle
+    manifest = shipped.manifest
     assert manifest.method == "g4seg" and manifest.graphs.keys() == GRAPHS.keys() - {"text_encoder_2"}
+    assert manifest.feature_taps == FAMILIES[0].taps
+    shipped.verify()
+
+
+def test_the_demo_refiner_has_two_settings_of_its_own(g4seg):
+    manifest = g4seg.bundle.manifest
     settings, default = G4SegSettings.from_dict(manifest.settings), G4SegSettings()
     fitted = ("worth_range", "effect_range")  # the demo model has values of its own
     assert settings.with_changes({name: getattr(default, name) for name in fitted}) == default
-    assert manifest.feature_taps == FAMILIES[0].taps
-    g4seg.bundle.verify()
 
 
 @pytest.mark.parametrize("model", ["gs", "photo_gs"])

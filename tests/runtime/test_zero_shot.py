@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,14 @@ def test_a_bundle_of_before_says_how_to_export_again(tmp_path):
 def test_label_diffusion_is_another_method():
     with pytest.raises(BundleError, match="generates masks"):
         ZeroShotSegmenter.from_bundle(demo_gs_bundle())
+
+
+def test_a_bundle_may_have_settings_of_its_own(tmp_path):
+    bundle = Path(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((bundle / "segrefine.json").read_text("utf-8"))
+    (bundle / "segrefine.json").write_text(json.dumps(manifest | {"zero_shot": {"presence": 0.25}}))
+    with ZeroShotSegmenter.from_bundle(bundle, threads=1) as segmenter:
+        assert segmenter.settings == ZeroShotSettings(presence=0.25)
+        assert segmenter.derive(settings={"threshold": 2.0}).settings == ZeroShotSettings(presence=0.25, threshold=2.0)
+    with ZeroShotSegmenter.from_bundle(bundle, threads=1, settings={"presence": 0.5}) as segmenter:
+        assert segmenter.settings.presence == 0.5

@@ -8,7 +8,7 @@ from segrefine.integrations.masks import Bundles, MaskMaker
 
 def init_context(context):
     """Open the model, once for each worker."""
-    maker = MaskMaker(Bundles(refine=os.environ.get("SEGREFINE_BUNDLE", "demo")))
+    maker = MaskMaker(Bundles(refine=os.environ.get("SEGREFINE_BUNDLE", "photo")))
     label = os.environ.get("SEGREFINE_LABEL", OBJECT)
     context.user_data.function = Interactor(maker=maker, label=label, preset=os.environ.get("SEGREFINE_PRESET"))
 
