@@ -1,4 +1,4 @@
-"""Draws the pictures of `docs/gallery.md`: free photographs refined by the demo model, with and without the guard.
+"""Draws the pictures of `docs/gallery.md`: photographs and drawn scenes, with and without the guard.
 
 python -m benchmarks.gallery
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segrefine import Refiner
-from segrefine.assets import demo_bundle, demo_samples, photo_samples
+from segrefine.assets import demo_bundle, demo_samples, photo_bundle, photo_samples
 from segrefine.cli.samples import Sample, load_samples
 from segrefine.runtime.drawing.pictures import BETTER, WORSE, Tile, contact_sheet, magnify, overlaid, trace_sheet
 from segrefine.runtime.files.output import save_image
@@ -38,10 +38,13 @@ def draw_row(sample: Sample, refine: Refiner) -> list[Tile]:
 
 def main() -> None:
     """Write `photographs.png`, `scenes.png` and `trace.png`."""
-    with Refiner.from_bundle(demo_bundle()) as refine:
-        for name, folder in (("photographs", photo_samples()), ("scenes", demo_samples())):
+    for name, folder, bundle in (
+        ("photographs", photo_samples(), photo_bundle()), ("scenes", demo_samples(), demo_bundle())
+    ):  # fmt: skip
+        with Refiner.from_bundle(bundle) as refine:
             rows = [draw_row(each, refine) for each in load_samples(folder).values()]
-            save_image(FOLDER / f"{name}.png", contact_sheet(rows))
+        save_image(FOLDER / f"{name}.png", contact_sheet(rows))
+    with Refiner.from_bundle(demo_bundle()) as refine:
         traced = load_samples(demo_samples())[TRACED]
         result = refine(traced.image, traced.coarse, traced.label)
         save_image(FOLDER / "trace.png", trace_sheet(traced.image, result, refine.decode))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.photographs DATA                    spoilt true masks of a data set in VOC's layout
     python -m benchmarks.photographs DATA --coarse           the coarse masks in DATA/coarse instead
-    python -m benchmarks.photographs DATA --bundle MODEL     another model than the demo's
+    python -m benchmarks.photographs DATA --bundle MODEL     another model than `photo`
 
 DATA holds images/ and masks/ (or JPEGImages/ and SegmentationClass/): palette pictures of class indices, 255 for pixels
 that do not count, and maybe classes.json with the names of the indices. The photographs are not part of the project.
@@ -27,7 +27,7 @@ from benchmarks.baselines import guided_filter
 from benchmarks.corruptions import CORRUPTIONS
 from benchmarks.evaluate import WORSE, make_cases
 from benchmarks.report import estimate, markdown_table, write_result
-from segrefine.assets import demo_bundle
+from segrefine.assets import photo_bundle
 from segrefine.engines import Closing, Engine
 from segrefine.evaluation.bench.baselines import dense_crf, grabcut
 from segrefine.runtime.drawing.pictures import BeforeAfter, before_after_sheet
@@ -90,22 +90,24 @@ class CountedUnet(Closing):
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--coarse", is_flag=True, help="Refine the masks in DATA/coarse, not spoilt true masks.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="The model.  [default: the shipped demo bundle]")
+@click.option("--bundle", type=click.Path(path_type=Path), help="The model.  [default: the shipped `photo`]")
 @click.option("--images", type=click.IntRange(min=1), help="Use so many photographs.  [default: all]")
 @click.option("--kinds", default=3, show_default=True, help="Ways in which the masks of one photograph are spoilt.")
+@click.option("--label", "labels", multiple=True, help="Use masks of this class; may be given again.  [default: all]")
 @click.option("--only", multiple=True, help="Measure only this method; may be given again.  [default: all]")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
 @click.option("--name", default="photographs", show_default=True, help="Name of the result.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Also write a sheet of cases before and after.")
 def main(
-    data: Path, coarse: bool, bundle: Path | None, images: int | None, kinds: int, only: Sequence[str], threads: int,
-    name: str, sheet: Path | None,
+    data: Path, coarse: bool, bundle: Path | None, images: int | None, kinds: int, labels: Sequence[str],
+    only: Sequence[str], threads: int, name: str, sheet: Path | None,
 ) -> None:  # fmt: skip
     """Measure what refining does to photographs."""
     cases = list(read_photographs(data, images, coarse=coarse, kinds=kinds))
+    cases = [case for case in cases if not labels or case.label in labels]
     if not cases:
         raise click.UsageError(f"expected photographs with masks in {data}, found none")
-    with Refiner.from_bundle(bundle or demo_bundle(), threads=threads) as opened:
+    with Refiner.from_bundle(bundle or photo_bundle(), threads=threads) as opened:
         counted = CountedUnet(opened.engines["unet"])
         refiner = opened.derive({"unet": counted})
         methods = {key: run for key, run in _methods(refiner).items() if not only or key in {*only, "coarse"}}
@@ -120,7 +122,8 @@ def main(
         [
             "# Refining photographs",
             f"{len(cases)} {what} of {len({case.number for case in cases})} photographs. IoU with the true mask; made "
-            f"worse: by more than {WORSE}. Model: {'the demo model' if bundle is None else bundle.name}.",
+            f"worse: by more than {WORSE}. Model: {bundle.name if bundle else 'photo'}."
+            + (f" Classes: {', '.join(labels)}." if labels else ""),
             markdown_table(list(rows[0]), table),
         ]
     )

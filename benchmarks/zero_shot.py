@@ -78,6 +78,7 @@ class Found:
 @click.option("--scenes", default=150, show_default=True, help="Scenes, or photographs of --data.")
 @click.option("--validation", is_flag=True, help="Use the validation scenes and write nothing.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Photographs in VOC's layout.")
+@click.option("--label", "labels", multiple=True, help="Ask --data for this class; may be given again.  [default: all]")
 @click.option("--bundle", type=click.Path(path_type=Path), help="The model.  [default: the shipped demo bundle]")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a setting; may be given again.")
 @click.option("--name", default="zero_shot", show_default=True, help="Name of the result.")
@@ -85,12 +86,12 @@ class Found:
     "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
 )
 def main(
-    scenes: int, validation: bool, data: Path | None, bundle: Path | None, changes: Sequence[str], name: str,
-    cache: Path,
+    scenes: int, validation: bool, data: Path | None, labels: Sequence[str], bundle: Path | None,
+    changes: Sequence[str], name: str, cache: Path,
 ) -> None:  # fmt: skip
     """Measure zero-shot segmentation."""
     first = VALIDATION_SEED if validation else TEST_SEED
-    given = photographs(data, scenes) if data else demo_scenes(first, scenes, cache)
+    given = photographs(data, scenes, labels) if data else demo_scenes(first, scenes, cache)
     with (
         ZeroShotSegmenter.from_bundle(bundle or demo_bundle()) as opened,
         Refiner.from_bundle(bundle or demo_bundle()) as refiner,
@@ -130,14 +131,21 @@ def demo_scenes(first: int, count: int, cache: Path) -> Iterator[NamedScene]:
         )  # fmt: skip
 
 
-def photographs(data: Path, count: int) -> Iterator[NamedScene]:
-    """Photographs in VOC's layout, each with its classes that cover at least a hundredth of it."""
+def photographs(data: Path, count: int, labels: Sequence[str]) -> Iterator[NamedScene]:
+    """Photographs in VOC's layout, each with its classes that cover at least a hundredth of it.
+
+    Args:
+        data: the folder.
+        count: how many, evenly spaced in the order of their names.
+        labels: the classes that are asked for; empty for all.
+    """
     names = class_names(data) or ["background", *VOC.names.values()]
+    asked = [i for i, each in enumerate(names) if i and (not labels or each in labels)]
     for number, image, classes, _ in read_pictures(data, count):
-        present = {int(index) for index in np.unique(classes)} - {0, VOID}
-        truths = {names[i]: classes == i for i in sorted(present) if (classes == i).mean() > LEAST_SHARE}
-        missing = [each for i, each in enumerate(names) if i and i not in present]
-        if truths:
+        shares = {i: float((classes == i).mean()) for i in asked}
+        truths = {names[i]: classes == i for i, share in shares.items() if share > LEAST_SHARE}
+        missing = [names[i] for i, share in shares.items() if not share]
+        if truths and missing:
             yield NamedScene(image=image, truths=truths, counted=classes != VOID, absent=missing[number % len(missing)])
 
 
