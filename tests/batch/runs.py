@@ -17,7 +17,12 @@ SETTINGS = ["--threads", "1"]
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
+    return CliRunner().invoke(main, [str(word) for word in with_demo(*words)])
+
+
+def with_demo(*words: object) -> list[object]:
+    """A command with the demo model, which knows the scenes, unless it names another one."""
+    return [*words] if "--bundle" in words else [*words, "--bundle", "demo"]
 
 
 def refine(source: Path, output: Path, *words: object, fails: bool = False) -> dict:
@@ -33,7 +38,9 @@ def results(output: Path) -> dict[str, tuple[int, int]]:
 
 def start(source: Path, output: Path, *words: str, **extra) -> subprocess.Popen:
     command = [sys.executable, "-m", "segrefine.cli", "batch", str(source), str(output), "--json", *SETTINGS, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **extra)
+    return subprocess.Popen(
+        [str(word) for word in with_demo(*command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **extra
+    )
 
 
 def await_lines(output: Path, count: int) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from benchmarks.photographs import _methods, read_photographs
-from segrefine.assets import demo_bundle, demo_samples
+from segrefine.assets import demo_samples, photo_bundle
 from segrefine.cli import main
 from segrefine.datasets.class_lists import CLASS_LISTS
 from segrefine.evaluation.bench.baselines import dense_crf
@@ -91,7 +91,7 @@ def report(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, P
 def test_figures_are_those_of_the_benchmark_of_photographs(voc, report):
     """The same masks, each alone, by the same rule: figures agree to the last digit."""
     cases = list(read_photographs(voc, None, coarse=True, kinds=3))
-    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+    with Refiner.from_bundle(photo_bundle(), threads=1) as refiner:
         methods = _methods(refiner)
         named = {"coarse": "coarse", "edge-step": "edge step alone", "grabcut": "GrabCut", "dense-crf": "dense CRF",
                  "segrefine": "default"}  # fmt: skip

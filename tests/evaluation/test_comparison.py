@@ -218,7 +218,7 @@ def test_a_coco_batch_with_a_damaged_image_judged(tmp_path):
     (tmp_path / "images/2.png").write_bytes(b"x")
     source = coco(tmp_path / "coarse.json", *masks, sizes=False)
     truth = coco(tmp_path / "truth.json", *masks, sizes=False)
-    assert run("batch", source, tmp_path / "out", "--threads", 1, "--workers", 1).exit_code == 1
+    assert run("batch", source, tmp_path / "out", "--threads", 1, "--workers", 1, "--bundle", "demo").exit_code == 1
     written = json.loads((tmp_path / "out/annotations.json").read_text())
     assert [image["id"] for image in written["images"]] == [each["id"] for each in written["annotations"]] == [1]
     assert written["left_out"] == [2]

@@ -36,7 +36,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-VARY = ("--vary", "mixing=0.5,1", "--vary", "text_weight=8", "--workers", "1", "--threads", "1")
+VARY = ("--vary", "mixing=0.5,1", "--vary", "text_weight=8", "--workers", "1", "--threads", "1",
+        "--bundle", "demo")  # fmt: skip
 
 
 def test_a_sweep_and_what_it_writes(scenes, tmp_path):

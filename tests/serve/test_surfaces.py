@@ -168,7 +168,7 @@ def test_masks_labels_and_marks_that_do_not_fit(
 
 
 def by_command(output: Path, *words: object) -> NDArray[Any]:
-    result = CliRunner().invoke(main, ["refine", *map(str, words), "-o", str(output)])
+    result = CliRunner().invoke(main, ["refine", *map(str, words), "--bundle", "demo", "-o", str(output)])
     assert result.exit_code == 0, result.output
     return picture(output.read_bytes())
 
