@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from segrefine.errors import ExportError
-from segrefine.reference.configs import CLASSES, HINT, pixels_per_latent, read_configs
+from segrefine.reference.configs import CLASSES, FEATURE_ENCODER, HINT, pixels_per_latent, read_configs
 from segrefine.reference.context import reorder, tokenize
 from segrefine.reference.families import FAMILIES, Family
 from segrefine.reference.image_encoder import FeatureEncoder
@@ -153,7 +153,11 @@ def load_checkpoint(model: Model, dtype: torch.dtype | None = torch.float32) -> 
             part's weights shows when the part is first read.
     """
     parts = _open_parts(model, "unet", dtype)
-    taken, latent = parts["configs"]["unet"]["in_channels"], parts["configs"]["vae"]["latent_channels"]
+    taken, vae = parts["configs"]["unet"]["in_channels"], parts["configs"]["vae"]
+    latent = vae["latent_channels"]
+    if vae["_class_name"] == FEATURE_ENCODER and not vae.get("decoder_width"):
+        message = "its vae is an image encoder without a decoder, as label diffusion models have"
+        raise ExportError(message, hint="give it a decoder: decoder_width in vae/config.json, and trained weights")
     if taken != latent:
         message = f"the UNet takes {taken} channels, and the VAE's latents have {latent}: made for inpainting or edits"
         hint = "give the text-to-image model that it was made from"

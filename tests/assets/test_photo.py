@@ -1,12 +1,16 @@
 """`photo`, which `segrefine refine` takes where no bundle is named, on the photographs that ship."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from segrefine.assets import PHOTO_LABELS, PHOTO_PHRASE_WORDS, photo_checkpoint, photo_samples
+from segrefine.assets import PHOTO_LABELS, PHOTO_PHRASE_WORDS, photo_checkpoint, photo_gs_checkpoint, photo_samples
 from segrefine.cli.samples import load_samples
+from segrefine.errors import ExportError
+from segrefine.reference.checkpoint import load_checkpoint
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 
@@ -57,6 +61,14 @@ def test_its_latents_give_a_rough_picture(refiner, photographs):
         assert picture.shape == fit.image.shape
         likeness.append(np.corrcoef(picture.ravel(), fit.image.ravel())[0, 1])
     assert np.mean(likeness) > 0.25
+
+
+def test_a_checkpoint_without_a_decoder_is_told_before_the_export(tmp_path):
+    folder = Path(shutil.copytree(photo_checkpoint(), tmp_path / "model"))
+    shutil.rmtree(folder / "vae")
+    shutil.copytree(photo_gs_checkpoint() / "vae", folder / "vae")
+    with pytest.raises(ExportError, match="an image encoder without a decoder"):
+        load_checkpoint(folder)
 
 
 def test_every_known_word_is_one_token_of_its_own(refiner):
