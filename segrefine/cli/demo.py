@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -51,10 +52,13 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         _check_folder(output, [*photographs, *scenes])
         for folder in (output, output / "masks", output / "overlays"):
             folder.mkdir(exist_ok=True)
-    sheets = {}
-    for name, samples, shipped in ((PHOTOGRAPHS, photographs, None), (SHEET, scenes, demo_bundle())):
-        with replace(model, bundle=model.bundle or shipped).open() as refiner:
-            sheets[name] = _refine(console, refiner, samples, output, output / name, seed)
+    with ExitStack() as opened:
+        first = opened.enter_context(model.open())
+        second = first if model.bundle else opened.enter_context(replace(model, bundle=demo_bundle()).open())
+        sheets = {
+            name: _refine(console, refiner, samples, output, output / name, seed)
+            for name, refiner, samples in ((PHOTOGRAPHS, first, photographs), (SHEET, second, scenes))
+        }
     with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
 
         def find(scene: Sample) -> Segment:

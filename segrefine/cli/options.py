@@ -209,12 +209,18 @@ class Model:
 
     def __post_init__(self) -> None:
         """Replace "auto" by the backend that it stands for here."""
-        from segrefine.assets import photo_bundle
         from segrefine.engines import choose_backend
 
         asked = self.engines
-        chosen = choose_backend(asked.backend, self.bundle or photo_bundle(), asked.device, asked.precision)
+        chosen = choose_backend(asked.backend, self.folder, asked.device, asked.precision)
         object.__setattr__(self, "engines", replace(asked, backend=chosen))
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the bundle; of the model that refines where none was named."""
+        from segrefine.assets import photo_bundle
+
+        return self.bundle or photo_bundle()
 
     @property
     def shipped(self) -> str | None:
@@ -251,12 +257,10 @@ class Model:
         Raises:
             SegrefineError: see `SettingsChoice.apply`.
         """
-        from segrefine.assets import photo_bundle
         from segrefine.runtime.engine_set import PipelineSetup
 
-        folder = self.bundle or photo_bundle()
-        settings = choice.apply_to(folder) if choice else None
-        return PipelineSetup(bundle=folder, engines=self.engines, settings=settings)
+        settings = choice.apply_to(self.folder) if choice else None
+        return PipelineSetup(bundle=self.folder, engines=self.engines, settings=settings)
 
     def open_segmenter(self, choice: SettingsChoice | None = None) -> Segmenter:
         """Open the segmenter; the caller closes it.
@@ -282,15 +286,15 @@ class Model:
         Raises:
             SegrefineError: see `ZeroShotSegmenter.from_bundle` and `SettingsChoice.apply`.
         """
-        from segrefine.assets import photo_bundle
         from segrefine.bundle import Bundle
         from segrefine.runtime.engine_set import PipelineSetup
         from segrefine.runtime.zero_shot import ZeroShotSegmenter
         from segrefine.settings import ZeroShotSettings
 
-        folder = self.bundle or photo_bundle()
-        own = ZeroShotSettings.from_dict(Bundle.open(folder).manifest.zero_shot)
-        setup = PipelineSetup(bundle=folder, engines=self.engines, settings=choice.apply(own) if choice else None)
+        settings = None
+        if choice:
+            settings = choice.apply(ZeroShotSettings.from_dict(Bundle.open(self.folder).manifest.zero_shot))
+        setup = PipelineSetup(bundle=self.folder, engines=self.engines, settings=settings)
         return ZeroShotSegmenter.from_setup(setup)
 
     def _check_method(self, method: str) -> None:

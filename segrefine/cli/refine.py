@@ -222,15 +222,15 @@ def _summary(result: Refinement) -> dict[str, Any]:
 
 
 def _warnings(result: Refinement, model: Model) -> Iterator[str]:
-    from segrefine.assets import VOCABULARIES
+    from segrefine.assets import VOCABULARIES, shipped_name
 
-    label, name = result.label, model.shipped or "photo"
-    known = VOCABULARIES[name].labels
+    label, name = result.label, shipped_name(model.folder)
+    known = VOCABULARIES[name].labels if name else None
     if result.distrust:
         yield result.distrust
     if result.evidence_worth == 0:
         yield f"the model says nothing of {label!r} in this image: only the colours and edges of the image were used"
-    if model.is_shipped and label.strip().casefold() not in known:
+    if known and label.strip().casefold() not in known:
         yield f"{name} does not know {label!r}; it knows {', '.join(known)}; --bundle chooses another model"
     if not result.mask.any() and (result.coarse > 0.5).any():
         yield f"the refined mask is empty: the model found no {label} under the coarse mask; check --label and MASK"
