@@ -39,7 +39,9 @@ def main(out: Path, start: Path | None) -> None:
     denoiser = UNet2DConditionModel.from_pretrained(source / "label_denoiser").float()
     cells = int(encoder.config.scale_factor)
     codec = AreaCodec(fold=FOLD, scale=LABEL_SCALE, vae_scale_factor=cells)
-    renew_ends(denoiser, label=codec.channels, image=int(encoder.config.latent_channels))
+    renew_ends(denoiser, codec.channels + int(encoder.config.latent_channels), codec.channels)
+    with torch.no_grad():
+        denoiser.conv_in.weight[:, : codec.channels] *= TINY_LABEL_WEIGHT
     denoiser.register_to_config(sample_size=SIDE // cells)
     denoiser.half().save_pretrained(out / "label_denoiser")
     write_codec(codec, out)
@@ -48,14 +50,12 @@ def main(out: Path, start: Path | None) -> None:
     index.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def renew_ends(denoiser: UNet2DConditionModel, *, label: int, image: int) -> None:
-    """Give a denoiser new ends for label latents of `label` channels joined with `image` channels of features."""
+def renew_ends(denoiser: UNet2DConditionModel, inner: int, outer: int) -> None:
+    """Give a denoiser new ends, which take `inner` channels and give `outer`."""
     width = denoiser.conv_in.out_channels
-    denoiser.conv_in = nn.Conv2d(label + image, width, 3, padding=1)
-    denoiser.conv_out = nn.Conv2d(width, label, 3, padding=1)
-    with torch.no_grad():
-        denoiser.conv_in.weight[:, :label] *= TINY_LABEL_WEIGHT
-    denoiser.register_to_config(in_channels=label + image, out_channels=label)
+    denoiser.conv_in = nn.Conv2d(inner, width, 3, padding=1)
+    denoiser.conv_out = nn.Conv2d(width, outer, 3, padding=1)
+    denoiser.register_to_config(in_channels=inner, out_channels=outer)
 
 
 def read_imagenet(encoder: FeatureEncoder) -> None:

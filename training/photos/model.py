@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from segrefine.assets import photo_gs_checkpoint
@@ -17,6 +17,7 @@ from segrefine.reference.image_encoder import FeatureEncoder
 from training.demo.networks import new_scheduler
 from training.demo.train import MODEL_INDEX as DEMO_INDEX
 from training.demo.train_vae import to_unit
+from training.photo_gs.start import renew_ends
 from training.photos.compose import SceneComposer
 
 MODEL_INDEX = DEMO_INDEX.replace('["diffusers", "AutoencoderKL"]', '["segrefine", "FeatureEncoder"]')
@@ -44,12 +45,10 @@ def write_start(folder: Path) -> None:
 @torch.no_grad()
 def take_ends(denoiser: UNet2DConditionModel, channels: int) -> None:
     """Make a denoiser of label latents beside features one of features: it keeps what it reads of them."""
-    first, width = denoiser.conv_in, denoiser.conv_in.out_channels
-    denoiser.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+    first = denoiser.conv_in
+    renew_ends(denoiser, channels, channels)
     denoiser.conv_in.weight.copy_(first.weight[:, -channels:])
     denoiser.conv_in.bias.copy_(first.bias)
-    denoiser.conv_out = nn.Conv2d(denoiser.conv_out.in_channels, channels, 3, padding=1)
-    denoiser.register_to_config(in_channels=channels, out_channels=channels)
 
 
 def add_decoder(encoder: FeatureEncoder, composer: SceneComposer, steps: int = DECODER_STEPS) -> FeatureEncoder:
