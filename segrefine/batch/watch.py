@@ -93,6 +93,7 @@ def watch_folder(job: Job, *, workers: int, rhythm: Rhythm, listener: Listener) 
             with Pool(job, workers) as pool:
                 _watch(watcher, pool, journal)
         except KeyboardInterrupt:
+            watcher.look(journal)  # notes a result that was written just before, and not told of any more
             listener.warn("stopped; the next watch of this folder does what is missing")
         job.open_dataset().finish(job.output)
         run = {"seconds": time.perf_counter() - began, "workers": workers, "waiting": watcher.waiting}

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from segrefine.batch.journal import JOURNAL, read_journal
+from segrefine.batch.run import Pool
 from tests.batch.runs import SETTINGS, first_child, results, run
 
 QUICK = ["--preset", "fast", "--set", "noises=1", "--no-guard", "--interval", "0.05", "--settle", "0.2", *SETTINGS]
@@ -147,6 +148,20 @@ def test_ctrl_c_ends_it_with_what_was_done(inbox, tmp_path):
     values, stderr = finish(process)
     assert process.returncode == 0 and values["done"] == 1
     assert "the next watch of this folder does what is missing" in stderr and "Traceback" not in stderr
+
+
+def test_ctrl_c_between_a_result_and_its_entry_loses_neither(inbox, tmp_path, monkeypatch):
+    class Interrupted(Pool):
+        def refine(self, items):
+            for _ in super().refine(items):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("segrefine.batch.watch.Pool", Interrupted)
+    folder, drop = inbox
+    drop(0)
+    result = run("watch", folder, tmp_path / "out", "--json", *QUICK, "--label", "banana")
+    assert result.exit_code == 0 and json.loads(result.stdout)["done"] == 1, result.output
+    assert read_journal(tmp_path / "out")["000"].status == "done"
 
 
 @pytest.mark.parametrize(
