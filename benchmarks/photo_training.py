@@ -15,7 +15,7 @@ from benchmarks.report import estimate, markdown_table, write_result
 from training.demo.captions import CaptionEncoder
 from training.demo.networks import new_scheduler, use_plain_attention
 from training.photos.gate import TIMESTEPS, gate_errors, photo_cases
-from training.photos.model import load_networks
+from training.photos.model import CELL, load_networks
 from training.photos.pool import build_pool
 from training.photos.words import SEVEN
 
@@ -31,8 +31,9 @@ def main(run: Path, photos: Path, checkpoint: Path, threads: int) -> None:
     """Write the curve of RUN, and the text gate of CHECKPOINT on the validation part of PHOTOS."""
     torch.set_num_threads(threads)
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
-    cases = photo_cases(build_pool(photos, run / "pool/val", split="val"))
     unet, text_encoder, encoder, tokenizer = load_networks(checkpoint)
+    side = unet.config.sample_size * CELL
+    cases = photo_cases(build_pool(photos, run / "pool/val", split="val", side=side), side)
     use_plain_attention(unet, text_encoder)
     networks = {"denoiser": unet.eval(), "text_encoder": text_encoder.eval()}
     alphas = new_scheduler().alphas_cumprod

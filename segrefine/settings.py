@@ -346,11 +346,16 @@ class ZeroShotSettings(Settings):
         attention_timestep: noise level at which attention is read.
         attention_weight: weight of the attention of a phrase's tokens, beside how well the phrase explains each pixel.
         spread_steps: times that the explanation is spread along self-attention.
-        rivals: other words that a phrase is compared with, at least; null words fill up the other phrases.
-        threshold: score, in standard deviations over the image, from which a place belongs to the phrase.
-        sharpness: log-odds per standard deviation.
+        evidence_logit: log-odds of a place where a phrase takes all of the error away, for a model that was trained
+            to have the sign of its evidence right. 0 for others: only the comparison with other words tells.
+        rivals: other words that a phrase is compared with, at least; null words fill up the other phrases. Without
+            effect where `evidence_logit` is above 0.
+        threshold: score from which a place belongs to the phrase. The score's unit is a standard deviation over the
+            image; with `evidence_logit` it is log-odds.
+        sharpness: log-odds per unit of the score.
         presence: how far a phrase must explain its mask better than the best of other words does, in units of how far
-            those lie apart. Phrases below it are absent: their masks are empty.
+            those lie apart. With `evidence_logit`: the mean score of its mask, at least. Phrases below it are absent:
+            their masks are empty.
         edges: whether the border is moved to the image's edges.
         template: the prompt; `{label}` stands for the phrase.
         context: whether a phrase of a caption is read with the words before it, and not in the template.
@@ -364,6 +369,7 @@ class ZeroShotSettings(Settings):
     attention_timestep: int = 50
     attention_weight: float = 0.5
     spread_steps: int = 2
+    evidence_logit: float = 0.0
     rivals: int = 4
     threshold: float = 1.0
     sharpness: float = 2.0
@@ -380,14 +386,18 @@ class ZeroShotSettings(Settings):
         """The settings of G4Seg with the same evidence of words."""
         return G4SegSettings(text_timesteps=self.text_timesteps, text_effect=self.text_effect, template=self.template)
 
+    def count_null_words(self, phrases: int) -> int:
+        """Null words that so many phrases are compared with, besides each other."""
+        return 0 if self.evidence_logit else max(0, self.rivals + 1 - phrases)
+
     def count_passes(self, phrases: int = 1) -> int:
         """Passes of the UNet for so many phrases."""
-        return len(self.text_timesteps) * (1 + max(phrases, self.rivals + 1)) + phrases
+        return len(self.text_timesteps) * (1 + phrases + self.count_null_words(phrases)) + phrases
 
     def _check_ranges(self) -> None:
         if not self.text_timesteps or min(*self.text_timesteps, self.attention_timestep) < 0:
             raise SettingsError(expected="one timestep of 0 or more", got=list(self.text_timesteps))
-        self._check_positive("attention_weight", "spread_steps")
+        self._check_positive("attention_weight", "spread_steps", "evidence_logit")
         self._check_counts("rivals")
         if self.sharpness <= 0:
             raise SettingsError(subject="sharpness", expected="a positive number", got=self.sharpness)

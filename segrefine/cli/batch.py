@@ -21,6 +21,7 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import check_output_folder, cutout_flag
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.reading import batch_reading_options
 from segrefine.errors import ServiceError
 
@@ -42,10 +43,10 @@ _UNREFINED = {
 
 
 @click.command(short_help="Refine all masks of a data set.")
-@click.argument("source", metavar="DIR|JSON", type=click.Path(path_type=Path, exists=True))
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("source", metavar="DIR|JSON", type=GivenPath(exists=True))
+@click.argument("output", metavar="OUTPUT", type=GivenPath(file_okay=False))
 @click.option(
-    "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    "--images", metavar="DIR", type=GivenPath(exists=True, file_okay=False),
     help="Folder of a COCO JSON's images.  [default: images beside it, or its own folder]",
 )  # fmt: skip
 @click.option(

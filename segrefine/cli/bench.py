@@ -21,6 +21,7 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import check_output_folder
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.reading import reading_options
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ _METHODS = "edge-step, grabcut, dense-crf"
 
 @click.command(short_help="Run a complete published benchmark.")
 @click.argument("name", metavar="NAME")
-@click.argument("data", metavar="DATA", type=click.Path(path_type=Path, exists=True))
+@click.argument("data", metavar="DATA", type=GivenPath(exists=True))
 @click.option(
-    "-o", "--output", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
+    "-o", "--output", metavar="DIR", type=GivenPath(file_okay=False),
     help="Folder for predictions and report.  [default: bench-NAME]",
 )  # fmt: skip
 @click.option(
-    "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    "--images", metavar="DIR", type=GivenPath(exists=True, file_okay=False),
     help="Folder of the images, if DATA does not have them.",
 )  # fmt: skip
 @click.option(

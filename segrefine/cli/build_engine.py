@@ -14,6 +14,7 @@ from segrefine.cli.backend_help import BackendOption, default_backend
 from segrefine.cli.console import Console, table, with_console
 from segrefine.cli.model_options import components_option
 from segrefine.cli.options import BundleFolder, device_option
+from segrefine.cli.paths import GivenPath
 from segrefine.errors import ShapeError
 from segrefine.spec import parse_sizes
 
@@ -76,7 +77,7 @@ def _capabilities(context: click.Context, parameter: click.Parameter, texts: tup
     help="Run custom ops as plugins; auto uses those that measured faster. ({plugins})",
 )  # fmt: skip
 @click.option(
-    "--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), cls=BackendOption,
+    "--timing-cache", metavar="FILE", type=GivenPath(dir_okay=False), cls=BackendOption,
     help="File that keeps the builder's measurements for the next build. ({timing_cache})",
 )  # fmt: skip
 @click.option(

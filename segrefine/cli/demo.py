@@ -14,6 +14,7 @@ import click
 
 from segrefine.cli.console import Console, Tell, table, with_console
 from segrefine.cli.options import Model, model_options
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.samples import Sample, load_samples
 from segrefine.cli.segment import SPREAD_SAMPLES
 from segrefine.errors import OutputError
@@ -29,9 +30,7 @@ Result = TypeVar("Result")
 
 
 @click.command(short_help="Try both methods on photographs and scenes: pictures, a table.")
-@click.option(
-    "--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Folder for the pictures."
-)
+@click.option("--output", metavar="DIR", type=GivenPath(), required=True, help="Folder for the pictures.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @model_options
 @with_console

@@ -11,6 +11,7 @@ import click
 
 from segrefine.cli.console import FAILED, Console, describe_guard, table, with_console
 from segrefine.cli.outputs import PictureFile, check_outputs
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.reading import comparing_options
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from segrefine.evaluation.scores import Score
 
 _SHOWN = 5
-_MASKS = click.Path(path_type=Path, exists=True)
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_MASKS = GivenPath(exists=True)
+_FILE = GivenPath(exists=True, dir_okay=False)
 
 
 @click.command("eval", short_help="Compare masks with the true ones.")
@@ -38,7 +39,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="Number of best and of worst cases on the sheet.",
 )
 @click.option(
-    "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    "--images", metavar="DIR", type=GivenPath(exists=True, file_okay=False),
     help="Folder of the images, for the sheet.  [default: images beside the masks]",
 )  # fmt: skip
 @click.option(

@@ -14,6 +14,7 @@ from segrefine.bundle import BundleWriter, Precision
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.inspect import describe_quantized
 from segrefine.cli.model_options import components_option, config_option, split_names, vae_option
+from segrefine.cli.paths import GivenPath
 from segrefine.export.sources import find_model, revision_of, torch_imports
 from segrefine.storage import staging_folder
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Export a PyTorch model to a bundle of ONNX graphs.")
 @click.argument("model")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=GivenPath())
 @click.option("--opset", type=click.IntRange(min=23), default=23, show_default=True, help="ONNX opset of the graphs.")
 @click.option(
     "--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Precision of the weights."

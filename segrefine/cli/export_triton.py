@@ -9,6 +9,7 @@ import click
 
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.options import BundleFolder, backend_option, device_option, name_of_bundle
+from segrefine.cli.paths import GivenPath
 
 if TYPE_CHECKING:
     from segrefine.engines import EnginePrecision
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Write a bundle as a model for Triton.")
 @click.argument("bundle", type=BundleFolder())
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="DIR", type=GivenPath(file_okay=False))
 @click.option("--name", help="Name of the model in the repository.  [default: the bundle's folder]")
 @click.option("--model-version", "version", type=click.IntRange(min=1), default=1, show_default=True,
               help="Version of the model. A polling server switches to the highest one.")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,21 +25,6 @@ max_megapixels_option = click.option(
     show_default=True,
     help="Largest image that is read, in millions of pixels; up to 178. Memory grows with it.",
 )
-
-
-class InputFile(click.Path):
-    """Path of a file to read. An empty text is refused: as a path it would be the current folder."""
-
-    def __init__(self, *, allow_dash: bool = False) -> None:
-        super().__init__(path_type=Path, allow_dash=allow_dash)
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
-        """The path; fails as a usage error."""
-        if not os.fspath(value):
-            self.fail("expected the path of a file, got an empty text", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 def read_picture(console: Console, picture: Path, max_megapixels: float) -> NDArray[np.uint8]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from segrefine.cli.paths import GivenPath
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -52,7 +54,7 @@ def mark_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Point on the object, or off it with ,0. Can be repeated.",
     )  # fmt: skip
     @click.option(
-        "--scribble", metavar="FILE", type=click.Path(path_type=Path),
+        "--scribble", metavar="FILE", type=GivenPath(),
         help="Strokes: white on the object, black on the background, the rest grey (128) or transparent.",
     )  # fmt: skip
     @wraps(command)

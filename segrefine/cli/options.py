@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from segrefine.cli.backend_help import BackendOption
+from segrefine.cli.paths import GivenPath
 from segrefine.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -56,16 +58,16 @@ guard_option = click.option(
 )
 
 
-class BundleFolder(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
+class BundleFolder(GivenPath):
     """The folder of a bundle; `photo`, `photo-gs`, `demo` and `demo-gs` are those that ship with segrefine."""
 
-    name = "path"
-
-    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
         """The folder, which need not exist."""
         from segrefine.assets import SHIPPED_BUNDLES
 
-        return SHIPPED_BUNDLES.get(str(value), Path(value))
+        return SHIPPED_BUNDLES.get(str(value)) or super().convert(value, param, ctx)
 
 
 class SamplerName(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
@@ -167,7 +169,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         "--settings",
         "file",
         metavar="FILE",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        type=GivenPath(exists=True, dir_okay=False),
         help="JSON file with values of settings. They win over the preset's.",
     )
     @click.option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segrefine.cli.console import Console, stdout_errors, with_console
-from segrefine.cli.inputs import InputFile, max_megapixels_option, read_picture
+from segrefine.cli.inputs import max_megapixels_option, read_picture
 from segrefine.cli.marks import MarkOptions, mark_options
 from segrefine.cli.options import (
     Model,
@@ -23,6 +23,7 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import STREAM, PictureFile, check_label_map, check_outputs, cutout_option
+from segrefine.cli.paths import GivenPath
 from segrefine.picture_formats import list_suffixes
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class RefineOutputs:
 
 
 @click.command(short_help="Refine the coarse mask of an image.")
-@click.argument("image", type=InputFile(allow_dash=True))
-@click.argument("masks", metavar="[MASK …]", nargs=-1, type=InputFile())
+@click.argument("image", type=GivenPath(allow_dash=True))
+@click.argument("masks", metavar="[MASK …]", nargs=-1, type=GivenPath())
 @click.option(
     "--label", "labels", required=True, multiple=True,
     help="Name of the masked object, such as fox. Give one for each MASK, in the same order.",

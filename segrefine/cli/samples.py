@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from segrefine.cli.console import Console, with_console
+from segrefine.cli.paths import GivenPath
 from segrefine.errors import OutputError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def load_samples(folder: Path) -> dict[str, Sample]:
 
 
 @click.command(short_help="Write sample images with masks to a new folder.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=GivenPath())
 @click.option("--copies", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of every image.")
 @click.option(
     "--kind", type=click.Choice(["photographs", "scenes"]), default="photographs", show_default=True,

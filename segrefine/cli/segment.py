@@ -12,7 +12,7 @@ import click
 
 from segrefine.cli.asked import Asked, find_spans
 from segrefine.cli.console import Console, table, with_console
-from segrefine.cli.inputs import InputFile, max_megapixels_option, read_picture
+from segrefine.cli.inputs import max_megapixels_option, read_picture
 from segrefine.cli.options import (
     BundleFolder,
     Model,
@@ -22,6 +22,7 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import PictureFile, check_label_map, cutout_option
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.segment_outputs import SegmentOutputs
 from segrefine.picture_formats import list_suffixes
 
@@ -40,7 +41,7 @@ SPREAD_SAMPLES = 4
 
 
 @click.command(short_help="Segment what phrases name in an image.")
-@click.argument("image", type=InputFile(allow_dash=True))
+@click.argument("image", type=GivenPath(allow_dash=True))
 @click.argument("phrases", metavar='["PHRASE" …]', nargs=-1)
 @click.option(
     "--caption",
@@ -69,7 +70,7 @@ SPREAD_SAMPLES = 4
     help="Also write a sheet with mask, probability and uncertainty of every phrase.",
 )  # fmt: skip
 @click.option(
-    "--maps", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
+    "--maps", metavar="DIR", type=GivenPath(file_okay=False),
     help="Also write mask and probability (16-bit PNG) of every phrase into this folder.",
 )  # fmt: skip
 @click.option("--uncertainty", is_flag=True, help="Also write an uncertainty map of each phrase; needs --maps.")

@@ -21,13 +21,14 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import check_output_folder
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.reading import reading_options
 
 if TYPE_CHECKING:
     from segrefine.datasets.notation import ReadingOptions
     from segrefine.evaluation.sweep import Row
 
-_DATA = click.Path(path_type=Path, exists=True)
+_DATA = GivenPath(exists=True)
 
 
 class Vary(click.ParamType):  # type: ignore[type-arg]  # click takes no type there before 8.4
@@ -54,7 +55,7 @@ class Vary(click.ParamType):  # type: ignore[type-arg]  # click takes no type th
 @click.command(short_help="Refine a data set with other settings, and compare.")
 @click.argument("source", metavar="DIR|JSON", type=_DATA)
 @click.argument("truth", type=_DATA)
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("output", metavar="OUTPUT", type=GivenPath(file_okay=False))
 @click.option(
     "--vary", "wanted", metavar="NAME[=V1,V2,…]", type=Vary(), multiple=True,
     help="Settings to vary. Can be repeated.  [default: injection, mixing, noise, rounds, confusion]",

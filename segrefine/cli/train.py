@@ -12,6 +12,7 @@ import click
 
 from segrefine.cli.console import Console, with_console
 from segrefine.cli.model_options import split_names
+from segrefine.cli.paths import GivenPath
 from segrefine.errors import MissingDependencyError
 from segrefine.export.sources import find_model, torch_imports
 
@@ -21,8 +22,8 @@ def _choice(*values: str) -> click.Choice[str]:
 
 
 @click.command(short_help="Train a label diffusion model on your own data.")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("data", type=GivenPath())
+@click.argument("output", type=GivenPath())
 @click.option(
     "--from",
     "base",
@@ -38,10 +39,10 @@ def _choice(*values: str) -> click.Choice[str]:
     show_default=True,
     help="Sampling weight of DATA against the data sets of --also.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of DATA's images.  [default: the data's own]")
+@click.option("--images", type=GivenPath(), help="Folder of DATA's images.  [default: the data's own]")
 @click.option("--split", default="train", show_default=True, help="Split that is read, if DATA is a benchmark.")
 @click.option("--classes", metavar="NAME|FILE", help="Class list of DATA's label maps.  [default: the data's own]")
-@click.option("--validation", type=click.Path(path_type=Path),
+@click.option("--validation", type=GivenPath(),
               help="Data set for validation.  [default: the share --held-out of the data]")  # fmt: skip
 @click.option(
     "--held-out",

@@ -11,12 +11,13 @@ import click
 from segrefine.cli.console import FAILED, Console, table, with_console
 from segrefine.cli.options import Model, model_options
 from segrefine.cli.outputs import check_output_folder
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.reading import tuning_options
 
 if TYPE_CHECKING:
     from segrefine.datasets.notation import ReadingOptions
 
-_DATA = click.Path(path_type=Path, exists=True)
+_DATA = GivenPath(exists=True)
 _SHOWN = 5
 
 
@@ -24,11 +25,11 @@ _SHOWN = 5
 @click.argument("data", metavar="DATA", type=_DATA)
 @click.argument("truth", metavar="TRUTH", type=_DATA)
 @click.option(
-    "-o", "--output", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), default="tuned",
+    "-o", "--output", metavar="DIR", type=GivenPath(file_okay=False), default="tuned",
     show_default=True, help="Folder for the report and for intermediate results.",
 )  # fmt: skip
 @click.option(
-    "--images", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    "--images", metavar="DIR", type=GivenPath(exists=True, file_okay=False),
     help="Folder of a COCO JSON's images.  [default: images beside it, or its own folder]",
 )  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue a run with the same options that was stopped.")

@@ -21,6 +21,7 @@ from segrefine.cli.options import (
     settings_options,
 )
 from segrefine.cli.outputs import check_output_folder, cutout_flag
+from segrefine.cli.paths import GivenPath
 from segrefine.cli.reading import watching_options
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Refine images as they come into a folder.")
-@click.argument("source", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("source", metavar="DIR", type=GivenPath(exists=True, file_okay=False))
+@click.argument("output", metavar="OUTPUT", type=GivenPath(file_okay=False))
 @click.option(
     "--interval",
     type=click.FloatRange(min=0),

@@ -4,7 +4,7 @@ Two signs say where a word is, and both are standardised over the image:
 
 - the attention that its tokens get (DAAM, arXiv 2210.04885; DiffSegmenter, arXiv 2309.02773);
 - how much better it explains a pixel than other words do (DiffEdit, arXiv 2210.11427; diffusion classifiers, arXiv
-  2303.16203).
+  2303.16203). A model that was trained for this sign needs no other words: it gives log-odds (`evidence_logit`).
 
 Self-attention says which places belong together. Both signs are spread along it, as in DiffSegmenter and iSeg (arXiv
 2409.03209).
@@ -50,6 +50,7 @@ class WordMap:
         attention: float32 (rows, columns), the attention of its tokens alone, standardised over the image.
         score: float32 (rows, columns), both signs, spread along self-attention.
         presence: how far the phrase explains its own mask better than any other word does; see `measure_presence`.
+            With `evidence_logit` it is the mean score of the mask.
         probability: float32 (rows, columns) in [0, 1]; nowhere above one half where the phrase is absent.
     """
 
@@ -66,16 +67,17 @@ def read_word_maps(seen: Seen, settings: ZeroShotSettings) -> list[WordMap]:
         seen: what the model does.
         settings: weights and thresholds.
     """
-    grid = seen.words.shape[1:]
-    shares = to_grid(seen.evidence / max(float(seen.error.mean()), 1e-12), grid)
+    shares = to_grid(seen.evidence / max(float(seen.error.mean()), 1e-12), seen.words.shape[1:])
     wide = np.stack([spread(each, seen.places, 2 * settings.spread_steps) for each in shares])
     found = []
     for number, words in enumerate(seen.words):
-        others = np.delete(shares, number, 0)
-        evidence = shares[number] - others.mean(0)
-        score = standardise(spread(evidence, seen.places, settings.spread_steps))
+        score = _score_evidence(number, shares, seen.places, settings)
         score = score + np.float32(settings.attention_weight) * standardise(spread(words, seen.places, 1))
-        presence = measure_presence(wide[number], np.delete(wide, number, 0), score > settings.threshold)
+        mask = score > settings.threshold
+        if settings.evidence_logit:
+            presence = float(score[mask].mean()) if mask.any() else -np.inf
+        else:
+            presence = measure_presence(wide[number], np.delete(wide, number, 0), mask)
         found.append(
             WordMap(
                 attention=standardise(words),
@@ -85,6 +87,14 @@ def read_word_maps(seen: Seen, settings: ZeroShotSettings) -> list[WordMap]:
             )
         )
     return found
+
+
+def _score_evidence(number: int, shares: Floats, places: Floats, settings: ZeroShotSettings) -> Floats:
+    """How well a phrase explains each place: as log-odds, or beside other words and standardised."""
+    if settings.evidence_logit:
+        return np.float32(settings.evidence_logit) * spread(shares[number], places, settings.spread_steps)
+    evidence = shares[number] - np.delete(shares, number, 0).mean(0)
+    return standardise(spread(evidence, places, settings.spread_steps))
 
 
 def measure_presence(own: Floats, others: Floats, mask: NDArray[np.bool_]) -> float:

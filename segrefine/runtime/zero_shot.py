@@ -123,8 +123,9 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Segmentation:
-        """The masks of what the phrases name. Phrases compete: what one explains better counts against the others.
+        """The masks of what the phrases name.
 
+        Phrases compete: what one explains better counts against the others. With `evidence_logit` each is for itself.
         Phrases that read alike, such as "fox" and "the Fox", get the same mask, and are no rivals.
 
         Args:
@@ -220,5 +221,4 @@ def choose_rivals(phrases: Sequence[str], settings: ZeroShotSettings, fits: Call
         settings: say how many rivals a phrase has.
         fits: whether the text encoder takes a word as a whole.
     """
-    missing = max(0, settings.rivals + 1 - len(phrases))
-    return tuple(word for word in other_words(phrases) if fits(word))[:missing]
+    return tuple(word for word in other_words(phrases) if fits(word))[: settings.count_null_words(len(phrases))]

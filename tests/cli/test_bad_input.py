@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 from segrefine.assets import demo_bundle
 from segrefine.bundle import Bundle
+from segrefine.cli import main
 from segrefine.runtime.pipeline import Refiner
 from tests.engines.tensorrt.runtime_stand_in import build, one_gpu
 
@@ -238,3 +240,18 @@ def test_damaged_engine_beside_a_whole_one_is_a_warning(run, scene, bundle, tmp_
 def test_locating_where_no_engine_can_be_built(fails):
     line = fails("parity", "demo", "--reference", "demo", "--backend", "tensorrt", "--locate")
     assert "the builder of tensorrt is not installed" in line
+
+
+PATHS = [
+    (name, parameter)
+    for name in main.list_commands(click.Context(main))
+    for parameter in main.get_command(click.Context(main), name).params
+    if isinstance(parameter.type, click.Path)
+]
+
+
+@pytest.mark.parametrize(("name", "parameter"), PATHS, ids=[f"{name} {parameter.name}" for name, parameter in PATHS])
+def test_an_empty_path_is_not_the_current_folder(name, parameter):
+    context = click.Context(main.get_command(click.Context(main), name))
+    with pytest.raises(click.UsageError, match="expected a path, got an empty text"):
+        parameter.type_cast_value(context, "" if parameter.nargs == 1 and not parameter.multiple else [""])

@@ -80,9 +80,3 @@ def test_numbers_that_the_file_cannot_hold_are_told_before_the_work(run, tmp_pat
     phrases = [f"car {number}" for number in range(256)]
     done = run("segment", IMAGE, *phrases, "-o", tmp_path / "z.bmp")
     assert done.exit_code == 2 and "up to 256" in done.stderr
-
-
-@pytest.mark.parametrize("words", [("segment", "", "fox"), ("refine", "", IMAGE, "--label", "fox")])
-def test_an_empty_path_is_no_folder(run, words):
-    done = run(*words)
-    assert done.exit_code == 2 and "got an empty text" in done.stderr

@@ -47,14 +47,27 @@ def test_a_word_is_absent_where_it_looks_at_what_another_word_explains_better():
     assert not (found[0].probability > 0.5).any() and found[0].probability.max() > 0.3
 
 
+def test_the_sign_of_the_evidence_needs_no_other_word():
+    settings = replace(SETTINGS, evidence_logit=10.0, attention_weight=0.0, threshold=0.0, sharpness=1.0)
+    here, there = np.where(square(0, 0) > 0, 0.3, -0.1), np.where(square(0, 0) > 0, 0.2, -0.1)
+    found = read_word_maps(seen([here, there, -np.ones((8, 8))], [square(4, 4)] * 3), settings)
+    for each, odds in zip(found, (3, 2), strict=False):
+        np.testing.assert_array_equal(each.probability > 0.5, square(0, 0) > 0)
+        assert each.presence == pytest.approx(odds) and each.score.max() == pytest.approx(odds)
+    assert found[2].presence == -np.inf and not (found[2].probability > 0.5).any()
+    absent = read_word_maps(seen([there], [square(0, 0)]), replace(settings, presence=2.5))[0]
+    assert absent.score.max() > 0 and not (absent.probability > 0.5).any()
+
+
+@pytest.mark.parametrize("logit", [0.0, 10.0])
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(2, 5))
-def test_probabilities_are_in_range_whatever_comes(seed, phrases, rivals):
+def test_probabilities_are_in_range_whatever_comes(logit, seed, phrases, rivals):
     rng = np.random.default_rng(seed)
     scale = 10.0 ** rng.integers(-12, 12)
     evidence = scale * rng.standard_normal((phrases + rivals, 6, 5))
     places = rng.random((30, 30)).astype(np.float32)
     given_maps = seen(evidence, rng.random((phrases, 6, 5)), places / places.sum(1, keepdims=True))
-    for each in read_word_maps(given_maps, SETTINGS):
+    for each in read_word_maps(given_maps, replace(SETTINGS, evidence_logit=logit)):
         assert ((each.probability >= 0) & (each.probability <= 1)).all()
         assert np.isfinite(each.score).all()
 
@@ -64,12 +77,17 @@ def test_flat_maps_say_nothing():
     assert all(not (each.probability > 0.5).any() for each in found)
 
 
+@pytest.mark.parametrize("logit", [0.0, 10.0])
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
-def test_the_scale_of_a_models_errors_does_not_matter(factor):
+def test_the_scale_of_a_models_errors_does_not_matter(factor, logit):
+    settings = replace(SETTINGS, evidence_logit=logit)
     evidence, words = [square(0, 0), *random_words(2, 4)], [square(0, 0)]
-    once = read_word_maps(seen(evidence, words), SETTINGS)[0]
-    scaled = seen(np.float32(factor) * np.asarray(evidence), np.asarray(words) * factor)
-    again = read_word_maps(scaled, SETTINGS)[0]
+    plain = seen(evidence, words)
+    scaled = Seen(
+        evidence=np.float32(factor) * plain.evidence, error=np.float32(factor) * plain.error,
+        words=np.float32(factor) * plain.words, places=plain.places,
+    )  # fmt: skip
+    once, again = (read_word_maps(each, settings)[0] for each in (plain, scaled))
     np.testing.assert_allclose(again.probability, once.probability, atol=1e-4)
 
 

@@ -67,11 +67,12 @@ def test_images_of_any_shape(segmenter, size):
         assert segment.probability.shape == size and np.isfinite(segment.probability).all()
 
 
-def test_passes_are_those_that_the_settings_count(segmenter, sample):
+@pytest.mark.parametrize("changes", [{}, {"evidence_logit": 10.0}])
+def test_passes_are_those_that_the_settings_count(segmenter, sample, changes):
     counters = count_samples(segmenter)
-    phrases = ["fox", "car", "tree"]
-    segmenter.derive(counters)(sample.image, phrases)
-    assert counters["unet"].samples + counters["unet_attention"].samples == segmenter.settings.count_passes(3)
+    counted = segmenter.derive(counters, settings=changes)
+    counted(sample.image, ["fox", "car", "tree"])
+    assert counters["unet"].samples + counters["unet_attention"].samples == counted.settings.count_passes(3)
 
 
 def test_eight_phrases_cost_less_than_twice_as_many_passes_as_one():
@@ -85,6 +86,7 @@ def test_rivals_are_other_words():
     assert choose_rivals(["a", "b", "c"], settings, lambda word: True) == ("banana",)
     assert choose_rivals(["a", "b", "c"], settings, lambda word: word != "banana") == ("boat",)
     assert choose_rivals(["a", "b", "c", "d"], settings, lambda word: True) == ()
+    assert choose_rivals(["a"], ZeroShotSettings(evidence_logit=1.0), lambda word: True) == ()
 
 
 WRITTEN = st.sampled_from(["butterfly", "the butterfly", "Butterfly", "  all  the butterfly ", "butterfly on the left"])

@@ -26,6 +26,7 @@ from training.photos.samples import SAMPLES, read_resources
 from training.photos.train import IMAGES, PhotoTraining, _evidence_loss, prepare
 from training.photos.words import NAMES, SEVEN, VOID, caption, number_of, vary_caption
 
+SIDE = 64
 VOC = ["background", "aeroplane", "bird", "cat", "cow", "dog", "horse", "person", "sheep", "tvmonitor"]
 
 
@@ -84,7 +85,7 @@ def _draw(folder, kind, name, number, rng, size):
 
 @pytest.fixture(scope="module")
 def pool(photos, tmp_path_factory):
-    return build_pool(photos, tmp_path_factory.mktemp("pool"), split="train")
+    return build_pool(photos, tmp_path_factory.mktemp("pool"), split="train", side=SIDE)
 
 
 def test_photographs_and_cut_outs_keep_the_classes_of_their_sources(pool):
@@ -100,8 +101,8 @@ def test_photographs_and_cut_outs_keep_the_classes_of_their_sources(pool):
 
 
 def test_a_pool_is_read_from_disk_as_it_was_built(photos, tmp_path):
-    built = build_pool(photos, tmp_path / "pool", split="val")
-    again = build_pool(tmp_path / "no photographs here", tmp_path / "pool", split="val")
+    built = build_pool(photos, tmp_path / "pool", split="val", side=SIDE)
+    again = build_pool(tmp_path / "no photographs here", tmp_path / "pool", split="val", side=SIDE)
     assert all(np.array_equal(built.photos[i], again.photos[i]) for i in range(len(built.photos)))
     assert len(built.photos) == len(VOC) - 1  # validation has no cats and no COCO
 
@@ -109,10 +110,10 @@ def test_a_pool_is_read_from_disk_as_it_was_built(photos, tmp_path):
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=examples(60), deadline=None)
 def test_scenes_show_what_their_labels_say(pool, seed):
-    scene = SceneComposer(pool).draw(np.random.default_rng(seed))
-    again = SceneComposer(pool).draw(np.random.default_rng(seed))
+    scene = SceneComposer(pool, SIDE).draw(np.random.default_rng(seed))
+    again = SceneComposer(pool, SIDE).draw(np.random.default_rng(seed))
     assert np.array_equal(scene.image, again.image) and np.array_equal(scene.labels, again.labels)
-    assert scene.image.shape == (128, 128, 3) and scene.image.dtype == np.uint8
+    assert scene.image.shape == (SIDE, SIDE, 3) and scene.image.dtype == np.uint8
     present = set(np.unique(scene.labels).tolist())
     assert not present & set(scene.absent)
     assert present <= {0, VOID, *range(1, len(NAMES) + 1)}
@@ -152,11 +153,11 @@ def test_captions_read_as_the_prompts_of_the_pipeline():
 
 
 def test_gate_cases_hold_an_object_and_a_word_that_is_not_in_the_photograph(photos, tmp_path):
-    pool = build_pool(photos, tmp_path, split="val")
-    cases = photo_cases(pool)
+    pool = build_pool(photos, tmp_path, split="val", side=SIDE)
+    cases = photo_cases(pool, SIDE)
     assert sorted(cases.right) == list(range(1, len(SEVEN) + 1))
     assert all(right != wrong for right, wrong in zip(cases.right, cases.wrong, strict=True))
-    assert cases.images.shape == (len(SEVEN), 128, 128, 3)
+    assert cases.images.shape == (len(SEVEN), SIDE, SIDE, 3)
     assert (cases.region.amax((1, 2)) > 0.9).all() and (cases.region.amin((1, 2)) == 0).all()
 
 
@@ -191,12 +192,12 @@ def test_the_denoiser_keeps_what_it_read_of_the_features_beside_a_mask():
 
 
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(pool, photos, tmp_path):
-    cases = photo_cases(build_pool(photos, tmp_path / "pool", split="val"))
+    cases = photo_cases(build_pool(photos, tmp_path / "pool", split="val", side=SIDE), SIDE)
 
     def train(run, *totals):
         for total in totals:
-            prepare(tmp_path / run, None)
-            training = PhotoTraining(tmp_path / run, SceneComposer(pool), cases)
+            prepare(tmp_path / run, None, SIDE)
+            training = PhotoTraining(tmp_path / run, SceneComposer(pool, SIDE), cases, 1e-4)
             training.loop.run(total, print)
         return [weight.detach() for each in training.networks.values() for weight in each.parameters()]
 
@@ -208,16 +209,16 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(pool, photos, tmp_
 
 
 def test_what_a_run_has_learned_is_a_checkpoint_that_exports(pool, photos, tmp_path):
-    build_pool(photos, tmp_path / "run/pool/train", split="train")
-    prepare(tmp_path / "run", None)
-    training = PhotoTraining(
-        tmp_path / "run", SceneComposer(pool), photo_cases(build_pool(photos, tmp_path, split="val"))
-    )
+    build_pool(photos, tmp_path / "run/pool/train", split="train", side=SIDE)
+    prepare(tmp_path / "run", None, SIDE)
+    cases = photo_cases(build_pool(photos, tmp_path, split="val", side=SIDE), SIDE)
+    training = PhotoTraining(tmp_path / "run", SceneComposer(pool, SIDE), cases, 1e-4)
     training.loop.run(IMAGES, print)
     asked = [str(tmp_path / "run"), str(tmp_path / "checkpoint"), "--decoder-steps", "2"]
     answer = CliRunner().invoke(export_run, asked)
     assert answer.exit_code == 0, answer.output
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.unet.config.sample_size * checkpoint.vae_scale_factor == SIDE
     image = torch.rand(1, 3, 64, 128) * 2 - 1
     with torch.no_grad():
         features = checkpoint.encode_image(image)

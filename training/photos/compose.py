@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from training.photos.pool import Image, PhotoPool
 from training.photos.words import NAMES, SEVEN
 
-SIDE = 128
 NAMED, ASKED = 0.02, 0.03
 """An object that covers less of the scene than this is not named, or not asked for."""
 _SEVEN = len(SEVEN)
@@ -23,8 +22,8 @@ class LabelledScene:
     """One training image.
 
     Attributes:
-        image: uint8 (128, 128, 3) RGB.
-        labels: uint8 (128, 128); class numbers, 0 background, `VOID` unknown.
+        image: uint8 (side, side, 3) RGB.
+        labels: uint8 (side, side); class numbers, 0 background, `VOID` unknown.
         absent: numbers of the seven classes that are nowhere in the photographs it is made of.
     """
 
@@ -43,10 +42,11 @@ class SceneComposer:
 
     Args:
         pool: photographs and cut-outs.
+        side: of a scene, in pixels.
     """
 
-    def __init__(self, pool: PhotoPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: PhotoPool, side: int) -> None:
+        self._pool, self._side = pool, side
         self._others = [n for n in range(_SEVEN + 1, len(NAMES) + 1) if len(pool.cutters[n])]
         weights = np.array([len(pool.cutters[n]) for n in self._others], np.float64)
         self._weights = weights**0.5 / np.sum(weights**0.5)
@@ -63,7 +63,7 @@ class SceneComposer:
         photo = self._pool.photos[int(rng.choice(self._pool.holders[number]))]
         present = set(np.unique(photo[..., 3]).tolist())
         whole = rng.random() < 0.6
-        image, labels = _crop(rng, photo, number if whole else None)
+        image, labels = _crop(rng, photo, number if whole else None, self._side)
         pastes = int(rng.random() < 0.65) if whole else int(rng.integers(1, 3))
         for _ in range(pastes):
             pasted = self._draw_cut(rng)
@@ -85,8 +85,8 @@ def _draw_seven(rng: Generator) -> int:
     return int(rng.choice(_SEVEN, p=chances / chances.sum())) + 1
 
 
-def _crop(rng: Generator, photo: Image, number: int | None) -> tuple[Image, Image]:
-    """A window at random, or one around an object of class `number`, at `SIDE`, mirrored half of the time."""
+def _crop(rng: Generator, photo: Image, number: int | None, side: int) -> tuple[Image, Image]:
+    """A window at random, or one around an object of class `number`, of `side` pixels, mirrored half of the time."""
     height, width = photo.shape[:2]
     short = min(height, width)
     aspect = float(np.exp(rng.uniform(-0.2, 0.2)))
@@ -105,30 +105,31 @@ def _crop(rng: Generator, photo: Image, number: int | None) -> tuple[Image, Imag
     window = photo[int(top) : max(int(top + down), int(top) + 8), int(left) : max(int(left + across), int(left) + 8)]
     if rng.random() < 0.5:
         window = window[:, ::-1]
-    smaller = cv2.INTER_AREA if min(window.shape[:2]) >= SIDE else cv2.INTER_LINEAR
-    image = cv2.resize(np.ascontiguousarray(window[..., :3]), (SIDE, SIDE), interpolation=smaller)
-    labels = cv2.resize(np.ascontiguousarray(window[..., 3]), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+    smaller = cv2.INTER_AREA if min(window.shape[:2]) >= side else cv2.INTER_LINEAR
+    image = cv2.resize(np.ascontiguousarray(window[..., :3]), (side, side), interpolation=smaller)
+    labels = cv2.resize(np.ascontiguousarray(window[..., 3]), (side, side), interpolation=cv2.INTER_NEAREST)
     return np.asarray(image, np.uint8), np.asarray(labels, np.uint8)
 
 
 def _paste(rng: Generator, image: Image, labels: Image, cut: Image, number: int) -> tuple[Image, Image]:
     """The scene with a cut-out turned, stretched, relit and laid over it."""
     height, width = cut.shape[:2]
-    area = rng.uniform(0.08, 0.5) * SIDE * SIDE
+    side = len(image)
+    area = rng.uniform(0.08, 0.5) * side * side
     scale = np.sqrt(area / max(1.0, float((cut[..., 3] > 127).sum())))
-    scale = min(scale, 1.4 * SIDE / max(height, width))
+    scale = min(scale, 1.4 * side / max(height, width))
     angle, aspect = np.deg2rad(12 * rng.normal()), float(np.exp(rng.uniform(-0.15, 0.15)))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     mirror = -1 if rng.random() < 0.5 else 1
     linear = turn @ np.diag([mirror * scale * aspect, scale / aspect])
-    centre = rng.uniform(0.12, 0.88, 2) * SIDE
+    centre = rng.uniform(0.12, 0.88, 2) * side
     shift = centre - linear @ np.array([width / 2, height / 2])
     colour = _relight(rng, cut[..., :3].astype(np.float32), 0.6)
     cover = cut[..., 3:].astype(np.float32) / 255
     layers = np.concatenate([colour * cover, cover], -1)
     if scale < 0.7:
         layers = cv2.GaussianBlur(layers, (0, 0), 0.3 / scale)
-    warped = cv2.warpAffine(layers, np.c_[linear, shift], (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    warped = cv2.warpAffine(layers, np.c_[linear, shift], (side, side), flags=cv2.INTER_LINEAR)
     alpha = warped[..., 3:]
     mixed = image * (1 - alpha) + warped[..., :3]
     pasted = np.where(alpha[..., 0] > 0.5, np.uint8(number), labels)

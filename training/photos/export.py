@@ -10,7 +10,7 @@ from training.demo.checkpoints import load_state
 from training.demo.networks import new_scheduler
 from training.demo.train import write_checkpoint
 from training.photos.compose import SceneComposer
-from training.photos.model import DECODER_STEPS, MODEL_INDEX, add_decoder, load_networks
+from training.photos.model import CELL, DECODER_STEPS, MODEL_INDEX, add_decoder, load_networks
 from training.photos.pool import PhotoPool
 
 
@@ -29,7 +29,7 @@ def main(run: Path, output: Path, decoder_steps: int) -> None:
         raise click.ClickException(f"{run} holds no state: expected state.pt; train first")
     unet.load_state_dict(state["denoiser_average"])
     text_encoder.load_state_dict(state["text_encoder_average"])
-    whole = add_decoder(encoder, SceneComposer(PhotoPool.load(run / "pool/train")), decoder_steps)
+    whole = add_decoder(encoder, SceneComposer(PhotoPool.load(run / "pool/train"), unet.config.sample_size * CELL), decoder_steps)
     networks = {"unet": unet, "text_encoder": text_encoder, "vae": whole}
     write_checkpoint(output, networks, new_scheduler(), run / "start/tokenizer", MODEL_INDEX)
     click.echo(f"{output}: {state['samples']} samples")

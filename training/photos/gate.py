@@ -14,7 +14,6 @@ from torch import Tensor
 from segrefine.reference.image_encoder import FeatureEncoder
 from training.demo.captions import CaptionEncoder
 from training.demo.train_vae import to_unit
-from training.photos.compose import SIDE
 from training.photos.model import to_grid
 from training.photos.pool import PhotoPool
 from training.photos.words import NAMES, SEVEN, caption
@@ -29,8 +28,8 @@ class PhotoCases:
     """Held-out objects, each with its right and a wrong word.
 
     Attributes:
-        images: uint8 (n, 128, 128, 3).
-        region: float32 (n, 16, 16); share of each latent cell that the object covers.
+        images: uint8 (n, side, side, 3).
+        region: float32 (n, h, w); share of each latent cell that the object covers.
         right: class numbers of the objects, from 1.
         wrong: class numbers that are not in the photographs.
     """
@@ -41,7 +40,7 @@ class PhotoCases:
     wrong: list[int]
 
 
-def photo_cases(pool: PhotoPool) -> PhotoCases:
+def photo_cases(pool: PhotoPool, side: int) -> PhotoCases:
     """Every object of the seven classes that covers 3 % of the square of its photograph that holds most of it."""
     rng = np.random.default_rng(11)
     images, regions, right, wrong = [], [], [], []
@@ -53,10 +52,10 @@ def photo_cases(pool: PhotoPool) -> PhotoCases:
             if number not in present:
                 continue
             square = _square(photo, number)
-            mask = cv2.resize((square[..., 3] == number).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            mask = cv2.resize((square[..., 3] == number).astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
             if mask.mean() < SHARE:
                 continue
-            image = cv2.resize(np.ascontiguousarray(square[..., :3]), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            image = cv2.resize(np.ascontiguousarray(square[..., :3]), (side, side), interpolation=cv2.INTER_AREA)
             images.append(np.asarray(image, np.uint8))
             regions.append(torch.from_numpy(mask))
             right.append(number)

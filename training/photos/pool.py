@@ -14,8 +14,8 @@ from PIL import Image as Pictures
 
 from training.photos.words import NAMES, VOID, number_of
 
-SIDE, CUT_SIDE = 160, 128
-"""The shorter side of a stored photograph, and the longer side of a stored cut-out, in pixels."""
+MARGIN = 1.25
+"""The shorter side of a stored photograph, in sides of a scene: crops stay sharp."""
 MIN_SHARE, MIN_CUT = 0.02, 20
 """A cut-out covers this share of its photograph, and its longer side has at least so many pixels."""
 
@@ -138,21 +138,22 @@ class PhotoPool:
         return cls(photos, cuts, holders, cutters)
 
 
-def build_pool(source: Path, folder: Path, *, split: str) -> PhotoPool:
+def build_pool(source: Path, folder: Path, *, split: str, side: int) -> PhotoPool:
     """The pool of a split in `folder`, built on the first call.
 
     Args:
         source: the folder of photographs.
         folder: where the pool is kept.
         split: "train" (VOC's training part, cats and COCO) or "val" (VOC's validation part).
+        side: of the scenes that it is for, in pixels.
     """
     if not (folder / "shows.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
         photos, cuts, numbers, shows = [], [], [], []
         for photo in _read_split(source, split):
-            photos.append(_shrink(photo))
+            photos.append(_shrink(photo, round(MARGIN * side)))
             shows.append(np.bincount(photos[-1][..., 3].ravel(), minlength=256) / photos[-1][..., 3].size)
-            for number, part in _cut_out(photo):
+            for number, part in _cut_out(photo, side):
                 cuts.append(part)
                 numbers.append(number)
         stored, cut = Ragged.of(photos, [0] * len(photos)), Ragged.of(cuts, numbers)
@@ -169,24 +170,24 @@ def _read_split(source: Path, split: str) -> Iterator[Photo]:
         yield from read_coco(source / "coco")
 
 
-def _shrink(photo: Photo) -> Image:
-    """RGB and labels, uint8 (h, w, 4), shorter side `SIDE`."""
+def _shrink(photo: Photo, side: int) -> Image:
+    """RGB and labels, uint8 (h, w, 4), with a shorter side of at most `side` pixels."""
     height, width = photo.labels.shape
-    scale = SIDE / min(height, width)
-    size = (max(SIDE, round(width * scale)), max(SIDE, round(height * scale)))
+    scale = min(1.0, side / min(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = cv2.resize(photo.image, size, interpolation=cv2.INTER_AREA)
     return np.dstack([image, cv2.resize(photo.labels, size, interpolation=cv2.INTER_NEAREST)]).astype(np.uint8)
 
 
-def _cut_out(photo: Photo) -> Iterator[tuple[int, Image]]:
-    """Class number and RGBA cut-out of each part that is large enough, longer side at most `CUT_SIDE`."""
+def _cut_out(photo: Photo, side: int) -> Iterator[tuple[int, Image]]:
+    """Class number and RGBA cut-out of each part that is large enough, with a longer side of at most `side` pixels."""
     for number, mask in photo.parts:
         if mask.mean() < MIN_SHARE:
             continue
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         cover = mask[box].astype(np.uint8) * 255
-        scale = min(1.0, CUT_SIDE / max(cover.shape))
+        scale = min(1.0, side / max(cover.shape))
         size = (max(1, round(cover.shape[1] * scale)), max(1, round(cover.shape[0] * scale)))
         if max(size) < MIN_CUT or min(size) < 8:
             continue

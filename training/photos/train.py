@@ -23,12 +23,12 @@ from training.demo.train_vae import to_unit
 from training.demo.training import TrainingLoop
 from training.photos.compose import LabelledScene, SceneComposer
 from training.photos.gate import QUICK, PhotoCases, photo_cases, photo_gate
-from training.photos.model import load_networks, to_grid, write_start
+from training.photos.model import CELL, load_networks, to_grid, write_start
 from training.photos.pool import build_pool
 from training.photos.questions import Question, ask
 from training.photos.words import VOID
 
-IMAGES, LEARNING_RATE, SEED = 12, 6e-4, 17
+IMAGES, SEED = 12, 17
 """Images of a step. Each is seen under its right caption, under a second one and under none."""
 EVIDENCE_WEIGHT, SHARPNESS = 1.0, 10.0
 LEVELS = 150, 850
@@ -44,9 +44,10 @@ class PhotoTraining:
         run: folder of the run: its networks at the start, its state, its curve.
         composer: training scenes.
         cases: held-out cases of the text gate.
+        learning_rate: before it falls.
     """
 
-    def __init__(self, run: Path, composer: SceneComposer, cases: PhotoCases) -> None:
+    def __init__(self, run: Path, composer: SceneComposer, cases: PhotoCases, learning_rate: float) -> None:
         self.run, self._cases = run, cases
         self._batches = _Batches(composer)
         unet, text_encoder, self.encoder, self.tokenizer = load_networks(run / "start")
@@ -60,7 +61,7 @@ class PhotoTraining:
             step=self.step,
             gate=self.gate,
             batch=IMAGES,
-            learning_rate=LEARNING_RATE,
+            learning_rate=learning_rate,
             seed=SEED,
             state_file=run / "state.pt",
             decay=0.998,
@@ -158,12 +159,13 @@ def _draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray[tuple[in
     return np.where(rng.random(count) < 0.9, rng.integers(*LEVELS, count), rng.integers(0, 1000, count))
 
 
-def prepare(run: Path, start: Path | None) -> None:
+def prepare(run: Path, start: Path | None, side: int) -> None:
     """Write the networks that the run sets out from, once.
 
     Args:
         run: folder of the run.
         start: a checkpoint that an earlier run wrote; without one `photo-gs` is the start.
+        side: of the scenes, in pixels; the denoiser's configuration notes it.
     """
     folder = run / "start"
     if (folder / "done").exists():
@@ -173,6 +175,9 @@ def prepare(run: Path, start: Path | None) -> None:
         shutil.copytree(start, folder)
     else:
         write_start(folder)
+    config = folder / "unet/config.json"
+    values = json.loads(config.read_text("utf-8")) | {"sample_size": side // CELL}
+    config.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
     (folder / "done").touch()
 
 
@@ -182,16 +187,20 @@ def prepare(run: Path, start: Path | None) -> None:
 @click.option(
     "--start", type=click.Path(path_type=Path, exists=True), help="Checkpoint to start from.  [default: photo-gs]"
 )
-@click.option("--samples", default=60_000, show_default=True, help="Images to train on, over all runs.")
+@click.option("--side", default=128, show_default=True, help="Pixels of a scene along one side.")
+@click.option("--samples", default=40_000, show_default=True, help="Images to train on, over all runs.")
+@click.option("--learning-rate", default=6e-4, show_default=True, help="Of AdamW, before it falls.")
 @click.option("--threads", default=2, show_default=True)
-def main(photos: Path, run: Path, start: Path | None, samples: int, threads: int) -> None:
+def main(
+    photos: Path, run: Path, start: Path | None, side: int, samples: int, learning_rate: float, threads: int
+) -> None:
     """Train `photo` on the photographs in PHOTOS, resuming what an earlier run left."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-    composer = SceneComposer(build_pool(photos, run / "pool/train", split="train"))
-    cases = photo_cases(build_pool(photos, run / "pool/val", split="val"))
-    prepare(run, start)
-    training = PhotoTraining(run, composer, cases)
+    composer = SceneComposer(build_pool(photos, run / "pool/train", split="train", side=side), side)
+    cases = photo_cases(build_pool(photos, run / "pool/val", split="val", side=side), side)
+    prepare(run, start, side)
+    training = PhotoTraining(run, composer, cases, learning_rate)
     log(f"{len(cases.right)} cases, {training.loop.samples} samples so far")
     training.loop.run(samples, lambda line: log(f"{line} [{training.summary()}] cpu {time.process_time():.0f} s"))
 
