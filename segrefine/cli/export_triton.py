@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.command(short_help="Write a bundle as a model for Triton.")
 @click.argument("bundle", type=BundleFolder())
 @click.argument("folder", metavar="DIR", type=GivenPath(file_okay=False))
-@click.option("--name", help="Name of the model in the repository.  [default: the bundle's folder]")
+@click.option(
+    "--name", help="Name of the model in the repository.  [default: the bundle's, with -words for --zero-shot]"
+)
 @click.option("--model-version", "version", type=click.IntRange(min=1), default=1, show_default=True,
               help="Version of the model. A polling server switches to the highest one.")  # fmt: skip
 @backend_option
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--delay", metavar="MS", type=click.FloatRange(min=0), default=0.0, show_default=True,
               help="Milliseconds that a request may wait for others.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests that may wait.")
+@click.option("--zero-shot", is_flag=True, help="Find phrases with a text-to-image model, and refine their masks.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing model, with all its versions.")
 @with_console
 def export_triton(
@@ -53,7 +56,8 @@ def export_triton(
     from segrefine.triton.repository import write_repository
 
     options["backend"] = choose_backend(options["backend"], bundle, options["device"], precision)
-    serving = Serving(name=name or name_of_bundle(bundle), precision=precision, **options)
+    name = name or name_of_bundle(bundle) + "-words" * options["zero_shot"]
+    serving = Serving(name=name, precision=precision, **options)
     version = write_repository(Bundle.open(bundle), folder, serving, overwrite=overwrite)
     text = f"model {serving.name} in {folder}; serve it with: tritonserver --model-repository {folder}"
     console.result({"repository": str(folder), "model": serving.name, "version": str(version)}, text)

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from segrefine.errors import MaskError, PromptError
 from segrefine.runtime.batching import PhraseBatching, PhraseRequest
+from segrefine.runtime.chain import refine_segments
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmentation import Segment, Segmentation
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.runtime.words.context import read_caption
+from segrefine.runtime.zero_shot import ZeroShotSegmenter
 
 Arrays = Mapping[str, NDArray[Any]]
 """A request's or an answer's tensors by name; see `segrefine.signature`."""
@@ -38,6 +40,24 @@ def segment_requests(segment: Segmenter, requests: Sequence[Arrays]) -> list[Out
     rows = [row for each in read if not isinstance(each, Exception) for row in each]
     found = dict(zip(rows, PhraseBatching(segment).run(rows), strict=True))
     return [each if isinstance(each, Exception) else _join([found[row] for row in each]) for each in read]
+
+
+def find_requests(find: ZeroShotSegmenter, refine: Refiner, requests: Sequence[Arrays]) -> list[Outcome]:
+    """The answer to each request, or what is wrong with it: phrases found zero-shot, and their masks refined.
+
+    The phrases of one row compete, and those of other rows must not: rows are computed one after the other.
+    """
+    read = [_read_rows(request) for request in requests]
+    settings = find.settings.for_refining()
+
+    def segment(row: PhraseRequest) -> Segmentation | Exception:
+        try:
+            found = find(row.image, row.phrases, settings=settings, seed=row.seed)
+            return refine_segments(refine, row.image, found, jointly=True, seed=row.seed)
+        except Exception as error:  # whatever it is, it is the answer to this request, and to it only
+            return error
+
+    return [each if isinstance(each, Exception) else _join([segment(row) for row in each]) for each in read]
 
 
 def _attempt(refine: Refiner, request: Arrays) -> Outcome:

@@ -15,7 +15,7 @@ import numpy as np
 from segrefine.bundle import Manifest
 from segrefine.engines import DEFAULT, EnginePrecision, needs_gpu
 from segrefine.errors import SettingsError
-from segrefine.signature import SIGNATURES, Tensor
+from segrefine.signature import SIGNATURES, Signature, Tensor
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 _WARM_UP_TEXT = "fox"
@@ -36,6 +36,7 @@ class Serving:
         batch: rows that are computed together, at most.
         delay: milliseconds that a request may wait for others to be computed with.
         queue: requests that may wait; the next is refused.
+        zero_shot: whether a text-to-image model finds phrases and refines their masks, in place of given masks.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Serving:
     batch: int = 8
     delay: float = 0.0
     queue: int = 16
+    zero_shot: bool = False
 
     def __post_init__(self) -> None:
         """Raises SettingsError where a value is outside its range."""
@@ -71,13 +73,19 @@ class Word(str):
     """A value that is written without quotes: one of an enumeration."""
 
 
+def takes_phrases(manifest: Manifest, zero_shot: bool) -> bool:
+    """Return whether a model takes phrases; otherwise it takes masks with labels."""
+    return zero_shot or manifest.method == "gs"
+
+
 def write_config(manifest: Manifest, serving: Serving) -> str:
     """The text of `config.pbtxt` for a bundle's model (ModelConfig of Triton's model_config.proto)."""
-    signature = SIGNATURES[manifest.method]
+    signature = _signature(manifest, serving)
     group: dict[str, Any] = {"count": serving.instances, "kind": Word("KIND_GPU" if serving.on_gpu else "KIND_CPU")}
     if serving.on_gpu:
         group["gpus"] = [int(serving.device.partition(":")[2] or 0)]
-    options = {"backend": serving.backend, "precision": serving.precision, "threads": serving.threads}
+    options = {"backend": serving.backend, "precision": serving.precision, "threads": serving.threads,
+               "zero_shot": "true" if serving.zero_shot else None}  # fmt: skip
     config = {
         "name": serving.name,
         "backend": "python",
@@ -92,16 +100,16 @@ def write_config(manifest: Manifest, serving: Serving) -> str:
         "parameters": [
             {"key": name, "value": {"string_value": str(value)}} for name, value in options.items() if value is not None
         ],
-        "model_warmup": [{"name": "square", "batch_size": 1, "inputs": list(_warm_up_inputs(manifest))}],
+        "model_warmup": [{"name": "square", "batch_size": 1, "inputs": list(_warm_up_inputs(manifest, serving))}],
     }
     return "\n".join(_lines(config, "")) + "\n"
 
 
-def warm_up_files(manifest: Manifest) -> dict[str, bytes]:
+def warm_up_files(manifest: Manifest, serving: Serving) -> dict[str, bytes]:
     """The tensors of the warm-up request that are not zeros, by their files' names: a square, and a word."""
     word = _WARM_UP_TEXT.encode()
     text = struct.pack("<I", len(word)) + word
-    if manifest.method == "gs":
+    if takes_phrases(manifest, serving.zero_shot):
         return {"phrases": text}
     side = _side(manifest)
     mask = np.zeros((side, side), np.float32)
@@ -109,10 +117,14 @@ def warm_up_files(manifest: Manifest) -> dict[str, bytes]:
     return {"mask": mask.tobytes(), "label": text}
 
 
-def _warm_up_inputs(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    side, files = _side(manifest), warm_up_files(manifest)
+def _signature(manifest: Manifest, serving: Serving) -> Signature:
+    return SIGNATURES["gs" if takes_phrases(manifest, serving.zero_shot) else "g4seg"]
+
+
+def _warm_up_inputs(manifest: Manifest, serving: Serving) -> Iterator[dict[str, Any]]:
+    side, files = _side(manifest), warm_up_files(manifest, serving)
     sizes = {"image": (side, side, 3), "mask": (1, side, side)}
-    for tensor in SIGNATURES[manifest.method].inputs:
+    for tensor in _signature(manifest, serving).inputs:
         if tensor.optional and tensor.name not in files:
             continue
         data = {"input_data_file": tensor.name} if tensor.name in files else {"zero_data": True}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from segrefine.bundle import Bundle
+from segrefine.bundle import Bundle, Method
 from segrefine.engines import EngineOptions
 from segrefine.errors import ImageError, MaskError, PromptError, SettingsError
 from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
+from segrefine.runtime.zero_shot import ZeroShotSegmenter
 from segrefine.signature import SIGNATURES
-from segrefine.triton.compute import Outcome, refine_requests, segment_requests
+from segrefine.triton.compute import Arrays, Outcome, find_requests, refine_requests, segment_requests
+from segrefine.triton.config import takes_phrases
 from segrefine.triton.repository import BUNDLE
 
 _CLIENTS_ERRORS = (ImageError, MaskError, PromptError, SettingsError)
@@ -50,27 +54,26 @@ class TritonModel:
             threads=int(options["threads"]) if "threads" in options else None,
         )
         folder = Path(args["model_repository"]) / args["model_version"] / BUNDLE
-        self._method = Bundle.open(folder).manifest.method
-        kind = Refiner if self._method == "g4seg" else Segmenter
-        self._pipeline: Refiner | Segmenter = kind.from_setup(PipelineSetup(bundle=folder, engines=engines))
+        manifest, zero_shot = Bundle.open(folder).manifest, "zero_shot" in options
+        self._tensors = SIGNATURES["gs" if takes_phrases(manifest, zero_shot) else "g4seg"].inputs
+        with ExitStack() as stack:
+            self._answer = _open(PipelineSetup(bundle=folder, engines=engines), manifest.method, zero_shot, stack)
+            self._opened = stack.pop_all()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """The response to each request, in their order; a request that fails does not take the others along."""
         given = []
         for request in requests:
-            names = (tensor.name for tensor in SIGNATURES[self._method].inputs)
+            names = (tensor.name for tensor in self._tensors)
             tensors = {name: self.backend.get_input_tensor_by_name(request, name) for name in names}
             given.append({name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None})
-        if isinstance(self._pipeline, Refiner):
-            outcomes = refine_requests(self._pipeline, given)
-        else:
-            outcomes = segment_requests(self._pipeline, given)
+        outcomes = self._answer(given)
         pairs = zip(requests, outcomes, strict=True)
         return [self._respond(outcome, request.requested_output_names()) for request, outcome in pairs]
 
     def finalize(self) -> None:
         """Closes the engines."""
-        self._pipeline.close()
+        self._opened.close()
 
     def _respond(self, outcome: Outcome, wanted: Sequence[str]) -> Any:
         if isinstance(outcome, Exception):
@@ -85,3 +88,16 @@ class TritonModel:
             return kind(f"{error}; {error.hint}" if error.hint else str(error), kind.INVALID_ARG)
         self.backend.Logger.log_error("".join(traceback.format_exception(error)))
         return kind(f"segrefine failed: {type(error).__name__}: {error}", kind.INTERNAL)
+
+
+def _open(
+    setup: PipelineSetup, method: Method, zero_shot: bool, stack: ExitStack
+) -> Callable[[Sequence[Arrays]], list[Outcome]]:
+    """What answers requests; `stack` closes its engines."""
+    if method == "gs":
+        return partial(segment_requests, stack.enter_context(Segmenter.from_setup(setup)))
+    refiner = stack.enter_context(Refiner.from_setup(setup))
+    if not zero_shot:
+        return partial(refine_requests, refiner)
+    finder = stack.enter_context(ZeroShotSegmenter.beside(refiner, setup.engines))
+    return partial(find_requests, finder, refiner)

@@ -8,6 +8,7 @@ from pathlib import Path
 from segrefine.bundle import MANIFEST, Bundle
 from segrefine.engines import check_choice
 from segrefine.errors import OutputError
+from segrefine.runtime.zero_shot import ZeroShotSegmenter
 from segrefine.storage import output_errors, staging_folder
 from segrefine.triton.config import Serving, warm_up_files, write_config
 
@@ -38,11 +39,15 @@ def write_repository(bundle: Bundle, folder: Path, serving: Serving, *, overwrit
 
     Raises:
         BackendError: there is no such backend.
+        BundleError: the bundle cannot find phrases zero-shot, and should.
         IntegrityError: a file of the bundle is damaged.
         OutputError: the version is there already, the model has another configuration, or nothing can be written.
         SettingsError: the bundle or the backend has another precision.
     """
     check_choice(bundle, serving.backend, serving.precision)
+    if serving.zero_shot:
+        bundle.check_method(ZeroShotSegmenter.method)
+        ZeroShotSegmenter.components(bundle)
     model, config = folder / serving.name, write_config(bundle.manifest, serving)
     version = model / str(serving.version)
     with output_errors(folder):
@@ -57,7 +62,7 @@ def write_repository(bundle: Bundle, folder: Path, serving: Serving, *, overwrit
         else:
             (staging / "config.pbtxt").write_text(config, encoding="utf-8")
             (staging / "warmup").mkdir()
-            for name, content in warm_up_files(bundle.manifest).items():
+            for name, content in warm_up_files(bundle.manifest, serving).items():
                 (staging / "warmup" / name).write_bytes(content)
             (staging / version.name).mkdir()
             _write_version(bundle, staging / version.name)

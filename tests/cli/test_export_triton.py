@@ -21,5 +21,15 @@ def test_name_that_is_taken(run: Callable[..., Result], fails: Callable[..., str
     assert run(*words, "--overwrite").exit_code == run(*words, "--model-version", 2).exit_code == 0
 
 
+def test_a_model_that_finds_phrases(run: Callable[..., Result], fails: Callable[..., str], tmp_path: Path) -> None:
+    result = run("export-triton", "photo", tmp_path, "--zero-shot", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["model"] == "photo-words"
+    config = (tmp_path / "photo-words/config.pbtxt").read_text()
+    assert '"zero_shot"' in config and '"phrases"' in config and '"label"' not in config
+    assert "generates masks" in fails("export-triton", "photo-gs", tmp_path, "--zero-shot")
+    assert not (tmp_path / "photo-gs-words").exists()
+
+
 def test_no_bundle_there(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "nothing" in fails("export-triton", tmp_path / "nothing", tmp_path / "models")

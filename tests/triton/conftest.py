@@ -16,10 +16,11 @@ from segrefine.triton.repository import write_repository
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both demo models, as models of Triton."""
+    """The shipped models, and `demo` once more for phrases, as models of Triton."""
     folder = tmp_path_factory.mktemp("repository")
     for name, path in SHIPPED_BUNDLES.items():
         write_repository(Bundle.open(path), folder, Serving(name=name, threads=1))
+    write_repository(Bundle.open(demo_bundle()), folder, Serving(name="demo-words", threads=1, zero_shot=True))
     return folder
 
 

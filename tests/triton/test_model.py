@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segrefine import Refiner, Segmenter
+from segrefine import Refiner, Segmenter, ZeroShotSegmenter
+from segrefine.assets import demo_bundle
 from segrefine.cli.samples import Sample
 from segrefine.errors import BackendError
+from segrefine.runtime.chain import refine_segments
 from tests.triton import stand_in
 from tests.triton.conftest import as_texts
 from tests.triton.stand_in import Logger, Request, TritonError
@@ -84,6 +86,21 @@ def test_several_labels_of_a_row_are_refined_jointly(
     assert good["mask"].any() and "got 2 labels and 1 masks" in str(bad.error)
 
 
+def test_phrases_are_found_zero_shot_and_refined(open_model: Open, scenes: list[Sample], refiner: Refiner) -> None:
+    scene = next(each for each in scenes if each.label == "butterfly")
+    phrases, seed = ["the butterfly", "the car"], np.array([[3]], np.int64)
+    bad = segment_request(scene, "fox " * 200)
+    answer, refused = open_model("demo-words", zero_shot="true").execute(
+        [segment_request(scene, *phrases, seed=seed), bad]
+    )
+    with ZeroShotSegmenter.from_bundle(demo_bundle(), threads=1) as find:
+        found = find(scene.image, phrases, settings=find.settings.for_refining(), seed=3)
+    direct = refine_segments(refiner, scene.image, found, jointly=True, seed=3).segments
+    assert np.array_equal(answer["masks"][0], [each.mask for each in direct]) and answer["masks"].any()
+    assert np.array_equal(answer["probabilities"][0], [each.probability for each in direct])
+    assert refused.error.code == TritonError.INVALID_ARG and "too long" in refused.error.message
+
+
 def test_rows_of_a_request_keep_their_order(open_model: Open, scenes: list[Sample], segmenter: Segmenter) -> None:
     first, second = (each for each in scenes[:2])
     rows = [first, second, first]
@@ -114,13 +131,14 @@ def test_requests_on_images_of_one_size_are_one_batch(
     open_model: Open, scenes: list[Sample], segmenter: Segmenter, number: int
 ) -> None:
     model, batches = open_model("demo-gs"), []
-    engine = model._pipeline.engines["label_denoiser"]
+    engines = model._answer.args[0].engines
+    engine = engines["label_denoiser"]
 
     def count(feeds: dict[str, Any]) -> dict[str, Any]:
         batches.append(len(feeds["sample"]))
         return engine(feeds)
 
-    model._pipeline.engines["label_denoiser"] = count
+    engines["label_denoiser"] = count
     phrases = [("the fox",), ("the car", "the red car"), ("all apples",)]
     shown = [scenes[row % number] for row in range(len(phrases))]
     answers = model.execute([segment_request(scene, *each) for scene, each in zip(shown, phrases, strict=True)])
@@ -128,7 +146,7 @@ def test_requests_on_images_of_one_size_are_one_batch(
     batches.clear()
     model.execute([segment_request(scenes[0], *sum(phrases, ()))])
     assert together == batches
-    model._pipeline.engines["label_denoiser"] = engine
+    engines["label_denoiser"] = engine
     for answer, asked, scene in zip(answers, phrases, shown, strict=True):
         segments = segmenter(scene.image, asked).segments
         assert answer["masks"].shape[1] == len(segments)
@@ -177,12 +195,13 @@ def test_failure_is_logged(open_model: Open, scenes: list[Sample]) -> None:
 
     for name, request in (("demo", refine_request(scenes[0])), ("demo-gs", segment_request(scenes[0], "the fox"))):
         model = open_model(name)
-        engine, model._pipeline.engines["vae_encoder"] = model._pipeline.engines["vae_encoder"], fail
+        pipeline = model._answer.args[0]
+        engine, pipeline.engines["vae_encoder"] = pipeline.engines["vae_encoder"], fail
         Logger.lines.clear()
         (answer,) = model.execute([request])
         assert answer.error.code == TritonError.INTERNAL and "the engine broke" in answer.error.message
         assert "Traceback" in Logger.lines[0] and "in fail" in Logger.lines[0]
-        model._pipeline.engines["vae_encoder"] = engine
+        pipeline.engines["vae_encoder"] = engine
 
 
 def test_backend_that_is_unknown(open_model: Open) -> None:

@@ -27,7 +27,7 @@ EVERYTHING = Serving(
 
 
 @needs_definition
-@pytest.mark.parametrize("name", SHIPPED_BUNDLES)
+@pytest.mark.parametrize("name", [*SHIPPED_BUNDLES, "demo-words"])
 def test_model_keeps_the_rules(repository: Path, name: str) -> None:
     assert broken_rules(repository / name) == []
 
