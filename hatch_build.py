@@ -17,8 +17,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 RECIPE, REST = "weights.json", "weights.rest"
-LEFT_OUT = "demo-gs"
-"""A model that only the repository has: `photo-gs` is for photographs, which is what people have."""
+LEFT_OUT = ("demo", "demo-gs")
+"""Models that only the repository has: those of a wheel are for photographs, which is what people have."""
 SMALLEST = 512
 """Bytes of a tensor that is worth looking for."""
 
@@ -37,10 +37,11 @@ class CustomBuildHook(BuildHookInterface):
         graphs = {
             path.relative_to(assets).as_posix(): path.read_bytes()
             for path in sorted(assets.glob("*-bundle/*/model.onnx_data"))
-            if path.parents[1].name != f"{LEFT_OUT}-bundle"
+            if path.parents[1].name.removesuffix("-bundle") not in LEFT_OUT
         }
         self._scratch = tempfile.TemporaryDirectory()
-        for folder in sorted(set(assets.glob("*-checkpoint")) - {assets / f"{LEFT_OUT}-checkpoint"}):
+        left_out = {assets / f"{name}-checkpoint" for name in LEFT_OUT}
+        for folder in sorted(set(assets.glob("*-checkpoint")) - left_out):
             recipe, rest = make_recipe(folder, graphs)
             for name, content in ((RECIPE, json.dumps(recipe).encode()), (REST, rest)):
                 file = Path(self._scratch.name) / f"{folder.name}-{name}"

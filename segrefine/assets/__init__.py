@@ -109,10 +109,10 @@ _CHECKPOINTS = {
     "photo": photo_checkpoint, "photo-gs": photo_gs_checkpoint, "demo": demo_checkpoint, "demo-gs": demo_gs_checkpoint
 }  # fmt: skip
 SHIPPED_CHECKPOINTS = {name: _CHECKPOINTS[name] for name in _SHIPPED}
-"""What gives each checkpoint that ships, by its word on a command line. A wheel is without `demo-gs`."""
+"""What gives each checkpoint that ships, by its word on a command line. A wheel is without `demo` and `demo-gs`."""
 
 SHIPPED_BUNDLES = {name: _FOLDER / f"{name}-bundle" for name in _SHIPPED}
-"""The bundles that ship, by their words on a command line. A wheel is without `demo-gs`."""
+"""The bundles that ship, by their words on a command line. A wheel is without `demo` and `demo-gs`."""
 
 
 def shipped_name(folder: Path) -> str | None:

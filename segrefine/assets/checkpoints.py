@@ -1,4 +1,4 @@
-"""The demo checkpoints of an installation: a wheel leaves out the weights that the demo bundles hold as well.
+"""The checkpoints of an installation: a wheel leaves out the weights that the bundles hold as well.
 
 `hatch_build.py` writes the recipe when a wheel is built. A source tree has the checkpoints whole, and no recipe.
 """
@@ -23,12 +23,12 @@ RECIPE, REST = "weights.json", "weights.rest"
 
 @cache
 def whole_checkpoint(folder: Path) -> Path:
-    """A folder with all files of a demo checkpoint.
+    """A folder with all files of a checkpoint that ships.
 
     Where weights are left out, the folder is a temporary one. It is removed when the process ends.
 
     Raises:
-        IntegrityError: the demo bundles no longer hold the weights.
+        IntegrityError: the bundles no longer hold the weights.
     """
     if not (folder / RECIPE).is_file():
         return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -25,39 +24,39 @@ if TYPE_CHECKING:
     from segrefine.runtime.refinement import Refinement
     from segrefine.runtime.segmentation import Segment
 
-PHOTOGRAPHS, SHEET, SEGMENTS = "photographs.png", "sheet.png", "segments.png"
+PHOTOGRAPHS, SCENES, SEGMENTS = "photographs.png", "sheet.png", "segments.png"
 Result = TypeVar("Result")
 
 
-@click.command(short_help="Try both methods on photographs and scenes: pictures, a table.")
+@click.command(short_help="Try both methods on photographs: pictures, a table.")
 @click.option("--output", metavar="DIR", type=GivenPath(), required=True, help="Folder for the pictures.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the noise.")
 @model_options
 @with_console
 def demo(console: Console, output: Path, seed: int, model: Model) -> None:
-    """Refine the coarse masks of eight photographs, and of twelve drawn scenes. Training saw none of them.
+    """Refine the coarse masks of eight photographs, which training did not see.
 
-    Each set has its own small model, `photo` and `demo`, unless --bundle names one for both.
+    Then find animals and people in the photographs by name alone. In the folder of --output, photographs.png shows the
+    masks before and after refining. segments.png shows what was found by name, such as "the cat". masks and overlays
+    hold the refined masks.
 
-    Then find animals and people in the photographs by name alone. In the folder of --output, photographs.png and
-    sheet.png show the masks before and after refining. segments.png shows what was found by name, such as "the cat".
-    masks and overlays hold the refined masks.
+    In the repository, twelve drawn scenes are refined too, by a model of their own. sheet.png shows them.
     """
-    from segrefine.assets import PHOTO_LABELS, demo_bundle, demo_samples, photo_samples
+    from segrefine.assets import PHOTO_LABELS, SHIPPED_BUNDLES, demo_samples, photo_samples
     from segrefine.storage import output_errors
 
-    photographs, scenes = load_samples(photo_samples()), load_samples(demo_samples())
+    photographs = load_samples(photo_samples())
+    drawn = load_samples(demo_samples()) if "demo" in SHIPPED_BUNDLES else {}
     with output_errors(output):
-        _check_folder(output, [*photographs, *scenes])
+        _check_folder(output, [*photographs, *drawn])
         for folder in (output, output / "masks", output / "overlays"):
             folder.mkdir(exist_ok=True)
-    with ExitStack() as opened:
-        first = opened.enter_context(model.open())
-        second = first if model.bundle else opened.enter_context(replace(model, bundle=demo_bundle()).open())
-        sheets = {
-            name: _refine(console, refiner, samples, output, output / name, seed)
-            for name, refiner, samples in ((PHOTOGRAPHS, first, photographs), (SHEET, second, scenes))
-        }
+    with model.open() as refiner:
+        photograph_sheet = _refine(console, refiner, photographs, output, output / PHOTOGRAPHS, seed)
+    scene_sheet = None
+    if drawn:
+        with replace(model, bundle=model.bundle or SHIPPED_BUNDLES["demo"]).open() as refiner:
+            scene_sheet = _refine(console, refiner, drawn, output, output / SCENES, seed)
     with replace(model, bundle=None).open_segmenter() as segmenter, console.progress("segmenting") as tell:
 
         def find(scene: Sample) -> Segment:
@@ -68,8 +67,8 @@ def demo(console: Console, output: Path, seed: int, model: Model) -> None:
         found = _run_all(known, tell, find)
     segments, segments_sheet = _write_segments(output, known, found)
     values = {
-        **sheets[SHEET],
-        "photographs": sheets[PHOTOGRAPHS],
+        "photographs": photograph_sheet,
+        "scenes": scene_sheet,
         "segments": segments,
         "segments_sheet": str(segments_sheet),
         "model": model.to_dict(),
@@ -102,7 +101,7 @@ def _check_folder(output: Path, names: Iterable[str]) -> None:
     Raises:
         OutputError: it holds something else.
     """
-    own = {PHOTOGRAPHS, SHEET, SEGMENTS, "masks", "overlays"} | {
+    own = {PHOTOGRAPHS, SCENES, SEGMENTS, "masks", "overlays"} | {
         f"{kind}/{name}.png" for kind in ("masks", "overlays") for name in names
     }
     for path in output.rglob("*") if output.is_dir() else ():
@@ -177,18 +176,17 @@ def _entry(output: Path, name: str, row: BeforeAfter, result: Refinement) -> dic
 
 
 def _describe(values: Mapping[str, Any], model: Model) -> str:
-    photographs = values["photographs"]
+    kinds = {name: values[f"{name}s"] for name in ("photograph", "scene") if values[f"{name}s"]}
     named = fmean(entry["iou"] for entry in values["segments"])
-    count = len(photographs["samples"]) + len(values["samples"])
-    seconds = photographs["seconds"] + values["seconds"]
+    count = sum(len(kind["samples"]) for kind in kinds.values())
+    seconds = sum(kind["seconds"] for kind in kinds.values())
+    sheets = [kind["sheet"] for kind in kinds.values()]
     return "\n".join(
         [
-            _tabulate("photograph", photographs),
-            "",
-            _tabulate("scene", values),
+            "\n\n".join(_tabulate(name, kind) for name, kind in kinds.items()),
             f"\n{count} masks in {seconds:.1f} s, {seconds / count:.2f} s each, with {model.describe()}",
             f"without any mask, by their names alone, the objects are found with a mean IoU of {named:.3f}",
-            f"look at {photographs['sheet']}, {values['sheet']} and {values['segments_sheet']}",
+            f"look at {', '.join(sheets)} and {values['segments_sheet']}",
         ]
     )
 

@@ -90,7 +90,7 @@ def read_word_maps(seen: Seen, settings: ZeroShotSettings) -> list[WordMap]:
 
 
 def _score_evidence(number: int, shares: Floats, places: Floats, settings: ZeroShotSettings) -> Floats:
-    """How well a phrase explains each place: as log-odds, or beside other words and standardised."""
+    """Score of each place for a phrase: log-odds, or the standardised lead over other words."""
     if settings.evidence_logit:
         return np.float32(settings.evidence_logit) * spread(shares[number], places, settings.spread_steps)
     evidence = shares[number] - np.delete(shares, number, 0).mean(0)

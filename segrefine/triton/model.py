@@ -93,7 +93,7 @@ class TritonModel:
 def _open(
     setup: PipelineSetup, method: Method, zero_shot: bool, stack: ExitStack
 ) -> Callable[[Sequence[Arrays]], list[Outcome]]:
-    """What answers requests; `stack` closes its engines."""
+    """Open the engines, which `stack` closes; give the function that answers requests."""
     if method == "gs":
         return partial(segment_requests, stack.enter_context(Segmenter.from_setup(setup)))
     refiner = stack.enter_context(Refiner.from_setup(setup))

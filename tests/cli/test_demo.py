@@ -15,18 +15,15 @@ def test_demo_writes_sheet_and_table_and_can_be_run_again(run, tmp_path):
     result = run("demo", "--output", folder, "--json")
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
-    assert len(summary["samples"]) == 12
-    assert Image.open(summary["sheet"]).width > 900
-    assert 0 < summary["mean_iou_before"] < summary["mean_iou_after"]
-    assert all(each["iou_after"] > each["iou_before"] - 0.02 for each in summary["samples"])
+    for name, count in (("photographs", 8), ("scenes", 12)):
+        kind = summary[name]
+        assert len(kind["samples"]) == count and Image.open(kind["sheet"]).width > 900
+        assert 0 < kind["mean_iou_before"] < kind["mean_iou_after"]
+        assert all(each["iou_after"] > each["iou_before"] - 0.02 for each in kind["samples"])
     assert Image.open(summary["segments_sheet"]).width > 900
-    photographs = summary["photographs"]
-    known = [each["label"] for each in photographs["samples"] if each["label"] in PHOTO_LABELS]
+    known = [each["label"] for each in summary["photographs"]["samples"] if each["label"] in PHOTO_LABELS]
     assert [entry["phrase"] for entry in summary["segments"]] == [f"the {label}" for label in known]
     assert len(known) == 7 and all(entry["iou"] > 0.2 for entry in summary["segments"])
-    assert len(photographs["samples"]) == 8 and Image.open(photographs["sheet"]).width > 900
-    assert 0 < photographs["mean_iou_before"] < photographs["mean_iou_after"]
-    assert all(each["iou_after"] > each["iou_before"] - 0.02 for each in photographs["samples"])
     masks = sorted((folder / "masks").iterdir())
     assert len(masks) == 20
     masks[0].with_name(f".{masks[0].name}.0a1b2c3d.partial").touch()  # as a demo that was killed leaves it
@@ -34,6 +31,15 @@ def test_demo_writes_sheet_and_table_and_can_be_run_again(run, tmp_path):
     result = run("demo", "--output", folder)
     assert result.exit_code == 0, result.output
     assert masks[0].exists()
+
+
+def test_a_wheel_has_photographs_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("segrefine.assets.SHIPPED_BUNDLES", {})  # a wheel is without the model of the scenes
+    result = run("demo", "--output", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["scenes"] is None and not (tmp_path / "sheet.png").exists()
+    assert len(list((tmp_path / "masks").iterdir())) == 8
+    assert "sheet.png" not in run("demo", "--output", tmp_path).stdout
 
 
 def test_demo_takes_an_empty_folder_alone(fails, tmp_path):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
+from PIL import Image
 
-from segrefine.assets import demo_samples
+from segrefine.assets import photo_samples
 from segrefine.cli import main
+from segrefine.cli.samples import load_samples
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -78,9 +80,17 @@ def test_dotted_names_in_text_are_there():
 
 def test_the_page_on_python_runs_from_its_top_to_its_end(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    scene, other = "02-car-erode.png", "07-crown-spill.png"
-    for name, file in {"photo": f"images/{scene}", "coarse": f"masks/{scene}", "crown": f"masks/{other}"}.items():
-        shutil.copyfile(demo_samples() / file, f"{name}.png")
+    samples = load_samples(photo_samples())
+    cat, dog = samples["chelsea"], samples["dog"]
+    height, width = (min(sizes) // 16 * 16 for sizes in zip(cat.truth.shape, dog.truth.shape, strict=True))
+
+    def side_by_side(left, right):
+        return Image.fromarray(np.concatenate([left[:height, :width], right[:height, :width]], 1))
+
+    nothing = np.zeros((height, width), np.uint8)
+    side_by_side(cat.image, dog.image).save("photo.png")
+    side_by_side(np.uint8(255 * cat.coarse), nothing).save("coarse.png")
+    side_by_side(nothing, np.uint8(255 * dog.coarse)).save("dog.png")
     names: dict[str, Any] = {}
     for text in blocks(ROOT / "docs" / "python.md", "python"):
         exec(text, names)

@@ -31,7 +31,7 @@ import socket, subprocess, sys, time, urllib.request
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = str(free.getsockname()[1])
-service = subprocess.Popen([sys.executable, "-m", "segrefine", "serve", "demo", "--port", port])
+service = subprocess.Popen([sys.executable, "-m", "segrefine", "serve", "photo", "--port", port])
 try:
     for _ in range(120):
         time.sleep(0.5)
