@@ -346,16 +346,13 @@ class ZeroShotSettings(Settings):
         attention_timestep: noise level at which attention is read.
         attention_weight: weight of the attention of a phrase's tokens, beside how well the phrase explains each pixel.
         spread_steps: times that the explanation is spread along self-attention.
-        evidence_logit: log-odds of a place where a phrase takes all of the error away, for a model that was trained
-            to have the sign of its evidence right. 0 for others: only the comparison with other words tells.
-        rivals: other words that a phrase is compared with, at least; null words fill up the other phrases. Without
-            effect where `evidence_logit` is above 0.
-        threshold: score from which a place belongs to the phrase. The score's unit is a standard deviation over the
-            image; with `evidence_logit` it is log-odds.
+        evidence_logit: log-odds where a phrase takes all of the error away, for a model that was trained to have the
+            sign of its evidence right. 0 for others: a phrase is compared with other words.
+        rivals: how many other words, at least; null words fill up the other phrases.
+        threshold: score from which a place belongs to the phrase: standard deviations over the image, or log-odds.
         sharpness: log-odds per unit of the score.
         presence: how far a phrase must explain its mask better than the best of other words does, in units of how far
-            those lie apart. With `evidence_logit`: the mean score of its mask, at least. Phrases below it are absent:
-            their masks are empty.
+            those lie apart; with `evidence_logit`, its mask's mean score. Masks of phrases below it are empty.
         edges: whether the border is moved to the image's edges.
         template: the prompt; `{label}` stands for the phrase.
         context: whether a phrase of a caption is read with the words before it, and not in the template.

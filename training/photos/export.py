@@ -29,7 +29,8 @@ def main(run: Path, output: Path, decoder_steps: int) -> None:
         raise click.ClickException(f"{run} holds no state: expected state.pt; train first")
     unet.load_state_dict(state["denoiser_average"])
     text_encoder.load_state_dict(state["text_encoder_average"])
-    whole = add_decoder(encoder, SceneComposer(PhotoPool.load(run / "pool/train"), unet.config.sample_size * CELL), decoder_steps)
+    composer = SceneComposer(PhotoPool.load(run / "pool/train"), unet.config.sample_size * CELL)
+    whole = add_decoder(encoder, composer, decoder_steps)
     networks = {"unet": unet, "text_encoder": text_encoder, "vae": whole}
     write_checkpoint(output, networks, new_scheduler(), run / "start/tokenizer", MODEL_INDEX)
     click.echo(f"{output}: {state['samples']} samples")
