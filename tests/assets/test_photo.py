@@ -33,7 +33,7 @@ def test_masks_get_better_and_none_gets_worse(refiner, photographs):
         assert refined.evidence_worth is not None and refined.evidence_worth > 0
         gains.append(iou(refined.mask, each.truth) - iou(each.coarse > 0.5, each.truth))
     assert len(gains) == 7
-    assert np.mean(gains) > 0.08
+    assert np.mean(gains) > 0.15
     assert min(gains) > -0.02
 
 
@@ -45,12 +45,13 @@ def test_it_knows_nothing_of_what_is_not_there(refiner, photographs):
 
 def test_the_words_tell_the_object_without_any_mask(refiner, photographs):
     everywhere = {"worth_range": [], "text_strengths": [0.0], "edges": False}
+    found = []
     for each in photographs.values():
         half = np.zeros(each.truth.shape, bool)
         half[: len(half) // 2] = True  # the evidence does not depend on it
-        found = refiner(each.image, half, each.label, settings=everywhere, guard=False)
-        evidence = found.fit.restore(found.text_evidence)
-        assert evidence[each.truth].mean() > 0 > evidence[~each.truth].mean()
+        result = refiner(each.image, half, each.label, settings=everywhere, guard=False)
+        found.append(iou(result.fit.restore(result.text_evidence) > 0, each.truth))
+    assert min(found) > 0.65 and np.mean(found) > 0.75
 
 
 def test_its_latents_give_a_rough_picture(refiner, photographs):

@@ -21,7 +21,7 @@ from pathlib import Path
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-WHEEL_MB = 22
+WHEEL_MB = 32
 """Most megabytes of the wheel."""
 BUILDERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
 """What an environment has before anything is installed."""
