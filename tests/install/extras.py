@@ -22,7 +22,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 WHEEL_MB = 32
-"""Most megabytes of the wheel."""
+"""Most megabytes of the wheel: more than the bar of `benchmarks.install`, for it holds two models for photographs."""
 BUILDERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
 """What an environment has before anything is installed."""
 SAMPLES = "from segrefine.assets import demo_samples; print(demo_samples())"
