@@ -12,6 +12,7 @@ Self-attention says which places belong together. Both signs are spread along it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,25 +69,20 @@ def read_word_maps(seen: Seen, settings: ZeroShotSettings) -> list[WordMap]:
         settings: weights and thresholds.
     """
     shares = to_grid(seen.evidence / max(float(seen.error.mean()), 1e-12), seen.words.shape[1:])
-    wide = np.stack([spread(each, seen.places, 2 * settings.spread_steps) for each in shares])
-    found = []
+    scores = []
     for number, words in enumerate(seen.words):
         score = _score_evidence(number, shares, seen.places, settings)
-        score = score + np.float32(settings.attention_weight) * standardise(spread(words, seen.places, 1))
-        mask = score > settings.threshold
-        if settings.evidence_logit:
-            presence = float(score[mask].mean()) if mask.any() else -np.inf
-        else:
-            presence = measure_presence(wide[number], np.delete(wide, number, 0), mask)
-        found.append(
-            WordMap(
-                attention=standardise(words),
-                score=score,
-                presence=presence,
-                probability=_to_probability(score, presence, settings),
-            )
+        scores.append(score + np.float32(settings.attention_weight) * standardise(spread(words, seen.places, 1)))
+    presences = _measure_presences(scores, shares, seen.places, settings)
+    return [
+        WordMap(
+            attention=standardise(words),
+            score=score,
+            presence=presence,
+            probability=_to_probability(score, presence, settings),
         )
-    return found
+        for words, score, presence in zip(seen.words, scores, presences, strict=True)
+    ]
 
 
 def _score_evidence(number: int, shares: Floats, places: Floats, settings: ZeroShotSettings) -> Floats:
@@ -95,6 +91,18 @@ def _score_evidence(number: int, shares: Floats, places: Floats, settings: ZeroS
         return np.float32(settings.evidence_logit) * spread(shares[number], places, settings.spread_steps)
     evidence = shares[number] - np.delete(shares, number, 0).mean(0)
     return standardise(spread(evidence, places, settings.spread_steps))
+
+
+def _measure_presences(
+    scores: Sequence[Floats], shares: Floats, places: Floats, settings: ZeroShotSettings
+) -> list[float]:
+    """Presence of each phrase: the mean log-odds of its mask, or what `measure_presence` says beside other words."""
+    masks = [score > settings.threshold for score in scores]
+    if settings.evidence_logit:
+        pairs = zip(scores, masks, strict=True)
+        return [float(score[mask].mean()) if mask.any() else -np.inf for score, mask in pairs]
+    wide = np.stack([spread(each, places, 2 * settings.spread_steps) for each in shares])
+    return [measure_presence(wide[number], np.delete(wide, number, 0), mask) for number, mask in enumerate(masks)]
 
 
 def measure_presence(own: Floats, others: Floats, mask: NDArray[np.bool_]) -> float:

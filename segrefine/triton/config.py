@@ -73,14 +73,14 @@ class Word(str):
     """A value that is written without quotes: one of an enumeration."""
 
 
-def takes_phrases(manifest: Manifest, zero_shot: bool) -> bool:
-    """Return whether a model takes phrases; otherwise it takes masks with labels."""
-    return zero_shot or manifest.method == "gs"
+def signature_of(manifest: Manifest, zero_shot: bool) -> Signature:
+    """The tensors of a bundle's model: phrases, or masks with labels."""
+    return SIGNATURES["gs" if zero_shot else manifest.method]
 
 
 def write_config(manifest: Manifest, serving: Serving) -> str:
     """The text of `config.pbtxt` for a bundle's model (ModelConfig of Triton's model_config.proto)."""
-    signature = _signature(manifest, serving)
+    signature = signature_of(manifest, serving.zero_shot)
     group: dict[str, Any] = {"count": serving.instances, "kind": Word("KIND_GPU" if serving.on_gpu else "KIND_CPU")}
     if serving.on_gpu:
         group["gpus"] = [int(serving.device.partition(":")[2] or 0)]
@@ -109,7 +109,7 @@ def warm_up_files(manifest: Manifest, serving: Serving) -> dict[str, bytes]:
     """The tensors of the warm-up request that are not zeros, by their files' names: a square, and a word."""
     word = _WARM_UP_TEXT.encode()
     text = struct.pack("<I", len(word)) + word
-    if takes_phrases(manifest, serving.zero_shot):
+    if signature_of(manifest, serving.zero_shot) is SIGNATURES["gs"]:
         return {"phrases": text}
     side = _side(manifest)
     mask = np.zeros((side, side), np.float32)
@@ -117,14 +117,10 @@ def warm_up_files(manifest: Manifest, serving: Serving) -> dict[str, bytes]:
     return {"mask": mask.tobytes(), "label": text}
 
 
-def _signature(manifest: Manifest, serving: Serving) -> Signature:
-    return SIGNATURES["gs" if takes_phrases(manifest, serving.zero_shot) else "g4seg"]
-
-
 def _warm_up_inputs(manifest: Manifest, serving: Serving) -> Iterator[dict[str, Any]]:
     side, files = _side(manifest), warm_up_files(manifest, serving)
     sizes = {"image": (side, side, 3), "mask": (1, side, side)}
-    for tensor in _signature(manifest, serving).inputs:
+    for tensor in signature_of(manifest, serving.zero_shot).inputs:
         if tensor.optional and tensor.name not in files:
             continue
         data = {"input_data_file": tensor.name} if tensor.name in files else {"zero_data": True}

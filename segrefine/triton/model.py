@@ -17,9 +17,8 @@ from segrefine.runtime.engine_set import PipelineSetup
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
 from segrefine.runtime.zero_shot import ZeroShotSegmenter
-from segrefine.signature import SIGNATURES
 from segrefine.triton.compute import Arrays, Outcome, find_requests, refine_requests, segment_requests
-from segrefine.triton.config import takes_phrases
+from segrefine.triton.config import signature_of
 from segrefine.triton.repository import BUNDLE
 
 _CLIENTS_ERRORS = (ImageError, MaskError, PromptError, SettingsError)
@@ -55,7 +54,7 @@ class TritonModel:
         )
         folder = Path(args["model_repository"]) / args["model_version"] / BUNDLE
         manifest, zero_shot = Bundle.open(folder).manifest, "zero_shot" in options
-        self._tensors = SIGNATURES["gs" if takes_phrases(manifest, zero_shot) else "g4seg"].inputs
+        self._tensors = signature_of(manifest, zero_shot).inputs
         with ExitStack() as stack:
             self._answer = _open(PipelineSetup(bundle=folder, engines=engines), manifest.method, zero_shot, stack)
             self._opened = stack.pop_all()
