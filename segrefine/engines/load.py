@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
@@ -15,6 +15,7 @@ from segrefine.engines.engine import Engine, EnginePrecision, check_threads, par
 from segrefine.engines.hardware import free_memory, usable_cores
 from segrefine.engines.on_demand import OnDemand, Room
 from segrefine.engines.options import BuildOptions, EngineOptions
+from segrefine.engines.part import EnginePart, find_parts
 from segrefine.engines.recipe import check_precision, graph_size, is_large
 from segrefine.errors import SettingsError
 
@@ -102,17 +103,20 @@ def load_engines(
     """
     load = partial(load_engine, bundle, backend=backend, device=device, precision=precision, threads=threads)
     on_gpu = needs_gpu(backend, device)
+    parts = {} if on_gpu else find_parts(bundle, components)
+    loaded = [name for name in components if name not in parts]
     if low_memory is None:
-        low_memory = not on_gpu and not _have_room(bundle, components)
-    large = [name for name in components if low_memory and is_large(bundle, name)]
+        low_memory = not on_gpu and not _have_room(bundle, loaded)
+    large = [name for name in loaded if low_memory and is_large(bundle, name)]
     room, specs = Room(), bundle.manifest.components
     later = {name: OnDemand(specs[name], partial(load, name), room) for name in large if len(large) > 1}
     if later:
         _LOGGER.info("of %s, only the one in use is loaded: memory is short", ", ".join(later))
-    for name in {*components} & {*seldom} - {*later} if not on_gpu else ():
+    for name in {*loaded} & {*seldom} - {*later} if not on_gpu else ():
         later[name] = OnDemand(specs[name], partial(load, name), Room())
-    rest = [name for name in components if name not in later]
-    engines: Mapping[str, Engine] = later | _load_all(bundle, rest, load, on_gpu, threads)
+    rest = [name for name in loaded if name not in later]
+    engines: dict[str, Engine] = {**later, **_load_all(bundle, rest, load, on_gpu, threads)}
+    engines |= {name: EnginePart(engines[whole], specs[name]) for name, whole in parts.items()}
     return {name: engines[name] for name in components}
 
 

@@ -146,6 +146,11 @@ def is_large(bundle: Bundle, component: str) -> bool:
     return graph_size(bundle, component) >= LARGE
 
 
+def is_large_model(bundle: Bundle) -> bool:
+    """Return whether any of the graphs is large."""
+    return any(is_large(bundle, name) for name in bundle.manifest.graphs)
+
+
 def graph_size(bundle: Bundle, component: str) -> int:
     """Bytes of a graph and its weights."""
     return sum(bundle.manifest.files[name].size for name in bundle.graph_files(component))

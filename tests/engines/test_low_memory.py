@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
 from segrefine.engines import Closing, EngineOptions, load, recipe
 from segrefine.engines.hardware import free_memory
-from segrefine.engines.load import load_engines
+from segrefine.engines.load import load_engine, load_engines
 from segrefine.engines.on_demand import OnDemand, Room
+from segrefine.engines.part import EnginePart, find_parts
 from segrefine.errors import EngineError, SettingsError
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
+from tests.backends import CPU_BACKENDS
 
 
 @pytest.fixture
@@ -153,9 +156,57 @@ def test_the_image_decoder_is_loaded_by_the_first_look(loaded):
     sample = next(iter(load_samples(demo_samples()).values()))
     with Refiner.from_bundle(demo_bundle(), backend="onnxruntime", threads=1, low_memory=False) as refiner:
         before = loaded["now"]
-        assert isinstance(refiner.engines["vae_decoder"], OnDemand) and before == len(refiner.engines) - 1
+        assert isinstance(refiner.engines["vae_decoder"], OnDemand) and before == len(refiner.engines) - 2
         result = refiner(sample.image, sample.coarse, sample.label)
         assert loaded["now"] == before
         refiner.decode_image(result.rounds[0].generated)
         assert loaded["now"] == before + 1
     assert loaded["now"] == 0
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_the_engine_of_a_large_unet_gives_the_features_too(loaded, backend):
+    sample = next(iter(load_samples(demo_samples()).values()))
+    with Refiner.from_bundle(demo_bundle(), backend=backend, threads=1) as refiner:
+        features = refiner.engines["unet_features"]
+        assert isinstance(features, EnginePart) and [each.name for each in features.spec.outputs] == ["features"]
+        found = refiner(sample.image, sample.coarse, sample.label)
+        features.close()  # closes nothing: the UNet is still needed
+        refiner(sample.image, sample.coarse, sample.label)
+    assert loaded["now"] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "LARGE", 1 << 40)
+        with Refiner.from_bundle(demo_bundle(), backend=backend, threads=1) as small:
+            assert not isinstance(small.engines["unet_features"], EnginePart)
+            expected = small(sample.image, sample.coarse, sample.label)
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-3)
+
+
+def test_only_a_large_graph_that_another_one_contains_is_a_part(monkeypatch):
+    bundle = Bundle.open(demo_bundle())
+    every = list(bundle.manifest.graphs)
+    assert find_parts(bundle, every) == {}
+    monkeypatch.setattr(recipe, "LARGE", 1)
+    assert find_parts(bundle, every) == {"unet_features": "unet"}
+    assert find_parts(bundle, ["unet_features"]) == {}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's figures")
+def test_a_large_model_gives_its_memory_back_after_a_run(monkeypatch):
+    bundle, image = Bundle.open(demo_gs_bundle()), np.zeros((1, 3, 1024, 1024), np.float32)
+
+    def kept():
+        with load_engine(bundle, "vae_encoder", threads=1) as engine:
+            before = resident_bytes()
+            engine({"sample": image})
+            return resident_bytes() - before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "LARGE", 1)
+        large = kept()
+    assert large < kept() / 2 > 10e6
+
+
+def resident_bytes():
+    """Memory that this process has now."""
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])

@@ -118,6 +118,32 @@ def test_parts_of_a_batch_are_even_and_cover_it(count: int, most: int) -> None:
     np.testing.assert_array_equal(np.unique(np.concatenate([batch[part] for part in parts])), batch)
 
 
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_large_graph_of_two_outputs_is_compiled_in_two_stages(threads: int) -> None:
+    bundle = Bundle.open(demo_bundle())
+    spec, random = bundle.manifest.components["unet"], np.random.default_rng(0)
+    sizes = {"batch": 3, "height": 16, "width": 8, "tokens": bundle.manifest.tokens}
+    feeds = {
+        tensor.name: random.uniform(size=[sizes[s] if isinstance(s, str) else s for s in tensor.shape]).astype(
+            tensor.dtype
+        )
+        for tensor in spec.inputs
+    }
+    graph = bundle.graph("unet")
+    with OpenVinoEngine(graph, spec, 1) as whole, OpenVinoEngine(graph, spec, threads, large=True) as staged:
+        expected = whole(feeds)
+        for only in ("features", "out_sample", None):
+            found = staged(feeds, only=only)
+            assert {*found} == ({only} if only else {*expected})
+            for name, values in found.items():
+                np.testing.assert_allclose(values, expected[name], atol=1e-5 * np.ptp(expected[name]))
+        [compiled] = staged._compiled.values()  # once for all of these
+        early, late = (sum(1 for _ in stage[0].get_compiled_model().get_runtime_model().get_ops())
+                       for stage in compiled.stages)  # fmt: skip
+        assert 50 < late < early
+        assert {len(stage) for stage in compiled.stages} == {min(3, max(1, threads // 4))}
+
+
 def test_outputs_are_new_arrays(graph: Path) -> None:
     with OpenVinoEngine(graph, LINEAR) as engine:
         first = engine({"sample": SAMPLE, "timestep": TIMESTEP})["out_sample"]

@@ -12,7 +12,7 @@ from segrefine.engines.hardware import cpu_identity, gpu_identity
 from segrefine.engines.onnxruntime.engine import OnnxRuntimeEngine, prepare_flash_attention
 from segrefine.engines.onnxruntime.session import check_provider, create_session, import_onnxruntime, session_options
 from segrefine.engines.options import BuildOptions, EngineOptions
-from segrefine.engines.recipe import EngineRecipe, find_current_engine, graph_hashes, is_large
+from segrefine.engines.recipe import EngineRecipe, find_current_engine, graph_hashes, is_large, is_large_model
 from segrefine.errors import EngineError
 from segrefine.storage import read_json_object
 
@@ -79,6 +79,7 @@ class OnnxRuntime(Backend):
             options.threads,
             optimized=built is not None,
             flash=flash,
+            frugal=recipe.device == "cpu" and is_large_model(bundle),
             tf32=recipe.options.get("tf32", False),
         )
 

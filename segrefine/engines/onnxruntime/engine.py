@@ -37,6 +37,7 @@ class OnnxRuntimeEngine(Closing):
         threads: CPU threads for one operator; None lets ONNX Runtime take every core.
         optimized: the graph was optimised before (`optimize_graph`), so that this is not done again.
         flash: give masked attention ONNX Runtime's own body, see `attention`; for float32 on the CPU.
+        frugal: give memory back after every run, which takes some milliseconds; for large models on the CPU.
         tf32: round float32 products to TensorFloat-32 on a GPU. ONNX Runtime does so by default; segrefine does not.
 
     Raises:
@@ -54,6 +55,7 @@ class OnnxRuntimeEngine(Closing):
         *,
         optimized: bool = False,
         flash: bool = False,
+        frugal: bool = False,
         tf32: bool = False,
     ) -> None:
         options = session_options(import_onnxruntime(), optimized=optimized)
@@ -72,6 +74,7 @@ class OnnxRuntimeEngine(Closing):
         if self._gpu:
             self._gpu.note_memory()
         self._outputs = [tensor.name for tensor in spec.outputs]
+        self._run_options = _frugal_run() if frugal else None
         self.spec = spec
         check_graph(self._session, spec, path)
 
@@ -83,7 +86,7 @@ class OnnxRuntimeEngine(Closing):
         wanted = [only] if only else self._outputs
         try:
             if self._gpu is None:
-                return dict(zip(wanted, self._session.run(wanted, dict(feeds)), strict=True))
+                return dict(zip(wanted, self._session.run(wanted, dict(feeds), self._run_options), strict=True))
             outputs = run_bound(self._session, feeds, wanted, ("cuda", self._gpu.index))
             self._gpu.note_memory()
             return outputs
@@ -93,6 +96,13 @@ class OnnxRuntimeEngine(Closing):
     def close(self) -> None:
         """Frees the session; closing twice is fine."""
         self._session = None
+
+
+def _frugal_run() -> Any:
+    """Options of a run after which its memory is given back, and not kept for the next one."""
+    options = import_onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def run_bound(
