@@ -61,6 +61,7 @@ OURS = {
     "segrefine, OpenVINO bf16": OurWay(),
     "segrefine, int8": OurWay(backend="onnxruntime", precision="fp32", eight_bits=True),
     "segrefine, OpenVINO int8": OurWay(eight_bits=True),
+    "segrefine, int8, fast": OurWay(backend="onnxruntime", precision="fp32", eight_bits=True, preset="fast"),
     "segrefine, OpenVINO int8, fast": OurWay(eight_bits=True, preset="fast"),
 }
 SESSIONS = {"ONNX Runtime, plain export": open_onnxruntime, "OpenVINO, plain export": open_openvino}

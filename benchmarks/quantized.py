@@ -1,14 +1,16 @@
-"""Eight bits against float32: masks, quality, size, and time of a pass, of both methods on photographs.
+"""Eight bits against float32: masks, quality, size, and time of a pass, of the models that ship.
 
     python -m benchmarks.quantized VOC-COARSE VOC
 
-VOC-COARSE holds images/, coarse/ and masks/ with coarse masks of a real network: the demo model refines them. VOC holds
-images/ and masks/: `photo-gs` finds their classes. Ranges are measured on the samples that ship. The photographs are
-not part of the project.
+`demo` refines spoilt masks of held-out emoji scenes. VOC-COARSE holds images/, coarse/ and masks/ with coarse masks of
+a real network: `photo` refines them, and spoilt true masks of the same photographs. VOC holds images/ and masks/:
+`photo-gs` finds their classes. Ranges are measured on the samples that ship: the photographs for both photo models. The
+photographs are not part of the project.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,12 +24,14 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.evaluate import CorruptedCase
 from benchmarks.photographs import Photograph, read_photographs
+from benchmarks.quality import TEST_SEED, cases_of
 from benchmarks.report import markdown_table, write_result
 from benchmarks.timing import ENGINES, take_turns
-from segrefine.assets import PHOTO_LABELS, demo_bundle, demo_samples, photo_gs_bundle, photo_samples
+from segrefine.assets import PHOTO_LABELS, demo_bundle, demo_samples, photo_bundle, photo_gs_bundle, photo_samples
 from segrefine.bundle import Bundle
-from segrefine.cli.samples import load_samples
+from segrefine.cli.samples import Sample, load_samples
 from segrefine.engines import load_engine
 from segrefine.engines.engine import Feeds
 from segrefine.export.comparison import ParityScene
@@ -36,9 +40,13 @@ from segrefine.export.quantize.recording import Recording
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.segmenter import Segmenter
+from training.demo.scenes import compose_scene
+from training.demo.sources import load_sources
 
 Mask = NDArray[np.bool_]
 PASSES = 30
+CACHE = Path.home() / ".cache/segrefine/demo"
+"""Where `make train-demo` keeps the sprites."""
 
 
 @click.command()
@@ -48,14 +56,23 @@ PASSES = 30
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
 def main(coarse: Path, photographs: Path, images: int, threads: int) -> None:
     """Quantize both models that ship, and compare them with float32."""
-    masks = list(read_photographs(coarse, images, coarse=True, kinds=1))
+    emoji = [
+        Photograph(number=each.scene, image=each.image, coarse=each.coarse, truth=each.truth,
+                   void=np.zeros_like(each.truth), label=each.label, kind=each.kind)
+        for each in _emoji_cases(images)
+    ]  # fmt: skip
+    masks = [each for real in (True, False) for each in read_photographs(coarse, images, coarse=real, kinds=1)]
     every = read_photographs(photographs, images, coarse=False, kinds=1)
-    phrases = [each for each in every if each.label in PHOTO_LABELS]
+    shown, drawn = (list(load_samples(folder).values()) for folder in (photo_samples(), demo_samples()))
     rows, values = [], {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, bundle, cases in (("demo", demo_bundle(), masks), ("photo-gs", photo_gs_bundle(), phrases)):
+        for name, bundle, samples, cases in (
+            ("demo", demo_bundle(), [*drawn, *shown], emoji),
+            ("photo", photo_bundle(), shown, [each for each in masks if each.label in PHOTO_LABELS]),
+            ("photo-gs", photo_gs_bundle(), shown, [each for each in every if each.label in PHOTO_LABELS]),
+        ):
             int8 = Path(scratch) / name
-            told = quantize_bundle(bundle, int8, _scenes(), progress=click.echo).manifest.quantized
+            told = quantize_bundle(bundle, int8, _scenes(samples), progress=click.echo).manifest.quantized
             values[name] = compare(bundle, int8, cases, threads) | {"export": dict(told)}
             click.echo(values[name])
     for name, found in values.items():
@@ -70,10 +87,11 @@ def main(coarse: Path, photographs: Path, images: int, threads: int) -> None:
     markdown = "\n\n".join(
         [
             "# Eight bits",
-            "Denoisers in int8 against float32, on photographs; ranges were measured on the samples that ship. IoU: of "
-            "int8 masks with those of float32, before the guard. `paper` is the preset, in which every mask depends on "
-            "the denoiser; by default it often does not on photographs. Size: bytes of the denoiser's files, where "
-            f"float32 takes four for each weight. Time: medians of {PASSES} passes, taken in turns, {threads} threads.",
+            "Int8 against float32: `demo` on held-out emoji scenes, the others on photographs of classes that they "
+            "know. Ranges were measured on the samples that ship. IoU: of int8 masks with those of float32, before the "
+            "guard. `paper` is the preset, in which every mask depends on the denoiser. Size: bytes of the denoiser's "
+            "files, where float32 takes four for each weight. Time: medians of "
+            f"{PASSES} passes of it, taken in turns, {threads} threads.",
             markdown_table(header, rows),
         ]
     )
@@ -147,8 +165,17 @@ def _ious(masks: dict[str, list[Mask]]) -> list[float]:
     return [iou(ours, theirs) for ours, theirs in zip(masks["int8"], masks["float32"], strict=True)]
 
 
-def _scenes() -> list[ParityScene]:
-    samples = [*load_samples(demo_samples()).values(), *load_samples(photo_samples()).values()]
+def _emoji_cases(count: int) -> list[CorruptedCase]:
+    """Spoilt masks of held-out scenes, `count` of them."""
+    sources, cases = load_sources(CACHE, held_out=True), list[CorruptedCase]()
+    for number in itertools.count(TEST_SEED):
+        cases += cases_of(compose_scene(np.random.default_rng(number), sources), number)
+        if len(cases) >= count:
+            return cases[:count]
+    raise AssertionError
+
+
+def _scenes(samples: Sequence[Sample]) -> list[ParityScene]:
     return [ParityScene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
 
 

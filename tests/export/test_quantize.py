@@ -145,6 +145,34 @@ def test_a_model_whose_masks_change_is_refused_and_nothing_is_left(tmp_path, mon
     assert "lose most: node_" in str(caught.value.hint) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("most_time", "most_loss", "encoders", "said"),
+    [
+        (1e9, 1, {"vae_encoder", "text_encoder"}, None),
+        (0, 1, set(), "stays in float32: int8 takes"),
+        (1e9, -1, set(), "stays in float32: the masks' mean IoU changes from"),
+    ],
+)
+def test_encoders_are_quantized_where_that_pays_and_costs_nothing(
+    most_time, most_loss, encoders, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bundles, "LEAST_IOU", 0.8)
+    monkeypatch.setattr(bundles, "_MOST_TIME", most_time)
+    monkeypatch.setattr(bundles, "_MOST_LOSS", most_loss)
+    lines: list[str] = []
+    scenes = scenes_of(demo_samples())[:4]
+    quantized = quantize_bundle(demo_gs_bundle(), tmp_path / "b", scenes, progress=lines.append).manifest.quantized
+    assert {*quantized} == {"label_denoiser"} | encoders
+    assert (
+        [line for line in lines if "stays" in line and said in line] if said else not any("stays" in x for x in lines)
+    )
+    for name in ("vae_encoder", "text_encoder"):
+        types = {each.data_type for each in onnx.load(tmp_path / f"b/{name}/model.onnx").graph.initializer}
+        assert (onnx.TensorProto.INT8 in types) == (name in encoders)
+    with Segmenter.from_bundle(tmp_path / "b", threads=1) as segmenter:
+        assert 0 <= segmenter(scenes[0].image, [scenes[0].label]).segments[0].probability.mean() <= 1
+
+
 def test_a_place_that_is_taken_is_told_first(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/file").touch()

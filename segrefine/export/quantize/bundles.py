@@ -1,4 +1,4 @@
-"""Bundle → bundle with an eight-bit denoiser, if the masks stay the same."""
+"""Bundle → bundle with an eight-bit denoiser, if the masks stay the same; and with eight-bit encoders where it pays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segrefine.engines.engine import Feeds
 from segrefine.errors import ExportError
 from segrefine.export.comparison import ParityScene
 from segrefine.export.quantize.graphs import FloatGraph, prepare_graph, quantize_graph, rank_nodes
-from segrefine.export.quantize.recording import Recording, single_samples
+from segrefine.export.quantize.recording import Recording, pick_evenly, single_samples
 from segrefine.export.quantize.scenes import split_scenes
 from segrefine.export.storage import WeightFile
 from segrefine.runtime.engine_set import EngineSet
@@ -34,7 +34,12 @@ _SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the operators that stay in float32, tried one after another."""
 _DENOISERS = {"g4seg": ("unet", "unet_features", "unet_attention"), "gs": ("label_denoiser",)}
 """The components that are quantized, by method; the first has the tensors of the others."""
-
+_ENCODERS = ("vae_encoder", "text_encoder", "text_encoder_2")
+"""Components that are quantized where that pays, and leaves the masks as they are."""
+_MOST_TIME, _MOST_LOSS = 0.9, 0.001
+"""Most time of a pass in int8, in units of that in float32, and most mean IoU that an encoder in int8 may cost."""
+_MOST_IMAGES = 8
+"""Samples on which the ranges of an encoder are measured, at most: its tensors are large."""
 _PASSES = 5
 """Passes that are timed."""
 
@@ -57,9 +62,14 @@ class _Trial:
     ious: tuple[float, ...]
 
     @property
+    def mean(self) -> float:
+        """Return the mean IoU."""
+        return float(np.mean(self.ious))
+
+    @property
     def is_good(self) -> bool:
         """Return whether the masks are those of float32, but for single pixels."""
-        return float(np.mean(self.ious)) >= LEAST_IOU
+        return self.mean >= LEAST_IOU
 
     def describe(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
@@ -67,7 +77,7 @@ class _Trial:
             "scheme": "int8",
             "left_out": list(self.left_out),
             "masks": len(self.ious),
-            "iou": round(float(np.mean(self.ious)), 5),
+            "iou": round(self.mean, 5),
             "least_iou": round(min(self.ious), 5),
         }
 
@@ -83,7 +93,8 @@ def quantize_bundle(
     """Write a bundle again with its denoiser in eight bits.
 
     Half of the scenes give the ranges of its tensors, as the loop itself computes them. The other half judge it: where
-    the masks differ from those of float32, the operators that lose most stay in float32, up to half of them.
+    the masks differ from those of float32, the operators that lose most stay in float32, up to half of them. An encoder
+    is quantized too, if that saves time and costs no IoU.
 
     Args:
         source: a float32 bundle.
@@ -104,43 +115,103 @@ def quantize_bundle(
     with BundleWriter(target, overwrite=overwrite) as writer, staging_folder(writer.path) as folder:
         measured, judged = split_scenes(scenes)
         progress(f"running the loop on {len(measured)} scenes")
-        samples = _record(bundle, measured, names)
-        expected = _find_masks(bundle, judged)
-        weights = WeightFile(folder / "float.onnx_data")
-        graphs = {name: prepare_graph(bundle.graph(name), weights) for name in names}
-        progress("measuring ranges")
-        ranges = QUANTIZER.measure_ranges(graphs[names[0]].path, samples)
-        work = _Work(bundle=bundle, graphs=graphs, ranges=ranges, folder=folder)
-        sample = samples[len(samples) // 2]
-        trial = _first_good(work, sample, judged, expected, progress)
+        encoders = [name for name in _ENCODERS if name in bundle.manifest.graphs]
+        recorded = _record(bundle, measured, [*names, *encoders])
+        work = _Work(bundle=bundle, scenes=judged, masks=_find_masks(bundle, judged), folder=folder, progress=progress)
+        denoiser = work.prepare(names, single_samples([feeds for name in names for feeds in recorded[name]]))
+        trial = _first_good(work, denoiser)
+        quantized = dict.fromkeys(names, trial.describe() | {"time": work.compare_time(trial.bundle, denoiser)})
+        for name in encoders:
+            encoder = work.prepare([name], pick_evenly(single_samples(recorded[name]), _MOST_IMAGES))
+            before, trial = trial, _try_encoder(work, trial, encoder)
+            if trial is not before:
+                quantized[name] = trial.describe() | {"time": work.compare_time(trial.bundle, encoder)}
         _copy_files(trial.bundle, writer.directory)
-        seconds = [_time_pass(each, names[0], sample) for each in (trial.bundle, bundle)]
-        quantized = dict.fromkeys(names, trial.describe() | {"time": round(seconds[0] / seconds[1], 3)})
         return writer.finish(replace(trial.bundle.manifest, quantized=quantized))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
-    """Graphs in float32 with the ranges of their tensors, and a folder for trials."""
+class _Group:
+    """Graphs in float32 of the same weights.
 
-    bundle: Bundle
+    Attributes:
+        graphs: by component; the first has the tensors of the others.
+        ranges: of the tensors.
+        sample: inputs of the first one.
+    """
+
     graphs: Mapping[str, FloatGraph]
     ranges: Any
-    folder: Path
+    sample: Feeds
 
-    def write(self, left_out: Sequence[str]) -> Bundle:
-        """Write the bundle with some operators left in float32."""
-        manifest = self.bundle.manifest
-        with BundleWriter(self.folder / "trial", overwrite=True) as writer:
-            folders = {Path(manifest.graphs[name]).parent for name in self.graphs}
-            _copy_files(self.bundle, writer.directory, lambda path: path.parent not in folders)
+    @property
+    def name(self) -> str:
+        """Return the first component."""
+        return next(iter(self.graphs))
+
+    @property
+    def base(self) -> FloatGraph:
+        """Return its graph."""
+        return self.graphs[self.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A float32 bundle that is being quantized, with the masks that the result must give.
+
+    Attributes:
+        bundle: the bundle.
+        scenes: images with coarse masks.
+        masks: what the bundle makes of them.
+        folder: for graphs and trials.
+        progress: called with a line about each step.
+    """
+
+    bundle: Bundle
+    scenes: Sequence[ParityScene]
+    masks: Masks
+    folder: Path
+    progress: Tell
+
+    def prepare(self, names: Sequence[str], samples: Sequence[Feeds]) -> _Group:
+        """Measure the ranges of some graphs of the same weights."""
+        self.progress(f"measuring ranges of {names[0]}")
+        folder = self.folder / f"{names[0]}-float"
+        folder.mkdir()
+        weights = WeightFile(folder / "float.onnx_data")
+        graphs = {name: prepare_graph(self.bundle.graph(name), weights) for name in names}
+        ranges = QUANTIZER.measure_ranges(graphs[names[0]].path, samples)
+        return _Group(graphs=graphs, ranges=ranges, sample=samples[len(samples) // 2])
+
+    def write(self, base: Bundle, group: _Group, left_out: Sequence[str] = ()) -> Bundle:
+        """Write a bundle again with some graphs quantized.
+
+        Args:
+            base: what the other graphs are taken from.
+            group: the graphs.
+            left_out: operators that stay in float32.
+        """
+        manifest = base.manifest
+        with BundleWriter(self.folder / group.name, overwrite=True) as writer:
+            folders = {Path(manifest.graphs[name]).parent for name in group.graphs}
+            _copy_files(base, writer.directory, lambda path: path.parent not in folders)
             stores: dict[Path, WeightFile] = {}
-            for name, graph in self.graphs.items():
+            for name, graph in group.graphs.items():
                 path = writer.directory / manifest.graphs[name]
                 path.parent.mkdir(exist_ok=True)
                 weights = stores.setdefault(path.parent, WeightFile(path.with_name("model.onnx_data")))
-                quantize_graph(graph, self.ranges, weights, path, left_out)
+                quantize_graph(graph, group.ranges, weights, path, left_out)
             return writer.finish(manifest)
+
+    def judge(self, bundle: Bundle, left_out: tuple[str, ...] = ()) -> _Trial:
+        """Compare the masks of a quantized bundle with those of float32."""
+        pairs = zip(_find_masks(bundle, self.scenes), self.masks, strict=True)
+        return _Trial(bundle=bundle, left_out=left_out, ious=tuple(iou(ours, theirs) for ours, theirs in pairs))
+
+    def compare_time(self, bundle: Bundle, group: _Group) -> float:
+        """The time of a pass in a quantized bundle, in units of that in float32."""
+        seconds = [_time_pass(each, group.name, group.sample) for each in (bundle, self.bundle)]
+        return round(seconds[0] / seconds[1], 3)
 
 
 def _check_source(bundle: Bundle) -> None:
@@ -155,28 +226,43 @@ def _check_source(bundle: Bundle) -> None:
         )
 
 
-def _first_good(work: _Work, sample: Feeds, judged: Sequence[ParityScene], expected: Masks, progress: Tell) -> _Trial:
+def _first_good(work: _Work, group: _Group) -> _Trial:
     """The first quantized bundle whose masks are those of float32.
 
     Raises:
         ExportError: there is none.
     """
-    base, ranked = next(iter(work.graphs.values())), list[str]()
+    base, ranked = group.base, list[str]()
     for share in _SHARES:
         left_out = tuple(ranked[: round(share * len(base.nodes))])
-        progress("quantizing" + (f", {len(left_out)} of {len(base.nodes)} operators in float32" if left_out else ""))
-        bundle = work.write(left_out)
-        ious = tuple(iou(ours, theirs) for ours, theirs in zip(_find_masks(bundle, judged), expected, strict=True))
-        trial = _Trial(bundle=bundle, left_out=left_out, ious=ious)
+        kept = f", {len(left_out)} of {len(base.nodes)} operators in float32" if left_out else ""
+        work.progress(f"quantizing {group.name}{kept}")
+        trial = work.judge(work.write(work.bundle, group, left_out), left_out)
         if trial.is_good:
             return trial
-        ranked = ranked or rank_nodes(base, sample)
+        ranked = ranked or rank_nodes(base, group.sample)
     raise ExportError(
         subject="the masks of the quantized model",
         expected=f"a mean IoU with those of float32 of {LEAST_IOU} or more",
-        got=f"{np.mean(trial.ious):.4f} with {len(left_out)} of {len(base.nodes)} operators left in float32",
+        got=f"{trial.mean:.4f} with {len(left_out)} of {len(base.nodes)} operators left in float32",
         hint=f"give more scenes, or keep float32; the operators that lose most: {', '.join(ranked[:5])}",
     )
+
+
+def _try_encoder(work: _Work, before: _Trial, encoder: _Group) -> _Trial:
+    """The bundle with an encoder quantized too; the same as before where that saves little, or changes the masks."""
+    work.progress(f"quantizing {encoder.name}")
+    bundle = work.write(before.bundle, encoder)
+    share = work.compare_time(bundle, encoder)
+    if share > _MOST_TIME:
+        work.progress(f"{encoder.name} stays in float32: int8 takes {share:.2f} of its time")
+        return before
+    trial = work.judge(bundle)
+    if not trial.is_good or trial.mean < before.mean - _MOST_LOSS:
+        change = f"{before.mean:.4f} to {trial.mean:.4f}"
+        work.progress(f"{encoder.name} stays in float32: the masks' mean IoU changes from {change}")
+        return before
+    return trial
 
 
 def _open(bundle: Bundle) -> EngineSet[Any]:
@@ -184,14 +270,14 @@ def _open(bundle: Bundle) -> EngineSet[Any]:
     return kind.from_bundle(bundle.path)
 
 
-def _record(bundle: Bundle, scenes: Sequence[ParityScene], names: Sequence[str]) -> list[Feeds]:
-    """The inputs that the loop gives the denoiser on some scenes."""
+def _record(bundle: Bundle, scenes: Sequence[ParityScene], names: Sequence[str]) -> dict[str, list[Feeds]]:
+    """The inputs that the loop gives some components on some scenes."""
     with _open(bundle) as pipeline:
         watched = {name: Recording(engine) for name, engine in pipeline.engines.items() if name in names}
         recorded = pipeline.derive({**pipeline.engines, **watched})
         for scene in scenes:
             _mask_of(recorded, scene)
-        return single_samples([feeds for each in watched.values() for feeds in each.feeds])
+        return {name: watched[name].feeds if name in watched else [] for name in names}
 
 
 def _find_masks(bundle: Bundle, scenes: Sequence[ParityScene]) -> Masks:
