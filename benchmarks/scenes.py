@@ -1,6 +1,9 @@
 """Many masks of one image: time of the first mask against that of the next ones, with `Refiner.open`.
 
     python -m benchmarks.scenes
+    python -m benchmarks.scenes --full-size        also a model of Stable Diffusion 1.5's size, in int8
+
+`benchmarks.peers --prepare` makes the model of full size. Its weights are random, so every pass is computed.
 
 `demo` on the shipped scenes and photographs, `photo` on the photographs. The second mask has another label. Another
 stroke is the same label with a mask that is moved. Masks are compared with those that a refiner without memory gives.
@@ -9,12 +12,17 @@ stroke is the same label with a mask that is moved. Masks are compared with thos
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.full_size import FOLDER
+from benchmarks.peers import CONVINCED
 from benchmarks.report import markdown_table, write_result
 from benchmarks.timing import ENGINES
 from segrefine.assets import demo_bundle, demo_samples, photo_bundle, photo_samples
@@ -24,38 +32,67 @@ from segrefine.runtime.pipeline import Refiner
 BARS = {"second mask": 0.6, "another stroke": 0.35}
 SHIFT = 3
 """Pixels by which the mask of another stroke is moved."""
-LABELS = {"demo": ("car", "fox"), "photo": ("cat", "dog")}
-"""The label of the second mask, and the one where that is the first mask's already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is measured.
+
+    Attributes:
+        name: for the table.
+        bundle: its folder.
+        samples: images with masks.
+        labels: of the second mask, and the one where that is the first mask's already.
+        settings: changes to the bundle's settings.
+        repeats: how many runs, where not as many as asked for.
+    """
+
+    name: str
+    bundle: Path
+    samples: Sequence[Sample]
+    labels: tuple[str, str]
+    settings: Mapping[str, Any] | None = None
+    repeats: int | None = None
 
 
 @click.command()
 @click.option("--repeats", default=3, show_default=True, help="Runs of each; the fastest counts.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
-def main(repeats: int, threads: int) -> None:
+@click.option("--full-size", is_flag=True, help="Also a model of full size.")
+def main(repeats: int, threads: int, full_size: bool) -> None:
     """Measure the masks of each image, one after another."""
     photographs = list(load_samples(photo_samples()).values())
-    samples = {"demo": [*load_samples(demo_samples()).values(), *photographs], "photo": photographs}
+    samples = [*load_samples(demo_samples()).values(), *photographs]
+    models = [Model(name="demo", bundle=demo_bundle(), samples=samples, labels=("car", "fox")),
+              Model(name="photo", bundle=photo_bundle(), samples=photographs, labels=("cat", "dog"))]  # fmt: skip
+    if full_size:
+        models.append(Model(name="SD 1.5 in size, int8", bundle=FOLDER / "sd15-int8", samples=photographs[:1],
+                            labels=("cat", "dog"), settings=CONVINCED, repeats=1))  # fmt: skip
     values: dict[str, Any] = {}
     rows = []
-    for model, bundle in (("demo", demo_bundle()), ("photo", photo_bundle())):
+    for model in models:
         for name, (backend, precision) in ENGINES.items():
-            with Refiner.from_bundle(bundle, backend=backend, precision=precision, threads=threads) as refiner:
-                scenes = [Strokes(refiner, sample, LABELS[model]) for sample in samples[model]]
+            with Refiner.from_bundle(
+                model.bundle, backend=backend, precision=precision, threads=threads, settings=model.settings
+            ) as refiner:
+                scenes = [Strokes(refiner, sample, model.labels) for sample in model.samples]
                 scenes[0].refine_apart()
-                shares = [scene.measure(repeats) for scene in scenes]
+                shares = [scene.measure(model.repeats or repeats) for scene in scenes]
                 equal = sum(scene.count_equal() for scene in scenes)
             found = {key: float(np.median([each[key] for each in shares])) for key in BARS}
-            values[f"{model}, {name}"] = found | {"equal_masks": equal, "images": len(scenes)}
-            rows.append([model, name, *(f"{found[key]:.2f}" for key in BARS), f"{equal} of {3 * len(scenes)}"])
+            values[f"{model.name}, {name}"] = found | {"equal_masks": equal, "images": len(scenes)}
+            shown = f"{equal} of {3 * len(scenes)}"
+            rows.append([model.name, name, len(scenes), *(f"{found[key]:.2f}" for key in BARS), shown])
     header = [
         "model",
         "engine",
+        "images",
         *(f"{key} ÷ first (bar: ≤ {bar})" for key, bar in BARS.items()),
         "masks equal to those without memory",
     ]
     text = (
-        f"`demo` on {len(samples['demo'])} images and `photo` on {len(photographs)}, default settings, {threads} "
-        f"threads: medians over images of each image's ratio, the fastest of {repeats} runs."
+        f"Default settings, {threads} threads: medians over images of each image's ratio, the fastest of "
+        f"{repeats} runs; of the model of full size, one run."
     )
     markdown = f"# Many masks of one image\n\n{text}\n\n{markdown_table(header, rows)}"
     click.echo(markdown)

@@ -14,8 +14,8 @@ Masks are spoilt as `benchmarks.corruptions` does it, and as a network of low re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,43 @@ from training.demo.sources import load_sources
 VOID = 255
 LEAST_SHARE, MOST_SHARE = 0.01, 0.98
 """Objects and masks of another share of the image are left out."""
-MOST_WORSE = {"free": 0.03, "demo": 0.04, "photo": 0.03}
-"""Greatest share of masks of a group made worse in cross-validation."""
 Fitted = Sequence[tuple[CorruptedCase, NDArray[np.bool_], str]]
 """Cases with the pixels that do not count, and the group that each belongs to."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GuardPlan:
+    """How a guard is fitted.
+
+    Attributes:
+        bundle: whose masks are judged.
+        most_worse: greatest share of masks of a group made worse in cross-validation.
+        emoji: whether emoji scenes are among the data.
+        lists: files with the names of photographs, each with the step by which they are taken.
+        labels: classes whose masks count; empty for all.
+        free: whether the guard is that for every model: it judges what the edge step does where no model says anything,
+            and knows no evidence.
+    """
+
+    bundle: Callable[[], Path]
+    most_worse: float
+    emoji: bool = False
+    lists: Mapping[str, int] = field(default_factory=dict)
+    labels: Collection[str] = ()
+    free: bool = False
+
+
+PLANS = {
+    "free": GuardPlan(
+        bundle=demo_bundle, most_worse=0.03, emoji=True, lists={"val.txt": 1, "train.txt": 12}, free=True
+    ),
+    "demo": GuardPlan(bundle=demo_bundle, most_worse=0.04, emoji=True),
+    "photo": GuardPlan(bundle=photo_bundle, most_worse=0.03, lists={"val.txt": 1}, labels=PHOTO_LABELS),
+}
+
+
 @click.command()
-@click.argument("which", type=click.Choice(["free", "demo", "photo"]))
+@click.argument("which", type=click.Choice(list(PLANS)))
 @click.argument("photographs", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--coco", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of COCO images.")
@@ -62,32 +91,33 @@ Fitted = Sequence[tuple[CorruptedCase, NDArray[np.bool_], str]]
 )
 def main(which: str, photographs: Path, output: Path, coco: Path | None, scenes: int, cache: Path) -> None:
     """Fit a guard and write it as JSON."""
-    names = [] if which == "demo" else (photographs / "val.txt").read_text().split()
-    if which == "free":
-        names += (photographs / "train.txt").read_text().split()[::12]
-    cases = [] if which == "photo" else list(_emoji_cases(scenes, cache))
-    cases += _photograph_cases(photographs, names)
-    if which == "photo":
-        cases = [(case, void, _divide(group, case)) for case, void, group in cases if case.label in PHOTO_LABELS]
-    elif which == "free" and coco:
+    plan = PLANS[which]
+    if coco and not plan.free:
+        raise click.UsageError("--coco is for the free guard")
+    names = [name for file, step in plan.lists.items() for name in (photographs / file).read_text().split()[::step]]
+    cases = list(_emoji_cases(scenes, cache)) if plan.emoji else []
+    if names:
+        cases += _photograph_cases(photographs, names)
+    if plan.labels:
+        cases = [(case, void, _divide(group, case)) for case, void, group in cases if case.label in plan.labels]
+    if coco:
         cases += _coco_cases(coco)
-    with Refiner.from_bundle(photo_bundle() if which == "photo" else demo_bundle()) as refiner:
-        # The free guard judges what the edge step does where no model says anything.
-        settings = replace(G4SegSettings(), worth_range=(1e6, 1e7)) if which == "free" else refiner.settings
+    with Refiner.from_bundle(plan.bundle()) as refiner:
+        settings = replace(G4SegSettings(), worth_range=(1e6, 1e7)) if plan.free else refiner.settings
         samples = [_sample(refiner, case, void, group, settings) for case, void, group in tqdm(cases, desc="masks")]
-    if which != "free":
+    if not plan.free:
         samples = [sample for sample in samples if sample.result.evidence_worth]
-    photos = f"{len(names)} photographs of PASCAL VOC 2012" + (" and those of COCO 2017" if coco else "")
-    parts = {"free": f"{scenes} emoji scenes, {photos}", "demo": f"{scenes} emoji scenes", "photo": photos}
+    parts = [f"{scenes} emoji scenes"] * plan.emoji
+    if names:
+        parts.append(f"{len(names)} photographs of PASCAL VOC 2012" + (" and those of COCO 2017" if coco else ""))
     about = {
-        "data": f"{parts[which]}, true masks spoilt",
+        "data": f"{', '.join(parts)}, true masks spoilt",
         "images": len({sample.image for sample in samples}),
         "masks": len(samples),
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
     }
-    features = FREE_FEATURES if which == "free" else REGION_FEATURES
-    most_worse = MOST_WORSE[which]
-    guard = fit_guard(samples, features, most_worse=most_worse, pairs=which != "demo", about=about)
+    features = FREE_FEATURES if plan.free else REGION_FEATURES
+    guard = fit_guard(samples, features, most_worse=plan.most_worse, pairs=True, about=about)
     write_whole(output, (json.dumps(guard.to_dict()) + "\n").encode())
 
 
