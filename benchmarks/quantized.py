@@ -4,8 +4,8 @@
 
 `demo` refines spoilt masks of held-out emoji scenes. VOC-COARSE holds images/, coarse/ and masks/ with coarse masks of
 a real network: `photo` refines them, and spoilt true masks of the same photographs. VOC holds images/ and masks/:
-`photo-gs` finds their classes. Ranges are measured on the samples that ship: the photographs for both photo models. The
-photographs are not part of the project.
+`photo-gs` finds their classes. Ranges are measured on the samples that ship. The photographs are not part
+of the project.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ from segrefine.engines.engine import Feeds
 from segrefine.export.comparison import ParityScene
 from segrefine.export.quantize import quantize_bundle
 from segrefine.export.quantize.recording import Recording
+from segrefine.runtime.guard import guard_changes
 from segrefine.runtime.imaging.metrics import iou
 from segrefine.runtime.pipeline import Refiner
+from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.segmenter import Segmenter
 from training.demo.scenes import compose_scene
 from training.demo.sources import load_sources
@@ -67,7 +69,7 @@ def main(coarse: Path, photographs: Path, images: int, threads: int) -> None:
     rows, values = [], {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, bundle, samples, cases in (
-            ("demo", demo_bundle(), [*drawn, *shown], emoji),
+            ("demo", demo_bundle(), drawn, emoji),
             ("photo", photo_bundle(), shown, [each for each in masks if each.label in PHOTO_LABELS]),
             ("photo-gs", photo_gs_bundle(), shown, [each for each in every if each.label in PHOTO_LABELS]),
         ):
@@ -106,11 +108,15 @@ def compare(float32: Path, int8: Path, cases: Sequence[Photograph], threads: int
     masks, guarded, paper = {}, {}, {}
     for key, bundle in {"float32": float32, "int8": int8}.items():
         with kind.from_bundle(bundle, backend="onnxruntime", threads=threads) as pipeline:
-            masks[key] = [_find(pipeline, case, guard=False) for case in tqdm(cases, desc=f"{bundle.name} {key}")]
-            if isinstance(pipeline, Refiner):
-                guarded[key] = [_find(pipeline, case, guard=True) for case in tqdm(cases, desc="with the guard")]
-                as_paper = pipeline.derive(settings="paper")
-                paper[key] = [_find(as_paper, case, guard=False) for case in tqdm(cases, desc="preset paper")]
+            if isinstance(pipeline, Segmenter):
+                masks[key] = [_find(pipeline, case) for case in tqdm(cases, desc=f"{bundle.name} {key}")]
+                continue
+            results = [_refine(pipeline, case) for case in tqdm(cases, desc=f"{bundle.name} {key}")]
+            masks[key] = [each.mask for each in results]
+            pairs = zip(cases, results, strict=True)
+            guarded[key] = [guard_changes(case.image, each, pipeline.guard).mask for case, each in pairs]
+            as_paper = pipeline.derive(settings="paper")
+            paper[key] = [_find(as_paper, case) for case in tqdm(cases, desc="preset paper")]
     ious = _ious(masks)
     shown = guarded or masks
     folder, component = ("unet", "unet") if refines else ("label_denoiser", "label_denoiser")
@@ -151,14 +157,19 @@ def _record(bundle: Path, component: str, case: Photograph) -> Feeds:
     """The first inputs that the loop gives the denoiser."""
     with (Refiner if component == "unet" else Segmenter).from_bundle(bundle, threads=1) as pipeline:
         recording = Recording(pipeline.engines[component])
-        _find(pipeline.derive({**pipeline.engines, component: recording}), case, guard=False)
+        _find(pipeline.derive({**pipeline.engines, component: recording}), case)
         return recording.feeds[0]
 
 
-def _find(pipeline: Refiner | Segmenter, case: Photograph, *, guard: bool) -> Mask:
+def _find(pipeline: Refiner | Segmenter, case: Photograph) -> Mask:
+    """The mask before the guard."""
     if isinstance(pipeline, Refiner):
-        return pipeline(case.image, case.coarse, case.label, guard=guard).mask
+        return _refine(pipeline, case).mask
     return pipeline(case.image, [f"the {case.label}"]).segments[0].mask
+
+
+def _refine(refiner: Refiner, case: Photograph) -> Refinement:
+    return refiner(case.image, case.coarse, case.label, crop=False, guard=False)
 
 
 def _ious(masks: dict[str, list[Mask]]) -> list[float]:

@@ -81,7 +81,7 @@ def export(
         tell("loading PyTorch", None)
         with torch_imports("export"):
             from segrefine.export import export_bundle
-        scenes = _read_scenes(calibrate) if calibrate else []
+        scenes = _read_scenes(calibrate, model) if calibrate else []
         # beside the bundle's place, where there must be room for it as well
         place = stack.enter_context(staging_folder(bundle.resolve())) / "float" if quantize else bundle
         written = export_bundle(
@@ -125,9 +125,9 @@ def _check_options(quantize: str | None, calibrate: str | None, dtype: Precision
         raise click.UsageError("--quantize runs the whole method to judge it: leave --components out")
 
 
-def _read_scenes(source: str) -> list[ParityScene]:
-    """Read the scenes of --calibrate."""
-    from segrefine.assets import demo_samples, photo_samples
+def _read_scenes(source: str, model: str) -> list[ParityScene]:
+    """Read the scenes of --calibrate; of those that ship, the ones of labels that a shipped model knows."""
+    from segrefine.assets import VOCABULARIES, demo_samples, photo_samples
     from segrefine.cli.samples import load_samples
     from segrefine.export.comparison import ParityScene
     from segrefine.export.quantize import read_scenes
@@ -135,6 +135,8 @@ def _read_scenes(source: str) -> list[ParityScene]:
     if source != "demo":
         return read_scenes(Path(source))
     samples = [*load_samples(demo_samples()).values(), *load_samples(photo_samples()).values()]
+    if model in VOCABULARIES:
+        samples = [each for each in samples if each.label in VOCABULARIES[model].labels]
     return [ParityScene(image=each.image, coarse=each.coarse, label=each.label) for each in samples]
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples, photo_gs_bundle, photo_samples
 from segrefine.bundle import MANIFEST, Bundle
 from segrefine.cli import main
+from segrefine.cli.export import _read_scenes
 from segrefine.cli.samples import load_samples
 from segrefine.engines.tensorrt.signed import signed_graph
 from segrefine.errors import EngineError, ExportError, OutputError, SettingsError
@@ -183,6 +184,11 @@ def test_a_place_that_is_taken_is_told_first(tmp_path):
 def test_scenes_are_read_from_a_data_set():
     found = read_scenes(demo_samples())
     assert len(found) == 12 and found[0].label == load_samples(demo_samples())["01-banana-dilate"].label
+
+
+@pytest.mark.parametrize(("model", "count"), [("photo", 7), ("photo-gs", 7), ("demo", 12), ("path/to/sd", 20)])
+def test_a_small_model_is_judged_by_samples_of_labels_that_it_knows(model, count):
+    assert len(_read_scenes("demo", model)) == count
 
 
 @pytest.mark.parametrize("option", [("--quantize", "int8"), ("--calibrate", "demo")])
