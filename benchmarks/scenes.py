@@ -36,7 +36,7 @@ SHIFT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is measured.
+    """A model, and what is measured of it.
 
     Attributes:
         name: for the table.

@@ -51,7 +51,7 @@ Fitted = Sequence[tuple[CorruptedCase, NDArray[np.bool_], str]]
 
 @dataclass(frozen=True, kw_only=True)
 class GuardPlan:
-    """How a guard is fitted.
+    """Recipe of a guard.
 
     Attributes:
         bundle: whose masks are judged.
