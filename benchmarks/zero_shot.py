@@ -195,8 +195,9 @@ def _rows(found: Sequence[Found], absent: Sequence[bool], ratio: float) -> list[
 
     kept = [each for each in found if not each.empty]
     gain = estimate([each.after - each.before for each in kept])
+    read = any(each.attention != 0.5 for each in found)  # with no weight, the attention of words is not read
     return [
-        ["area under the ROC curve, attention of the word alone", of("attention"), ""],
+        *([["area under the ROC curve, attention of the word alone", of("attention"), ""]] if read else []),
         ["area under the ROC curve, whole map", of("score"), "≥ .85"],
         ["IoU of the mask", of("before"), ""],
         ["IoU after G4Seg", of("after"), "≥ before + .05"],

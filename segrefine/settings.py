@@ -182,8 +182,7 @@ class G4SegSettings(Settings):
             `segrefine.runtime.worth`. Empty: the worth of evidence is not measured, and all of it counts.
         text_strengths: strengths of cross-attention under the coarse mask with which the label is tried.
         worth_nulls: other words that the label is compared with.
-        effect_range: change of the prediction by the label, as a share of the error that remains, at which the
-            evidence begins to count, and at which it counts fully.
+        effect_range: change by the label, in shares of the remaining error, that begins to count and that counts fully.
         likeness_range: cosine between what the label adds to the prediction and what other words add, up to which the
             evidence counts fully, and from which it counts nothing.
         joint_strengths: `text_strengths` where several labels are refined jointly.
@@ -344,7 +343,7 @@ class ZeroShotSettings(Settings):
         text_timesteps: noise levels at which the image is denoised with and without each phrase.
         text_effect: weight of how much a phrase changes what is predicted, beside the error that it takes away.
         attention_timestep: noise level at which attention is read.
-        attention_weight: weight of the attention of a phrase's tokens, beside how well the phrase explains each pixel.
+        attention_weight: weight of the attention of a phrase's tokens, beside how well it explains pixels; 0: not read.
         spread_steps: times that the explanation is spread along self-attention.
         evidence_logit: log-odds where a phrase takes all of the error away, for a model that was trained to have the
             sign of its evidence right. 0 for others: a phrase is compared with other words.
@@ -384,12 +383,13 @@ class ZeroShotSettings(Settings):
         return G4SegSettings(text_timesteps=self.text_timesteps, text_effect=self.text_effect, template=self.template)
 
     def count_null_words(self, phrases: int) -> int:
-        """Null words that so many phrases are compared with, besides each other."""
+        """Null words for so many phrases, besides each other."""
         return 0 if self.evidence_logit else max(0, self.rivals + 1 - phrases)
 
     def count_passes(self, phrases: int = 1) -> int:
         """Passes of the UNet for so many phrases."""
-        return len(self.text_timesteps) * (1 + phrases + self.count_null_words(phrases)) + phrases
+        attention = phrases if self.attention_weight else 1
+        return len(self.text_timesteps) * (1 + phrases + self.count_null_words(phrases)) + attention
 
     def _check_ranges(self) -> None:
         if not self.text_timesteps or min(*self.text_timesteps, self.attention_timestep) < 0:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from segrefine.bundle import Bundle, Precision
 from segrefine.engines.backend import Backend
-from segrefine.engines.backends import find_backend, join_names, taking
+from segrefine.engines.backends import find_backend, join_names, needs_gpu, taking
 from segrefine.engines.engine import parse_device
 from segrefine.engines.options import BuildOptions
+from segrefine.engines.part import find_parts
 from segrefine.engines.recipe import EngineRecipe, check_precision, find_engine, write_sidecar
 from segrefine.errors import EngineError, SettingsError
 from segrefine.storage import locked, output_errors, staging_folder, sync
@@ -50,7 +51,7 @@ def build_engine(
         backend: a name in `BACKENDS`.
         precision: of the graphs; another one than theirs is an error. None takes what there is.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. A backend that runs on GPUs only builds for one either way.
-        components: which graphs; None takes all.
+        components: which graphs; None takes all, but for those that `load_engines` serves by another one's engine.
         options: what the engines are built for.
         overwrite: builds also what is there already.
         progress: called with a component's name when its turn comes.
@@ -73,7 +74,10 @@ def build_engine(
         )
     check_precision(bundle, precision)
     engines = []
-    for component in bundle.manifest.graphs if components is None else components:
+    if components is None:  # of what another one gives too, `load_engines` needs no engine of its own
+        served = {} if needs_gpu(backend, device) else find_parts(bundle, list(bundle.manifest.graphs))
+        components = [name for name in bundle.manifest.graphs if name not in served]
+    for component in components:
         if progress:
             progress(component)
         recipe = builder.recipe(bundle, component, device, chosen)

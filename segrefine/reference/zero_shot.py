@@ -63,11 +63,15 @@ class ZeroShot:
         distinct = sorted(set(firsts))
         rivals = choose_rivals([phrases[i] for i in distinct], self.settings, self.fits)
         prompts = [*(asked[i] for i in distinct), *(self.encode_phrase(word, size) for word in rivals)]
-        looked = [self.attend(z0, text, indicator, noise[:1]) for text, indicator in prompts[: len(distinct)]]
+        attended = prompts[: len(distinct)]
+        if not self.settings.attention_weight:  # what places attend to needs no words
+            attended = [(self.model.encode_text([""], size), torch.zeros_like(prompts[0][1]))]
+        looked = [self.attend(z0, text, indicator, noise[:1]) for text, indicator in attended]
+        words = np.concatenate([words.numpy(force=True) for words, _ in looked])
         seen = Seen(
             evidence=np.stack([self.explain(z0, self.denoise(noisy, text), plain) for text, _ in prompts]),
             error=self.weigh(plain - z0),
-            words=np.concatenate([words.numpy(force=True) for words, _ in looked]),
+            words=np.broadcast_to(words, (len(distinct), *words.shape[1:])),
             places=torch.cat([places for _, places in looked]).mean(0).numpy(force=True),
         )
         maps = dict(zip(distinct, read_word_maps(seen, self.settings), strict=True))

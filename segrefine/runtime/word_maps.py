@@ -33,7 +33,7 @@ class Seen:
     Attributes:
         evidence: float32 (P + K, h, w), the squared error that each of P phrases and K null words takes away.
         error: float32 (h, w), the squared error without words.
-        words: float32 (P, rows, columns), the attention that the phrase's tokens get.
+        words: float32 (P, rows, columns), the attention that the phrase's tokens get; zeros where it has no weight.
         places: float32 (N, N) with N = rows · columns, how much each place attends to each; rows sum to 1.
     """
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segrefine.bundle import Bundle
 from segrefine.engines import Engine, EngineOptions, choose_backend, load_engines
 from segrefine.errors import BundleError, PromptError
-from segrefine.runtime.denoiser import Conditions, Denoiser, encode_prompts
+from segrefine.runtime.denoiser import NOTHING, Conditions, Denoiser, encode_prompts
 from segrefine.runtime.engine_set import EngineSet, Progress, Watch, check_seed, text_encoders
 from segrefine.runtime.files.image import ImageLike, as_image
 from segrefine.runtime.imaging.grid import FittedImage
@@ -183,7 +183,9 @@ class ZeroShotSegmenter(EngineSet[ZeroShotSettings]):
             engines=self.engines, schedule=self._schedule, settings=settings.as_refining(), conditions=conditions
         )
         effect = denoiser.word_effects(z0, noise, range(len(conditions.token_indicator) - 1))
-        words, places = denoiser.attention(z0, noise, range(phrases), settings.attention_timestep)
+        asked = range(phrases) if settings.attention_weight else [NOTHING]  # what places attend to needs no words
+        words, places = denoiser.attention(z0, noise, asked, settings.attention_timestep)
+        words = np.broadcast_to(words, (phrases, *words.shape[1:]))
         return Seen(evidence=effect.evidence, error=effect.error, words=words, places=places)
 
     def _to_segments(

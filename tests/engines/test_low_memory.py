@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from segrefine.assets import demo_bundle, demo_gs_bundle, demo_samples
 from segrefine.bundle import Bundle
 from segrefine.cli.samples import load_samples
-from segrefine.engines import Closing, EngineOptions, load, recipe
+from segrefine.engines import Closing, EngineOptions, build_engine, load, recipe
 from segrefine.engines.hardware import free_memory
 from segrefine.engines.load import load_engine, load_engines
 from segrefine.engines.on_demand import OnDemand, Room
@@ -189,6 +190,15 @@ def test_only_a_large_graph_that_another_one_contains_is_a_part(monkeypatch):
     monkeypatch.setattr(recipe, "LARGE", 1)
     assert find_parts(bundle, every) == {"unet_features": "unet"}
     assert find_parts(bundle, ["unet_features"]) == {}
+
+
+def test_no_engine_is_built_for_what_another_one_gives(tmp_path, monkeypatch):
+    bundle = Bundle.open(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
+    monkeypatch.setattr(recipe, "LARGE", 1)
+    built = build_engine(bundle, backend="openvino")
+    assert {each.component for each in built} == {*bundle.manifest.graphs} - {"unet_features"}
+    [asked] = build_engine(bundle, backend="openvino", components=["unet_features"])
+    assert asked.component == "unet_features"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's figures")

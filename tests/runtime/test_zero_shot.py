@@ -67,7 +67,7 @@ def test_images_of_any_shape(segmenter, size):
         assert segment.probability.shape == size and np.isfinite(segment.probability).all()
 
 
-@pytest.mark.parametrize("changes", [{}, {"evidence_logit": 10.0}])
+@pytest.mark.parametrize("changes", [{}, {"evidence_logit": 10.0}, {"attention_weight": 0.0}])
 def test_passes_are_those_that_the_settings_count(segmenter, sample, changes):
     counters = count_samples(segmenter)
     counted = segmenter.derive(counters, settings=changes)

@@ -89,7 +89,8 @@ class OpenVinoEngine(Closing):
         self._turn, self._splits = Lock(), True
         self.spec = spec
         check_names(self._model, spec, path)
-        self._early = find_early_output(self._model) if large else None
+        names = [tensor.name for tensor in spec.outputs]
+        self._early = find_early_output(self._model, names) if large else None
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]], *, only: str | None = None) -> dict[str, NDArray[Any]]:
         """The outputs by name; see `Engine`. Threads that call at the same time are served in turn."""

@@ -13,17 +13,18 @@ import numpy as np
 _PREFIX = "segrefine_stage_"
 
 
-def find_early_output(model: Any) -> str | None:
+def find_early_output(model: Any, outputs: Collection[str]) -> str | None:
     """Find the output that needs less of the graph than the other one; None where there are no two outputs.
 
     Args:
         model: an `openvino.Model`.
+        outputs: the names of its outputs; each may have others besides.
     """
     results = model.get_results()
     if len(results) != 2:
         return None
     early = min(results, key=lambda result: len(_ancestors(result)))
-    return str(early.output(0).any_name)
+    return next(name for name in outputs if name in early.output(0).names)
 
 
 def cut_stages(model: Any, early: str) -> list[Any]:
