@@ -104,7 +104,7 @@ def main(
             found += [_look(segmenter, refiner, scene, label) for label in scene.truths]
             absent.append(bool(segmenter(scene.image, [f"the {scene.absent}"]).segments[0].mask.any()))
         times = _time_phrases(segmenter)
-    rows = _rows(found, absent, times)
+    rows = _rows(found, absent, times, read=segmenter.settings.attention_weight > 0)
     markdown = "\n\n".join(
         [
             "# Zero-shot segmentation",
@@ -189,13 +189,14 @@ def _time_phrases(segmenter: ZeroShotSegmenter) -> float:
     return float(np.median(ratios))
 
 
-def _rows(found: Sequence[Found], absent: Sequence[bool], ratio: float) -> list[list[Any]]:
+def _rows(found: Sequence[Found], absent: Sequence[bool], ratio: float, *, read: bool) -> list[list[Any]]:
+    """The table; without a weight of the attention of words, nothing was read of it."""
+
     def of(name: str) -> Any:
         return estimate([getattr(each, name) for each in found])
 
     kept = [each for each in found if not each.empty]
     gain = estimate([each.after - each.before for each in kept])
-    read = any(each.attention != 0.5 for each in found)  # with no weight, the attention of words is not read
     return [
         *([["area under the ROC curve, attention of the word alone", of("attention"), ""]] if read else []),
         ["area under the ROC curve, whole map", of("score"), "≥ .85"],
