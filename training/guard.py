@@ -59,6 +59,7 @@ class GuardPlan:
         emoji: whether emoji scenes are among the data.
         lists: files with the names of photographs, each with the step by which they are taken.
         labels: classes whose masks count; empty for all.
+        pairs: whether regions and masks are judged by pairs of features too.
         free: whether the guard is that for every model: it judges what the edge step does where no model says anything,
             and knows no evidence.
     """
@@ -68,6 +69,7 @@ class GuardPlan:
     emoji: bool = False
     lists: Mapping[str, int] = field(default_factory=dict)
     labels: Collection[str] = ()
+    pairs: bool = True
     free: bool = False
 
 
@@ -75,7 +77,7 @@ PLANS = {
     "free": GuardPlan(
         bundle=demo_bundle, most_worse=0.03, emoji=True, lists={"val.txt": 1, "train.txt": 12}, free=True
     ),
-    "demo": GuardPlan(bundle=demo_bundle, most_worse=0.04, emoji=True),
+    "demo": GuardPlan(bundle=demo_bundle, most_worse=0.04, emoji=True, pairs=False),
     "photo": GuardPlan(bundle=photo_bundle, most_worse=0.03, lists={"val.txt": 1}, labels=PHOTO_LABELS),
 }
 
@@ -117,7 +119,7 @@ def main(which: str, photographs: Path, output: Path, coco: Path | None, scenes:
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
     }
     features = FREE_FEATURES if plan.free else REGION_FEATURES
-    guard = fit_guard(samples, features, most_worse=plan.most_worse, pairs=True, about=about)
+    guard = fit_guard(samples, features, most_worse=plan.most_worse, pairs=plan.pairs, about=about)
     write_whole(output, (json.dumps(guard.to_dict()) + "\n").encode())
 
 
