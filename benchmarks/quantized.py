@@ -57,7 +57,7 @@ CACHE = Path.home() / ".cache/segrefine/demo"
 @click.option("--images", default=60, show_default=True, help="Photographs of each.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
 def main(coarse: Path, photographs: Path, images: int, threads: int) -> None:
-    """Quantize both models that ship, and compare them with float32."""
+    """Quantize each model, and compare it with float32."""
     emoji = [
         Photograph(number=each.scene, image=each.image, coarse=each.coarse, truth=each.truth,
                    void=np.zeros_like(each.truth), label=each.label, kind=each.kind)
@@ -178,12 +178,9 @@ def _ious(masks: dict[str, list[Mask]]) -> list[float]:
 
 def _emoji_cases(count: int) -> list[CorruptedCase]:
     """Spoilt masks of held-out scenes, `count` of them."""
-    sources, cases = load_sources(CACHE, held_out=True), list[CorruptedCase]()
-    for number in itertools.count(TEST_SEED):
-        cases += cases_of(compose_scene(np.random.default_rng(number), sources), number)
-        if len(cases) >= count:
-            return cases[:count]
-    raise AssertionError
+    sources = load_sources(CACHE, held_out=True)
+    scenes = ((compose_scene(np.random.default_rng(number), sources), number) for number in itertools.count(TEST_SEED))
+    return list(itertools.islice(itertools.chain.from_iterable(itertools.starmap(cases_of, scenes)), count))
 
 
 def _scenes(samples: Sequence[Sample]) -> list[ParityScene]:

@@ -112,7 +112,7 @@ class OpenVinoEngine(Closing):
         shapes = {name: values[parts[0]].shape for name, values in feeds.items()}
         try:
             compiled = self._compile(shapes, wanted, len(parts))
-            stages = compiled.stages[:1] if wanted == {self._early} else compiled.stages
+            stages = compiled.stages[: self._count_stages(wanted)]
             for first in range(0, len(parts), len(stages[0])):
                 for requests in stages:
                     running = list(zip(requests, parts[first:], strict=False))
@@ -159,13 +159,16 @@ class OpenVinoEngine(Closing):
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         compiled = self._compiled[key]
-        needed = 1 if wanted == {self._early} else len(compiled.models)
-        missing = compiled.models[len(compiled.stages) : needed]
-        with ThreadPoolExecutor(max(1, len(missing))) as pool:
-            compiled.stages += pool.map(partial(self._open, count=count), missing)
-        if len(missing) and needed > 1:
-            connect_stages(*compiled.stages)
+        if missing := compiled.models[len(compiled.stages) : self._count_stages(wanted)]:
+            with ThreadPoolExecutor(len(missing)) as pool:
+                compiled.stages += pool.map(partial(self._open, count=count), missing)
+            if len(compiled.stages) > 1:
+                connect_stages(*compiled.stages)
         return compiled
+
+    def _count_stages(self, wanted: Collection[str]) -> int:
+        """The number of stages that give the wanted outputs."""
+        return 1 if self._early is None or wanted == {self._early} else 2
 
     def _open(self, model: Any, count: int) -> list[Any]:
         """Compile a model, and open `count` requests that run at the same time."""

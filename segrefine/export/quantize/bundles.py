@@ -123,9 +123,9 @@ def quantize_bundle(
         quantized = dict.fromkeys(names, trial.describe() | {"time": work.compare_time(trial.bundle, denoiser)})
         for name in encoders:
             encoder = work.prepare([name], pick_evenly(single_samples(recorded[name]), _MOST_IMAGES))
-            before, trial = trial, _try_encoder(work, trial, encoder)
-            if trial is not before:
-                quantized[name] = trial.describe() | {"time": work.compare_time(trial.bundle, encoder)}
+            if better := _try_encoder(work, trial, encoder):
+                trial, share = better
+                quantized[name] = trial.describe() | {"time": share}
         _copy_files(trial.bundle, writer.directory)
         return writer.finish(replace(trial.bundle.manifest, quantized=quantized))
 
@@ -249,20 +249,20 @@ def _first_good(work: _Work, group: _Group) -> _Trial:
     )
 
 
-def _try_encoder(work: _Work, before: _Trial, encoder: _Group) -> _Trial:
-    """The bundle with an encoder quantized too; the same as before where that saves little, or changes the masks."""
+def _try_encoder(work: _Work, before: _Trial, encoder: _Group) -> tuple[_Trial, float] | None:
+    """The bundle with an encoder quantized too, and its share of time; None if that saves little or changes masks."""
     work.progress(f"quantizing {encoder.name}")
     bundle = work.write(before.bundle, encoder)
     share = work.compare_time(bundle, encoder)
     if share > _MOST_TIME:
         work.progress(f"{encoder.name} stays in float32: int8 takes {share:.2f} of its time")
-        return before
+        return None
     trial = work.judge(bundle)
     if not trial.is_good or trial.mean < before.mean - _MOST_LOSS:
         change = f"{before.mean:.4f} to {trial.mean:.4f}"
         work.progress(f"{encoder.name} stays in float32: the masks' mean IoU changes from {change}")
-        return before
-    return trial
+        return None
+    return trial, share
 
 
 def _open(bundle: Bundle) -> EngineSet[Any]:
