@@ -54,8 +54,15 @@ def _reader(file: Path, but: list[int]) -> int | None:
         if not folder.name.isdecimal() or int(folder.name) in (os.getpid(), *but):
             continue
         try:
-            if any(os.readlink(handle) == str(file) for handle in (folder / "fd").iterdir()):
+            if any(os.readlink(handle) == str(file) and _reads(handle) for handle in (folder / "fd").iterdir()):
                 return int(folder.name)
         except OSError:
             continue  # it has ended
     return None
+
+
+def _reads(handle: Path) -> bool:
+    """Whether a handle is open for reading: a child of this process has its writing end, between fork and exec."""
+    lines = (handle.parents[1] / "fdinfo" / handle.name).read_text().splitlines()
+    flags = next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
+    return flags & os.O_ACCMODE != os.O_WRONLY
