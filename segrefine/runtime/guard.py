@@ -2,7 +2,8 @@
 
 It judges twice. First it judges each region that refining changed, by what speaks for that change. Changes that are
 more probably wrong than right are undone. Then it judges the mask with the changes that are left. Where that mask is
-not trusted either, the coarse mask stays.
+not trusted either, the coarse mask stays. Where evidence moved the mask, it judges what the edge step alone makes of it
+too, and takes the better of the two.
 
 Two guards share the work. The free guard looks at coarse mask, colours, edges and shapes, and protects with any model.
 The guard of a bundle also knows what that model's evidence is worth in a region; `segrefine tune` fits it. Where the
@@ -182,6 +183,22 @@ class Judged:
         """The coarse mask with the changes that stay, (H, W)."""
         return np.where(self.regions.everywhere(self.accepted, False), self.regions.after, self.regions.before)
 
+    @cached_property
+    def right(self) -> Numbers:
+        """The probability that each change is right, float64 (n,)."""
+        return 0.5 + 0.5 * np.tanh(0.5 * self.odds)
+
+    @cached_property
+    def shares(self) -> Numbers:
+        """The part of both masks' pixels that each change has, float64 (n,); 0 of one that does not stay."""
+        every = max(int((self.regions.before | self.regions.after).sum()), 1)
+        return self.regions.pixels / every * self.accepted
+
+    @property
+    def expected(self) -> float:
+        """The IoU that the changes that stay are expected to bring."""
+        return float(self.shares @ (2 * self.right - 1))
+
 
 def read_guard(bundle: Bundle) -> Guard | None:
     """The guard that was fitted to a bundle's model; None where the bundle has none.
@@ -196,6 +213,9 @@ def read_guard(bundle: Bundle) -> Guard | None:
 def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | None = None) -> Refinement:
     """Undo the changes of a refinement that cannot be trusted, and report how far the rest can be.
 
+    Where evidence moved the mask, the edge step alone has made a second proposal. Of those that are trusted, the one
+    that is expected to win more IoU is taken.
+
     The confidence of a mask is the probability that refining, less what was undone, has not cost it more than 0.02 of
     IoU. That of a pixel is the probability that it is on the right side. In an image flatter than all that the guard
     was fitted on nothing can be judged: the confidence is 0.
@@ -207,7 +227,19 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
         result: what refining made of the mask in this image.
         guard: that of the bundle.  [default: the free guard alone]
     """
-    verdict = judge_changes(image, result, guard)
+    first = judge_changes(image, result, guard)
+    if result.by_edges is None:
+        return _undo_changes(result, first)
+    by_edges = replace(result, probability=result.by_edges, rounds=(), evidence_worth=0.0)
+    second = judge_changes(image, by_edges)
+    if not second.trusted or (first.trusted and first.judged.expected >= second.judged.expected):
+        return _undo_changes(result, first)
+    taken = _undo_changes(by_edges, second)
+    return replace(taken, rounds=result.rounds, evidence_worth=result.evidence_worth, took_edges=True)
+
+
+def _undo_changes(result: Refinement, verdict: Verdict) -> Refinement:
+    """The refinement with only the changes that a verdict accepts."""
     judged, regions, coarse = verdict.judged, verdict.judged.regions, result.coarse
     accepted = judged.accepted & verdict.trusted
     changed = int(regions.pixels.sum())
@@ -226,6 +258,7 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
         pixel_confidence=sigmoid(certain.astype(np.float32)).astype(np.float16),
         kept_coarse=not accepted.any(),
         kept_share=float(regions.pixels[~accepted].sum() / changed) if changed else 1.0,
+        by_edges=None,
     )
 
 
@@ -298,10 +331,8 @@ def describe_mask(judged: Judged) -> Numbers:
     wrong, its standard deviation, and the ratios of the first to the others.
     """
     regions, stays = judged.regions, judged.accepted
-    all_pixels = max(int((regions.before | regions.after).sum()), 1)
-    share = regions.pixels / all_pixels * stays
-    right = 0.5 + 0.5 * np.tanh(0.5 * judged.odds)
-    expected, at_risk = float(share @ (2 * right - 1)), float(share @ (1 - right))
+    share, right, expected = judged.shares, judged.right, judged.expected
+    at_risk = float(share @ (1 - right))
     spread = math.sqrt(float(share**2 @ (right * (1 - right))))
     before, after = regions.before, judged.mask
     area = max(int(before.sum()), 1)
@@ -315,7 +346,7 @@ def describe_mask(judged: Judged) -> Numbers:
             (after & ~before).sum() / area,
             (before & ~after).sum() / area,
             iou(after, before),
-            regions.pixels[~stays].sum() / all_pixels,
+            regions.pixels[~stays].sum() / max(int((regions.before | regions.after).sum()), 1),
         ]
     )
 

@@ -11,6 +11,7 @@ import pytest
 from segrefine.assets import demo_bundle, demo_samples
 from segrefine.cli.samples import load_samples
 from segrefine.errors import SettingsError
+from segrefine.runtime.files.mask import CoarseMask
 from segrefine.runtime.guard import (
     MASK_FEATURES,
     Guard,
@@ -47,9 +48,16 @@ def settings(added: float, removed: float, threshold: float = 0.0) -> Guard:
 
 
 @pytest.fixture(scope="module")
-def refined():
+def proposals():
+    """What evidence and the edge step propose, and what the edge step alone proposes."""
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
         return refiner(SCENE.image, SCENE.coarse, SCENE.label, guard=False, settings=EASILY)
+
+
+@pytest.fixture(scope="module")
+def refined(proposals):
+    """The first of those proposals."""
+    return replace(proposals, by_edges=None)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +183,47 @@ def test_a_mask_that_went_as_a_whole_is_the_coarse_one(run, refined):
     np.testing.assert_array_equal(guarded.mask, COARSE)
 
 
+def test_of_two_trusted_proposals_the_guard_takes_the_one_that_should_win_more(proposals, refined):
+    known = replace(proposals, evidence_worth=1.0)
+    alone = guard_changes(SCENE.image, replace(refined, probability=proposals.by_edges, evidence_worth=0.0, rounds=()))
+    assert not alone.kept_coarse
+    for odds, by_edges in ((9.0, False), (0.1, True)):
+        surely = replace(settings(1, 1), added=judge(odds), removed=judge(odds))
+        guarded = guard_changes(SCENE.image, known, surely)
+        expected = alone if by_edges else guard_changes(SCENE.image, replace(known, by_edges=None), surely)
+        np.testing.assert_array_equal(guarded.probability, expected.probability)
+        np.testing.assert_array_equal(guarded.pixel_confidence, expected.pixel_confidence)
+        assert guarded.confidence == expected.confidence and guarded.took_edges is by_edges
+        assert guarded.evidence_worth == 1.0 and guarded.rounds == known.rounds and guarded.by_edges is None
+
+
+def test_the_edge_step_alone_serves_where_the_evidence_is_not_trusted(proposals):
+    known = replace(proposals, evidence_worth=1.0)
+    strict = settings(1, 1, threshold=1.01)
+    guarded = guard_changes(SCENE.image, known, strict)
+    assert guarded.took_edges and not guarded.kept_coarse
+    flawed = SCENE.coarse.copy()
+    flawed[:12, :12] = 1  # nothing speaks for that
+    guarded = guard_changes(SCENE.image, replace(known, by_edges=flawed), strict)
+    assert guarded.kept_coarse and not guarded.took_edges
+    np.testing.assert_array_equal(guarded.mask, COARSE)
+
+
+def test_there_is_a_second_proposal_only_beside_evidence_and_with_the_edge_step(proposals):
+    mask, worthless = SCENE.coarse, {"effect_range": (1e6, 2e6)}
+    doubt = np.zeros(COARSE.shape, np.bool_)
+    doubt[:40] = True
+    with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
+        for changes in (worthless, {**EASILY, "edges": False}):
+            assert refiner(SCENE.image, mask, SCENE.label, guard=False, settings=changes).by_edges is None
+        alone = refiner(SCENE.image, mask, SCENE.label, guard=False, settings=worthless)
+        given = CoarseMask(probability=mask, confusion=doubt)
+        partly = refiner(SCENE.image, given, SCENE.label, guard=False, settings=EASILY)
+    np.testing.assert_array_equal(alone.probability, proposals.by_edges)
+    np.testing.assert_array_equal(partly.by_edges[~doubt], mask[~doubt])
+    assert (partly.by_edges != mask).any()
+
+
 def test_what_regions_say_of_the_mask():
     before, after = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
     before[:, :5], after[:, 2:6] = True, True  # 8 pixels go, 4 come, of 24
@@ -249,9 +298,9 @@ def test_the_worth_of_evidence_decides_who_judges(refined):
     assert half.confidence_threshold == pytest.approx(0.5 * (0.5 + free_guard().threshold))
 
 
-def test_the_guard_is_on_unless_it_is_left_out(refined):
+def test_the_guard_is_on_unless_it_is_left_out(proposals):
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
         usual = refiner(SCENE.image, SCENE.coarse, SCENE.label, settings=EASILY)
-        judged = guard_changes(SCENE.image, refined, refiner.guard)
+        judged = guard_changes(SCENE.image, proposals, refiner.guard)
     np.testing.assert_array_equal(usual.probability, judged.probability)
-    assert usual.confidence == judged.confidence and refined.confidence is None
+    assert usual.confidence == judged.confidence and proposals.confidence is None
