@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -39,10 +39,14 @@ COMPONENT_COLUMNS = (
 )
 
 
-def open_on_all(kind: type[PipelineT], bundle: Path, threads: int, stack: ExitStack) -> dict[str, PipelineT]:
-    """A bundle's pipeline on each of `ENGINES`, by name; `stack` closes them."""
+def open_on_all(
+    kind: type[PipelineT], bundle: Path, threads: int, stack: ExitStack, engines: Collection[str] = ENGINES.keys()
+) -> dict[str, PipelineT]:
+    """A bundle's pipeline on each of `ENGINES`, or on some of them, by name; `stack` closes them."""
     opened: dict[str, PipelineT] = {}
     for name, (backend, precision) in ENGINES.items():
+        if name not in engines:
+            continue
         opened[name] = kind.from_bundle(bundle, backend=backend, precision=precision, threads=threads)
         stack.callback(opened[name].close)
     return opened

@@ -1,12 +1,13 @@
 """Zero-shot segmentation: the PyTorch reference beside the engines, call by call in turns.
 
 python -m benchmarks.zero_shot_latency                 the demo model; writes benchmarks/results/zero_shot_latency.*
-python -m benchmarks.zero_shot_latency --models sd15   Stable Diffusion 1.5's size with random weights
+python -m benchmarks.zero_shot_latency --models sd15   Stable Diffusion 1.5's size with random weights; where memory is
+short, with --engine "OpenVINO bf16" alone
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 
 from benchmarks.full_size import FOLDER, write_full_size
 from benchmarks.report import markdown_table, read_result, write_result
-from benchmarks.timing import open_on_all, take_turns
+from benchmarks.timing import ENGINES, open_on_all, take_turns
 from segrefine.assets import demo_bundle, demo_checkpoint
 from segrefine.export import export_bundle
 from segrefine.export.comparison import ParityScene
@@ -34,9 +35,10 @@ EAGER = "PyTorch eager"
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True)
 @click.option("--models", multiple=True, type=click.Choice(list(BARS)), default=("demo",))
+@click.option("--engine", "engines", multiple=True, type=click.Choice(list(ENGINES)), help="Only this.  [default: all]")
 @click.option("--repeats", default=9, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-def main(folder: Path, models: tuple[str, ...], repeats: int, threads: int) -> None:
+def main(folder: Path, models: tuple[str, ...], engines: tuple[str, ...], repeats: int, threads: int) -> None:
     """Measure whole calls."""
     torch.set_num_threads(threads)
     try:
@@ -44,7 +46,7 @@ def main(folder: Path, models: tuple[str, ...], repeats: int, threads: int) -> N
     except FileNotFoundError:
         data = {}
     for name in models:
-        data[name] = _measure(name, folder, repeats, threads)
+        data[name] = _measure(name, folder, engines or tuple(ENGINES), repeats, threads)
     rows = [
         [
             name,
@@ -70,15 +72,17 @@ def main(folder: Path, models: tuple[str, ...], repeats: int, threads: int) -> N
     write_result("zero_shot_latency", data, markdown)
 
 
-def _measure(name: str, folder: Path, repeats: int, threads: int) -> dict[str, Any]:
+def _measure(name: str, folder: Path, engines: Collection[str], repeats: int, threads: int) -> dict[str, Any]:
     """Median seconds of a call: of the PyTorch reference, and of each engine."""
     if name == "demo":
         checkpoint, bundle = demo_checkpoint(), demo_bundle()
     else:
         checkpoint = write_full_size(name, folder, torch.float32)
-        bundle = export_bundle(checkpoint, folder / f"{name}-bundle", overwrite=True, progress=click.echo).path
+        bundle = folder / f"{name}-bundle"
+        if not bundle.exists():
+            export_bundle(checkpoint, bundle, progress=click.echo)
     with ExitStack() as stack:
-        ours = open_on_all(ZeroShotSegmenter, bundle, threads, stack)
+        ours = open_on_all(ZeroShotSegmenter, bundle, threads, stack, engines)
         first = next(iter(ours.values()))
         reference = ZeroShot(load_checkpoint(checkpoint), first.settings)
         side = first.resolution
