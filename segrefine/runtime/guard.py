@@ -25,6 +25,7 @@ from segrefine.bundle import Bundle
 from segrefine.errors import BundleError, SettingsError
 from segrefine.runtime.imaging.edges import logit, sigmoid
 from segrefine.runtime.imaging.metrics import iou
+from segrefine.runtime.masked_image import move_to_edges
 from segrefine.runtime.refinement import Refinement
 from segrefine.runtime.regions import REGION_FEATURES, Numbers, Regions, describe_regions
 from segrefine.storage import read_json_object
@@ -228,9 +229,10 @@ def guard_changes(image: NDArray[np.uint8], result: Refinement, guard: Guard | N
         guard: that of the bundle.  [default: the free guard alone]
     """
     first = judge_changes(image, result, guard)
-    if result.by_edges is None:
+    if not (result.rounds and result.edge_step):
         return _undo_changes(result, first)
-    by_edges = replace(result, probability=result.by_edges, rounds=(), evidence_worth=0.0)
+    alone = move_to_edges(image, result.coarse, result.confusion)
+    by_edges = replace(result, probability=alone, rounds=(), evidence_worth=0.0)
     second = judge_changes(image, by_edges)
     if not second.trusted or (first.trusted and first.judged.expected >= second.judged.expected):
         return _undo_changes(result, first)
@@ -258,7 +260,6 @@ def _undo_changes(result: Refinement, verdict: Verdict) -> Refinement:
         pixel_confidence=sigmoid(certain.astype(np.float32)).astype(np.float16),
         kept_coarse=not accepted.any(),
         kept_share=float(regions.pixels[~accepted].sum() / changed) if changed else 1.0,
-        by_edges=None,
     )
 
 

@@ -77,8 +77,19 @@ class MaskedImage:
                 found = sharpen(self.image, mask.probability, added, EDGES, worth=float(worth[number]))
             else:
                 found = upsample(self.fit, mask.probability, self.start[number], probability[number])
-            sharp.append(found if mask.confusion is None else np.where(mask.confusion, found, mask.probability))
+            sharp.append(change_within(mask.confusion, found, mask.probability))
         return sharp
+
+
+def move_to_edges(image: NDArray[np.uint8], coarse: Floats, confusion: NDArray[np.bool_] | None) -> Floats:
+    """What the edge step makes of a coarse mask (H, W) in an image (H, W, 3) where there is no evidence."""
+    found = sharpen(image, coarse, np.zeros_like(coarse), EDGES, worth=0.0)
+    return change_within(confusion, found, coarse)
+
+
+def change_within(confusion: NDArray[np.bool_] | None, changed: Floats, coarse: Floats) -> Floats:
+    """The changed mask (H, W) in the confusion area, the coarse one elsewhere; None for everywhere."""
+    return changed if confusion is None else np.where(confusion, changed, coarse)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -215,7 +215,6 @@ class Refiner(EngineSet[G4SegSettings]):
         # mask ← the gained evidence at full size, its border moved to the image's edges
         worth = np.ones(len(given), np.float32) if text.worth is None else text.worth
         probabilities = scene.sharpen(rounds[-1].probability if rounds else scene.start, worth)
-        alone = scene.sharpen(scene.start, np.zeros_like(worth)) if rounds and call.settings.edges else None
         watch.step("edges")
         numbers = label_map(probabilities)
         return tuple(
@@ -230,7 +229,8 @@ class Refiner(EngineSet[G4SegSettings]):
                 rounds=tuple(each_round.of_label(i) for each_round in rounds if worth[i] > 0),
                 seconds=watch.seconds,
                 evidence_worth=None if text.worth is None else float(text.worth[i]),
-                by_edges=alone[i] if alone and worth[i] > 0 else None,
+                confusion=each.confusion,
+                edge_step=call.settings.edges,
             )
             for i, each in enumerate(given)
         )

@@ -54,9 +54,9 @@ class Refinement(NamedMask):
             labels it may overlap others.
         kept_share: of the pixels that refining changed, the share that the guard put back; 0 where none looked at it,
             1 where `kept_coarse`.
-        by_edges: float32 (H, W), a second proposal for the guard: what the edge step alone makes of the coarse mask.
-            None where no evidence was used, without the edge step, and after the guard.
-        took_edges: the guard took that proposal, and the evidence changed nothing.
+        confusion: bool (H, W), where refining could change the mask; None for everywhere.
+        edge_step: whether the border was moved to the image's edges.
+        took_edges: the guard took what the edge step alone made of the coarse mask, and the evidence changed nothing.
         part: rows and columns of the crop that was refined, and that latents, evidence and rounds are of; None for the
             whole image. See `segrefine.runtime.crop`.
     """
@@ -76,7 +76,8 @@ class Refinement(NamedMask):
     pixel_confidence: NDArray[np.float16] | None = None
     kept_coarse: bool = False
     kept_share: float = 0.0
-    by_edges: Floats | None = None
+    confusion: NDArray[np.bool_] | None = None
+    edge_step: bool = False
     took_edges: bool = False
     part: tuple[slice, slice] | None = None
 

@@ -23,6 +23,7 @@ from segrefine.runtime.guard import (
     judge_changes,
 )
 from segrefine.runtime.imaging.edges import sharpen
+from segrefine.runtime.masked_image import move_to_edges
 from segrefine.runtime.pipeline import Refiner
 from segrefine.runtime.refinement import divide_pixels
 from segrefine.runtime.regions import CAUTIOUS_BESIDE, FREE_FEATURES, REGION_FEATURES, Regions
@@ -30,6 +31,8 @@ from segrefine.runtime.regions import CAUTIOUS_BESIDE, FREE_FEATURES, REGION_FEA
 SCENE = load_samples(demo_samples())["03-cactus-shift"]
 EASILY = {"effect_range": (0.007, 0.014), "worth_range": (0.2, 1.0)}
 """With these the evidence counts fully in that scene."""
+SURELY = {"effect_range": (0.0, 1e-6), "worth_range": (-9.0, -8.0)}
+"""With these it counts fully everywhere."""
 COARSE = SCENE.coarse > 0.5
 
 
@@ -57,7 +60,7 @@ def proposals():
 @pytest.fixture(scope="module")
 def refined(proposals):
     """The first of those proposals."""
-    return replace(proposals, by_edges=None)
+    return replace(proposals, edge_step=False)
 
 
 @pytest.fixture(scope="module")
@@ -183,45 +186,44 @@ def test_a_mask_that_went_as_a_whole_is_the_coarse_one(run, refined):
     np.testing.assert_array_equal(guarded.mask, COARSE)
 
 
-def test_of_two_trusted_proposals_the_guard_takes_the_one_that_should_win_more(proposals, refined):
+def test_of_two_trusted_proposals_the_guard_takes_the_one_that_should_win_more(proposals):
     known = replace(proposals, evidence_worth=1.0)
-    alone = guard_changes(SCENE.image, replace(refined, probability=proposals.by_edges, evidence_worth=0.0, rounds=()))
+    edges = move_to_edges(SCENE.image, SCENE.coarse, None)
+    alone = guard_changes(SCENE.image, replace(known, probability=edges, evidence_worth=0.0, rounds=()))
     assert not alone.kept_coarse
     for odds, by_edges in ((9.0, False), (0.1, True)):
         surely = replace(settings(1, 1), added=judge(odds), removed=judge(odds))
         guarded = guard_changes(SCENE.image, known, surely)
-        expected = alone if by_edges else guard_changes(SCENE.image, replace(known, by_edges=None), surely)
+        expected = alone if by_edges else guard_changes(SCENE.image, replace(known, edge_step=False), surely)
         np.testing.assert_array_equal(guarded.probability, expected.probability)
         np.testing.assert_array_equal(guarded.pixel_confidence, expected.pixel_confidence)
         assert guarded.confidence == expected.confidence and guarded.took_edges is by_edges
-        assert guarded.evidence_worth == 1.0 and guarded.rounds == known.rounds and guarded.by_edges is None
+        assert guarded.evidence_worth == 1.0 and guarded.rounds == known.rounds
 
 
 def test_the_edge_step_alone_serves_where_the_evidence_is_not_trusted(proposals):
-    known = replace(proposals, evidence_worth=1.0)
     strict = settings(1, 1, threshold=1.01)
-    guarded = guard_changes(SCENE.image, known, strict)
-    assert guarded.took_edges and not guarded.kept_coarse
-    flawed = SCENE.coarse.copy()
-    flawed[:12, :12] = 1  # nothing speaks for that
-    guarded = guard_changes(SCENE.image, replace(known, by_edges=flawed), strict)
-    assert guarded.kept_coarse and not guarded.took_edges
-    np.testing.assert_array_equal(guarded.mask, COARSE)
+    known = replace(proposals, evidence_worth=1.0)
+    assert guard_changes(SCENE.image, known, strict).took_edges
+    nowhere = np.zeros(COARSE.shape, np.bool_)
+    kept = guard_changes(SCENE.image, replace(known, confusion=nowhere), strict)  # neither is trusted
+    assert kept.kept_coarse and not kept.took_edges
+    np.testing.assert_array_equal(kept.mask, COARSE)
 
 
-def test_there_is_a_second_proposal_only_beside_evidence_and_with_the_edge_step(proposals):
-    mask, worthless = SCENE.coarse, {"effect_range": (1e6, 2e6)}
+def test_the_second_proposal_keeps_to_the_confusion_area_and_to_the_settings():
     doubt = np.zeros(COARSE.shape, np.bool_)
-    doubt[:40] = True
+    doubt[:70] = True
+    given = CoarseMask(probability=SCENE.coarse, confusion=doubt)
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
-        for changes in (worthless, {**EASILY, "edges": False}):
-            assert refiner(SCENE.image, mask, SCENE.label, guard=False, settings=changes).by_edges is None
-        alone = refiner(SCENE.image, mask, SCENE.label, guard=False, settings=worthless)
-        given = CoarseMask(probability=mask, confusion=doubt)
-        partly = refiner(SCENE.image, given, SCENE.label, guard=False, settings=EASILY)
-    np.testing.assert_array_equal(alone.probability, proposals.by_edges)
-    np.testing.assert_array_equal(partly.by_edges[~doubt], mask[~doubt])
-    assert (partly.by_edges != mask).any()
+        distrusting = refiner.derive(guard=settings(-1, -1))
+        partly = distrusting(SCENE.image, given, SCENE.label, settings=SURELY)
+        without = distrusting(SCENE.image, given, SCENE.label, settings={**SURELY, "edges": False})
+        worthless = distrusting(SCENE.image, given, SCENE.label, settings={"effect_range": (1e6, 2e6)})
+    assert partly.took_edges and (partly.mask != COARSE).any()
+    np.testing.assert_array_equal(partly.probability, worthless.probability)
+    np.testing.assert_array_equal(partly.mask[~doubt], COARSE[~doubt])
+    assert without.kept_coarse and not without.took_edges and not worthless.took_edges
 
 
 def test_what_regions_say_of_the_mask():
