@@ -82,7 +82,7 @@ class MaskedImage:
 
 
 def move_to_edges(image: NDArray[np.uint8], coarse: Floats, confusion: NDArray[np.bool_] | None) -> Floats:
-    """What the edge step makes of a coarse mask (H, W) in an image (H, W, 3) where there is no evidence."""
+    """Move the border of a coarse mask (H, W) to the edges of an image (H, W, 3), without evidence."""
     found = sharpen(image, coarse, np.zeros_like(coarse), EDGES, worth=0.0)
     return change_within(confusion, found, coarse)
 
