@@ -53,10 +53,10 @@ def overfit(data: Path, steps: int) -> None:
     """IoU on 50 images after training on them, from demo-gs; ten minutes of two cores are 20 minutes of CPU time."""
     with tempfile.TemporaryDirectory() as scratch:
         chosen, output = _subset(data, Path(scratch) / "data"), Path(scratch) / "run"
-        words = ["--from", "demo-gs", "--validation", str(chosen), "--steps", str(steps), "--batch", "16",
-                 "--phrases", "4", "--learning-rate", "1e-3", "--augmentation", "none", "--paste", "0", "--mosaic", "0",
-                 "--ema", "0.99", "--train-image", "--cpu",
-                 "--drop-image", "0", "--drop-phrase", "0", "--own-share", "0", "--validate-minutes", "1000"]  # fmt: skip
+        words = ["--from", "demo-gs", "--validation", str(chosen), "--validate-minutes", "1000", "--steps", str(steps),
+                 "--batch", "16", "--phrases", "4", "--learning-rate", "1e-3", "--ema", "0.99", "--train-image",
+                 "--augmentation", "none", "--paste", "0", "--mosaic", "0", "--drop-image", "0", "--drop-phrase", "0",
+                 "--own-share", "0", "--cpu"]  # fmt: skip
         began = _cpu_seconds()
         values = _json([*TRAIN, str(chosen), str(output), *words, "--json"])
         seconds = _cpu_seconds() - began
