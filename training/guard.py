@@ -4,11 +4,11 @@
     python -m training.guard demo PHOTOGRAPHS OUTPUT                the guard of the demo bundle
     python -m training.guard photo PHOTOGRAPHS OUTPUT               the guard of the bundle `photo`
 
-The first two are fitted on emoji scenes and on photographs of VOC, the free guard on those of COCO too. The guard of
-`photo` is fitted on the classes that it knows. PHOTOGRAPHS holds images/, masks/, classes.json, train.txt and val.txt.
-Of val.txt all is used; for the first two guards every twelfth photograph of train.txt too. Others are kept for
-reporting. COCO holds images/ and instances.json. Masks are spoilt as `benchmarks.corruptions` does it, and as
-a network of low resolution would draw them.
+The first two are fitted on emoji scenes, the free guard on photographs of VOC and COCO too. The guard of `photo` is
+fitted on the classes that it knows. PHOTOGRAPHS holds images/, masks/, classes.json, train.txt and val.txt. All of
+val.txt is used, for the free guard every twelfth photograph of train.txt too; others are kept for reporting. COCO holds
+images/ and instances.json.
+Masks are spoilt as `benchmarks.corruptions` does it, and as a network of low resolution would draw them.
 """
 
 from __future__ import annotations
@@ -56,10 +56,9 @@ class GuardPlan:
     Attributes:
         bundle: whose masks are judged.
         most_worse: greatest share of masks of a group made worse in cross-validation.
-        emoji: number of emoji scenes among the data.
+        emoji: whether emoji scenes are among the data.
         lists: files with the names of photographs, each with the step by which they are taken.
         labels: classes whose masks count; empty for all.
-        grouped: whether `most_worse` holds in each group of masks, not over all of them.
         pairs: whether regions and masks are judged by pairs of features too.
         free: whether the guard is that for every model: it judges what the edge step does where no model says anything,
             and knows no evidence.
@@ -67,17 +66,18 @@ class GuardPlan:
 
     bundle: Callable[[], Path]
     most_worse: float
-    emoji: int = 0
+    emoji: bool = False
     lists: Mapping[str, int] = field(default_factory=dict)
     labels: Collection[str] = ()
-    grouped: bool = True
     pairs: bool = True
     free: bool = False
 
 
 PLANS = {
-    "free": GuardPlan(bundle=demo_bundle, most_worse=0.03, emoji=60, lists={"val.txt": 1, "train.txt": 12}, free=True),
-    "demo": GuardPlan(bundle=demo_bundle, most_worse=0.03, emoji=200, lists={"val.txt": 1, "train.txt": 12}, grouped=False, pairs=False),
+    "free": GuardPlan(
+        bundle=demo_bundle, most_worse=0.03, emoji=True, lists={"val.txt": 1, "train.txt": 12}, free=True
+    ),
+    "demo": GuardPlan(bundle=demo_bundle, most_worse=0.04, emoji=True, pairs=False),
     "photo": GuardPlan(bundle=photo_bundle, most_worse=0.03, lists={"val.txt": 1}, labels=PHOTO_LABELS),
 }
 
@@ -87,30 +87,29 @@ PLANS = {
 @click.argument("photographs", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--coco", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of COCO images.")
+@click.option("--scenes", default=100, show_default=True, help="Emoji scenes.")
 @click.option(
     "--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/segrefine/demo", show_default=True
 )
-def main(which: str, photographs: Path, output: Path, coco: Path | None, cache: Path) -> None:
+def main(which: str, photographs: Path, output: Path, coco: Path | None, scenes: int, cache: Path) -> None:
     """Fit a guard and write it as JSON."""
     plan = PLANS[which]
     if coco and not plan.free:
         raise click.UsageError("--coco is for the free guard")
     names = [name for file, step in plan.lists.items() for name in (photographs / file).read_text().split()[::step]]
-    cases = list(_emoji_cases(plan.emoji, cache)) if plan.emoji else []
+    cases = list(_emoji_cases(scenes, cache)) if plan.emoji else []
     if names:
         cases += _photograph_cases(photographs, names)
     if plan.labels:
         cases = [(case, void, _divide(group, case)) for case, void, group in cases if case.label in plan.labels]
     if coco:
         cases += _coco_cases(coco)
-    if not plan.grouped:
-        cases = [(case, void, "") for case, void, _ in cases]
     with Refiner.from_bundle(plan.bundle()) as refiner:
         settings = replace(G4SegSettings(), worth_range=(1e6, 1e7)) if plan.free else refiner.settings
         samples = [_sample(refiner, case, void, group, settings) for case, void, group in tqdm(cases, desc="masks")]
     if not plan.free:
         samples = [sample for sample in samples if sample.result.evidence_worth]
-    parts = [f"{plan.emoji} emoji scenes"] if plan.emoji else []
+    parts = [f"{scenes} emoji scenes"] * plan.emoji
     if names:
         parts.append(f"{len(names)} photographs of PASCAL VOC 2012" + (" and those of COCO 2017" if coco else ""))
     about = {
