@@ -52,14 +52,14 @@ def settings(added: float, removed: float, threshold: float = 0.0) -> Guard:
 
 @pytest.fixture(scope="module")
 def proposals():
-    """What evidence and the edge step propose, and what the edge step alone proposes."""
+    """A refinement by evidence and edges; the guard has the edge step alone as its second proposal."""
     with Refiner.from_bundle(demo_bundle(), threads=1) as refiner:
         return refiner(SCENE.image, SCENE.coarse, SCENE.label, guard=False, settings=EASILY)
 
 
 @pytest.fixture(scope="module")
 def refined(proposals):
-    """The first of those proposals."""
+    """The same without the second proposal."""
     return replace(proposals, edge_step=False)
 
 
