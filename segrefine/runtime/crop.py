@@ -70,9 +70,6 @@ def stitch(result: Refinement, coarse: Floats, part: Part) -> Refinement:
     if result.pixel_confidence is not None:
         confidence = np.ones(coarse.shape, np.float16)
         confidence[part] = result.pixel_confidence
-    changeable = np.zeros(coarse.shape, np.bool_)
-    changeable[part] = True if result.confusion is None else result.confusion
     return replace(
-        result, mask=probability > 0.5, probability=probability, coarse=coarse, pixel_confidence=confidence, part=part,
-        confusion=changeable,
-    )  # fmt: skip
+        result, mask=probability > 0.5, probability=probability, coarse=coarse, pixel_confidence=confidence, part=part
+    )

@@ -54,7 +54,7 @@ class Refinement(NamedMask):
             labels it may overlap others.
         kept_share: of the pixels that refining changed, the share that the guard put back; 0 where none looked at it,
             1 where `kept_coarse`.
-        confusion: bool (H, W), where refining could change the mask; None for everywhere.
+        confusion: bool (H, W), where refining could change the mask; of a crop in the crop alone. None for everywhere.
         edge_step: whether the border was moved to the image's edges.
         took_edges: the guard took what the edge step alone made of the coarse mask, and the evidence changed nothing.
         part: rows and columns of the crop that was refined, and that latents, evidence and rounds are of; None for the
