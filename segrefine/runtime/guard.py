@@ -191,14 +191,13 @@ class Judged:
 
     @cached_property
     def shares(self) -> Numbers:
-        """The part of both masks' pixels that each change has, float64 (n,); 0 of one that does not stay."""
-        every = max(int((self.regions.before | self.regions.after).sum()), 1)
-        return self.regions.pixels / every * self.accepted
+        """The part of both masks' pixels that each change has, float64 (n,)."""
+        return self.regions.pixels / max(int((self.regions.before | self.regions.after).sum()), 1)
 
     @property
     def expected(self) -> float:
         """The IoU that the changes that stay are expected to bring."""
-        return float(self.shares @ (2 * self.right - 1))
+        return float((self.shares * self.accepted) @ (2 * self.right - 1))
 
 
 def read_guard(bundle: Bundle) -> Guard | None:
@@ -331,11 +330,11 @@ def describe_mask(judged: Judged) -> Numbers:
     The first five are of the IoU that the changes are expected to bring: its sum, what of it is lost where they are
     wrong, its standard deviation, and the ratios of the first to the others.
     """
-    regions, stays = judged.regions, judged.accepted
-    share, right, expected = judged.shares, judged.right, judged.expected
+    stays, right, expected = judged.accepted, judged.right, judged.expected
+    share = judged.shares * stays
     at_risk = float(share @ (1 - right))
     spread = math.sqrt(float(share**2 @ (right * (1 - right))))
-    before, after = regions.before, judged.mask
+    before, after = judged.regions.before, judged.mask
     area = max(int(before.sum()), 1)
     return np.array(
         [
@@ -347,7 +346,7 @@ def describe_mask(judged: Judged) -> Numbers:
             (after & ~before).sum() / area,
             (before & ~after).sum() / area,
             iou(after, before),
-            regions.pixels[~stays].sum() / max(int((regions.before | regions.after).sum()), 1),
+            judged.shares[~stays].sum(),
         ]
     )
 
